@@ -1,0 +1,168 @@
+"""The study server's HTTP protocol, as pydantic models: what the two halves and the trainer say to each other.
+
+All paths start with `/v1/studies/{namespace}/{name}`; times are RFC 3339 in UTC; values may be NaN or infinite and
+travel as JSON strings then ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainSerializer
+
+from tuning_operator.resource.study import Model, Objective, Parameter, Pruner, Sampler, Scalar
+
+TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
+"""Optuna's names of a trial's states."""
+
+
+def _number(value: float) -> float | str:
+    if value != value:  # noqa: PLR0124  NaN
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+Number = Annotated[float, PlainSerializer(_number, when_used="json")]
+
+
+class Failure(Model):
+    """Why a trial ended without a value."""
+
+    category: str = Field(
+        description="A stable word for programs, for example Exception, OutOfMemory, ImagePull."
+    )
+    message: str = Field(description="What happened, in a sentence.")
+    remedy: str | None = Field(None, description="What to do about it.")
+    traceback: str | None = Field(None, description="The exception's traceback, where there is one.")
+
+
+class StudyDefinition(Model):
+    """What the server needs to know of a study (PUT on the study's path; idempotent)."""
+
+    objectives: list[Objective]
+    search_space: list[Parameter] | None = None
+    sampler: Sampler = Field(default_factory=Sampler)
+    pruner: Pruner | None = None
+    initial_trials: list[dict[str, Scalar]] = Field(default_factory=list)
+    deletion_policy: Literal["Retain", "Delete"] = "Retain"
+
+
+class Problem(Model):
+    """A reason to refuse a definition."""
+
+    field: str = Field(description="The path in the manifest's spec, for example sampler.args.seed.")
+    message: str = Field(description="What is wrong and how to mend it.")
+
+
+class TrialRecord(Model):
+    """A trial as the record has it."""
+
+    number: int
+    state: TrialState
+    parameters: dict[str, Scalar] = Field(default_factory=dict)
+    values: list[Number] | None = None
+    started: datetime | None = None
+    finished: datetime | None = None
+    prune_requested: datetime | None = Field(None, description="When the trial was first told to stop.")
+    failure: Failure | None = None
+
+
+class Counts(Model):
+    """Trials by state, in Optuna's words."""
+
+    waiting: int = 0
+    running: int = 0
+    complete: int = 0
+    pruned: int = 0
+    fail: int = 0
+
+
+class StudySummary(Model):
+    """A study's standing; its size grows with the running trials only (GET on the study's path)."""
+
+    counts: Counts = Field(default_factory=Counts)
+    running: list[TrialRecord] = Field(default_factory=list)
+    best: TrialRecord | None = None
+    pareto_front: list[TrialRecord] = Field(
+        default_factory=list, description="Several objectives only; at most 50."
+    )
+    trials_since_best: int = Field(0, description="Completed trials after the best one.")
+    last_failure: TrialRecord | None = Field(None, description="The failed trial of the highest number.")
+
+
+class AskRequest(Model):
+    """POST .../ask: top the running trials up to `parallelism`, all trials to `max_trials`.
+
+    Declarative, so that a request sent twice asks once. Waiting (enqueued) trials are started first. At most 16 trials
+    are started by one request, so that no request takes long; ask again for more.
+    """
+
+    parallelism: int = Field(ge=0)
+    max_trials: int = Field(ge=0)
+
+
+class TellRequest(Model):
+    """POST .../trials/{number}/result: the trial's end. The first telling holds; the same again is no error."""
+
+    state: Literal["COMPLETE", "PRUNED", "FAIL"]
+    values: list[Number] | None = None
+    failure: Failure | None = None
+
+
+class TrialView(Model):
+    """What a trainer needs of its trial (GET .../trials/{number})."""
+
+    trial: TrialRecord
+    objectives: list[Objective]
+    fixed: bool = Field(
+        description="Whether the search space is declared: then all parameters are in the trial already."
+    )
+    distributions: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="By parameter, in Optuna's JSON form: {name: FloatDistribution, attributes: {}}.",
+    )
+    reported: dict[int, Number] = Field(default_factory=dict, description="Values reported so far, by step.")
+    user_attrs: dict[str, Any] = Field(default_factory=dict)
+
+
+class SuggestRequest(Model):
+    """POST .../trials/{number}/suggest: the value of one parameter; the same question gets the same answer."""
+
+    name: str
+    distribution: dict[str, Any] = Field(description="Optuna's JSON form of a distribution.")
+
+
+class SuggestReply(Model):
+    """The parameter's value (for a categorical one the choice itself)."""
+
+    value: Any
+
+
+class ReportRequest(Model):
+    """POST .../trials/{number}/report: intermediate values, oldest first; the first value of a step holds."""
+
+    values: list[tuple[int, Number]] = Field(min_length=1)
+
+
+class ReportReply(Model):
+    """Whether the trial should stop now."""
+
+    prune: bool
+
+
+class AttributesRequest(Model):
+    """POST .../trials/{number}/attributes: user attributes to set and, if given, constraint values (<= 0: feasible)."""
+
+    user_attrs: dict[str, Any] = Field(default_factory=dict)
+    constraints: list[Number] | None = None
+
+
+class Changes(Model):
+    """GET /v1/changes?after=CURSOR&timeout=SECONDS: the studies that changed; waits until there is one.
+
+    Without a cursor, or with one from before the server's restart: every study with a running trial.
+    """
+
+    cursor: str
+    studies: list[tuple[str, str]] = Field(description="(namespace, name) of each.")

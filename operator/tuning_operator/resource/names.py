@@ -1,0 +1,42 @@
+"""Names, labels and environment variables that tie a study, its trials and its Jobs together."""
+
+GROUP = "tuning.dev"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+KIND = "TuningStudy"
+PLURAL = "tuningstudies"
+
+LABEL_STUDY = f"{GROUP}/study"
+LABEL_TRIAL = f"{GROUP}/trial"
+LABEL_ROLE = f"{GROUP}/role"
+"""`trial` or `final` (the refit)."""
+
+MAX_STUDY_NAME = 45
+"""A Job's pods are named `{job}-{5 characters}` and names end at 63; `-refit` or a trial's number needs the rest."""
+
+TRAINER_CONTAINER = "trainer"
+TOKEN_AUDIENCE = "tuning-study-server"  # noqa: S105  an audience, not a secret
+
+
+def job_name(study: str, trial: int | str) -> str:
+    """Return the name of a trial's Job.
+
+    One-to-one: what follows the last dash is the trial (or `refit`), what precedes it is the study.
+    """
+    return f"{study}-{trial}"
+
+
+def parse_job_name(job: str) -> tuple[str, str]:
+    """Return (study, trial) such that `job_name(study, trial) == job`."""
+    study, _, trial = job.rpartition("-")
+    return study, trial
+
+
+def job_of_pod(pod: str) -> str:
+    """Return the name of the Job that made a pod: all before the last dash."""
+    return pod.rpartition("-")[0]
+
+
+def optuna_study_name(namespace: str, name: str) -> str:
+    """Return the name under which Optuna's tools find the study."""
+    return f"{namespace}/{name}"

@@ -1,0 +1,229 @@
+"""The TuningStudy as pydantic models: the source of the CRD (`crds/` is generated from here)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from tuning_operator.resource.duration import Duration
+
+Scalar = bool | int | float | str
+"""A parameter's value, as Optuna's categorical choices allow (None is left out: YAML's null reads as absent)."""
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$", max_length=128)]
+
+
+class Model(BaseModel):
+    """camelCase outside, snake_case inside; unknown fields are errors."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+
+
+class Objective(Model):
+    """One value to optimize."""
+
+    metric: Name = Field(description="The metric's name, as it appears in status and in plots.")
+    direction: Literal["maximize", "minimize"] = Field(
+        description="Whether larger or smaller values are better."
+    )
+    target: float | None = Field(
+        None, description="The study completes as soon as a trial reaches this value. Omitted: no such goal."
+    )
+
+
+class When(Model):
+    """The condition under which a parameter exists: exactly one of the comparisons."""
+
+    parameter: Name = Field(description="An earlier parameter of the search space.")
+    equals: Scalar | None = Field(None, description="The parameter has this value.")
+    any_of: list[Scalar] | None = Field(
+        None, description="The parameter has one of these values.", min_length=1
+    )
+    at_least: float | None = Field(None, description="The parameter's value is this or more.")
+    at_most: float | None = Field(None, description="The parameter's value is this or less.")
+
+
+class Parameter(Model):
+    """One dimension of the search space: a range (float, int) or a list of choices (categorical)."""
+
+    name: Name = Field(description="The parameter's name, as the objective asks for it.")
+    type: Literal["float", "int", "categorical"] = Field(description="The kind of distribution.")
+    low: float | None = Field(None, description="The smallest value, included. Required for float and int.")
+    high: float | None = Field(None, description="The largest value, included. Required for float and int.")
+    step: float | None = Field(
+        None, description="The distance between neighbouring values. Not together with log."
+    )
+    log: bool = Field(False, description="Sample on a logarithmic scale; low must be above 0.")
+    choices: list[Scalar] | None = Field(
+        None,
+        description="The values to choose from. Required for categorical.",
+        min_length=1,
+        max_length=1000,
+    )
+    when: When | None = Field(None, description="The parameter exists only in trials for which this holds.")
+
+
+class Sampler(Model):
+    """An Optuna sampler, by its class name and arguments."""
+
+    name: str = Field("TPESampler", description="The class name in optuna.samplers, for example TPESampler.")
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="The arguments of the class, by Optuna's names."
+    )
+
+
+class Pruner(Model):
+    """An Optuna pruner, by its class name and arguments."""
+
+    name: str = Field(
+        "MedianPruner", description="The class name in optuna.pruners, for example MedianPruner."
+    )
+    args: dict[str, Any] = Field(
+        default_factory=dict, description="The arguments of the class, by Optuna's names."
+    )
+
+
+class Source(Model):
+    """Where the trial's code comes from when it is not in the image."""
+
+    config_map: str = Field(
+        description="A ConfigMap in the study's namespace; its keys are files on the trial's Python path.",
+        min_length=1,
+        max_length=253,
+    )
+
+
+class TrialSpec(Model):
+    """What one trial runs. Exactly one of objective and command."""
+
+    objective: str | None = Field(
+        None,
+        description="`module:function`, an Optuna objective: it takes a trial and returns the value or values.",
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
+    )
+    command: list[str] | None = Field(
+        None, description="Any program: parameters reach it as environment variables.", min_length=1
+    )
+    source: Source | None = Field(None, description="Code from a ConfigMap, without building an image.")
+    python: str = Field(
+        "python3", description="The Python of the image that runs the trainer runtime (3.9 or newer)."
+    )
+    timeout: Duration | None = Field(None, description="How long one trial may run, for example 20m.")
+    prune_grace: Duration = Field(
+        "30s", description="How long a trial that was told to stop may go on before its pod is deleted."
+    )
+    ttl_after_finished: Duration = Field("1d", description="How long finished Jobs and their logs are kept.")
+    template: dict[str, Any] = Field(
+        description="A PodTemplateSpec. Its container `trainer` runs the trial; request GPUs there."
+    )
+
+
+class TuningStudySpec(Model):
+    """What to optimize, over which parameters, how, and what a trial runs."""
+
+    objectives: list[Objective] = Field(
+        description="What to optimize; several make the study multi-objective.", min_length=1, max_length=8
+    )
+    search_space: list[Parameter] | None = Field(
+        None,
+        description="The parameters. Omitted: the objective suggests its own (define-by-run).",
+        min_length=1,
+        max_length=100,
+    )
+    sampler: Sampler = Field(
+        default_factory=Sampler, description="How trials are proposed. Default: TPESampler."
+    )
+    pruner: Pruner | None = Field(
+        None,
+        description="How hopeless trials are found. Omitted: MedianPruner with Optuna's defaults for one "
+        "objective, none for several. NopPruner switches pruning off.",
+    )
+    max_trials: int = Field(
+        description="The study completes after this many trials, failed and pruned ones included.",
+        ge=1,
+        le=1_000_000,
+    )
+    parallelism: int = Field(1, description="How many trials run at the same time.", ge=1, le=10_000)
+    max_failed_trials: int = Field(
+        10, description="The study fails once more trials than this have failed.", ge=0
+    )
+    max_trials_without_improvement: int | None = Field(
+        None,
+        description="The study completes after this many completed trials in a row without a better value.",
+        ge=1,
+    )
+    timeout: Duration | None = Field(
+        None,
+        description="How long the study may run, counted from its start or last resumption, for example 12h.",
+    )
+    initial_trials: list[dict[Name, Scalar]] = Field(
+        default_factory=list,
+        description="Known good points, tried first; parameters left out are sampled.",
+        max_length=1000,
+    )
+    suspend: bool = Field(False, description="While true, no trial is started; running trials finish.")
+    deletion_policy: Literal["Retain", "Delete"] = Field(
+        "Retain", description="What happens to the study in the database when this resource is deleted."
+    )
+    trial: TrialSpec = Field(description="What one trial runs.")
+
+
+class Condition(Model):
+    """A Kubernetes condition."""
+
+    type: str = Field(description="Accepted, Stalled, Suspended, Complete or Failed.")
+    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
+    reason: str = Field(description="A word for programs.")
+    message: str = Field(description="A sentence for people, with the mend where something is wrong.")
+    observed_generation: int | None = Field(None, description="The generation this was judged from.")
+    last_transition_time: str = Field(description="When status last changed (RFC 3339).")
+
+
+class TrialCounts(Model):
+    """Trials by state."""
+
+    total: int = Field(0, description="All trials of the study.")
+    running: int = Field(0, description="Trials running now.")
+    complete: int = Field(0, description="Trials that returned a value.")
+    pruned: int = Field(0, description="Trials stopped early.")
+    failed: int = Field(0, description="Trials that ended without a value.")
+
+
+class BestTrial(Model):
+    """A trial worth having."""
+
+    number: int = Field(description="The trial's number.")
+    values: list[float] = Field(description="Its values, in the order of the objectives.")
+    parameters: dict[str, Scalar] = Field(description="Its parameters.")
+
+
+class TuningStudyStatus(Model):
+    """How the study stands. Its size does not grow with the number of trials."""
+
+    phase: Literal["Pending", "Running", "Suspended", "Completed", "Failed"] | None = Field(
+        None, description="The whole story in a word; conditions tell the rest."
+    )
+    conditions: list[Condition] = Field(
+        default_factory=list, description="Accepted, Stalled, Suspended, Complete, Failed."
+    )
+    observed_generation: int | None = Field(None, description="The generation this status belongs to.")
+    start_time: str | None = Field(
+        None, description="When trials began, or began again after completion or suspension."
+    )
+    completion_time: str | None = Field(None, description="When the study ended.")
+    progress: str | None = Field(None, description="Finished trials / maxTrials.")
+    trials: TrialCounts | None = Field(None, description="Trials by state.")
+    best: BestTrial | None = Field(None, description="The best trial so far (single objective).")
+    pareto_front: list[BestTrial] | None = Field(
+        None, description="The trials no other dominates (several objectives), the first 50 by number."
+    )
+
+
+class TuningStudy(BaseModel):
+    """The resource as the API server gives it; metadata stays a plain mapping."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+    metadata: dict[str, Any]
+    spec: TuningStudySpec
+    status: TuningStudyStatus = Field(default_factory=TuningStudyStatus)
