@@ -1,0 +1,186 @@
+"""What an end-to-end test does: apply manifests as a user does, and wait for what the cluster shows."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import yaml
+
+GPU = "nvidia.com/gpu"
+SYSTEM = "tuning-system"
+
+
+class Unexpected(AssertionError):
+    """The cluster did not show what the test waited for."""
+
+
+@dataclass(frozen=True)
+class Kubectl:
+    """kubectl on the test cluster, in one namespace. Never the user's own context."""
+
+    kubectl: str
+    kubeconfig: str
+    namespace: str
+
+    def run(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 120) -> str:
+        command = [self.kubectl, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *args]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        if check and done.returncode:
+            raise Unexpected(f"{' '.join(args)}: {done.stderr or done.stdout}")
+        return done.stdout if done.returncode == 0 else done.stdout + done.stderr
+
+    def within(self, namespace: str) -> Kubectl:
+        return Kubectl(self.kubectl, self.kubeconfig, namespace)
+
+    def json(self, *args: str) -> Any:
+        return json.loads(self.run(*args, "-o", "json"))
+
+    def items(self, kind: str, selector: str = "") -> list[dict[str, Any]]:
+        return self.json("get", kind, "-l", selector)["items"]
+
+    def apply(self, *manifests: dict[str, Any]) -> str:
+        return self.run("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
+
+    def refuse(self, manifest: dict[str, Any]) -> str:
+        """Apply a manifest that must be refused; return the message that the user reads."""
+        text = yaml.safe_dump(manifest)
+        command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "apply", "-f", "-"]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode == 0:
+            raise Unexpected(f"accepted: {text}")
+        return done.stderr
+
+    def patch(self, study: str, **spec: Any) -> None:
+        self.run("patch", "tuningstudy", study, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def study(self, name: str) -> dict[str, Any]:
+        return self.json("get", "tuningstudy", name)
+
+    def wait(self, name: str, until: Callable[[dict[str, Any]], bool], timeout: float = 180) -> dict[str, Any]:
+        """Follow the study until the predicate holds; return it as it was then."""
+        deadline = time.monotonic() + timeout
+        seen: dict[str, Any] = {}
+        with self.watch("tuningstudy", name, timeout) as objects:
+            for seen in objects:
+                if until(seen):
+                    return seen
+                if time.monotonic() > deadline:
+                    break
+        raise Unexpected(f"{name} after {timeout:.0f} s: {json.dumps(seen.get('status'), indent=1)}\n{self.story(name)}")
+
+    @contextlib.contextmanager
+    def watch(self, kind: str, name: str | None, timeout: float, selector: str = "") -> Iterator[Iterator[dict[str, Any]]]:
+        command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "get", kind]
+        command += [name] if name else []
+        command += ["-l", selector] if selector else []
+        command += ["--watch", "-o", "json", f"--request-timeout={timeout:.0f}s"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert process.stdout
+        try:
+            yield _json_stream(process.stdout)
+        finally:
+            process.kill()
+            process.wait()
+
+    def story(self, name: str) -> str:
+        """All a person would look at when a study does not do what it should."""
+        jobs = self.run("get", "jobs,pods", "-o", "wide", check=False)
+        events = self.run("get", "events", "--sort-by=.lastTimestamp", check=False)
+        operator = self.within(SYSTEM).run("logs", "deploy/tuning-operator", "--tail=40", check=False)
+        return "\n".join([self.run("describe", "tuningstudy", name, check=False), jobs, events[-4000:], operator])
+
+    def logs_of_trial(self, study: str, number: int) -> str:
+        return self.run("logs", f"job/{study}-{number}", check=False)
+
+
+def _json_stream(stream: Any) -> Iterator[dict[str, Any]]:
+    """Yield the objects of `kubectl --watch -o json`: indented JSON documents one after another."""
+    lines: list[str] = []
+    for line in stream:
+        lines.append(line)
+        if line.rstrip() == "}":
+            yield json.loads("".join(lines))
+            lines = []
+
+
+def condition(study: dict[str, Any], kind: str) -> dict[str, Any]:
+    found = [c for c in study.get("status", {}).get("conditions", []) if c["type"] == kind]
+    return found[0] if found else {}
+
+
+def phase(*names: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda study: study.get("status", {}).get("phase") in names
+
+
+def holds(kind: str, status: str = "True") -> Callable[[dict[str, Any]], bool]:
+    return lambda study: condition(study, kind).get("status") == status
+
+
+def code(name: str, source: str) -> dict[str, Any]:
+    """A ConfigMap with `train.py`."""
+    data = {"train.py": textwrap.dedent(source)}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
+
+
+def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
+    """A study of a light objective: x in 0..10, one GPU a trial, no package but Python."""
+    trial = {
+        "objective": "train:objective",
+        "source": {"configMap": f"{name}-code"},
+        "template": {"spec": {"containers": [{"name": "trainer", "image": image,
+                                              "resources": {"limits": {GPU: 1, "cpu": "500m", "memory": "256Mi"}}}]}},
+    } | spec.pop("trial", {})
+    base = {
+        "objectives": [{"metric": "loss", "direction": "minimize"}],
+        "searchSpace": [{"name": "x", "type": "float", "low": 0, "high": 10}],
+        "sampler": {"name": "RandomSampler", "args": {"seed": 1}},
+        "maxTrials": 4,
+        "parallelism": 2,
+    }
+    return {"apiVersion": "tuning.dev/v1alpha1", "kind": "TuningStudy", "metadata": {"name": name},
+            "spec": {**base, **spec, "trial": trial}}
+
+
+@contextlib.contextmanager
+def optuna_record(kubectl: Kubectl, name: str) -> Iterator[optuna.Study]:
+    """Open the study with plain Optuna on the cluster's Postgres, as any Optuna tool would."""
+    system = kubectl.within(SYSTEM)
+    secret = system.json("get", "secret", "tuning-operator-postgres")["data"]
+    import base64
+
+    password = base64.b64decode(secret["password"]).decode()
+    with port_forward(system, "svc/tuning-operator-postgres", 5432) as port:
+        url = f"postgresql+psycopg2://tuning:{password}@127.0.0.1:{port}/tuning"
+        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+        try:
+            yield optuna.load_study(study_name=f"{kubectl.namespace}/{name}", storage=storage)
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+@contextlib.contextmanager
+def port_forward(kubectl: Kubectl, target: str, port: int) -> Iterator[int]:
+    command = [kubectl.kubectl, "--kubeconfig", kubectl.kubeconfig, "-n", kubectl.namespace,
+               "port-forward", target, f":{port}"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
+    assert process.stdout
+    try:
+        line = process.stdout.readline()
+        match = re.search(r"127\.0\.0\.1:(\d+)", line)
+        if not match:
+            raise Unexpected(f"port-forward {target}: {line}{process.stdout.read()}")
+        yield int(match[1])
+    finally:
+        process.kill()
+        process.wait()
