@@ -2,15 +2,28 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from tuning_operator.resource import podtemplate, rules
 from tuning_operator.resource.duration import Duration
 
 Scalar = bool | int | float | str
 """A parameter's value, as Optuna's categorical choices allow (None is left out: YAML's null reads as absent)."""
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$", max_length=128)]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$",
+        max_length=128,
+        json_schema_extra=rules.told(
+            "must begin with a letter or an underscore, and have letters, digits, underscores, dots and dashes only"
+        ),
+    ),
+]
+
+PodTemplate = Annotated[dict[str, Any], WithJsonSchema(podtemplate.TEMPLATE)]
+"""A PodTemplateSpec as plain data: what it may hold is for the API server to say, version by version."""
 
 
 class Model(BaseModel):
@@ -31,7 +44,7 @@ class Objective(Model):
     )
 
 
-class When(Model):
+class When(Model, json_schema_extra=rules.WHEN):
     """The condition under which a parameter exists: exactly one of the comparisons."""
 
     parameter: Name = Field(description="An earlier parameter of the search space.")
@@ -43,7 +56,7 @@ class When(Model):
     at_most: float | None = Field(None, description="The parameter's value is this or less.")
 
 
-class Parameter(Model):
+class Parameter(Model, json_schema_extra=rules.PARAMETER):
     """One dimension of the search space: a range (float, int) or a list of choices (categorical)."""
 
     name: Name = Field(description="The parameter's name, as the objective asks for it.")
@@ -93,13 +106,16 @@ class Source(Model):
     )
 
 
-class TrialSpec(Model):
+class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     """What one trial runs. Exactly one of objective and command."""
 
     objective: str | None = Field(
         None,
         description="`module:function`, an Optuna objective: it takes a trial and returns the value or values.",
         pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
+        max_length=500,
+        json_schema_extra=rules.OBJECTIVE_FUNCTION
+        | rules.told("must be module:function, for example train:objective"),
     )
     command: list[str] | None = Field(
         None, description="Any program: parameters reach it as environment variables.", min_length=1
@@ -113,22 +129,26 @@ class TrialSpec(Model):
         "30s", description="How long a trial that was told to stop may go on before its pod is deleted."
     )
     ttl_after_finished: Duration = Field("1d", description="How long finished Jobs and their logs are kept.")
-    template: dict[str, Any] = Field(
+    template: PodTemplate = Field(
         description="A PodTemplateSpec. Its container `trainer` runs the trial; request GPUs there."
     )
 
 
-class TuningStudySpec(Model):
+class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     """What to optimize, over which parameters, how, and what a trial runs."""
 
     objectives: list[Objective] = Field(
-        description="What to optimize; several make the study multi-objective.", min_length=1, max_length=8
+        description="What to optimize; several make the study multi-objective.",
+        min_length=1,
+        max_length=8,
+        json_schema_extra=rules.OBJECTIVES,
     )
     search_space: list[Parameter] | None = Field(
         None,
         description="The parameters. Omitted: the objective suggests its own (define-by-run).",
         min_length=1,
         max_length=100,
+        json_schema_extra=rules.SEARCH_SPACE,
     )
     sampler: Sampler = Field(
         default_factory=Sampler, description="How trials are proposed. Default: TPESampler."
@@ -156,7 +176,7 @@ class TuningStudySpec(Model):
         None,
         description="How long the study may run, counted from its start or last resumption, for example 12h.",
     )
-    initial_trials: list[dict[Name, Scalar]] = Field(
+    initial_trials: list[dict[str, Scalar]] = Field(
         default_factory=list,
         description="Known good points, tried first; parameters left out are sampled.",
         max_length=1000,

@@ -1,0 +1,189 @@
+"""The CustomResourceDefinition, made from the models: `python -m tuning_operator.resource.crdgen > crds/...`."""
+
+import sys
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from tuning_operator.resource import names, rules
+from tuning_operator.resource.study import TuningStudySpec, TuningStudyStatus
+
+Schema = dict[str, Any]
+
+_UNKNOWN = "x-kubernetes-preserve-unknown-fields"
+
+_NO_OBJECT = {"minProperties": 1, "maxProperties": 0, "minItems": 1, "maxItems": 0}
+"""Structural schemas have no union of types: this lets any scalar pass and no object or list."""
+
+COLUMNS = [
+    ("Phase", "string", ".status.phase", 0, "Pending, Running, Suspended, Completed or Failed."),
+    ("Finished", "string", ".status.progress", 0, "Finished trials / maxTrials."),
+    ("Running", "integer", ".status.trials.running", 0, "Trials running now."),
+    ("Pruned", "integer", ".status.trials.pruned", 0, "Trials stopped early."),
+    ("Failed", "integer", ".status.trials.failed", 0, "Trials that ended without a value."),
+    ("Best", "number", ".status.best.values[0]", 0, "The best value so far."),
+    ("Age", "date", ".metadata.creationTimestamp", 0, "Since the study was created."),
+    ("Best parameters", "string", ".status.best.parameters", 1, "The parameters of the best value."),
+    (
+        "Accepted",
+        "string",
+        '.status.conditions[?(@.type=="Accepted")].status',
+        1,
+        "Whether the study can be run.",
+    ),
+    ("Stalled", "string", '.status.conditions[?(@.type=="Stalled")].message', 1, "Why trials cannot start."),
+]
+
+
+def structural(schema: Schema, definitions: Schema) -> Schema:
+    """Return pydantic's JSON schema as the structural schema that the API server asks for.
+
+    References are resolved, `X | None` becomes X (absence is how manifests say None), a union of scalars becomes a
+    field of any type.
+    """
+    schema = _resolved(_without_union(schema), definitions)
+    kept = {key: value for key, value in schema.items() if key not in _REWRITTEN}
+    if schema.get("default") is not None:
+        kept["default"] = schema["default"]
+    return kept | _bounds(schema) | _contents(schema, definitions) | _validations(schema)
+
+
+_REWRITTEN = {
+    "title",
+    "default",
+    "exclusiveMinimum",
+    "properties",
+    "items",
+    "additionalProperties",
+    "pattern",
+    rules.PATTERN_MESSAGE,
+    rules.KEY,
+}
+
+
+def _without_union(schema: Schema) -> Schema:
+    """Replace `anyOf` by its only kind of value, or by any scalar."""
+    kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
+    rest = {key: value for key, value in schema.items() if key != "anyOf"}
+    if len(kinds) > 1:
+        return {**rest, _UNKNOWN: True, **_NO_OBJECT}
+    return _overlay(kinds[0], rest) if kinds else rest
+
+
+def _resolved(schema: Schema, definitions: Schema) -> Schema:
+    """Follow a reference; what stands beside it (a field's description) wins over what it names (a model's)."""
+    if "$ref" not in schema:
+        return schema
+    rest = {key: value for key, value in schema.items() if key != "$ref"}
+    return _overlay(definitions[schema["$ref"].removeprefix("#/$defs/")], rest)
+
+
+def _overlay(inner: Schema, outer: Schema) -> Schema:
+    validations = [*inner.get(rules.KEY, []), *outer.get(rules.KEY, [])]
+    return {**inner, **outer} | ({rules.KEY: validations} if validations else {})
+
+
+def _bounds(schema: Schema) -> Schema:
+    """OpenAPI 3.0 says "above" with a flag."""
+    if "exclusiveMinimum" not in schema:
+        return {}
+    return {"minimum": schema["exclusiveMinimum"], "exclusiveMinimum": True}
+
+
+def _contents(schema: Schema, definitions: Schema) -> Schema:
+    contents: Schema = {}
+    if "properties" in schema:
+        contents["properties"] = {
+            name: structural(field, definitions) for name, field in schema["properties"].items()
+        }
+    if "items" in schema:
+        contents["items"] = structural(schema["items"], definitions)
+    values = schema.get("additionalProperties")
+    if isinstance(values, dict):
+        contents["additionalProperties"] = structural(values, definitions)
+    elif values is True:
+        contents[_UNKNOWN] = True
+    return contents
+
+
+def _validations(schema: Schema) -> Schema:
+    """A pattern with a message becomes a rule: the API server would tell the bare pattern."""
+    validations = list(schema.get(rules.KEY, []))
+    if rules.PATTERN_MESSAGE in schema:
+        validations.insert(0, rules.pattern(schema["pattern"], schema[rules.PATTERN_MESSAGE]).schema())
+    elif "pattern" in schema:
+        return {"pattern": schema["pattern"]}
+    return {rules.KEY: validations} if validations else {}
+
+
+def crd() -> Schema:
+    """Return the CustomResourceDefinition of the TuningStudy."""
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{names.PLURAL}.{names.GROUP}"},
+        "spec": {
+            "group": names.GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": names.KIND,
+                "listKind": f"{names.KIND}List",
+                "plural": names.PLURAL,
+                "singular": names.KIND.lower(),
+                "shortNames": ["tst"],
+                "categories": ["tuning"],
+            },
+            "versions": [_version()],
+        },
+    }
+
+
+def _version() -> Schema:
+    return {
+        "name": names.VERSION,
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "additionalPrinterColumns": [_column(*column) for column in COLUMNS],
+        "schema": {"openAPIV3Schema": _root()},
+    }
+
+
+def _column(name: str, kind: str, path: str, priority: int, description: str) -> Schema:
+    column = {"name": name, "type": kind, "jsonPath": path, "description": description}
+    return column | ({"priority": priority} if priority else {})
+
+
+def _root() -> Schema:
+    return {
+        "type": "object",
+        "description": "A study: its trials run as Jobs, and the best parameters come back in status.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string", "description": f"{names.API_VERSION}."},
+            "kind": {"type": "string", "description": f"{names.KIND}."},
+            "metadata": {
+                "type": "object",
+                "description": "The study's name, namespace, labels and annotations.",
+            },
+            "spec": _model(TuningStudySpec),
+            "status": _model(TuningStudyStatus),
+        },
+        **rules.STUDY,
+    }
+
+
+def _model(model: type[BaseModel]) -> Schema:
+    schema = model.model_json_schema()
+    return structural(schema, schema.pop("$defs", {}))
+
+
+def render() -> str:
+    """Return the CRD as YAML."""
+    text = yaml.safe_dump(crd(), sort_keys=False, width=110, allow_unicode=True)
+    return f"# Generated from the models in tuning_operator.resource; do not edit.\n{text}"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())

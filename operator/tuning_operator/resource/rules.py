@@ -1,0 +1,300 @@
+"""What the API server refuses beyond types: the CEL rules of the TuningStudy and what they tell the user.
+
+They end up in the CRD as `x-kubernetes-validations`. Two things to know when changing one:
+
+- Lists that CEL walks need maxItems, and texts it reads need maxLength: the API server refuses a CRD whose rules might
+  cost too much.
+- Values of any type (`choices`, `equals`, `anyOf`) are hidden from CEL's types. `dyn(self)` still answers whether they
+  are there; what they hold is checked by `tuning_operator.resource.space`.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from tuning_operator.resource import names
+
+KEY = "x-kubernetes-validations"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One CEL rule: it holds for every good manifest.
+
+    `message` says what is wrong and how to mend it; CEL expressions in braces are filled in from the manifest. `field`
+    is the field to blame, below the one that has the rule.
+    """
+
+    holds: str
+    message: str
+    field: str = ""
+    reason: Literal[
+        "FieldValueInvalid", "FieldValueRequired", "FieldValueForbidden", "FieldValueDuplicate"
+    ] = "FieldValueInvalid"
+
+    def schema(self) -> dict[str, str]:
+        """Return the rule as an item of `x-kubernetes-validations`."""
+        words = (
+            {"messageExpression": _expression(self.message)}
+            if "{" in self.message
+            else {"message": self.message}
+        )
+        place = {"fieldPath": self.field} if self.field else {}
+        return {"rule": self.holds, **words, **place, "reason": self.reason}
+
+
+def rules(*several: Rule) -> dict[str, Any]:
+    """Return what a model or a field gives as its `json_schema_extra`."""
+    return {KEY: [rule.schema() for rule in several]}
+
+
+def _expression(message: str) -> str:
+    """Turn a text with expressions in braces into a CEL expression that makes the text."""
+    parts = re.split(r"\{([^{}]*)\}", message)
+    terms = (
+        f"string({part})" if place % 2 else "'" + part.replace("'", "\\'") + "'"
+        for place, part in enumerate(parts)
+    )
+    return " + ".join(term for term in terms if term != "''")
+
+
+PATTERN_MESSAGE = "x-pattern-message"
+
+
+def told(mend: str) -> dict[str, Any]:
+    """Return the `json_schema_extra` of a text with a pattern: `mend` is told in place of the bare pattern."""
+    return {PATTERN_MESSAGE: mend}
+
+
+def pattern(regex: str, mend: str) -> Rule:
+    """Return the rule that a text matches the regular expression."""
+    return Rule(f"self.matches({json.dumps(regex)})", mend)
+
+
+NUMERIC = "self.type != 'categorical'"
+CATEGORICAL = "self.type == 'categorical'"
+_WHOLE = "double(int(self.{0})) == self.{0}"
+_NEW_STUDY = "create a new study; initialTrials can carry the known good points over"
+
+
+def _required_bound(field: str) -> Rule:
+    return Rule(
+        f"{CATEGORICAL} || has(self.{field})",
+        f"{{self.name}} is of type {{self.type}}, which needs {field}: say where its range "
+        + ("begins" if field == "low" else "ends"),
+        f".{field}",
+        "FieldValueRequired",
+    )
+
+
+def _forbidden_for_choices(field: str, present: str) -> Rule:
+    return Rule(
+        f"{NUMERIC} || !{present}",
+        f"{{self.name}} is categorical and takes no {field}: remove it, or make the type float or int",
+        f".{field}",
+        "FieldValueForbidden",
+    )
+
+
+def _whole(field: str) -> Rule:
+    return Rule(
+        f"self.type != 'int' || !has(self.{field}) || {_WHOLE.format(field)}",
+        f"{{self.name}} is an int, so its {field} must be a whole number, not {{self.{field}}}; or make its type float",
+        f".{field}",
+    )
+
+
+PARAMETER = rules(
+    _required_bound("low"),
+    _required_bound("high"),
+    Rule(
+        f"{NUMERIC} || has(dyn(self).choices)",
+        "{self.name} is categorical, which needs choices: list the values to choose from",
+        ".choices",
+        "FieldValueRequired",
+    ),
+    Rule(
+        f"{CATEGORICAL} || !has(dyn(self).choices)",
+        "{self.name} is of type {self.type}, which takes no choices: remove them, or make the type categorical",
+        ".choices",
+        "FieldValueForbidden",
+    ),
+    _forbidden_for_choices("low", "has(self.low)"),
+    _forbidden_for_choices("high", "has(self.high)"),
+    _forbidden_for_choices("step", "has(self.step)"),
+    _forbidden_for_choices("log", "self.log"),
+    Rule(
+        "!has(self.low) || !has(self.high) || self.low <= self.high",
+        "{self.name} has low {self.low} above high {self.high}: swap them",
+        ".low",
+    ),
+    Rule(
+        "!self.log || !has(self.low) || self.low > 0.0",
+        "{self.name} is sampled on a logarithmic scale, so low must be above 0, not {self.low}: raise it or remove log",
+        ".low",
+    ),
+    Rule(
+        "!self.log || !has(self.step)",
+        "{self.name} has both step and log, which exclude each other: remove one",
+        ".step",
+        "FieldValueForbidden",
+    ),
+    Rule(
+        "!has(self.step) || self.step > 0.0",
+        "{self.name} has step {self.step}: it must be above 0; remove it for a range without steps",
+        ".step",
+    ),
+    _whole("low"),
+    _whole("high"),
+    _whole("step"),
+)
+
+WHEN = rules(
+    Rule(
+        "[has(dyn(self).equals), has(dyn(self).anyOf), has(self.atLeast), has(self.atMost)].exists_one(it, it)",
+        "give exactly one of equals, anyOf, atLeast and atMost",
+    ),
+)
+
+SEARCH_SPACE = rules(
+    Rule(
+        "self.all(p, self.exists_one(q, q.name == p.name))",
+        "{self.filter(p, !self.exists_one(q, q.name == p.name))[0].name} is declared more than once: "
+        "rename or remove one",
+        reason="FieldValueDuplicate",
+    ),
+    Rule(
+        "self.all(p, !has(p.when) || self.exists(q, q.name == p.when.parameter))",
+        "{self.filter(p, has(p.when) && !self.exists(q, q.name == p.when.parameter))[0].name} has when.parameter "
+        "{self.filter(p, has(p.when) && !self.exists(q, q.name == p.when.parameter))[0].when.parameter}, which the "
+        "search space does not have: declare it earlier, or correct the name",
+    ),
+    Rule(
+        "self.all(p, !has(p.when) || !self.exists(q, q.name == p.when.parameter)"
+        " || self.map(q, q.name).indexOf(p.when.parameter) < self.map(q, q.name).indexOf(p.name))",
+        "a parameter can depend only on one that is declared before it: move each when.parameter above the parameters "
+        "that name it",
+    ),
+    Rule(
+        "self.all(p, !has(p.when) || !(has(p.when.atLeast) || has(p.when.atMost))"
+        " || self.all(q, q.name != p.when.parameter || q.type != 'categorical'))",
+        "atLeast and atMost compare numbers, but a categorical parameter has none: use equals or anyOf",
+    ),
+    Rule("self == oldSelf", f"the search space of a study cannot change: {_NEW_STUDY}"),
+)
+
+OBJECTIVES = rules(
+    Rule(
+        "self.all(o, self.exists_one(p, p.metric == o.metric))",
+        "{self.filter(o, !self.exists_one(p, p.metric == o.metric))[0].metric} is declared more than once: "
+        "rename or remove one",
+        reason="FieldValueDuplicate",
+    ),
+    Rule(
+        "self.map(o, o.metric + ' ' + o.direction) == oldSelf.map(o, o.metric + ' ' + o.direction)",
+        f"metrics and directions of a study cannot change, only targets can: {_NEW_STUDY}",
+    ),
+)
+
+SPEC = rules(
+    Rule(
+        "has(self.searchSpace) == has(oldSelf.searchSpace)",
+        f"the search space of a study can neither be added nor removed: {_NEW_STUDY}",
+        ".searchSpace",
+    ),
+    Rule(
+        "self.objectives.size() == 1 || !has(self.pruner) || self.pruner.name == 'NopPruner'",
+        "{self.pruner.name} cannot prune with several objectives (Optuna prunes for one only): remove pruner, or leave "
+        "one objective",
+        ".pruner",
+        "FieldValueForbidden",
+    ),
+    Rule(
+        "self.objectives.size() == 1 || self.sampler.name != 'CmaEsSampler'",
+        "CmaEsSampler works for one objective only: use TPESampler, NSGAIISampler or GPSampler",
+        ".sampler.name",
+    ),
+    Rule(
+        "self.objectives.size() == 1 || !has(self.maxTrialsWithoutImprovement)",
+        "several objectives have no single best value to improve: remove it and use maxTrials or timeout",
+        ".maxTrialsWithoutImprovement",
+        "FieldValueForbidden",
+    ),
+    Rule(
+        "!(self.sampler.name in ['GridSampler', 'BruteForceSampler']) || !has(self.searchSpace)"
+        " || self.searchSpace.all(p, p.type != 'float' || has(p.step))",
+        "{self.sampler.name} tries every value, but {self.searchSpace.filter(p, p.type == 'float' && "
+        "!has(p.step))[0].name} has endlessly many: give it a step, or use another sampler",
+        ".searchSpace",
+    ),
+    Rule(
+        "self.sampler.name != 'GridSampler' || has(self.searchSpace)",
+        "GridSampler needs the search space: declare it, or use another sampler",
+        ".searchSpace",
+        "FieldValueRequired",
+    ),
+    Rule(
+        "!has(self.trial.command) || has(self.searchSpace)",
+        "a command cannot suggest its own parameters: declare them",
+        ".searchSpace",
+        "FieldValueRequired",
+    ),
+)
+
+OBJECTIVE_FUNCTION = rules(
+    Rule(
+        "!self.matches('[.]py:')",
+        "{self} names a file: write the module without .py, for example {self.replace('.py:', ':')}",
+    ),
+)
+
+TRIAL = rules(
+    Rule(
+        "has(self.objective) || has(self.command)",
+        "say what a trial runs: objective (module:function) or command (any program)",
+        reason="FieldValueRequired",
+    ),
+    Rule(
+        "!has(self.objective) || !has(self.command)",
+        "a trial runs either objective or command: remove one",
+        ".command",
+        "FieldValueForbidden",
+    ),
+)
+
+_TRAINER = names.TRAINER_CONTAINER
+
+POD = rules(
+    Rule(
+        f"self.containers.exists_one(c, c.name == '{_TRAINER}')",
+        f"a trial runs in the container named {_TRAINER}: name one so, and only one",
+        ".containers",
+        "FieldValueRequired",
+    ),
+    Rule(
+        f"self.containers.all(c, c.name != '{_TRAINER}' || (!has(c.command) && !has(c.args)))",
+        f"command and args of the container {_TRAINER} are set by the study: say what to run in trial.objective or "
+        "trial.command",
+        ".containers",
+        "FieldValueForbidden",
+    ),
+    Rule(
+        "!has(self.restartPolicy) || self.restartPolicy == 'Never'",
+        "must be Never or left out: a trial that fails is told so, not started again in place",
+        ".restartPolicy",
+    ),
+)
+
+STUDY = rules(
+    Rule(
+        f"self.metadata.name.size() <= {names.MAX_STUDY_NAME}",
+        f"metadata.name has {{self.metadata.name.size()}} characters, {names.MAX_STUDY_NAME} are possible: "
+        "the names of its Jobs and pods begin with it",
+    ),
+    Rule(
+        "!self.metadata.name.contains('.')",
+        "metadata.name {self.metadata.name} has a dot: use letters, digits and dashes, as the names of its Jobs and "
+        "pods begin with it",
+    ),
+)
