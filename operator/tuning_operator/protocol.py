@@ -124,6 +124,9 @@ class TrialView(Model):
     )
     reported: dict[int, Number] = Field(default_factory=dict, description="Values reported so far, by step.")
     user_attrs: dict[str, Any] = Field(default_factory=dict)
+    constraints: dict[str, Number] = Field(
+        default_factory=dict, description="Constraint values set so far, by name (Optuna's trial.constraints)."
+    )
 
 
 class SuggestRequest(Model):
@@ -152,10 +155,13 @@ class ReportReply(Model):
 
 
 class AttributesRequest(Model):
-    """POST .../trials/{number}/attributes: user attributes to set and, if given, constraint values (<= 0: feasible)."""
+    """POST .../trials/{number}/attributes: user attributes to set and constraint values by name (<= 0: feasible).
+
+    As in Optuna, a user attribute set again is replaced, and the first value of a constraint holds.
+    """
 
     user_attrs: dict[str, Any] = Field(default_factory=dict)
-    constraints: list[Number] | None = None
+    constraints: dict[str, Number] = Field(default_factory=dict)
 
 
 class Changes(Model):
