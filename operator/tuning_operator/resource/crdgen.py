@@ -1,4 +1,7 @@
-"""The CustomResourceDefinition, made from the models: `python -m tuning_operator.resource.crdgen > crds/...`."""
+"""The CustomResourceDefinition, made from the models.
+
+`python -m tuning_operator.resource.crdgen > crds/tuningstudies.tuning.dev.yaml`
+"""
 
 import sys
 from typing import Any
@@ -39,8 +42,8 @@ COLUMNS = [
 def structural(schema: Schema, definitions: Schema) -> Schema:
     """Return pydantic's JSON schema as the structural schema that the API server asks for.
 
-    References are resolved, `X | None` becomes X (absence is how manifests say None), a union of scalars becomes a
-    field of any type.
+    References are resolved, `X | None` becomes X (absence is how manifests say None), a union of scalars
+    becomes a field of any type.
     """
     schema = _resolved(_without_union(schema), definitions)
     kept = {key: value for key, value in schema.items() if key not in _REWRITTEN}
@@ -72,7 +75,7 @@ def _without_union(schema: Schema) -> Schema:
 
 
 def _resolved(schema: Schema, definitions: Schema) -> Schema:
-    """Follow a reference; what stands beside it (a field's description) wins over what it names (a model's)."""
+    """Follow a reference; what stands beside it (a field's description) wins over the model's own."""
     if "$ref" not in schema:
         return schema
     rest = {key: value for key, value in schema.items() if key != "$ref"}

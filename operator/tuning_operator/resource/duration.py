@@ -5,10 +5,23 @@ from typing import Annotated
 
 from pydantic import Field
 
-PATTERN = r"^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+from tuning_operator.resource import rules
+
+PATTERN = r"^([0-9]{1,4}d)?([0-9]{1,5}h)?([0-9]{1,6}m)?([0-9]{1,8}s)?$"
+"""So many digits that the sum fits the 31 bits of a Job's fields."""
+
+_HINT = "write it like 90s, 20m, 1h30m or 2d"
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 
-Duration = Annotated[str, Field(pattern=PATTERN, min_length=2, max_length=20)]
+Duration = Annotated[
+    str,
+    Field(
+        pattern=PATTERN,
+        min_length=2,
+        max_length=20,
+        json_schema_extra=rules.told(f"is not a duration: {_HINT}"),
+    ),
+]
 
 
 def seconds(duration: str) -> int:
@@ -18,5 +31,5 @@ def seconds(duration: str) -> int:
         ValueError: the text is not a duration.
     """
     if not duration or not re.match(PATTERN, duration):
-        raise ValueError(f"{duration!r} is not a duration; write it like 90s, 20m, 1h30m or 2d")
+        raise ValueError(f"{duration!r} is not a duration; {_HINT}")
     return sum(int(number) * _SECONDS[unit] for number, unit in re.findall(r"([0-9]+)([dhms])", duration))

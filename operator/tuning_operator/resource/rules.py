@@ -2,10 +2,10 @@
 
 They end up in the CRD as `x-kubernetes-validations`. Two things to know when changing one:
 
-- Lists that CEL walks need maxItems, and texts it reads need maxLength: the API server refuses a CRD whose rules might
-  cost too much.
-- Values of any type (`choices`, `equals`, `anyOf`) are hidden from CEL's types. `dyn(self)` still answers whether they
-  are there; what they hold is checked by `tuning_operator.resource.space`.
+- Lists that CEL walks need maxItems, and texts it reads need maxLength: the API server refuses a CRD whose
+  rules might cost too much.
+- Values of any type (`choices`, `equals`, `anyOf`) are hidden from CEL's types. `dyn(self)` still answers
+  whether they are there; what they hold is checked by `tuning_operator.resource.space`.
 """
 
 import json
@@ -22,8 +22,8 @@ KEY = "x-kubernetes-validations"
 class Rule:
     """One CEL rule: it holds for every good manifest.
 
-    `message` says what is wrong and how to mend it; CEL expressions in braces are filled in from the manifest. `field`
-    is the field to blame, below the one that has the rule.
+    `message` says what is wrong and how to mend it; CEL expressions in braces are filled in from the
+    manifest. `field` is the field to blame, below the one that has the rule.
     """
 
     holds: str
@@ -63,7 +63,7 @@ PATTERN_MESSAGE = "x-pattern-message"
 
 
 def told(mend: str) -> dict[str, Any]:
-    """Return the `json_schema_extra` of a text with a pattern: `mend` is told in place of the bare pattern."""
+    """Return the `json_schema_extra` of a text with a pattern: `mend` is told, not the bare pattern."""
     return {PATTERN_MESSAGE: mend}
 
 
@@ -74,7 +74,8 @@ def pattern(regex: str, mend: str) -> Rule:
 
 NUMERIC = "self.type != 'categorical'"
 CATEGORICAL = "self.type == 'categorical'"
-_WHOLE = "double(int(self.{0})) == self.{0}"
+_LARGEST_INT = "9007199254740992.0"
+"""Up to 2**53, every whole number is a double."""
 _NEW_STUDY = "create a new study; initialTrials can carry the known good points over"
 
 
@@ -98,9 +99,12 @@ def _forbidden_for_choices(field: str, present: str) -> Rule:
 
 
 def _whole(field: str) -> Rule:
+    value = f"self.{field}"
     return Rule(
-        f"self.type != 'int' || !has(self.{field}) || {_WHOLE.format(field)}",
-        f"{{self.name}} is an int, so its {field} must be a whole number, not {{self.{field}}}; or make its type float",
+        f"self.type != 'int' || !has({value}) || ({value} >= -{_LARGEST_INT} && {value} <= {_LARGEST_INT}"
+        f" && double(int({value})) == {value})",
+        f"{{self.name}} is an int, so its {field} must be a whole number (at most 2^53), not {{{value}}}: "
+        "round it, or make the type float",
         f".{field}",
     )
 
@@ -116,7 +120,7 @@ PARAMETER = rules(
     ),
     Rule(
         f"{CATEGORICAL} || !has(dyn(self).choices)",
-        "{self.name} is of type {self.type}, which takes no choices: remove them, or make the type categorical",
+        "{self.name} is of type {self.type}, which takes no choices: remove them, or make it categorical",
         ".choices",
         "FieldValueForbidden",
     ),
@@ -131,7 +135,8 @@ PARAMETER = rules(
     ),
     Rule(
         "!self.log || !has(self.low) || self.low > 0.0",
-        "{self.name} is sampled on a logarithmic scale, so low must be above 0, not {self.low}: raise it or remove log",
+        "{self.name} is sampled on a logarithmic scale (log), so low must be above 0, not {self.low}: "
+        "raise it or remove log",
         ".low",
     ),
     Rule(
@@ -152,10 +157,13 @@ PARAMETER = rules(
 
 WHEN = rules(
     Rule(
-        "[has(dyn(self).equals), has(dyn(self).anyOf), has(self.atLeast), has(self.atMost)].exists_one(it, it)",
+        "[has(dyn(self).equals), has(dyn(self).anyOf), has(self.atLeast), has(self.atMost)]"
+        ".exists_one(given, given)",
         "give exactly one of equals, anyOf, atLeast and atMost",
     ),
 )
+
+_STRAY = "self.filter(p, has(p.when) && !self.exists(q, q.name == p.when.parameter))[0]"
 
 SEARCH_SPACE = rules(
     Rule(
@@ -166,15 +174,14 @@ SEARCH_SPACE = rules(
     ),
     Rule(
         "self.all(p, !has(p.when) || self.exists(q, q.name == p.when.parameter))",
-        "{self.filter(p, has(p.when) && !self.exists(q, q.name == p.when.parameter))[0].name} has when.parameter "
-        "{self.filter(p, has(p.when) && !self.exists(q, q.name == p.when.parameter))[0].when.parameter}, which the "
-        "search space does not have: declare it earlier, or correct the name",
+        f"{{{_STRAY}.name}} depends on {{{_STRAY}.when.parameter}} (when.parameter), which the search space "
+        "does not have: declare it earlier, or correct the name",
     ),
     Rule(
         "self.all(p, !has(p.when) || !self.exists(q, q.name == p.when.parameter)"
         " || self.map(q, q.name).indexOf(p.when.parameter) < self.map(q, q.name).indexOf(p.name))",
-        "a parameter can depend only on one that is declared before it: move each when.parameter above the parameters "
-        "that name it",
+        "a parameter can depend only on one that is declared before it: move each when.parameter above the "
+        "parameters that name it",
     ),
     Rule(
         "self.all(p, !has(p.when) || !(has(p.when.atLeast) || has(p.when.atMost))"
@@ -205,8 +212,8 @@ SPEC = rules(
     ),
     Rule(
         "self.objectives.size() == 1 || !has(self.pruner) || self.pruner.name == 'NopPruner'",
-        "{self.pruner.name} cannot prune with several objectives (Optuna prunes for one only): remove pruner, or leave "
-        "one objective",
+        "{self.pruner.name} cannot prune with several objectives (Optuna prunes for one only): "
+        "remove pruner, or leave one objective",
         ".pruner",
         "FieldValueForbidden",
     ),
@@ -249,6 +256,16 @@ OBJECTIVE_FUNCTION = rules(
     ),
 )
 
+COMMAND = rules(
+    Rule(
+        "self.size() != 1 || !self[0].contains(' ')",
+        "{self[0]} would be the name of one program: write each argument as an item of its own, for example "
+        "[python, train.py]",
+    ),
+)
+
+DURATION = rules(Rule("self.matches('[1-9]')", "{self} is no time at all: make it longer, or remove it"))
+
 TRIAL = rules(
     Rule(
         "has(self.objective) || has(self.command)",
@@ -274,8 +291,8 @@ POD = rules(
     ),
     Rule(
         f"self.containers.all(c, c.name != '{_TRAINER}' || (!has(c.command) && !has(c.args)))",
-        f"command and args of the container {_TRAINER} are set by the study: say what to run in trial.objective or "
-        "trial.command",
+        f"command and args of the container {_TRAINER} are set by the study: say what to run in "
+        "trial.objective or trial.command",
         ".containers",
         "FieldValueForbidden",
     ),
@@ -294,7 +311,7 @@ STUDY = rules(
     ),
     Rule(
         "!self.metadata.name.contains('.')",
-        "metadata.name {self.metadata.name} has a dot: use letters, digits and dashes, as the names of its Jobs and "
-        "pods begin with it",
+        "metadata.name {self.metadata.name} has a dot: use letters, digits and dashes, as the names of its "
+        "Jobs and pods begin with it",
     ),
 )

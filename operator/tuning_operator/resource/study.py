@@ -9,7 +9,7 @@ from tuning_operator.resource import podtemplate, rules
 from tuning_operator.resource.duration import Duration
 
 Scalar = bool | int | float | str
-"""A parameter's value, as Optuna's categorical choices allow (None is left out: YAML's null reads as absent)."""
+"""A parameter's value, as Optuna's categorical choices allow (without None: YAML's null reads as absent)."""
 
 Name = Annotated[
     str,
@@ -17,7 +17,7 @@ Name = Annotated[
         pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$",
         max_length=128,
         json_schema_extra=rules.told(
-            "must begin with a letter or an underscore, and have letters, digits, underscores, dots and dashes only"
+            "must begin with a letter or underscore and have only letters, digits, underscores, dots and dashes"
         ),
     ),
 ]
@@ -50,7 +50,7 @@ class When(Model, json_schema_extra=rules.WHEN):
     parameter: Name = Field(description="An earlier parameter of the search space.")
     equals: Scalar | None = Field(None, description="The parameter has this value.")
     any_of: list[Scalar] | None = Field(
-        None, description="The parameter has one of these values.", min_length=1
+        None, description="The parameter has one of these values.", min_length=1, max_length=1000
     )
     at_least: float | None = Field(None, description="The parameter's value is this or more.")
     at_most: float | None = Field(None, description="The parameter's value is this or less.")
@@ -76,10 +76,41 @@ class Parameter(Model, json_schema_extra=rules.PARAMETER):
     when: When | None = Field(None, description="The parameter exists only in trials for which this holds.")
 
 
+SAMPLERS = (
+    "BruteForceSampler",
+    "CmaEsSampler",
+    "GPSampler",
+    "GridSampler",
+    "NSGAIIISampler",
+    "NSGAIISampler",
+    "PartialFixedSampler",
+    "QMCSampler",
+    "RandomSampler",
+    "TPESampler",
+)
+"""The classes of `optuna.samplers`."""
+
+PRUNERS = (
+    "HyperbandPruner",
+    "MedianPruner",
+    "NopPruner",
+    "PatientPruner",
+    "PercentilePruner",
+    "SuccessiveHalvingPruner",
+    "ThresholdPruner",
+    "WilcoxonPruner",
+)
+"""The classes of `optuna.pruners`."""
+
+
 class Sampler(Model):
     """An Optuna sampler, by its class name and arguments."""
 
-    name: str = Field("TPESampler", description="The class name in optuna.samplers, for example TPESampler.")
+    name: str = Field(
+        "TPESampler",
+        description="The class name in optuna.samplers.",
+        json_schema_extra={"enum": [*SAMPLERS]},
+    )
     args: dict[str, Any] = Field(
         default_factory=dict, description="The arguments of the class, by Optuna's names."
     )
@@ -89,7 +120,9 @@ class Pruner(Model):
     """An Optuna pruner, by its class name and arguments."""
 
     name: str = Field(
-        "MedianPruner", description="The class name in optuna.pruners, for example MedianPruner."
+        "MedianPruner",
+        description="The class name in optuna.pruners.",
+        json_schema_extra={"enum": [*PRUNERS]},
     )
     args: dict[str, Any] = Field(
         default_factory=dict, description="The arguments of the class, by Optuna's names."
@@ -111,20 +144,26 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
 
     objective: str | None = Field(
         None,
-        description="`module:function`, an Optuna objective: it takes a trial and returns the value or values.",
+        description="`module:function`, an Optuna objective: takes a trial, returns the value or values.",
         pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
         max_length=500,
         json_schema_extra=rules.OBJECTIVE_FUNCTION
         | rules.told("must be module:function, for example train:objective"),
     )
-    command: list[str] | None = Field(
-        None, description="Any program: parameters reach it as environment variables.", min_length=1
+    command: list[Annotated[str, Field(max_length=32_768)]] | None = Field(
+        None,
+        description="Any program: parameters reach it as environment variables.",
+        min_length=1,
+        max_length=1000,
+        json_schema_extra=rules.COMMAND,
     )
     source: Source | None = Field(None, description="Code from a ConfigMap, without building an image.")
     python: str = Field(
         "python3", description="The Python of the image that runs the trainer runtime (3.9 or newer)."
     )
-    timeout: Duration | None = Field(None, description="How long one trial may run, for example 20m.")
+    timeout: Duration | None = Field(
+        None, description="How long one trial may run, for example 20m.", json_schema_extra=rules.DURATION
+    )
     prune_grace: Duration = Field(
         "30s", description="How long a trial that was told to stop may go on before its pod is deleted."
     )
@@ -150,9 +189,7 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         max_length=100,
         json_schema_extra=rules.SEARCH_SPACE,
     )
-    sampler: Sampler = Field(
-        default_factory=Sampler, description="How trials are proposed. Default: TPESampler."
-    )
+    sampler: Sampler = Field(Sampler(), description="How trials are proposed. Default: TPESampler.")
     pruner: Pruner | None = Field(
         None,
         description="How hopeless trials are found. Omitted: MedianPruner with Optuna's defaults for one "
@@ -175,6 +212,7 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     timeout: Duration | None = Field(
         None,
         description="How long the study may run, counted from its start or last resumption, for example 12h.",
+        json_schema_extra=rules.DURATION,
     )
     initial_trials: list[dict[str, Scalar]] = Field(
         default_factory=list,
