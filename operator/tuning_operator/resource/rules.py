@@ -252,7 +252,7 @@ SPEC = rules(
 OBJECTIVE_FUNCTION = rules(
     Rule(
         "!self.matches('[.]py:')",
-        "{self} names a file: write the module without .py, for example {self.replace('.py:', ':')}",
+        "{self} names a file: leave out .py, since a module has no ending",
     ),
 )
 

@@ -17,7 +17,7 @@ Name = Annotated[
         pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$",
         max_length=128,
         json_schema_extra=rules.told(
-            "must begin with a letter or underscore and have only letters, digits, underscores, dots and dashes"
+            "must begin with a letter or underscore and have only letters, digits, underscores, dots, dashes"
         ),
     ),
 ]
@@ -189,7 +189,7 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         max_length=100,
         json_schema_extra=rules.SEARCH_SPACE,
     )
-    sampler: Sampler = Field(Sampler(), description="How trials are proposed. Default: TPESampler.")
+    sampler: Sampler = Field(Sampler(), description="How trials are proposed.")
     pruner: Pruner | None = Field(
         None,
         description="How hopeless trials are found. Omitted: MedianPruner with Optuna's defaults for one "

@@ -1,0 +1,111 @@
+"""The field reference, made from the CRD.
+
+`python -m tuning_operator.resource.reference > docs/reference/tuningstudy.md`
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+
+from tuning_operator.resource import names, rules
+from tuning_operator.resource.crdgen import Schema, crd
+
+_INTRODUCTION = f"""\
+<!-- Generated from the models in tuning_operator.resource; do not edit. -->
+# {names.KIND} ({names.API_VERSION})
+
+Every field of the resource. `kubectl explain {names.KIND.lower()}.spec --recursive` says the same of the
+installed version. Under each table stand the rules that the API server checks when a manifest is applied, in
+the words it refuses with.
+"""
+
+
+def render() -> str:
+    """Return the reference as Markdown."""
+    schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    tables = [table for part in ("spec", "status") for table in _tables(part, schema["properties"][part])]
+    return "\n".join([_INTRODUCTION, *_rules(schema), *tables])
+
+
+def _tables(path: str, schema: Schema) -> Iterator[str]:
+    """Yield the section of an object, then those of the objects in it."""
+    fields = schema["properties"]
+    required = schema.get("required", [])
+    yield f"## {path}\n\n{schema['description']}\n"
+    yield "| field | type | |\n|---|---|---|"
+    yield from (_row(name, field, name in required) for name, field in fields.items())
+    yield ""
+    yield from _rules(schema)
+    for name, field in fields.items():
+        inner, suffix = _object(field)
+        if inner:
+            yield from _tables(f"{path}.{name}{suffix}", inner)
+
+
+def _object(field: Schema) -> tuple[Schema | None, str]:
+    if field.get("type") == "array":
+        return _object(field["items"])[0], "[]"
+    return (field if "properties" in field else None), ""
+
+
+def _row(name: str, field: Schema, required: bool) -> str:
+    default = [f"Default: `{json.dumps(field['default'])}`."] if "default" in field else []
+    need = ["**Required.**"] if required else []
+    said = " ".join([*need, field["description"], *_bounds(field), *default])
+    return f"| `{name}` | {_type(field)} | {_cell(said)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _type(field: Schema) -> str:
+    if "enum" in field:
+        return ", ".join(f"`{value}`" for value in field["enum"])
+    if field.get("type") == "array":
+        return f"list of {_type(field['items'])}"
+    if "additionalProperties" in field:
+        return f"map of {_type(field['additionalProperties'])}"
+    return str(field.get("type", "number, string or boolean"))
+
+
+def _bounds(field: Schema) -> list[str]:
+    words = {"minimum": "At least", "maximum": "At most"}
+    sizes = {"maxItems": "items", "maxLength": "characters"}
+    return [f"{word} {field[key]}." for key, word in words.items() if key in field] + [
+        f"At most {field[key]} {unit}." for key, unit in sizes.items() if key in field and "type" in field
+    ]
+
+
+def _rules(schema: Schema) -> Iterator[str]:
+    """Yield the rules of an object, with those of its fields that are no objects themselves."""
+    messages = list(_messages("", schema))
+    for name, field in schema.get("properties", {}).items():
+        if "properties" not in field:
+            messages += _messages(f".{name}", field)
+    if messages:
+        yield "\n".join(f"- {message}" for message in messages) + "\n"
+
+
+def _messages(place: str, schema: Schema) -> Iterator[str]:
+    for rule in schema.get(rules.KEY, []):
+        field = (place + rule.get("fieldPath", "")).removeprefix(".")
+        told = rule.get("message") or _readable(rule["messageExpression"])
+        yield f"`{field}`: {told}" if field else told
+
+
+def _readable(expression: str) -> str:
+    """Return the text that a messageExpression makes, with the last word of each expression in its place."""
+
+    def words(match: re.Match[str]) -> str:
+        text, inserted = match[1], match[2]
+        if inserted is None:
+            return text.replace("\\'", "'")
+        return f"*{re.findall('[A-Za-z]+', inserted)[-1]}*".replace("self", "value")
+
+    return re.sub(r"'((?:[^'\\]|\\.)*)'(?: \+ )?|string\((.*?)\)(?: \+ (?=')|$)", words, expression)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(render())
