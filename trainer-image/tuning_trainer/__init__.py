@@ -1,1 +1,5 @@
 """The trainer runtime: runs one trial inside the user's image. Standard library only, Python 3.9 or newer."""
+
+
+class TrialPruned(Exception):  # noqa: N818  Optuna's name
+    """Raised by an objective to end its trial as PRUNED: optuna.TrialPruned for images without Optuna."""

@@ -1,0 +1,49 @@
+"""The trainer runtime as one zip file that Python runs as it is; it goes into the trials' ConfigMap."""
+
+import hashlib
+import io
+import zipfile
+from functools import cache
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import NamedTuple
+
+PACKAGE = "tuning_trainer"
+START = b"from tuning_trainer.__main__ import start\n\nstart()\n"
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold: the same files give the same bytes
+
+
+class TrainerArchive(NamedTuple):
+    """The runtime's bytes and their name."""
+
+    content: bytes
+    digest: str
+    """SHA-256 of the content, in hexadecimal."""
+
+
+@cache
+def trainer_archive() -> TrainerArchive:
+    """Return the archive of the installed runtime; the same bytes each time."""
+    files = {f"{PACKAGE}/{name}": content for name, content in _sources(resources.files(PACKAGE)).items()}
+    content = _zip({"__main__.py": START, **files})
+    return TrainerArchive(content, hashlib.sha256(content).hexdigest())
+
+
+def _sources(folder: Traversable) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found |= {f"{entry.name}/{name}": content for name, content in _sources(entry).items()}
+        elif entry.name.endswith(".py"):
+            found[entry.name] = entry.read_bytes()
+    return found
+
+
+def _zip(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in sorted(files):
+            entry = zipfile.ZipInfo(name, EPOCH)
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, files[name], zipfile.ZIP_DEFLATED, compresslevel=9)
+    return buffer.getvalue()

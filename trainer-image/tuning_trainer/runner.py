@@ -1,0 +1,100 @@
+"""One trial from its start to the delivery of its result."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tuning_trainer.client import Client, Refused, Unreachable
+from tuning_trainer.console import say
+from tuning_trainer.failure import Failure, write_termination_message
+from tuning_trainer.outbox import Outbox
+from tuning_trainer.outcome import Outcome, outcome_of_exception
+from tuning_trainer.stopping import EXIT_CODE, Stopping
+from tuning_trainer.trial import PATIENCE, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tuning_trainer.settings import Settings
+
+FINISHED = ("COMPLETE", "PRUNED", "FAIL")
+
+
+class Run:
+    """A trial in this process: its line to the server, and the way its end is told."""
+
+    def __init__(self, settings: Settings, stopping: Stopping) -> None:
+        self.settings = settings
+        self._stopping = stopping
+        self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
+        self._outbox = Outbox(self._client)
+
+    def execute(self, work: Callable[[Trial, list[str]], Outcome]) -> int:
+        """Run the trial's work, which gets the trial and the names of the metrics; return the exit code."""
+        try:
+            view = self._client.call("GET", "", patience=PATIENCE)
+        except (Refused, Unreachable) as error:
+            return self._give_up(error)
+        state = view["trial"]["state"]
+        if state in FINISHED:
+            say(f"trial {view['trial']['number']} is {state} already")
+            return _exit_code(state)
+        trial = Trial(self._client, self._outbox, self.settings.study, view)
+        metrics = [objective["metric"] for objective in view["objectives"]]
+        say(f"trial {trial.number} of {self.settings.study}{_listed(trial.params)}")
+        outcome = self._outcome(work, trial, metrics)
+        if self._stopping.received:
+            say("stopped by SIGTERM; the trial's next pod goes on")
+            return EXIT_CODE
+        return self.deliver(outcome)
+
+    def deliver(self, outcome: Outcome) -> int:
+        """Tell the server how the trial ended, after all that it reported; return the exit code."""
+        self._stopping.start_delivery()
+        _announce(outcome)
+        if outcome.failure is not None:
+            write_termination_message(self.settings.termination_log, outcome.failure)
+        try:
+            self._outbox.drain(PATIENCE)
+            record = self._client.call("POST", "/result", outcome.to_wire(), patience=PATIENCE)
+        except (Refused, Unreachable) as error:
+            return self._give_up(error)
+        if record["state"] != outcome.state:
+            say(f"the record holds an earlier result: {record['state']}")
+        return _exit_code(outcome.state)
+
+    def _outcome(
+        self, work: Callable[[Trial, list[str]], Outcome], trial: Trial, metrics: list[str]
+    ) -> Outcome:
+        try:
+            return work(trial, metrics)
+        except BaseException as error:  # noqa: BLE001  whatever ends the user's code ends the trial, and is told
+            return outcome_of_exception(error)
+
+    def _give_up(self, error: Refused | Unreachable) -> int:
+        refused = isinstance(error, Refused)
+        remedy = None if refused else "Is the study server up, and may the pods of this namespace reach it?"
+        failure = Failure("StudyServerRefused" if refused else "StudyServerUnreachable", str(error), remedy)
+        say(f"{failure.category}: {failure.message}")
+        write_termination_message(self.settings.termination_log, failure)
+        return 1
+
+
+def _exit_code(state: str) -> int:
+    return 1 if state == "FAIL" else 0
+
+
+def _listed(params: dict[str, Any]) -> str:
+    return "".join(f"{' with' if not i else ','} {name}={params[name]}" for i, name in enumerate(params))
+
+
+def _announce(outcome: Outcome) -> None:
+    """Tell the pod's log how the trial ended."""
+    if outcome.failure is None:
+        values = "" if outcome.values is None else f": {', '.join(map(str, outcome.values))}"
+        say(f"{outcome.state}{values}")
+        return
+    sys.stderr.write(outcome.failure.traceback or "")
+    remedy = f" {outcome.failure.remedy}" if outcome.failure.remedy else ""
+    say(f"FAIL: {outcome.failure.message}{remedy}")

@@ -1,0 +1,62 @@
+"""What the pod's environment says about its trial."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class SettingsError(Exception):
+    """A variable is missing or wrong; the message names it."""
+
+
+class Settings(NamedTuple):
+    """The trial's address and credentials, and where its code lies."""
+
+    trial_url: str
+    study: str
+    token_file: str
+    ca_file: str | None
+    source: str | None
+    termination_log: str
+    config: dict[str, Any]
+    """What the manifest says beyond the trial itself (TUNING_CONFIG, a JSON object); may be empty."""
+
+
+def read_settings(environ: Mapping[str, str]) -> Settings:
+    """Read the settings.
+
+    Raises:
+        SettingsError: a variable is missing or has no meaning.
+    """
+    return Settings(
+        trial_url=_required(environ, "TUNING_TRIAL_URL").rstrip("/"),
+        study=environ.get("TUNING_STUDY", ""),
+        token_file=_required(environ, "TUNING_TOKEN_FILE"),
+        ca_file=environ.get("TUNING_CA_FILE") or None,
+        source=environ.get("TUNING_SOURCE") or None,
+        termination_log=environ.get("TUNING_TERMINATION_LOG") or "/dev/termination-log",
+        config=_config(environ.get("TUNING_CONFIG") or "{}"),
+    )
+
+
+def _required(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name)
+    if not value:
+        raise SettingsError(
+            f"{name} is not set: the runtime must be started by the operator or by `tuning run`"
+        )
+    return value
+
+
+def _config(text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise SettingsError(f"TUNING_CONFIG is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise SettingsError("TUNING_CONFIG must be a JSON object")
+    return config
