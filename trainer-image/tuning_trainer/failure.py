@@ -82,7 +82,7 @@ def _classify(error: BaseException) -> tuple[str, str | None]:
 
 
 def write_termination_message(path: str, failure: Failure) -> None:
-    """Write the failure where the kubelet reads it; outside a pod, where there is no such file, do nothing."""
+    """Write the failure where the kubelet reads it; outside a pod there is no such file."""
     target = Path(path)
     if target.exists():
         target.write_bytes(termination_message(failure))

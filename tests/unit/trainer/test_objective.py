@@ -1,0 +1,163 @@
+"""Objective mode, run as in a pod: what the objective does, and what the record then says."""
+
+from __future__ import annotations
+
+import optuna
+import pytest
+
+from tests.unit.trainer.pod import BARE, FULL, Pod
+from tests.unit.trainer.twin import Twin
+
+
+@pytest.mark.parametrize("python", [BARE, FULL], ids=["bare", "optuna"])
+def test_a_value_is_delivered(pod: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    pod.write("""
+        def objective(trial):
+            x = trial.suggest_float("x", 0, 1)
+            trial.set_user_attr("note", {"a": [1, 2]})
+            return x
+    """)
+    ended = pod.run(python=python)
+    assert ended.code == 0, ended
+    record = twin.study.trials[0]
+    assert record.state.name == "COMPLETE"
+    assert record.value == record.params["x"]
+    assert record.user_attrs == {"note": {"a": [1, 2]}}
+    assert pod.log.read_bytes() == b""
+
+
+def test_the_bare_python_has_no_optuna(pod: Pod, twin: Twin) -> None:
+    pod.write("def objective(trial):\n    import optuna\n")
+    assert pod.run(python=BARE).code == 1
+    assert "optuna" in pod.termination()["message"]
+
+
+@pytest.mark.parametrize("python, module", [(BARE, "tuning_trainer"), (FULL, "optuna")], ids=["ours", "optuna's"])
+def test_a_hopeless_trial_is_pruned(pod: Pod, twin: Twin, python: tuple[str, ...], module: str) -> None:
+    for _ in range(5):
+        done = twin.study.ask()
+        for step in range(10):
+            done.report(0.9, step)
+        twin.study.tell(done, 0.9)
+    pod.write(f"""
+        import {module}
+
+        def objective(trial):
+            for step in range(10):
+                trial.report(0.1, step)
+                if trial.should_prune():
+                    raise {module}.TrialPruned()
+            return 0.1
+    """)
+    ended = pod.run(python=python)
+    assert ended.code == 0, ended
+    record = twin.study.trials[0]
+    assert record.state.name == "PRUNED"
+    assert record.intermediate_values == {0: 0.1}
+
+
+def test_an_exception_is_told_with_its_traceback(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        def inner():
+            raise RuntimeError("the loss exploded")
+
+        def objective(trial):
+            inner()
+    """)
+    ended = pod.run(python=BARE)
+    assert ended.code == 1
+    assert twin.told and twin.told.failure
+    failure = twin.told.failure
+    assert failure.category == "Exception"
+    assert failure.message == "RuntimeError: the loss exploded"
+    assert failure.traceback
+    assert 'train.py", line 3, in inner' in failure.traceback
+    assert "tuning_trainer" not in failure.traceback, "the user reads their own code"
+    assert pod.termination()["message"] == failure.message
+    assert "in inner" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return None", "The value None could not be cast to float."),
+        ("pass", "The value None could not be cast to float."),
+        ("return 'good'", "The value 'good' could not be cast to float"),
+        ("return float('nan')", "The value nan is not acceptable"),
+        ("return 1.0, 2.0", "The number of the values 2 did not match the number of the objectives 1"),
+        ("return {}", "The value {} could not be cast to float"),
+    ],
+)
+def test_what_is_no_value_is_a_failure_in_optunas_words(pod: Pod, twin: Twin, body: str, message: str) -> None:
+    pod.write(f"def objective(trial):\n    {body}\n")
+    ended = pod.run(python=BARE)
+    assert ended.code == 1
+    assert twin.told and twin.told.failure
+    assert twin.told.failure.message == message
+    assert twin.told.failure.remedy
+    assert "accuracy" in twin.told.failure.remedy
+
+
+def test_several_objectives(pod: Pod, twin: Twin) -> None:
+    twin.study = optuna.create_study(directions=["maximize", "minimize"])
+    twin.trial = twin.study.ask()
+    pod.write("""
+        def objective(trial):
+            assert [d.name for d in trial.study.directions] == ["MAXIMIZE", "MINIMIZE"]
+            try:
+                trial.report(1.0, 0)
+            except NotImplementedError as error:
+                assert "multi-objective" in str(error)
+            return 0.5, float("inf")
+    """)
+    assert pod.run(python=BARE).code == 0
+    assert twin.study.trials[0].values == [0.5, float("inf")]
+
+
+@pytest.mark.parametrize(
+    ("code", "target", "says"),
+    [
+        ("x = 1", "trian:objective", ["no module 'trian'", "train.py"]),
+        ("import no_such_package", "train:objective", ["no_such_package"]),
+        ("def objective(trial:", "train:objective", ["SyntaxError"]),
+        ("1 / 0", "train:objective", ["ZeroDivisionError"]),
+        ("raise SystemExit(3)", "train:objective", ["SystemExit: 3"]),
+        ("def other(trial): ...", "train:objective", ["no 'objective'", "other"]),
+        ("objective = 3", "train:objective", ["int, not a function"]),
+        ("def objective(): ...", "train:objective", ["one argument, the trial", "()"]),
+        ("def objective(trial, data): ...", "train:objective", ["(trial, data)"]),
+        ("class objective: ...", "train:objective", ["is a class"]),
+    ],
+)
+def test_an_objective_that_cannot_be_had_is_told_clearly(
+    pod: Pod, twin: Twin, code: str, target: str, says: list[str]
+) -> None:
+    pod.write(code)
+    ended = pod.run("objective", target, python=BARE)
+    assert ended.code == 1
+    assert twin.told and twin.told.failure, ended
+    for words in says:
+        assert words in twin.told.failure.message
+    assert twin.told.failure.remedy
+
+
+def test_the_source_comes_before_the_working_directory(pod: Pod, twin: Twin) -> None:
+    (pod.folder / "train.py").write_text("def objective(trial): return 1.0")
+    (pod.folder / "helper.py").write_text("VALUE = 3.0")
+    pod.write("import helper\ndef objective(trial): return helper.VALUE")
+    assert pod.run(python=BARE).code == 0
+    assert twin.study.trials[0].value == 3.0
+
+
+def test_a_trial_that_is_over_is_not_run_again(pod: Pod, twin: Twin) -> None:
+    twin.study.tell(twin.trial, 0.5)
+    pod.write("raise SystemExit('must not be imported')")
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    assert twin.told is None
+
+
+def test_sys_exit_is_a_failure_and_not_a_silent_end(pod: Pod, twin: Twin) -> None:
+    pod.write("import sys\ndef objective(trial): sys.exit(0)")
+    assert pod.run(python=BARE).code == 1
+    assert twin.study.trials[0].state.name == "FAIL"
