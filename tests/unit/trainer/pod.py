@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuning_operator.resource.trainer_archive import trainer_archive
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BARE = (sys.executable, "-S", "-I")
 """A Python without any package: as in an image that has nothing of ours."""

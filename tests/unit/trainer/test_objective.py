@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import optuna
 import pytest
 
 from tests.unit.trainer.pod import BARE, FULL, Pod
-from tests.unit.trainer.twin import Twin
+
+if TYPE_CHECKING:
+    from tests.unit.trainer.twin import Twin
 
 
 @pytest.mark.parametrize("python", [BARE, FULL], ids=["bare", "optuna"])
@@ -32,7 +36,9 @@ def test_the_bare_python_has_no_optuna(pod: Pod, twin: Twin) -> None:
     assert "optuna" in pod.termination()["message"]
 
 
-@pytest.mark.parametrize("python, module", [(BARE, "tuning_trainer"), (FULL, "optuna")], ids=["ours", "optuna's"])
+@pytest.mark.parametrize(
+    ("python", "module"), [(BARE, "tuning_trainer"), (FULL, "optuna")], ids=["ours", "theirs"]
+)
 def test_a_hopeless_trial_is_pruned(pod: Pod, twin: Twin, python: tuple[str, ...], module: str) -> None:
     for _ in range(5):
         done = twin.study.ask()
@@ -66,8 +72,7 @@ def test_an_exception_is_told_with_its_traceback(pod: Pod, twin: Twin) -> None:
     """)
     ended = pod.run(python=BARE)
     assert ended.code == 1
-    assert twin.told and twin.told.failure
-    failure = twin.told.failure
+    failure = twin.failure
     assert failure.category == "Exception"
     assert failure.message == "RuntimeError: the loss exploded"
     assert failure.traceback
@@ -88,14 +93,13 @@ def test_an_exception_is_told_with_its_traceback(pod: Pod, twin: Twin) -> None:
         ("return {}", "The value {} could not be cast to float"),
     ],
 )
-def test_what_is_no_value_is_a_failure_in_optunas_words(pod: Pod, twin: Twin, body: str, message: str) -> None:
+def test_no_value_is_a_failure_in_optunas_words(pod: Pod, twin: Twin, body: str, message: str) -> None:
     pod.write(f"def objective(trial):\n    {body}\n")
     ended = pod.run(python=BARE)
     assert ended.code == 1
-    assert twin.told and twin.told.failure
-    assert twin.told.failure.message == message
-    assert twin.told.failure.remedy
-    assert "accuracy" in twin.told.failure.remedy
+    assert twin.failure.message == message
+    assert twin.failure.remedy
+    assert "accuracy" in twin.failure.remedy
 
 
 def test_several_objectives(pod: Pod, twin: Twin) -> None:
@@ -135,10 +139,9 @@ def test_an_objective_that_cannot_be_had_is_told_clearly(
     pod.write(code)
     ended = pod.run("objective", target, python=BARE)
     assert ended.code == 1
-    assert twin.told and twin.told.failure, ended
     for words in says:
-        assert words in twin.told.failure.message
-    assert twin.told.failure.remedy
+        assert words in twin.failure.message
+    assert twin.failure.remedy
 
 
 def test_the_source_comes_before_the_working_directory(pod: Pod, twin: Twin) -> None:

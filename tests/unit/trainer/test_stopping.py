@@ -7,9 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from typing import TYPE_CHECKING
 
 from tests.unit.trainer.pod import BARE, Pod
-from tests.unit.trainer.twin import Handler, Twin
+
+if TYPE_CHECKING:
+    from tests.unit.trainer.twin import Handler, Twin
 
 WAITING = """
     import threading

@@ -1,23 +1,22 @@
-"""A study server for one trial, made of plain Optuna and http.server: speaks the protocol, and fails on demand."""
+"""A study server for one trial, of plain Optuna and http.server: speaks the protocol, fails on demand."""
 
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import json
 import socket
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
 from pydantic import ValidationError
-
 from tuning_operator.protocol import (
     AttributesRequest,
+    Failure,
     ReportReply,
     ReportRequest,
     SuggestReply,
@@ -28,15 +27,21 @@ from tuning_operator.protocol import (
 )
 from tuning_operator.resource.study import Model, Objective
 
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterator
+
 PATH = "/v1/studies/ml/mnist/trials/0"
 
 
 class Twin:
     """The trial's record and what was asked of it. Requests are validated by the protocol's own models."""
 
-    def __init__(self, study: optuna.Study, trial: optuna.Trial | None = None, *, fixed: bool = False) -> None:
+    def __init__(
+        self, study: optuna.Study, trial: optuna.Trial | None = None, *, fixed: bool = False
+    ) -> None:
         self.study = study
-        self.trial = trial or study.ask()
+        self.trial = study.ask()
         self.fixed = fixed
         self.token = "token-1"
         self.requests: list[tuple[str, str, Any]] = []
@@ -44,6 +49,13 @@ class Twin:
         """Each is called with one request before it is served; true means that the request is dealt with."""
         self.told: TellRequest | None = None
         self.seen = threading.Condition()
+
+    @property
+    def failure(self) -> Failure:
+        """The failure that was told."""
+        assert self.told, self.requests
+        assert self.told.failure, self.told
+        return self.told.failure
 
     def of(self, path: str) -> list[Any]:
         """Return the bodies that were sent to a path."""
@@ -99,7 +111,7 @@ class Twin:
             state=frozen.state.name,
             parameters=frozen.params,
             values=frozen.values,
-            started=frozen.datetime_start.astimezone(datetime.UTC),
+            started=frozen.datetime_start.astimezone(dt.UTC),
         )
 
     def _report(self, request: ReportRequest) -> ReportReply:
@@ -194,8 +206,6 @@ def drop_after(handler: Handler) -> bool:
     return False
 
 
-
-
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
@@ -205,14 +215,16 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(twin: Twin, port: int = 0) -> Iterator[str]:
+def serving(twin: Twin, port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve the twin on loopback; yield the trial's URL."""
     handler = type("BoundHandler", (Handler,), {"twin": twin})
     with Server(("127.0.0.1", port), handler) as server:
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}{PATH}"
+            yield f"http{'s' if tls else ''}://127.0.0.1:{server.server_address[1]}{PATH}"
         finally:
             server.shutdown()
             thread.join()

@@ -1,0 +1,253 @@
+"""The server away, restarting, overloaded or cut off: no report is lost, and no GPU waits for long."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+from tuning_trainer.client import Client, Refused, Unreachable
+from tuning_trainer.outbox import PATIENCE, Outbox
+
+from tests.unit.trainer.pod import BARE, Pod
+from tests.unit.trainer.twin import PATH, Handler, Twin, drop, drop_after, serving, status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+STEPS = """
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        trial.set_user_attr("a", 1)
+        for step in range(3):
+            trial.report(step, step)
+            trial.should_prune()
+        return x
+"""
+
+
+@pytest.mark.parametrize("fault", [status(503), status(500), status(429, Retry_After="0"), drop, drop_after])
+def test_each_request_survives_a_fault(pod: Pod, twin: Twin, fault: Callable[[Handler], bool]) -> None:
+    def serve(_: Handler) -> bool:
+        return False
+
+    twin.faults.extend([fault, serve] * 7)
+    pod.write(STEPS)
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    record = twin.study.trials[0]
+    assert record.value == record.params["x"]
+    assert record.intermediate_values == {0: 0.0, 1: 1.0, 2: 2.0}
+    assert record.user_attrs == {"a": 1}
+
+
+def test_the_server_comes_up_after_the_pod(pod: Pod, twin: Twin, tmp_path: Path) -> None:
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    pod.environ["TUNING_TRIAL_URL"] = f"http://127.0.0.1:{port}{PATH}"
+    pod.write(STEPS)
+    process = pod.start(python=BARE)
+    assert process.stderr
+    assert "does not answer" in process.stderr.readline()
+    with serving(twin, port):
+        assert process.wait(30) == 0, process.stderr.read()
+    assert twin.study.trials[0].state.name == "COMPLETE"
+
+
+def test_a_refusal_is_not_repeated(pod: Pod, twin: Twin) -> None:
+    twin.faults.extend([lambda _: False, status(404)])
+    pod.write("""
+        def objective(trial):
+            trial.suggest_float("x", 0, 1)
+    """)
+    assert pod.run(python=BARE).code == 1
+    assert [path for _, path, _ in twin.requests] == ["", "/result"]
+    assert twin.failure.message == "ValueError: try again"
+
+
+def test_an_unwelcome_pod_says_why_in_its_termination_message(pod: Pod, twin: Twin) -> None:
+    twin.token = "another"
+    pod.write(STEPS)
+    assert pod.run(python=BARE).code == 1
+    assert pod.termination()["category"] == "StudyServerRefused"
+    assert "token is not valid" in pod.termination()["message"]
+
+
+class Time:
+    """A clock that a client's own waiting moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def away(tmp_path: Path) -> tuple[str, int]:
+    """A URL and its port where no one listens."""
+    (tmp_path / "token").write_text("token-1")
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+    return f"http://127.0.0.1:{port}{PATH}", port
+
+
+def test_an_outage_holds_training_up_once_and_loses_nothing(
+    away: tuple[str, int], twin: Twin, tmp_path: Path
+) -> None:
+    time = Time()
+    url, port = away
+    outbox = Outbox(Client(url, str(tmp_path / "token"), sleep=time.sleep, clock=time), time)
+    outbox.put("report", 0, 0.5)
+    assert time.now <= PATIENCE
+    stalled = time.now
+    for step in range(1, 100):
+        outbox.put("report", step, 0.5)
+        assert outbox.prune() is False
+    outbox.put("user_attrs", "a", 1)
+    outbox.put("constraints", "c", -1.0)
+    assert time.now == stalled, "the outage has cost what it may"
+    with serving(twin, port):
+        outbox.put("report", 100, 0.5)
+        assert twin.requests == [], "it is not yet time to knock"
+        time.now += 60
+        assert outbox.prune() is False
+    assert len(twin.of("/report")) == 2
+    record = twin.study.trials[0]
+    assert list(record.intermediate_values) == list(range(101))
+    assert record.user_attrs == {"a": 1}
+    assert record.constraints == {"c": -1.0}
+
+
+def test_prune_is_the_reply_to_the_last_report(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:
+    url, port = away
+    outbox = Outbox(Client(url, str(tmp_path / "token")))
+    twin.trial.should_prune = lambda: True  # type: ignore[method-assign]
+    with serving(twin, port):
+        outbox.put("report", 0, float("nan"))
+        assert outbox.prune()
+    assert twin.of("/report") == [{"values": [[0, "NaN"]]}]
+
+
+def test_what_is_refused_when_draining_is_told_and_dropped(
+    away: tuple[str, int], twin: Twin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    time = Time()
+    url, port = away
+    outbox = Outbox(Client(url, str(tmp_path / "token"), sleep=time.sleep, clock=time), time)
+    outbox.put("report", 0, 0.5)
+    outbox.put("user_attrs", "a", 1)
+    twin.faults.append(status(422))
+    with serving(twin, port):
+        outbox.drain(10)
+    assert "does not take what was reported" in capsys.readouterr().err
+    assert twin.study.trials[0].user_attrs == {"a": 1}
+
+
+def test_patience_ends(away: tuple[str, int], tmp_path: Path) -> None:
+    time = Time()
+    client = Client(away[0], str(tmp_path / "token"), sleep=time.sleep, clock=time)
+    with pytest.raises(Unreachable, match="refused"):
+        client.call("GET", "", patience=1800)
+    assert 1700 < time.now <= 1800
+
+
+def test_retry_after_is_heeded(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:
+    time = Time()
+    url, port = away
+    twin.faults.append(status(429, Retry_After="7"))
+    with serving(twin, port):
+        Client(url, str(tmp_path / "token"), sleep=time.sleep, clock=time).call("GET", "", patience=30)
+    assert time.now == 7
+
+
+def test_a_rotated_token_is_read_anew(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:
+    url, port = away
+    with serving(twin, port):
+        client = Client(url, str(tmp_path / "token"))
+        client.call("GET", "", patience=0)
+        twin.token = "token-2"
+        (tmp_path / "token").write_text("token-2")
+        client.call("GET", "", patience=0)
+
+        def rotate(handler: Handler) -> bool:
+            handler.reply(401, {"detail": "expired"})
+            (tmp_path / "token").write_text("token-3")
+            twin.token = "token-3"
+            return True
+
+        twin.faults.append(rotate)  # between reading the token and the server's check
+        client.call("GET", "", patience=0)
+
+
+def test_one_connection_serves_a_trial(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:
+    ports = set()
+
+    def note(handler: Handler) -> bool:
+        ports.add(handler.client_address)
+        return False
+
+    url, port = away
+    twin.faults.extend([note] * 5)
+    with serving(twin, port):
+        client = Client(url, str(tmp_path / "token"))
+        for _ in range(5):
+            client.call("GET", "", patience=0)
+    assert len(ports) == 1
+
+
+def test_threads_share_an_outbox(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:
+    url, port = away
+    with serving(twin, port):
+        outbox = Outbox(Client(url, str(tmp_path / "token")))
+        threads = [threading.Thread(target=outbox.put, args=("report", step, 0.5)) for step in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert sorted(twin.study.trials[0].intermediate_values) == list(range(20))
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1 that is its own authority."""
+    pem = tmp_path / "server.pem"
+    names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    files = ["-keyout", str(pem), "-out", str(tmp_path / "ca.crt")]
+    subprocess.run(["openssl", "req", *kind, *names, *files], check=True, capture_output=True)
+    pem.write_text(pem.read_text() + (tmp_path / "ca.crt").read_text())
+    return pem
+
+
+def test_tls_with_the_clusters_own_authority(pod: Pod, twin: Twin, certificate: Path) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    pod.write(STEPS)
+    with serving(twin, tls=tls) as url:
+        pod.environ["TUNING_TRIAL_URL"] = url
+        assert pod.run(python=BARE).code == 1
+        assert "not trusted" in pod.termination()["message"]
+        pod.environ["TUNING_CA_FILE"] = str(certificate.with_name("ca.crt"))
+        ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].state.name == "COMPLETE"
+
+
+def test_no_patience_with_a_certificate_that_is_not_trusted(
+    twin: Twin, certificate: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("token-1")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with serving(twin, tls=tls) as url, pytest.raises(Refused, match="not trusted"):
+        Client(url, str(tmp_path / "token")).call("GET", "", patience=1800)
