@@ -166,10 +166,7 @@ def _root() -> Schema:
         "properties": {
             "apiVersion": {"type": "string", "description": f"{names.API_VERSION}."},
             "kind": {"type": "string", "description": f"{names.KIND}."},
-            "metadata": {
-                "type": "object",
-                "description": "The study's name, namespace, labels and annotations.",
-            },
+            "metadata": {"type": "object"},
             "spec": _model(TuningStudySpec),
             "status": _model(TuningStudyStatus),
         },

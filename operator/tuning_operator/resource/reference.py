@@ -97,14 +97,9 @@ def _messages(place: str, schema: Schema) -> Iterator[str]:
 
 def _readable(expression: str) -> str:
     """Return the text that a messageExpression makes, with the last word of each expression in its place."""
-
-    def words(match: re.Match[str]) -> str:
-        text, inserted = match[1], match[2]
-        if inserted is None:
-            return text.replace("\\'", "'")
-        return f"*{re.findall('[A-Za-z]+', inserted)[-1]}*".replace("self", "value")
-
-    return re.sub(r"'((?:[^'\\]|\\.)*)'(?: \+ )?|string\((.*?)\)(?: \+ (?=')|$)", words, expression)
+    text, _, expressions = expression.removeprefix("'").removesuffix(")])").partition("'.format([")
+    words = [re.findall("[A-Za-z]+", part)[-1] for part in expressions.split(", dyn(")]
+    return text.replace("\\'", "'") % tuple(f"*{word}*".replace("self", "value") for word in words)
 
 
 if __name__ == "__main__":

@@ -50,13 +50,13 @@ def rules(*several: Rule) -> dict[str, Any]:
 
 
 def _expression(message: str) -> str:
-    """Turn a text with expressions in braces into a CEL expression that makes the text."""
+    """Turn a text with expressions in braces into a CEL expression that makes the text.
+
+    `format`, since the API server takes a chain of `+` for a text of any length and refuses it as too costly.
+    """
     parts = re.split(r"\{([^{}]*)\}", message)
-    terms = (
-        f"string({part})" if place % 2 else "'" + part.replace("'", "\\'") + "'"
-        for place, part in enumerate(parts)
-    )
-    return " + ".join(term for term in terms if term != "''")
+    text = "%s".join(part.replace("%", "%%").replace("'", "\\'") for part in parts[::2])
+    return f"'{text}'.format([{', '.join(f'dyn({part})' for part in parts[1::2])}])"
 
 
 PATTERN_MESSAGE = "x-pattern-message"
@@ -178,8 +178,8 @@ SEARCH_SPACE = rules(
         "does not have: declare it earlier, or correct the name",
     ),
     Rule(
-        "self.all(p, !has(p.when) || !self.exists(q, q.name == p.when.parameter)"
-        " || self.map(q, q.name).indexOf(p.when.parameter) < self.map(q, q.name).indexOf(p.name))",
+        "self.all(p, !has(p.when) || !self.exists(q, q.name == p.when.parameter) || (p.when.parameter != p.name"
+        " && self.filter(q, q.name in [p.name, p.when.parameter])[0].name == p.when.parameter))",
         "a parameter can depend only on one that is declared before it: move each when.parameter above the "
         "parameters that name it",
     ),

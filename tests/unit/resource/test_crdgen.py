@@ -91,9 +91,9 @@ def test_every_rule_says_how_to_mend_it() -> None:
 @pytest.mark.parametrize(
     ("message", "expression"),
     [
-        ("low {self.low} is wrong", "'low ' + string(self.low) + ' is wrong'"),
-        ("{self} isn't", r"string(self) + ' isn\'t'"),
-        ("not {self}", "'not ' + string(self)"),
+        ("low {self.low} is wrong", "'low %s is wrong'.format([dyn(self.low)])"),
+        ("{self} isn't 5%", r"'%s isn\'t 5%%'.format([dyn(self)])"),
+        ("not {self.a} but {self.b}", "'not %s but %s'.format([dyn(self.a), dyn(self.b)])"),
     ],
 )
 def test_expressions_in_a_message_are_filled_in(message: str, expression: str) -> None:
