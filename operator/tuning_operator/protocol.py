@@ -4,6 +4,7 @@ All paths start with `/v1/studies/{namespace}/{name}`; times are RFC 3339 in UTC
 travel as JSON strings then ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
 """
 
+import math
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -15,15 +16,16 @@ TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 """Optuna's names of a trial's states."""
 
 
-def _number(value: float) -> float | str:
-    if value != value:  # noqa: PLR0124  NaN
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "Infinity" if value > 0 else "-Infinity"
+def _number(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
     return value
 
 
 Number = Annotated[float, PlainSerializer(_number, when_used="json")]
+
+Value = Annotated[Any, PlainSerializer(_number, when_used="json")]
+"""A parameter's value: a number, or whatever choice the objective gave (None, a list) as JSON has it."""
 
 
 class Failure(Model):
@@ -60,7 +62,7 @@ class TrialRecord(Model):
 
     number: int
     state: TrialState
-    parameters: dict[str, Scalar] = Field(default_factory=dict)
+    parameters: dict[str, Value] = Field(default_factory=dict)
     values: list[Number] | None = None
     started: datetime | None = None
     finished: datetime | None = None
@@ -139,7 +141,7 @@ class SuggestRequest(Model):
 class SuggestReply(Model):
     """The parameter's value (for a categorical one the choice itself)."""
 
-    value: Any
+    value: Value
 
 
 class ReportRequest(Model):

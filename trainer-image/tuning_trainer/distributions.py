@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+NO_JSON_NUMBERS = ("NaN", "Infinity", "-Infinity")  # how they travel; `float` reads them
+
+
 class Distribution:
     """A set of values that a parameter may take."""
 
@@ -102,11 +105,13 @@ class CategoricalDistribution(Distribution):
 
     def external(self, value: Any) -> Any:
         """Return the choice that the value stands for: the user's own object, of its own type."""
-        alike = [choice for choice in self.choices if _same_choice(_plain(choice), value)]
+        alike = [choice for choice in self.choices if _same_choice(choice, value)]
         exact = [choice for choice in alike if type(_plain(choice)) is type(value)]
-        if not alike:
-            raise ValueError(f"'{value}' not in {self.choices}.")
-        return (exact or alike)[0]
+        if alike:
+            return (exact or alike)[0]
+        if value in NO_JSON_NUMBERS:
+            return self.external(float(value))
+        raise ValueError(f"'{value}' not in {self.choices}.")
 
 
 _KINDS = {kind.__name__: kind for kind in (FloatDistribution, IntDistribution, CategoricalDistribution)}
