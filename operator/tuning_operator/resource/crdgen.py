@@ -166,12 +166,17 @@ def _root() -> Schema:
         "properties": {
             "apiVersion": {"type": "string", "description": f"{names.API_VERSION}."},
             "kind": {"type": "string", "description": f"{names.KIND}."},
-            "metadata": {"type": "object"},
+            "metadata": _metadata(),
             "spec": _model(TuningStudySpec),
             "status": _model(TuningStudyStatus),
         },
-        **rules.STUDY,
     }
+
+
+def _metadata() -> Schema:
+    """The API server lets a CRD say something of the name only."""
+    name = {"type": "string", "description": "The study's name.", **rules.NAME}
+    return {"type": "object", "properties": {"name": name}}
 
 
 def _model(model: type[BaseModel]) -> Schema:

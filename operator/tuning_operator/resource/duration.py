@@ -19,7 +19,7 @@ Duration = Annotated[
         pattern=PATTERN,
         min_length=2,
         max_length=20,
-        json_schema_extra=rules.told(f"is not a duration: {_HINT}"),
+        json_schema_extra=rules.told(f"{{self}} is not a duration: {_HINT}"),
     ),
 ]
 

@@ -3,6 +3,7 @@
 `python -m tuning_operator.resource.reference > docs/reference/tuningstudy.md`
 """
 
+import itertools
 import json
 import re
 import sys
@@ -23,9 +24,17 @@ the words it refuses with.
 
 def render() -> str:
     """Return the reference as Markdown."""
-    schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    tables = [table for part in ("spec", "status") for table in _tables(part, schema["properties"][part])]
-    return "\n".join([_INTRODUCTION, *_rules(schema), *tables])
+    parts = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    metadata = {
+        "description": "As of every resource; the API server adds rules for the name.",
+        **parts["metadata"],
+    }
+    sections = [
+        _tables("metadata", metadata),
+        _tables("spec", parts["spec"]),
+        _tables("status", parts["status"]),
+    ]
+    return "\n".join([_INTRODUCTION, *itertools.chain.from_iterable(sections)])
 
 
 def _tables(path: str, schema: Schema) -> Iterator[str]:

@@ -29,9 +29,7 @@ class Rule:
     holds: str
     message: str
     field: str = ""
-    reason: Literal[
-        "FieldValueInvalid", "FieldValueRequired", "FieldValueForbidden", "FieldValueDuplicate"
-    ] = "FieldValueInvalid"
+    reason: Literal["FieldValueInvalid", "FieldValueRequired", "FieldValueForbidden"] = "FieldValueInvalid"
 
     def schema(self) -> dict[str, str]:
         """Return the rule as an item of `x-kubernetes-validations`."""
@@ -170,7 +168,6 @@ SEARCH_SPACE = rules(
         "self.all(p, self.exists_one(q, q.name == p.name))",
         "{self.filter(p, !self.exists_one(q, q.name == p.name))[0].name} is declared more than once: "
         "rename or remove one",
-        reason="FieldValueDuplicate",
     ),
     Rule(
         "self.all(p, !has(p.when) || self.exists(q, q.name == p.when.parameter))",
@@ -178,7 +175,8 @@ SEARCH_SPACE = rules(
         "does not have: declare it earlier, or correct the name",
     ),
     Rule(
-        "self.all(p, !has(p.when) || !self.exists(q, q.name == p.when.parameter) || (p.when.parameter != p.name"
+        "self.all(p, !has(p.when) || !self.exists(q, q.name == p.when.parameter)"
+        " || (p.when.parameter != p.name"
         " && self.filter(q, q.name in [p.name, p.when.parameter])[0].name == p.when.parameter))",
         "a parameter can depend only on one that is declared before it: move each when.parameter above the "
         "parameters that name it",
@@ -196,7 +194,6 @@ OBJECTIVES = rules(
         "self.all(o, self.exists_one(p, p.metric == o.metric))",
         "{self.filter(o, !self.exists_one(p, p.metric == o.metric))[0].metric} is declared more than once: "
         "rename or remove one",
-        reason="FieldValueDuplicate",
     ),
     Rule(
         "self.map(o, o.metric + ' ' + o.direction) == oldSelf.map(o, o.metric + ' ' + o.direction)",
@@ -303,15 +300,14 @@ POD = rules(
     ),
 )
 
-STUDY = rules(
+NAME = rules(
     Rule(
-        f"self.metadata.name.size() <= {names.MAX_STUDY_NAME}",
-        f"metadata.name has {{self.metadata.name.size()}} characters, {names.MAX_STUDY_NAME} are possible: "
-        "the names of its Jobs and pods begin with it",
+        f"self.size() <= {names.MAX_STUDY_NAME}",
+        f"{{self}} has {{self.size()}} characters, but {names.MAX_STUDY_NAME} are possible, since the names of its "
+        "Jobs and pods begin with it: shorten it",
     ),
     Rule(
-        "!self.metadata.name.contains('.')",
-        "metadata.name {self.metadata.name} has a dot: use letters, digits and dashes, as the names of its "
-        "Jobs and pods begin with it",
+        "!self.contains('.')",
+        "{self} has a dot, but the names of its Jobs and pods begin with it: use letters, digits and dashes",
     ),
 )

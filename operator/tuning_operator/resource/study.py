@@ -17,7 +17,7 @@ Name = Annotated[
         pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$",
         max_length=128,
         json_schema_extra=rules.told(
-            "must begin with a letter or underscore and have only letters, digits, underscores, dots, dashes"
+            "{self} must begin with a letter or underscore and have only letters, digits, underscores, dots, dashes"
         ),
     ),
 ]
@@ -148,7 +148,7 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
         pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
         max_length=500,
         json_schema_extra=rules.OBJECTIVE_FUNCTION
-        | rules.told("must be module:function, for example train:objective"),
+        | rules.told("{self} must be module:function, for example train:objective"),
     )
     command: list[Annotated[str, Field(max_length=32_768)]] | None = Field(
         None,
