@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MESSAGE_LIMIT = 1000  # characters
 TRACEBACK_LIMIT = 32_000  # characters, the last ones
+WIDEST = 6  # bytes of a character in JSON, at most
 TERMINATION_LIMIT = 4096  # bytes that the kubelet keeps of a termination message
 
 
@@ -98,6 +99,6 @@ def termination_message(failure: Failure) -> bytes:
         if excess <= 0:
             return encoded
         if text:
-            text = text[max(excess // 4, 1) :]
+            text = text[max(excess // WIDEST, 1) :]
         else:
-            wire["message"] = wire["message"][: -max(excess // 4, 1)]
+            wire["message"] = wire["message"][: -max(excess // WIDEST, 1)]

@@ -1,0 +1,87 @@
+"""How a failure is worded and cut to size."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from tuning_trainer.failure import Failure, failure_of, termination_message, write_termination_message
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def raised(error: BaseException) -> BaseException:
+    def run() -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run()
+    return caught.value
+
+
+@pytest.mark.parametrize("sign", ["x", "é", "\U0001f600", '"\\', "\x00"])
+def test_a_termination_message_fits_and_keeps_the_end_of_the_traceback(sign: str) -> None:
+    failure = Failure("Exception", "what happened", "the mend", sign * 20_000 + "the last line")
+    encoded = termination_message(failure)
+    assert len(encoded) <= 4096
+    assert len(encoded) > 3000, "as much as fits is kept"
+    told = json.loads(encoded)
+    assert told["message"] == "what happened"
+    assert told["remedy"] == "the mend"
+    assert told["traceback"].endswith("the last line")
+
+
+def test_a_long_message_is_cut(tmp_path: Path) -> None:
+    encoded = termination_message(Failure("Exception", "\U0001f600" * 10_000))
+    assert len(encoded) <= 4096
+    assert json.loads(encoded)["message"].startswith("\U0001f600")
+
+
+def test_outside_a_pod_no_file_is_made(tmp_path: Path) -> None:
+    write_termination_message(str(tmp_path / "none"), Failure("Exception", "x"))
+    assert list(tmp_path.iterdir()) == []
+
+
+class OutOfMemoryError(RuntimeError):
+    """As torch names it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "category", "remedy"),
+    [
+        (OutOfMemoryError("CUDA"), "OutOfMemory", "GPU's memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "OutOfMemory", "GPU's memory"),
+        (MemoryError(), "OutOfMemory", "memory"),
+        (SystemExit(2), "Exception", "return its value"),
+        (KeyboardInterrupt(), "Interrupted", None),
+        (ValueError("bad"), "Exception", None),
+    ],
+)
+def test_an_exception_has_its_category(error: BaseException, category: str, remedy: str | None) -> None:
+    failure = failure_of(raised(error))
+    assert failure.category == category
+    assert (remedy is None) == (failure.remedy is None)
+    assert (remedy or "") in (failure.remedy or "")
+    assert failure.traceback
+    assert "test_failure.py" in failure.traceback
+
+
+def fails() -> None:
+    raise KeyError("lost")
+
+
+def test_a_chained_exception_keeps_its_cause() -> None:
+    def run() -> None:
+        try:
+            fails()
+        except KeyError as cause:
+            raise RuntimeError("outer") from cause
+
+    with pytest.raises(RuntimeError) as caught:
+        run()
+    text = failure_of(caught.value).traceback
+    assert text
+    assert "KeyError: 'lost'" in text
+    assert text.endswith("RuntimeError: outer\n")
