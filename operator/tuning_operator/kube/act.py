@@ -1,0 +1,69 @@
+"""Doing what was decided. Every action may be repeated: what is there already, or gone already, is done."""
+
+from collections.abc import Sequence
+
+from tuning_operator.kube.actions import Action, Ask, Start, Stop, Tell
+from tuning_operator.kube.client import KubeApi, KubeError
+from tuning_operator.kube.manifests import Runtime, trainer_config_map, trial_job
+from tuning_operator.kube.observation import StudyKey
+from tuning_operator.kube.study_server import StudyServer
+from tuning_operator.protocol import AskRequest, Failure, TellRequest
+from tuning_operator.resource.names import job_name
+from tuning_operator.resource.study import TuningStudy
+
+REFUSED = frozenset({400, 403, 422})
+"""The API server will say the same next time, until someone mends something."""
+
+
+class RunRefused(Exception):  # noqa: N818
+    """A trial's run cannot be made as the study wants it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Actor:
+    """Carries out actions on the study server and on the cluster, where a trial's run is a Job."""
+
+    def __init__(self, kube: KubeApi, server: StudyServer, runtime: Runtime) -> None:
+        self._kube, self._server, self._runtime = kube, server, runtime
+
+    async def act(self, key: StudyKey, study: TuningStudy, actions: Sequence[Action]) -> None:
+        """Carry out the actions in order.
+
+        Raises:
+            RunRefused: the API server refuses a trial's Job.
+            KubeError, StudyServerUnavailable: an action failed; those after it were not tried.
+        """
+        for action in actions:
+            match action:
+                case Tell():
+                    request = TellRequest(state=action.state, failure=action.failure)
+                    await self._server.tell(key, action.trial, request)
+                case Ask():
+                    request_ = AskRequest(parallelism=action.parallelism, max_trials=action.max_trials)
+                    await self._server.ask(key, request_)
+                case Stop():
+                    await self._kube.delete_job(key.namespace, job_name(key.name, action.trial))
+                case Start():
+                    await self._start(study, action.trial)
+
+    async def _start(self, study: TuningStudy, trial: int) -> None:
+        try:
+            await self._kube.create(trainer_config_map(study, self._runtime))
+            await self._kube.create(trial_job(study, trial, self._runtime))
+        except KubeError as error:
+            if error.status not in REFUSED:
+                raise
+            raise RunRefused(_explained(error)) from error
+
+
+def _explained(error: KubeError) -> Failure:
+    if "exceeded quota" in error.message:
+        remedy = "Wait for other work to end, lower spec.parallelism, or ask for a larger ResourceQuota."
+        return Failure(category="Quota", message=error.message, remedy=remedy)
+    remedy = "Correct spec.trial.template; `kubectl explain job.spec.template.spec` describes its fields."
+    return Failure(
+        category="JobRefused", message=f"The trial's Job is refused: {error.message}", remedy=remedy
+    )

@@ -1,0 +1,87 @@
+"""The operator process: `tuning-operator operator`."""
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from datetime import UTC, datetime
+from typing import Any
+
+import kopf
+
+from tuning_operator.kube import probes
+from tuning_operator.kube.accept import check
+from tuning_operator.kube.act import Actor
+from tuning_operator.kube.client import connect
+from tuning_operator.kube.handlers import follow_changes, kopf_settings, register
+from tuning_operator.kube.manifests import Runtime
+from tuning_operator.kube.observation import StudyKey
+from tuning_operator.kube.observe import Observer
+from tuning_operator.kube.reconciler import Reconciler
+from tuning_operator.kube.settings import OperatorSettings
+from tuning_operator.kube.study_server import HttpStudyServer
+from tuning_operator.kube.worker import Pulse, work
+from tuning_operator.kube.workqueue import WorkQueue
+from tuning_operator.resource.trainer_archive import trainer_archive
+
+
+def run() -> None:
+    """Run the operator with the settings of the environment, until a signal ends it or a part of it fails."""
+    settings = OperatorSettings()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
+    asyncio.run(operate(settings))
+
+
+async def operate(settings: OperatorSettings) -> None:
+    """Connect all parts and run them; when one ends, all end, and Kubernetes starts the process anew."""
+    server = HttpStudyServer(settings.study_server_url, settings.token_file, settings.study_server_ca_file)
+    kube = await connect()
+    queue: WorkQueue[StudyKey] = WorkQueue()
+    pulse = Pulse(queue)
+    actor = Actor(kube, server, runtime(settings))
+    reconciler = Reconciler(kube, server, Observer(kube, server, check, _now), actor, _now)
+    listener = await probes.serve(
+        probes.application(pulse.age, settings.stuck_seconds), settings.probe_host, settings.probe_port
+    )
+    try:
+        parts = [work(queue, reconciler, pulse, settings.resync_seconds) for _ in range(settings.workers)]
+        await _until_first_ends(_watch(settings, queue), follow_changes(server, queue), *parts)
+    finally:
+        await listener.cleanup()
+        await kube.close()
+        await server.close()
+
+
+def runtime(settings: OperatorSettings) -> Runtime:
+    """Return what every trial gets."""
+    ca = settings.study_server_ca_file.read_text() if settings.study_server_ca_file else None
+    return Runtime(trainer_archive().content, settings.study_server_url, ca)
+
+
+async def _watch(settings: OperatorSettings, queue: WorkQueue[StudyKey]) -> None:
+    registry = kopf.OperatorRegistry()
+    register(registry, queue)
+    await kopf.operator(
+        registry=registry,
+        settings=kopf_settings(),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+    )
+
+
+async def _until_first_ends(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run the parts side by side; when one ends or fails, end the others and pass its failure on."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,166 @@
+"""The objects made for a study: the Job of a trial, and the ConfigMap with the trainer."""
+
+import base64
+import copy
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuning_operator.resource import names
+from tuning_operator.resource.duration import seconds
+from tuning_operator.resource.study import TrialSpec, TuningStudy
+
+TRAINER_PATH = "/var/run/tuning.dev/trainer"
+TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
+SOURCE_PATH = "/var/run/tuning.dev/source"
+TOKEN_SECONDS = 3600
+"""The kubelet renews the token when 80 % of this is over; the trainer reads it anew for each request."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What every trial of every study needs: the trainer, and the way to the study server."""
+
+    trainer: bytes
+    server_url: str
+    ca: str | None = None
+    """PEM of the authority behind the server's certificate; None: the image's own, or plain HTTP."""
+
+
+def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
+    """Return the ConfigMap that carries the trainer into pods; named by its content, so never changed."""
+    metadata = _metadata(study, _trainer_name(study, runtime), {})
+    data = {"data": {"ca.crt": runtime.ca}} if runtime.ca else {}
+    archive = {"trainer.zip": base64.b64encode(runtime.trainer).decode()}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata,
+        "immutable": True,
+        "binaryData": archive,
+        **data,
+    }
+
+
+def trial_job(study: TuningStudy, trial: int, runtime: Runtime) -> dict[str, Any]:
+    """Return the Job of a trial: the study's pod template with the container `trainer` filled in."""
+    labels = {names.LABEL_TRIAL: str(trial), names.LABEL_ROLE: "trial"}
+    spec = study.spec.trial
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(study, names.job_name(study.metadata["name"], trial), labels),
+        "spec": {
+            "backoffLimit": 0,
+            # A drained node or a preemption is no failure of the trial: the next pod takes it up.
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+                ]
+            },
+            "ttlSecondsAfterFinished": seconds(spec.ttl_after_finished),
+            "template": _pod_template(study, trial, runtime, labels),
+        },
+    }
+
+
+def _metadata(study: TuningStudy, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    owner = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": study.metadata["name"],
+        "uid": study.metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "name": name,
+        "namespace": study.metadata["namespace"],
+        "labels": {names.LABEL_STUDY: study.metadata["name"], **labels},
+        "ownerReferences": [owner],
+    }
+
+
+def _trainer_name(study: TuningStudy, runtime: Runtime) -> str:
+    digest = hashlib.sha256(runtime.trainer + (runtime.ca or "").encode()).hexdigest()
+    return f"{study.metadata['name']}-trainer-{digest[:10]}"
+
+
+def _pod_template(
+    study: TuningStudy, trial: int, runtime: Runtime, labels: Mapping[str, str]
+) -> dict[str, Any]:
+    template = copy.deepcopy(study.spec.trial.template)
+    metadata = template.setdefault("metadata", {})
+    metadata["labels"] = {**metadata.get("labels", {}), names.LABEL_STUDY: study.metadata["name"], **labels}
+    pod = template["spec"]
+    pod["restartPolicy"] = "Never"  # another pod is the Job's decision, by its podFailurePolicy
+    pod.setdefault("automountServiceAccountToken", False)
+    if study.spec.trial.timeout:
+        # The pod's deadline and not the Job's: it does not count while the pod waits for a GPU, and
+        # leaves the pod and its logs behind.
+        pod["activeDeadlineSeconds"] = seconds(study.spec.trial.timeout)
+    pod["volumes"] = [*pod.get("volumes", []), *_volumes(study, runtime)]
+    pod["containers"] = [
+        _trainer(container, study, trial, runtime)
+        if container["name"] == names.TRAINER_CONTAINER
+        else container
+        for container in pod["containers"]
+    ]
+    return template
+
+
+def _volumes(study: TuningStudy, runtime: Runtime) -> list[dict[str, Any]]:
+    token = {"path": "token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS}
+    volumes: list[dict[str, Any]] = [
+        {"name": "tuning-trainer", "configMap": {"name": _trainer_name(study, runtime)}},
+        {"name": "tuning-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+    ]
+    source = study.spec.trial.source
+    if source:
+        volumes.append({"name": "tuning-source", "configMap": {"name": source.config_map}})
+    return volumes
+
+
+def _trainer(
+    container: Mapping[str, Any], study: TuningStudy, trial: int, runtime: Runtime
+) -> dict[str, Any]:
+    """Return the container `trainer` as the user wrote it, with what the runtime needs."""
+    spec = study.spec.trial
+    mounts = {"tuning-trainer": TRAINER_PATH, "tuning-token": TOKEN_PATH}
+    if spec.source:
+        mounts["tuning-source"] = SOURCE_PATH
+    ours = _environment(study, trial, runtime)
+    theirs = [variable for variable in container.get("env", []) if variable["name"] not in ours]
+    return {
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # a crash without a word leaves its last lines
+        **container,
+        "command": [spec.python, f"{TRAINER_PATH}/trainer.zip", *_arguments(spec)],
+        "env": [*theirs, *({"name": name, "value": value} for name, value in ours.items())],
+        "volumeMounts": [
+            *container.get("volumeMounts", []),
+            *({"name": name, "mountPath": path, "readOnly": True} for name, path in mounts.items()),
+        ],
+    }
+
+
+def _arguments(spec: TrialSpec) -> list[str]:
+    if spec.objective:
+        return ["objective", spec.objective]
+    return ["command", "--", *(spec.command or [])]
+
+
+def _environment(study: TuningStudy, trial: int, runtime: Runtime) -> dict[str, str]:
+    namespace, name = study.metadata["namespace"], study.metadata["name"]
+    url = f"{runtime.server_url.rstrip('/')}/v1/studies/{namespace}/{name}/trials/{trial}"
+    environment = {
+        "TUNING_TRIAL_URL": url,
+        "TUNING_TOKEN_FILE": f"{TOKEN_PATH}/token",
+        "TUNING_STUDY": f"{namespace}/{name}",
+        "TUNING_TRIAL_NUMBER": str(trial),
+    }
+    if runtime.ca:
+        environment["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
+    if study.spec.trial.source:
+        environment["TUNING_SOURCE"] = SOURCE_PATH
+    return environment
