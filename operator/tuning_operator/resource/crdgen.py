@@ -101,13 +101,23 @@ def _contents(schema: Schema, definitions: Schema) -> Schema:
             name: structural(field, definitions) for name, field in schema["properties"].items()
         }
     if "items" in schema:
-        contents["items"] = structural(schema["items"], definitions)
+        contents["items"] = _without_defaults(structural(schema["items"], definitions))
     values = schema.get("additionalProperties")
     if isinstance(values, dict):
         contents["additionalProperties"] = structural(values, definitions)
     elif values is True:
         contents[_UNKNOWN] = True
     return contents
+
+
+def _without_defaults(schema: Schema) -> Schema:
+    """Remove the defaults of a list's items.
+
+    kubectl apply replaces lists whole: with defaults in them, each apply would be a change.
+    """
+    fields = {name: _without_defaults(field) for name, field in schema.get("properties", {}).items()}
+    kept = {key: value for key, value in schema.items() if key != "default"}
+    return kept | ({"properties": fields} if fields else {})
 
 
 def _validations(schema: Schema) -> Schema:

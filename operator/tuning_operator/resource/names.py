@@ -12,7 +12,7 @@ LABEL_ROLE = f"{GROUP}/role"
 """`trial` or `final` (the refit)."""
 
 MAX_STUDY_NAME = 45
-"""A Job's pods are named `{job}-{5 characters}` and names end at 63; `-refit` or a trial's number needs the rest."""
+"""A Job's pods are named `{job}-{5 characters}` and names end at 63; a trial's number needs the rest."""
 
 TRAINER_CONTAINER = "trainer"
 TOKEN_AUDIENCE = "tuning-study-server"  # noqa: S105  an audience, not a secret

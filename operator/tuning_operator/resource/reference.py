@@ -76,7 +76,7 @@ def _type(field: Schema) -> str:
         return f"list of {_type(field['items'])}"
     if "additionalProperties" in field:
         return f"map of {_type(field['additionalProperties'])}"
-    return str(field.get("type", "number, string or boolean"))
+    return str(field.get("type", "any scalar"))
 
 
 def _bounds(field: Schema) -> list[str]:

@@ -72,6 +72,7 @@ def pattern(regex: str, mend: str) -> Rule:
 
 NUMERIC = "self.type != 'categorical'"
 CATEGORICAL = "self.type == 'categorical'"
+_LOG = "(has(self.log) && self.log)"
 _LARGEST_INT = "9007199254740992.0"
 """Up to 2**53, every whole number is a double."""
 _NEW_STUDY = "create a new study; initialTrials can carry the known good points over"
@@ -125,20 +126,20 @@ PARAMETER = rules(
     _forbidden_for_choices("low", "has(self.low)"),
     _forbidden_for_choices("high", "has(self.high)"),
     _forbidden_for_choices("step", "has(self.step)"),
-    _forbidden_for_choices("log", "self.log"),
+    _forbidden_for_choices("log", _LOG),
     Rule(
         "!has(self.low) || !has(self.high) || self.low <= self.high",
         "{self.name} has low {self.low} above high {self.high}: swap them",
         ".low",
     ),
     Rule(
-        "!self.log || !has(self.low) || self.low > 0.0",
+        f"!{_LOG} || !has(self.low) || self.low > 0.0",
         "{self.name} is sampled on a logarithmic scale (log), so low must be above 0, not {self.low}: "
         "raise it or remove log",
         ".low",
     ),
     Rule(
-        "!self.log || !has(self.step)",
+        f"!{_LOG} || !has(self.step)",
         "{self.name} has both step and log, which exclude each other: remove one",
         ".step",
         "FieldValueForbidden",
@@ -208,19 +209,19 @@ SPEC = rules(
         ".searchSpace",
     ),
     Rule(
-        "self.objectives.size() == 1 || !has(self.pruner) || self.pruner.name == 'NopPruner'",
+        "self.objectives.size() < 2 || !has(self.pruner) || self.pruner.name == 'NopPruner'",
         "{self.pruner.name} cannot prune with several objectives (Optuna prunes for one only): "
         "remove pruner, or leave one objective",
         ".pruner",
         "FieldValueForbidden",
     ),
     Rule(
-        "self.objectives.size() == 1 || self.sampler.name != 'CmaEsSampler'",
+        "self.objectives.size() < 2 || self.sampler.name != 'CmaEsSampler'",
         "CmaEsSampler works for one objective only: use TPESampler, NSGAIISampler or GPSampler",
         ".sampler.name",
     ),
     Rule(
-        "self.objectives.size() == 1 || !has(self.maxTrialsWithoutImprovement)",
+        "self.objectives.size() < 2 || !has(self.maxTrialsWithoutImprovement)",
         "several objectives have no single best value to improve: remove it and use maxTrials or timeout",
         ".maxTrialsWithoutImprovement",
         "FieldValueForbidden",
@@ -303,8 +304,8 @@ POD = rules(
 NAME = rules(
     Rule(
         f"self.size() <= {names.MAX_STUDY_NAME}",
-        f"{{self}} has {{self.size()}} characters, but {names.MAX_STUDY_NAME} are possible, since the names of its "
-        "Jobs and pods begin with it: shorten it",
+        f"{{self}} has {{self.size()}} characters, but {names.MAX_STUDY_NAME} are possible, since the names "
+        "of its Jobs and pods begin with it: shorten it",
     ),
     Rule(
         "!self.contains('.')",

@@ -8,8 +8,8 @@ from pydantic.alias_generators import to_camel
 from tuning_operator.resource import podtemplate, rules
 from tuning_operator.resource.duration import Duration
 
-Scalar = bool | int | float | str
-"""A parameter's value, as Optuna's categorical choices allow (without None: YAML's null reads as absent)."""
+Scalar = bool | int | float | str | None
+"""A parameter's value, as Optuna's categorical choices allow."""
 
 Name = Annotated[
     str,
@@ -17,7 +17,7 @@ Name = Annotated[
         pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$",
         max_length=128,
         json_schema_extra=rules.told(
-            "{self} must begin with a letter or underscore and have only letters, digits, underscores, dots, dashes"
+            "{self} must begin with a letter or underscore and go on with letters, digits, _ . -"
         ),
     ),
 ]
@@ -48,7 +48,7 @@ class When(Model, json_schema_extra=rules.WHEN):
     """The condition under which a parameter exists: exactly one of the comparisons."""
 
     parameter: Name = Field(description="An earlier parameter of the search space.")
-    equals: Scalar | None = Field(None, description="The parameter has this value.")
+    equals: Scalar = Field(None, description="The parameter has this value.")
     any_of: list[Scalar] | None = Field(
         None, description="The parameter has one of these values.", min_length=1, max_length=1000
     )
@@ -66,7 +66,9 @@ class Parameter(Model, json_schema_extra=rules.PARAMETER):
     step: float | None = Field(
         None, description="The distance between neighbouring values. Not together with log."
     )
-    log: bool = Field(False, description="Sample on a logarithmic scale; low must be above 0.")
+    log: bool = Field(
+        False, description="Sample on a logarithmic scale; low must be above 0. Default: false."
+    )
     choices: list[Scalar] | None = Field(
         None,
         description="The values to choose from. Required for categorical.",
@@ -252,7 +254,7 @@ class BestTrial(Model):
 
     number: int = Field(description="The trial's number.")
     values: list[float] = Field(description="Its values, in the order of the objectives.")
-    parameters: dict[str, Scalar] = Field(description="Its parameters.")
+    parameters: dict[str, Any] = Field(description="Its parameters.")
 
 
 class TuningStudyStatus(Model):
@@ -262,7 +264,9 @@ class TuningStudyStatus(Model):
         None, description="The whole story in a word; conditions tell the rest."
     )
     conditions: list[Condition] = Field(
-        default_factory=list, description="Accepted, Stalled, Suspended, Complete, Failed."
+        default_factory=list,
+        description="Accepted, Stalled, Suspended, Complete, Failed.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     observed_generation: int | None = Field(None, description="The generation this status belongs to.")
     start_time: str | None = Field(

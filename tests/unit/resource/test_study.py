@@ -59,6 +59,7 @@ def test_choices_keep_their_types() -> None:
         (1, int),
         (0.5, float),
         (True, bool),
+        (None, type(None)),
     ]
 
 

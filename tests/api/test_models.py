@@ -1,0 +1,121 @@
+"""The models and the API server agree: what one reads, the other does."""
+
+import json
+import re
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kubernetes.client.exceptions import ApiException
+from pydantic import ValidationError
+from tuning_operator.resource import crdgen
+from tuning_operator.resource.study import TuningStudy
+
+from tests.api.api import Api
+from tests.api.manifest import GOOD, changed
+from tests.api.test_rules import texts
+
+SCHEMA = crdgen.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+
+numbers = st.one_of(st.integers(-(2**53), 2**53), st.floats(allow_nan=False, allow_infinity=False))
+names = st.sampled_from(["lr", "n_layers", "a.b", "", "1x", "_", "two words", "x" * 128, "x" * 129])
+durations = st.sampled_from(["1s", "90m", "1d2h3m4s", "0s", "s", "", "5", "1h1d", "99999d", "1.5h", "1h\n"])
+scalars = st.one_of(st.booleans(), numbers, st.text(max_size=5))
+anything = st.one_of(
+    scalars,
+    st.none(),
+    st.lists(scalars, max_size=2),
+    st.dictionaries(st.text(max_size=3), scalars, max_size=2),
+)
+
+
+def value_for(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Values of a field: mostly of its type, sometimes beyond its bounds, sometimes of another type."""
+    if "enum" in schema:
+        return st.one_of(st.sampled_from(schema["enum"]), st.just("Other"), anything)
+    kinds: dict[str, st.SearchStrategy[Any]] = {
+        "boolean": st.booleans(),
+        "integer": st.integers(-1, 20_000),
+        "number": numbers,
+        "string": st.one_of(
+            names, durations, st.sampled_from(["train:objective", "train", "a.py:b", "a:b:c"])
+        ),
+        "array": st.lists(st.deferred(lambda: value_for(schema["items"])), max_size=3),
+    }
+    if "properties" in schema:
+        return object_for(schema)
+    if schema.get("type") == "object":
+        return st.dictionaries(
+            st.text(max_size=3), value_for(schema.get("additionalProperties", {})), max_size=3
+        )
+    own = kinds.get(schema.get("type", ""), anything)
+    return st.one_of(own, own, own, anything)
+
+
+def object_for(schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    fields = {name: value_for(field) for name, field in schema["properties"].items() if name != "template"}
+    required = {name: fields.pop(name) for name in schema.get("required", []) if name in fields}
+    return st.fixed_dictionaries(required, optional=fields)
+
+
+def paths(schema: dict[str, Any], path: str) -> list[tuple[str, dict[str, Any]]]:
+    """Return the fields of GOOD that a test may change, with their schemas."""
+    found = []
+    for name, field in schema.get("properties", {}).items():
+        if name == "template":
+            continue
+        found.append((f"{path}.{name}", field))
+        found += paths(field, f"{path}.{name}")
+        if "properties" in field.get("items", {}):
+            found += paths(field["items"], f"{path}.{name}.0")
+    return found
+
+
+def there(path: str) -> bool:
+    """Whether the field's parent is in GOOD."""
+    target: Any = GOOD
+    for part in path.split(".")[:-1]:
+        if isinstance(target, list):
+            target = target[int(part)]
+        elif part in target:
+            target = target[part]
+        else:
+            return False
+    return True
+
+
+FIELDS = {path: schema for path, schema in paths(SCHEMA, "spec") if there(path)}
+
+changes = st.lists(
+    st.sampled_from(sorted(FIELDS)).flatmap(lambda path: st.tuples(st.just(path), value_for(FIELDS[path]))),
+    min_size=1,
+    max_size=3,
+    unique_by=lambda change: change[0],
+).map(lambda several: dict(sorted(several, key=lambda change: change[0].count("."), reverse=True)))
+
+
+RULES = [re.compile(text) for _, text in texts({"properties": {"spec": SCHEMA}})]
+NAMES = {"spec.sampler.name", "spec.pruner.name"}
+"""Known by the server and, with their arguments, by the study server; the models take any."""
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(change=changes)
+def test_the_models_read_all_that_the_server_accepts(api: Api, change: dict[str, Any]) -> None:
+    try:
+        kept = api.create(changed(change), dry_run="All")
+    except ApiException:
+        return
+    TuningStudy.model_validate(kept)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(change=changes)
+def test_what_the_models_read_only_rules_refuse(api: Api, change: dict[str, Any]) -> None:
+    manifest = changed(change)
+    try:
+        TuningStudy.model_validate_json(json.dumps(manifest), strict=True)
+    except ValidationError:
+        return
+    for cause in api.causes(manifest):
+        assert cause.field in NAMES or any(rule.search(cause.message) for rule in RULES), cause

@@ -1,0 +1,223 @@
+"""The resource as a user of kubectl sees it: explained fields, defaults, columns, refused typos, status."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kubernetes.client.exceptions import ApiException
+from tuning_operator.resource.study import TuningStudy, TuningStudyStatus
+
+from tests.api.api import Api
+from tests.api.manifest import GOOD, MINIMAL, changed
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*/study.yaml"))
+
+STATUS: dict[str, Any] = {
+    "phase": "Running",
+    "progress": "12/100",
+    "startTime": "2026-01-01T00:00:00Z",
+    "trials": {"total": 16, "running": 4, "complete": 7, "pruned": 3, "failed": 2},
+    "best": {
+        "number": 5,
+        "values": [0.9712],
+        "parameters": {"lr": 0.001, "n_layers": 2, "optimizer": "Adam", "f": True},
+    },
+    "conditions": [
+        {
+            "type": "Accepted",
+            "status": "True",
+            "reason": "Valid",
+            "message": "The study can be run.",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        },
+        {
+            "type": "Stalled",
+            "status": "True",
+            "reason": "Unschedulable",
+            "message": "No node has a free GPU.",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        },
+    ],
+}
+
+
+def test_defaults_are_filled_in(api: Api) -> None:
+    spec = api.create(MINIMAL, dry_run="All")["spec"]
+    assert spec == MINIMAL["spec"] | {
+        "sampler": {"name": "TPESampler", "args": {}},
+        "parallelism": 1,
+        "maxFailedTrials": 10,
+        "suspend": False,
+        "deletionPolicy": "Retain",
+        "trial": MINIMAL["spec"]["trial"]
+        | {"python": "python3", "pruneGrace": "30s", "ttlAfterFinished": "1d"},
+    }
+
+
+def test_a_sampler_or_pruner_without_a_name_is_the_default_one(api: Api) -> None:
+    spec = api.create(changed({"spec.sampler": {"args": {"seed": 1}}, "spec.pruner": {}}), dry_run="All")[
+        "spec"
+    ]
+    assert spec["sampler"] == {"name": "TPESampler", "args": {"seed": 1}}
+    assert spec["pruner"] == {"name": "MedianPruner"}
+
+
+def test_the_models_read_what_the_server_keeps_and_lose_nothing(api: Api) -> None:
+    kept = api.create(GOOD, dry_run="All")
+    spec = TuningStudy.model_validate(kept).spec.model_dump(by_alias=True, exclude_unset=True)
+    assert spec == kept["spec"]
+
+
+def test_the_pod_template_passes_whole(api: Api) -> None:
+    pod = {
+        "containers": [
+            {
+                "name": "trainer",
+                "image": "torch",
+                "env": [{"name": "HF_HOME", "value": "/cache"}],
+                "resources": {"limits": {"nvidia.com/gpu": 1, "memory": "8Gi"}},
+                "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+            },
+            {"name": "sidecar", "image": "x", "command": ["serve"]},
+        ],
+        "volumes": [{"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}],
+        "nodeSelector": {"gpu": "h200"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+    }
+    template = {"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}, "spec": pod}
+    kept = api.create(changed({"spec.trial.template": template}), dry_run="All")
+    assert kept["spec"]["trial"]["template"] == template
+
+
+def test_choices_keep_their_types(api: Api) -> None:
+    choices = ["Adam", 1, 0.5, True, "1", None]
+    kept = api.create(changed({"spec.searchSpace.4.choices": choices}), dry_run="All")
+    assert [(choice, type(choice)) for choice in kept["spec"]["searchSpace"][4]["choices"]] == [
+        (choice, type(choice)) for choice in choices
+    ]
+
+
+@pytest.mark.parametrize(
+    ("misspelled", "field"),
+    [
+        ({"spec.maxTrails": 3}, "spec.maxTrails"),
+        ({"spec.searchSpace.0.min": 3}, "spec.searchSpace[0].min"),
+        ({"spec.searchSpace.3.when.greaterThan": 3}, "spec.searchSpace[3].when.greaterThan"),
+        ({"spec.trial.comand": ["x"]}, "spec.trial.comand"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_misspelled_field_is_refused_by_kubectl_apply(
+    api: Api, misspelled: dict[str, Any], field: str
+) -> None:
+    done = api.kubectl("apply", "--dry-run=server", "-f", "-", stdin=yaml.safe_dump(changed(misspelled)))
+    assert done.returncode != 0
+    assert f'unknown field "{field}"' in done.stderr
+
+
+def test_kubectl_apply_shows_every_fault_with_its_field(api: Api) -> None:
+    faults = {"spec.searchSpace.0.low": 5, "spec.timeout": "soon", "spec.searchSpace.1.name": "n_layers"}
+    done = api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(changed(faults)))
+    assert done.returncode != 0
+    assert "spec.searchSpace[0].low: Invalid value" in done.stderr
+    assert "lr has low 5 above high 0.1: swap them" in done.stderr
+    assert "spec.timeout: Invalid value" in done.stderr
+    assert "soon is not a duration" in done.stderr
+    assert "n_layers is declared more than once" in done.stderr
+
+
+def test_applying_twice_changes_nothing(api: Api) -> None:
+    text = yaml.safe_dump(changed({"metadata.name": "twice"}))
+    try:
+        assert "created" in api.kubectl("apply", "-f", "-", stdin=text).stdout
+        assert "unchanged" in api.kubectl("apply", "-f", "-", stdin=text).stdout
+        again = api.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
+        assert "serverside-applied" in again.stdout, again.stderr
+        study = json.loads(api.kubectl("get", "tuningstudy", "twice", "-o", "json").stdout)
+        assert study["metadata"]["generation"] == 1
+    finally:
+        api.kubectl("delete", "tuningstudy", "twice")
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("tuningstudy.spec", ["objectives", "-required-", "maxTrials", "<integer>"]),
+        (
+            "tuningstudy.spec.searchSpace",
+            ["low", "The smallest value, included. Required for float and int."],
+        ),
+        ("tuningstudy.spec.searchSpace.when", ["anyOf", "The parameter has one of these values."]),
+        ("tuningstudy.spec.trial.template.spec.containers", ["`trainer` is the one that runs the trial"]),
+        ("tuningstudy.status.best", ["values", "in the order of the objectives"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_kubectl_explains(api: Api, path: str, words: list[str]) -> None:
+    done = api.kubectl("explain", path)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    for word in words:
+        assert word in text
+
+
+def table(text: str) -> list[list[str]]:
+    """Return the cells of kubectl's output; columns are at least two spaces apart."""
+    head, *rows = text.rstrip().splitlines()
+    starts = [
+        0,
+        *(place for place in range(2, len(head)) if head[place - 2 : place] == "  " and head[place] != " "),
+    ]
+    ends = [*starts[1:], None]
+    return [
+        [line[start:end].strip() for start, end in zip(starts, ends, strict=True)] for line in (head, *rows)
+    ]
+
+
+def test_columns(api: Api) -> None:
+    with api.created(changed({"metadata.name": "seen"})):
+        before = table(api.kubectl("get", "tuningstudies").stdout)
+        api.patch_status("seen", STATUS)
+        after = table(api.kubectl("get", "tst").stdout)
+        wide = table(api.kubectl("get", "tuning", "-o", "wide").stdout)
+    assert before[0] == ["NAME", "PHASE", "FINISHED", "RUNNING", "PRUNED", "FAILED", "BEST", "AGE"]
+    assert before[1][:7] == ["seen", "", "", "", "", "", ""]
+    assert after[1][:7] == ["seen", "Running", "12/100", "4", "3", "2", "0.9712"]
+    assert dict(zip(wide[0][8:], wide[1][8:], strict=True)) == {
+        "BEST PARAMETERS": '{"f":true,"lr":0.001,"n_layers":2,"optimizer":"Adam"}',
+        "ACCEPTED": "True",
+        "STALLED": "No node has a free GPU.",
+    }
+
+
+def test_status_is_the_operators_and_spec_the_users(api: Api) -> None:
+    with api.created(changed({"metadata.name": "halves"}) | {"status": STATUS}) as created:
+        assert "status" not in created
+        written = api.patch_status("halves", STATUS, spec={"maxTrials": 7})
+        assert written["status"] == STATUS
+        assert written["spec"]["maxTrials"] == 100
+        assert written["metadata"]["generation"] == 1
+        assert TuningStudyStatus.model_validate(written["status"]).best is not None
+
+
+def test_conditions_are_kept_by_type(api: Api) -> None:
+    with api.created(changed({"metadata.name": "conditions"})):
+        twice = STATUS | {"conditions": [STATUS["conditions"][0]] * 2}
+        with pytest.raises(ApiException, match="Duplicate value"):
+            api.patch_status("conditions", twice)
+
+
+def test_kubectl_waits_for_a_condition(api: Api) -> None:
+    with api.created(changed({"metadata.name": "waited"})):
+        api.patch_status("waited", STATUS)
+        done = api.kubectl("wait", "--for=condition=Accepted", "--timeout=10s", "tuningstudy/waited")
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_examples_pass(api: Api) -> None:
+    assert EXAMPLES, "examples/ has no study.yaml"
+    for path in EXAMPLES:
+        done = api.kubectl("apply", "--dry-run=server", "-f", str(path))
+        assert done.returncode == 0, f"{path}: {done.stderr}"
