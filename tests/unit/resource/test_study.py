@@ -24,7 +24,7 @@ GOOD: dict[str, Any] = {
                 "step": 64,
                 "when": {"parameter": "n_layers", "atLeast": 2},
             },
-            {"name": "optimizer", "type": "categorical", "choices": ["Adam", 1, 0.5, True]},
+            {"name": "optimizer", "type": "categorical", "choices": ["Adam", 1, 0.5, True, None]},
         ],
         "maxTrials": 100,
         "initialTrials": [{"lr": 0.001, "n_layers": 2}],
