@@ -1,4 +1,4 @@
-"""The runtime's command line: `objective module:function`."""
+"""The runtime's command line: what a trial runs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from tuning_trainer.console import say
 from tuning_trainer.settings import Settings, SettingsError, read_settings
 from tuning_trainer.stopping import EXIT_CODE, EXIT_GRACE, Stopped, Stopping, exit_within
 
-USAGE = "usage: trainer.zip objective MODULE:FUNCTION"
+USAGE = "usage: trainer.zip objective MODULE:FUNCTION | command -- PROGRAM [ARGUMENT...]"
 USAGE_ERROR = 2
 
 
 def main(arguments: list[str]) -> int:
     """Run the trial that the environment names; return the exit code."""
-    if len(arguments) != 2 or arguments[0] != "objective":
+    mode, rest = arguments[:1], arguments[1:]
+    if not rest or mode not in (["objective"], ["command"]):
         say(USAGE)
         return USAGE_ERROR
     try:
@@ -27,17 +28,24 @@ def main(arguments: list[str]) -> int:
     stopping = Stopping()
     stopping.install()
     try:
-        return _run_objective(settings, stopping, arguments[1])
+        return _run(mode[0], rest, settings, stopping)
     except Stopped:
         return EXIT_CODE
 
 
-def _run_objective(settings: Settings, stopping: Stopping, target: str) -> int:
-    from tuning_trainer.objective import prepare_path, run_objective
+def _run(mode: str, arguments: list[str], settings: Settings, stopping: Stopping) -> int:
     from tuning_trainer.runner import Run
 
+    run = Run(settings, stopping)
+    if mode == "command":
+        from tuning_trainer.command import run_command
+
+        program = arguments[1:] if arguments[0] == "--" else arguments
+        return run.execute(lambda trial, metrics: run_command(program, settings, trial, metrics))
+    from tuning_trainer.objective import prepare_path, run_objective
+
     prepare_path(settings.source)
-    return Run(settings, stopping).execute(lambda trial, metrics: run_objective(target, trial, metrics))
+    return run.execute(lambda trial, metrics: run_objective(arguments[0], trial, metrics))
 
 
 def start() -> None:
