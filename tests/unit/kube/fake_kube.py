@@ -1,0 +1,142 @@
+"""KubeApi in memory. The contract suite, which runs on a real API server too, proves that it is like one."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import TYPE_CHECKING, Any
+
+from tuning_operator.kube.client import KubeError
+from tuning_operator.resource import names
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Json = dict[str, Any]
+Place = tuple[str, str, str]
+
+
+class FakeKube:
+    """Objects by (kind, namespace, name), with resource versions, selectors and owner references."""
+
+    def __init__(self) -> None:
+        self.objects: dict[Place, Json] = {}
+        self.largest: Mapping[str, int] | None = None
+        self._version = 0
+
+    # --- KubeApi
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json | None:
+        return copy.deepcopy(self.objects.get((kind, namespace, name)))
+
+    async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
+        found = [body for place, body in sorted(self.objects.items()) if place[:2] == (kind, namespace)]
+        return [copy.deepcopy(o) for o in found if _labelled(o, labels) and _fielded(o, fields)]
+
+    async def create(self, body: Json) -> bool:
+        place = _place(body)
+        if place in self.objects:
+            return False
+        created = copy.deepcopy(body)
+        self._version += 1
+        created["metadata"] |= {"uid": f"uid-{self._version}", "generation": 1}
+        self._store(created)
+        return True
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        self.remove("Job", namespace, name)
+
+    async def replace_status(self, body: Json) -> None:
+        there = self.objects.get(_place(body))
+        if there is None:
+            raise KubeError(404, "NotFound", f'"{body["metadata"]["name"]}" not found')
+        if there["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            raise KubeError(409, "Conflict", "the object has been modified")
+        self._store({**there, "status": copy.deepcopy(body["status"])})
+
+    async def record_event(self, body: Json) -> None:
+        there = self.objects.get(_place(body))
+        if there is None:
+            await self.create(body)
+        else:
+            self._store({**there, **{key: body[key] for key in ("message", "count", "lastTimestamp")}})
+
+    async def largest_nodes(self) -> Mapping[str, int] | None:
+        return self.largest
+
+    # --- what others do to the cluster
+
+    def put(self, body: Json) -> None:
+        """Create or replace an object as it is."""
+        self._store(copy.deepcopy(body))
+
+    def edit(self, kind: str, namespace: str, name: str, **spec: Any) -> None:
+        """Change fields of a spec, as a user does."""
+        body = copy.deepcopy(self.objects[kind, namespace, name])
+        body["spec"] |= spec
+        body["metadata"]["generation"] += 1
+        self._store(body)
+
+    def set_status(self, kind: str, namespace: str, name: str, **status: Any) -> None:
+        """Change fields of a status, as a controller does."""
+        body = copy.deepcopy(self.objects[kind, namespace, name])
+        body["status"] = {**body.get("status", {}), **status}
+        self._store(body)
+
+    def remove(self, kind: str, namespace: str, name: str) -> None:
+        """Delete an object, and what it owns."""
+        gone = self.objects.pop((kind, namespace, name), None)
+        uid = gone["metadata"]["uid"] if gone else None
+        for place, body in list(self.objects.items()):
+            if uid and any(owner["uid"] == uid for owner in body["metadata"].get("ownerReferences", [])):
+                self.remove(*place)
+
+    def named(self, kind: str) -> set[str]:
+        """Return the names of all objects of a kind."""
+        return {place[2] for place in self.objects if place[0] == kind}
+
+    def study(self, name: str = "mnist", namespace: str = "ml") -> Json:
+        return self.objects[names.KIND, namespace, name]
+
+    def events(self) -> list[tuple[str, int]]:
+        """Return (reason, count) of the Events recorded."""
+        return [
+            (body["reason"], body["count"]) for place, body in self.objects.items() if place[0] == "Event"
+        ]
+
+    def _store(self, body: Json) -> None:
+        self._version += 1
+        metadata = body["metadata"] | {"resourceVersion": str(self._version)}
+        metadata.setdefault("uid", f"uid-{self._version}")
+        self.objects[_place(body)] = {**body, "metadata": metadata}
+
+
+def _place(body: Json) -> Place:
+    return body["kind"], body["metadata"]["namespace"], body["metadata"]["name"]
+
+
+def _labelled(body: Json, selector: str) -> bool:
+    labels = body["metadata"].get("labels", {})
+    for term in re.split(r",(?![^(]*\))", selector) if selector else []:
+        if listed := re.fullmatch(r"(\S+) in \(([^)]*)\)", term):
+            if labels.get(listed[1]) not in listed[2].split(","):
+                return False
+        else:
+            key, _, value = term.partition("=")
+            if labels.get(key) != value:
+                return False
+    return True
+
+
+def _fielded(body: Json, selector: str) -> bool:
+    for term in selector.split(",") if selector else []:
+        path, _, value = term.partition("=")
+        if path == "status.successful":
+            found: Any = body.get("status", {}).get("succeeded", 0)
+        else:
+            found = body
+            for part in path.split("."):
+                found = found.get(part, "")
+        if str(found) != value:
+            return False
+    return True

@@ -1,0 +1,115 @@
+"""A study server in memory: the protocol's promises to the operator, and nothing of Optuna."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tuning_operator.kube.study_server import DefinitionRefused, StudyServerUnavailable
+from tuning_operator.protocol import (
+    AskRequest,
+    Changes,
+    Counts,
+    Failure,
+    Problem,
+    StudyDefinition,
+    StudySummary,
+    TellRequest,
+    TrialRecord,
+)
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from tuning_operator.kube.observation import StudyKey
+
+
+class ModelServer:
+    """Keeps the trials of studies; asserts what no client may break."""
+
+    def __init__(self) -> None:
+        self.trials: dict[StudyKey, list[TrialRecord]] = {}
+        self.definitions: dict[StudyKey, StudyDefinition] = {}
+        self.forgotten: list[StudyKey] = []
+        self.refuses: list[Problem] = []
+        self.per_ask = 16
+
+    async def declare(self, key: StudyKey, definition: StudyDefinition) -> StudySummary:
+        if self.refuses:
+            raise DefinitionRefused(self.refuses)
+        self.definitions[key] = definition
+        self.trials.setdefault(key, [])
+        return self.summary(key)
+
+    async def standing(self, key: StudyKey) -> StudySummary | None:
+        return self.summary(key) if key in self.trials else None
+
+    async def ask(self, key: StudyKey, request: AskRequest) -> StudySummary:
+        if key not in self.trials:
+            raise StudyServerUnavailable("404: no such study")
+        trials, started = self.trials[key], 0
+        while (
+            started < self.per_ask
+            and len(trials) < request.max_trials
+            and sum(t.state == "RUNNING" for t in trials) < request.parallelism
+        ):
+            trials.append(TrialRecord(number=len(trials), state="RUNNING"))
+            started += 1
+        return self.summary(key)
+
+    async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
+        self.end(key, trial, request.state, failure=request.failure)
+        return self.trials[key][trial]
+
+    async def forget(self, key: StudyKey) -> None:
+        self.forgotten.append(key)
+        for trial in self.trials.get(key, []):
+            self.end(key, trial.number, "FAIL", failure=Failure(category="StudyDeleted", message="deleted"))
+
+    async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109
+        return Changes(cursor="1", studies=[(key.namespace, key.name) for key in self.trials])
+
+    # --- what trial pods do
+
+    def end(
+        self,
+        key: StudyKey,
+        trial: int,
+        state: str,
+        value: float | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        """The first telling holds."""
+        old = self.trials[key][trial]
+        if old.state == "RUNNING":
+            values = [value] if value is not None else None
+            update = {"state": state, "values": values, "failure": failure}
+            self.trials[key][trial] = old.model_copy(update=update)
+
+    def request_prune(self, key: StudyKey, trial: int, now: datetime) -> None:
+        old = self.trials[key][trial]
+        if old.state == "RUNNING" and old.prune_requested is None:
+            self.trials[key][trial] = old.model_copy(update={"prune_requested": now})
+
+    def running(self, key: StudyKey) -> list[TrialRecord]:
+        return [trial for trial in self.trials.get(key, []) if trial.state == "RUNNING"]
+
+    def summary(self, key: StudyKey) -> StudySummary:
+        trials = self.trials[key]
+        by_state = {
+            state: [t for t in trials if t.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")
+        }
+        complete, failed = by_state["COMPLETE"], by_state["FAIL"]
+        best = max(complete, key=lambda t: (t.values or [0])[0], default=None)
+        counts = Counts(
+            running=len(self.running(key)),
+            complete=len(complete),
+            pruned=len(by_state["PRUNED"]),
+            fail=len(failed),
+        )
+        return StudySummary(
+            counts=counts,
+            running=self.running(key),
+            best=best,
+            trials_since_best=sum(1 for t in complete if best and t.number > best.number),
+            last_failure=failed[-1] if failed else None,
+        )

@@ -1,0 +1,283 @@
+"""Passes over a study: what the user sees when things go well, and when they do not."""
+
+from __future__ import annotations
+
+import pytest
+from tuning_operator.kube.client import KubeError
+from tuning_operator.kube.study_server import StudyServerUnavailable
+from tuning_operator.protocol import Problem
+from tuning_operator.resource import names
+
+from tests.unit.kube.builders import body, job, pod, terminated, waiting
+from tests.unit.kube.faults import Faults
+from tests.unit.kube.world import KEY, World
+
+
+async def test_a_study_runs_to_its_end() -> None:
+    world = World(maxTrials=5, parallelism=2)
+    await world.settle()
+    assert world.alive() == [0, 1]
+    assert world.status["phase"] == "Running"
+    for number in range(5):
+        world.begin(number)
+        world.succeed(number, value=number / 10)
+        await world.settle()
+        assert len(world.alive()) == min(2, 4 - number)
+    assert world.status["phase"] == "Completed"
+    assert world.status["progress"] == "5/5"
+    assert world.status["best"]["number"] == 4
+    assert world.status["trials"] == {"total": 5, "running": 0, "complete": 5, "pruned": 0, "failed": 0}
+    assert {"Started", "NewBest", "Completed"} <= {reason for reason, _ in world.kube.events()}
+
+
+async def test_a_quiet_study_costs_no_write() -> None:
+    world = World()
+    await world.settle()
+    version = world.kube.study()["metadata"]["resourceVersion"]
+    for _ in range(3):
+        assert await world.tick() == float("inf")
+    assert world.kube.study()["metadata"]["resourceVersion"] == version
+
+
+async def test_the_definition_is_declared_once_a_generation() -> None:
+    world, faults = World(), Faults()
+    world.start_operator(faults)
+    await world.settle()
+    assert faults.calls.count("declare") == 1
+    world.edit(sampler={"name": "RandomSampler"})
+    await world.settle()
+    assert faults.calls.count("declare") == 2
+    assert world.server.definitions[KEY].sampler.name == "RandomSampler"
+
+
+async def test_a_server_that_lost_the_study_is_told_again() -> None:
+    world = World()
+    await world.settle()
+    world.server.trials.clear()
+    await world.settle()
+    assert KEY in world.server.trials
+
+
+async def test_a_refused_study_is_told_and_tried_again() -> None:
+    world = World()
+    world.server.refuses = [
+        Problem(field="sampler.args.sede", message="TPESampler has no sede: did you mean seed?")
+    ]
+    await world.settle()
+    accepted = world.condition("Accepted")
+    assert (accepted["status"], world.status["phase"]) == ("False", "Pending")
+    assert "spec.sampler.args.sede: TPESampler has no sede" in accepted["message"]
+    assert world.jobs == {}
+    world.server.refuses = []
+    world.edit(sampler={"name": "TPESampler", "args": {"seed": 1}})
+    await world.settle()
+    assert world.condition("Accepted")["status"] == "True"
+    assert world.alive() == [0, 1]
+
+
+async def test_a_spec_that_cannot_be_read_is_told() -> None:
+    world = World()
+    world.edit(maxTrails=3)
+    await world.tick()
+    assert "maxTrails" in world.condition("Accepted")["message"]
+    assert world.jobs == {}
+
+
+async def test_a_name_too_long_for_its_pods_is_told() -> None:
+    world = World()
+    world.kube.objects.clear()
+    world.kube.put(body("m" * 46))
+    await world.reconciler.reconcile(type(KEY)("ml", "m" * 46))
+    [accepted] = [c for c in world.kube.study("m" * 46)["status"]["conditions"] if c["type"] == "Accepted"]
+    assert "metadata.name" in accepted["message"]
+    assert "46" in accepted["message"]
+
+
+async def test_the_server_away_is_told_and_nothing_is_lost() -> None:
+    world = World()
+    await world.settle()
+    faults = Faults({n: (StudyServerUnavailable("ConnectError"), False) for n in range(100)})
+    working = world.reconciler
+    world.start_operator()
+    world.reconciler._observer._server = faults.around(world.server)
+    with pytest.raises(StudyServerUnavailable):
+        await world.reconciler.reconcile(KEY)
+    stalled = world.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "StudyServerUnavailable")
+    assert world.status["phase"] == "Running"
+    assert world.alive() == [0, 1]
+    world.reconciler = working
+    await world.settle()
+    assert world.condition("Stalled")["status"] == "False"
+
+
+async def test_a_failed_list_is_never_no_jobs() -> None:
+    world = World()
+    await world.settle()
+    before = dict(world.kube.objects)
+    world.start_operator(Faults({1: (KubeError(500, "", "etcd is away"), False)}))
+    with pytest.raises(KubeError):
+        await world.reconciler.reconcile(KEY)
+    assert world.kube.objects == before
+
+
+async def test_a_rejected_status_write_is_made_up_for() -> None:
+    world = World(maxTrials=1)
+    await world.settle()
+    world.succeed(0)
+    faults = Faults()
+    world.start_operator(faults)
+    await world.tick()
+    writes = faults.calls.index("replace_status")
+    world = World(maxTrials=1)
+    await world.settle()
+    world.succeed(0)
+    world.start_operator(Faults({writes: (KubeError(422, "Invalid", "status.best is invalid"), False)}))
+    with pytest.raises(KubeError):
+        await world.reconciler.reconcile(KEY)
+    assert "Completed" not in {reason for reason, _ in world.kube.events()}, "told before it was true"
+    await world.settle()
+    assert world.status["phase"] == "Completed"
+    assert "Completed" in {reason for reason, _ in world.kube.events()}
+
+
+async def test_a_refused_event_is_no_failed_pass() -> None:
+    world = World()
+    faults = Faults()
+    world.start_operator(faults)
+    await world.tick()
+    first = faults.calls.index("record_event")
+    world = World()
+    world.start_operator(Faults({first: (KubeError(403, "Forbidden", "events are forbidden"), False)}))
+    assert await world.tick() == 0
+    assert world.status["phase"] == "Running"
+
+
+async def test_a_crashed_pod_is_a_failed_trial() -> None:
+    world = World(parallelism=1)
+    await world.settle()
+    world.crash(0)
+    world.kube.put({**pod(0, **terminated(137, "OOMKilled")), "kind": "Pod"})
+    await world.settle()
+    told = world.server.trials[KEY][0]
+    assert (told.state, told.failure.category if told.failure else None) == ("FAIL", "OutOfMemory")
+    assert world.alive() == [1]
+    assert ("TrialFailed", 1) in world.kube.events()
+
+
+async def test_a_pod_that_exits_0_without_a_result_is_a_failed_trial() -> None:
+    world = World(parallelism=1)
+    await world.settle()
+    world.end_job(0, succeeded=1, conditions=[{"type": "Complete", "status": "True"}])
+    await world.settle()
+    failure = world.server.trials[KEY][0].failure
+    assert failure is not None
+    assert failure.category == "NoResult"
+
+
+async def test_a_deleted_job_comes_back_with_the_same_trial() -> None:
+    world = World(parallelism=1)
+    await world.settle()
+    world.delete_job(0)
+    await world.settle()
+    assert world.alive() == [0]
+    assert len(world.server.trials[KEY]) == 1
+
+
+async def test_an_unpullable_image_is_told_and_given_up() -> None:
+    world = World(parallelism=1, maxTrials=1)
+    await world.settle()
+    world.kube.put(
+        {**pod(0, age=0, phase="Pending", **waiting("ImagePullBackOff", "Back-off")), "kind": "Pod"}
+    )
+    assert await world.tick() == 300
+    stalled = world.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "ImagePull")
+    assert "python:3.12" in stalled["message"]
+    world.advance(301)
+    await world.settle()
+    assert world.status["phase"] == "Failed"
+    assert "python:3.12" in world.condition("Failed")["message"]
+    assert world.alive() == []
+
+
+async def test_a_job_that_the_api_server_refuses_is_told() -> None:
+    world = World()
+    faults = Faults()
+    world.start_operator(faults)
+    await world.settle()
+    first = faults.calls.index("create") + 1  # the ConfigMap first
+    world = World()
+    refusal = KubeError(
+        403, "Forbidden", 'jobs.batch "mnist-0" is forbidden: exceeded quota: count/jobs.batch=1'
+    )
+    world.start_operator(Faults({first: (refusal, False)}))
+    await world.tick()
+    await world.tick()
+    stalled = world.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "Quota")
+    assert "exceeded quota" in stalled["message"]
+    await world.settle()
+    assert world.alive() == [0, 1]
+    assert world.condition("Stalled")["status"] == "False"
+
+
+async def test_a_job_of_someone_else_is_left_alone_and_told() -> None:
+    world = World(parallelism=1)
+    theirs = job(0)
+    theirs["metadata"] |= {"ownerReferences": [], "labels": {}}
+    world.kube.put(theirs)
+    await world.settle()
+    assert world.condition("Stalled")["reason"] == "NameTaken"
+    assert world.jobs_named("mnist-0")["metadata"]["labels"] == {}
+
+
+async def test_the_jobs_of_a_deleted_study_of_the_same_name_are_waited_for() -> None:
+    world = World(parallelism=1)
+    old = job(0)
+    old["metadata"]["ownerReferences"][0]["uid"] = "of-the-deleted-study"
+    world.kube.put(old)
+    await world.settle()
+    assert world.condition("Stalled")["status"] == "False"
+    world.kube.remove("Job", "ml", "mnist-0")
+    await world.settle()
+    assert world.alive() == [0]
+
+
+async def test_a_deleted_study_is_told_to_the_record() -> None:
+    world = World()
+    await world.settle()
+    world.kube.remove(names.KIND, "ml", "mnist")
+    assert await world.tick() is None
+    assert world.server.forgotten == [KEY]
+    assert world.jobs == {}
+    assert not world.server.running(KEY)
+
+
+async def test_a_study_being_deleted_starts_nothing() -> None:
+    world = World()
+    given = body()
+    given["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
+    world.kube.put(given)
+    assert await world.tick() is None
+    assert world.jobs == {}
+
+
+async def test_a_pruned_trials_pod_that_goes_on_is_deleted() -> None:
+    world = World(parallelism=1)
+    await world.settle()
+    world.begin(0)
+    world.server.end(KEY, 0, "PRUNED")
+    await world.settle()
+    assert world.alive() == [0, 1]
+    world.advance(31)
+    await world.settle()
+    assert world.alive() == [1]
+
+
+async def test_a_sampler_with_nothing_left_does_not_spin() -> None:
+    world = World()
+    world.server.per_ask = 0
+    assert await world.tick() == 0
+    for _ in range(3):
+        assert await world.tick() == 1.0, "a back-off"

@@ -1,0 +1,109 @@
+"""A small world for the operator: a cluster, a study server, pods that do as a test says, and its time."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from tuning_operator.kube.accept import check
+from tuning_operator.kube.act import Actor, RunRefused
+from tuning_operator.kube.client import KubeError
+from tuning_operator.kube.manifests import Runtime
+from tuning_operator.kube.observation import StudyKey
+from tuning_operator.kube.observe import Observer
+from tuning_operator.kube.reconciler import NoProgress, Reconciler
+from tuning_operator.kube.study_server import StudyServerUnavailable
+from tuning_operator.resource import names
+
+from tests.unit.kube.builders import NOW, body
+from tests.unit.kube.fake_kube import FakeKube
+from tests.unit.kube.faults import Faults, Killed
+from tests.unit.kube.model_server import ModelServer
+
+KEY = StudyKey("ml", "mnist")
+RUNTIME = Runtime(b"zip", "https://studies.tuning:8443", "PEM")
+FAILED = [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "the pod failed"}]
+COMPLETE = [{"type": "Complete", "status": "True"}]
+
+
+class World:
+    """One study and its operator."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.kube, self.server, self.now = FakeKube(), ModelServer(), NOW
+        self.kube.put(body(**spec))
+        self.start_operator()
+
+    def clock(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def start_operator(self, faults: Faults | None = None) -> None:
+        """Start the operator's process anew: it knows nothing but what it reads."""
+        kube = faults.around(self.kube) if faults else self.kube
+        server = faults.around(self.server) if faults else self.server
+        observer = Observer(kube, server, check, self.clock)
+        self.reconciler = Reconciler(kube, server, observer, Actor(kube, server, RUNTIME), self.clock)
+
+    async def tick(self) -> float | None:
+        """Do one pass, whatever comes of it; return in how many seconds the operator wants the next one."""
+        try:
+            return await self.reconciler.reconcile(KEY)
+        except (KubeError, StudyServerUnavailable, RunRefused, NoProgress):
+            return 1.0
+        except Killed:
+            self.start_operator()
+            return 0.0
+
+    async def settle(self, passes: int = 60) -> None:
+        """Do passes until the operator has nothing to do at this moment."""
+        for _ in range(passes):
+            if (await self.tick()) != 0:
+                return
+        raise AssertionError("the operator does not come to rest")
+
+    # --- pods and their Jobs
+
+    @property
+    def jobs(self) -> dict[int, dict[str, Any]]:
+        found = (o for (kind, _, _), o in self.kube.objects.items() if kind == "Job")
+        return {int(job["metadata"]["labels"][names.LABEL_TRIAL]): job for job in found}
+
+    def alive(self) -> list[int]:
+        """Return the trials whose Jobs have not ended."""
+        return sorted(n for n, job in self.jobs.items() if not job.get("status", {}).get("conditions"))
+
+    def begin(self, trial: int) -> None:
+        self.kube.set_status("Job", "ml", f"mnist-{trial}", active=1, ready=1)
+
+    def succeed(self, trial: int, state: str = "COMPLETE", value: float = 0.5) -> None:
+        """The pod reports its result, and its Job completes."""
+        self.server.end(KEY, trial, state, value if state == "COMPLETE" else None)
+        self.end_job(trial, succeeded=1, conditions=COMPLETE)
+
+    def crash(self, trial: int) -> None:
+        """The pod ends without a word."""
+        self.end_job(trial, failed=1, conditions=FAILED)
+
+    def end_job(self, trial: int, **status: Any) -> None:
+        self.kube.set_status("Job", "ml", f"mnist-{trial}", active=0, ready=0, **status)
+
+    def delete_job(self, trial: int) -> None:
+        self.kube.remove("Job", "ml", f"mnist-{trial}")
+
+    def jobs_named(self, name: str) -> dict[str, Any]:
+        return self.kube.objects["Job", "ml", name]
+
+    # --- what the user sees and does
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.kube.study().get("status", {})
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        return next((c for c in self.status.get("conditions", []) if c["type"] == kind), {})
+
+    def edit(self, **spec: Any) -> None:
+        self.kube.edit(names.KIND, "ml", "mnist", **spec)
