@@ -1,0 +1,179 @@
+"""The Job of a trial and the trainer's ConfigMap."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import pytest
+from tuning_operator.kube.manifests import Runtime, trainer_config_map, trial_job
+from tuning_operator.resource import names
+
+from tests.unit.kube.builders import UID, study
+
+RUNTIME = Runtime(b"zip", "https://studies.tuning:8443/", "PEM")
+SPEC: dict[str, Any] = {
+    "source": {"configMap": "mnist-code"},
+    "timeout": "20m",
+    "ttlAfterFinished": "2h",
+    "template": {
+        "metadata": {"labels": {"team": "vision"}, "annotations": {"note": "mine"}},
+        "spec": {
+            "serviceAccountName": "trainer-account",
+            "nodeSelector": {"gpu": "h200"},
+            "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+            "containers": [
+                {
+                    "name": "trainer",
+                    "image": "torch:2",
+                    "resources": {"limits": {"nvidia.com/gpu": 1}},
+                    "env": [
+                        {"name": "HF_HOME", "value": "/data"},
+                        {"name": "TUNING_STUDY", "value": "forged"},
+                    ],
+                    "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+                },
+                {"name": "logger", "image": "logger:1", "command": ["log"]},
+            ],
+        },
+    },
+}
+
+
+def container(job: dict[str, Any], name: str = "trainer") -> dict[str, Any]:
+    return next(c for c in job["spec"]["template"]["spec"]["containers"] if c["name"] == name)
+
+
+def test_the_job() -> None:
+    job = trial_job(study(trial=SPEC), 7, RUNTIME)
+    labels = {names.LABEL_STUDY: "mnist", names.LABEL_TRIAL: "7", names.LABEL_ROLE: "trial"}
+    assert job["metadata"] == {
+        "name": "mnist-7",
+        "namespace": "ml",
+        "labels": labels,
+        "ownerReferences": [
+            {
+                "apiVersion": "tuning.dev/v1alpha1",
+                "kind": "TuningStudy",
+                "name": "mnist",
+                "uid": UID,
+                "controller": True,
+                "blockOwnerDeletion": True,
+            }
+        ],
+    }
+    spec = job["spec"]
+    assert spec["backoffLimit"] == 0
+    assert spec["ttlSecondsAfterFinished"] == 7200
+    assert spec["podFailurePolicy"]["rules"] == [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    ]
+    assert spec["template"]["metadata"]["labels"] == {"team": "vision", **labels}
+
+
+def test_the_users_template_is_kept() -> None:
+    job = trial_job(study(trial=SPEC), 7, RUNTIME)
+    pod = job["spec"]["template"]["spec"]
+    assert job["spec"]["template"]["metadata"]["annotations"] == {"note": "mine"}
+    assert pod["nodeSelector"] == {"gpu": "h200"}
+    assert pod["serviceAccountName"] == "trainer-account"
+    assert pod["volumes"][0] == {"name": "data", "persistentVolumeClaim": {"claimName": "data"}}
+    assert container(job, "logger") == {"name": "logger", "image": "logger:1", "command": ["log"]}
+    trainer = container(job)
+    assert trainer["image"] == "torch:2"
+    assert trainer["resources"] == {"limits": {"nvidia.com/gpu": 1}}
+    assert trainer["volumeMounts"][0] == {"name": "data", "mountPath": "/data"}
+
+
+def test_the_trainer_container() -> None:
+    job = trial_job(study(trial=SPEC), 7, RUNTIME)
+    trainer, pod = container(job), job["spec"]["template"]["spec"]
+    assert trainer["command"] == [
+        "python3",
+        "/var/run/tuning.dev/trainer/trainer.zip",
+        "objective",
+        "train:objective",
+    ]
+    env = {e["name"]: e["value"] for e in trainer["env"]}
+    assert env == {
+        "HF_HOME": "/data",
+        "TUNING_TRIAL_URL": "https://studies.tuning:8443/v1/studies/ml/mnist/trials/7",
+        "TUNING_TOKEN_FILE": "/var/run/tuning.dev/token/token",
+        "TUNING_CA_FILE": "/var/run/tuning.dev/trainer/ca.crt",
+        "TUNING_STUDY": "ml/mnist",
+        "TUNING_TRIAL_NUMBER": "7",
+        "TUNING_SOURCE": "/var/run/tuning.dev/source",
+    }
+    assert len(trainer["env"]) == len(env), "no variable twice: the API server would take the last"
+    mounts = {m["name"]: m["mountPath"] for m in trainer["volumeMounts"]}
+    assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    token = next(v for v in pod["volumes"] if v["name"] == "tuning-token")["projected"]["sources"][0]
+    assert token["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
+    assert pod["restartPolicy"] == "Never"
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["activeDeadlineSeconds"] == 1200
+    assert trainer["terminationMessagePolicy"] == "FallbackToLogsOnError"
+
+
+def test_what_the_template_says_about_tokens_and_messages_holds() -> None:
+    own = {"name": "trainer", "image": "i", "terminationMessagePolicy": "File"}
+    template = {
+        "spec": {"automountServiceAccountToken": True, "activeDeadlineSeconds": 5, "containers": [own]}
+    }
+    job = trial_job(study(trial={"template": template}), 0, RUNTIME)
+    assert job["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
+    assert job["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 5
+    assert container(job)["terminationMessagePolicy"] == "File"
+
+
+def test_any_program_and_any_python() -> None:
+    command = {"objective": None, "command": ["./train.sh", "--fast"], "python": "/opt/conda/bin/python"}
+    trainer = container(trial_job(study(trial=command), 0, RUNTIME))
+    assert trainer["command"][0] == "/opt/conda/bin/python"
+    assert trainer["command"][2:] == ["command", "--", "./train.sh", "--fast"]
+
+
+def test_without_source_and_authority() -> None:
+    job = trial_job(study(), 0, Runtime(b"zip", "http://studies:8080"))
+    env = {e["name"] for e in container(job)["env"]}
+    assert not env & {"TUNING_SOURCE", "TUNING_CA_FILE"}
+    assert "tuning-source" not in {v["name"] for v in job["spec"]["template"]["spec"]["volumes"]}
+
+
+def test_the_template_of_the_study_is_not_changed() -> None:
+    given = study(trial=SPEC)
+    before = given.model_dump_json()
+    trial_job(given, 7, RUNTIME)
+    assert given.model_dump_json() == before
+
+
+def test_the_config_map_is_named_by_its_content() -> None:
+    first = trainer_config_map(study(), RUNTIME)
+    assert first["immutable"] is True
+    assert base64.b64decode(first["binaryData"]["trainer.zip"]) == b"zip"
+    assert first["data"] == {"ca.crt": "PEM"}
+    assert first["metadata"]["ownerReferences"][0]["uid"] == UID
+    volume = next(
+        v
+        for v in trial_job(study(), 0, RUNTIME)["spec"]["template"]["spec"]["volumes"]
+        if v["name"] == "tuning-trainer"
+    )
+    assert volume["configMap"]["name"] == first["metadata"]["name"]
+    others = {
+        trainer_config_map(study(), r)["metadata"]["name"]
+        for r in (RUNTIME, Runtime(b"zap", "u", "PEM"), Runtime(b"zip", "u", "RENEWED"), Runtime(b"zip", "u"))
+    }
+    assert len(others) == 4
+
+
+@pytest.mark.parametrize("trial", [0, 99_999])
+def test_names_fit(trial: int) -> None:
+    """A Job's pods are named with six more characters, and a label or name ends at 63."""
+    longest = study().model_copy(
+        update={"metadata": {"name": "m" * names.MAX_STUDY_NAME, "namespace": "ml", "uid": UID}}
+    )
+    job = trial_job(longest, trial, RUNTIME)
+    assert len(job["metadata"]["name"]) + 6 <= 63
+    assert all(len(value) <= 63 for value in job["metadata"]["labels"].values())
+    assert len(trainer_config_map(longest, RUNTIME)["metadata"]["name"]) <= 253
+    assert names.parse_job_name(job["metadata"]["name"]) == (longest.metadata["name"], str(trial))
