@@ -114,6 +114,9 @@ class HttpStudyServer:
     ) -> httpx.Response:
         try:
             token = self._token_file.read_text().strip()
+        except OSError as error:
+            raise StudyServerUnavailable(f"the operator has no token: {error}") from error
+        try:
             return await self._http.request(
                 method,
                 path,
@@ -122,7 +125,7 @@ class HttpStudyServer:
                 headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
                 timeout=seconds,
             )
-        except (OSError, httpx.HTTPError) as error:
+        except httpx.HTTPError as error:
             raise StudyServerUnavailable(f"{method} {path}: {error!r}") from error
 
 
@@ -145,10 +148,11 @@ def _described(response: httpx.Response) -> str:
 
 
 def _problems(response: httpx.Response) -> list[Problem]:
-    """Read `{"detail": Problem}`, `{"detail": [Problem]}` or `{"problems": [Problem]}`."""
+    """Read a Problem, a list of them or `{problems: [...]}`, with or without `detail` around it."""
     try:
         answer = json.loads(response.content)
-        found = answer.get("problems") or answer["detail"]
+        detail = answer.get("detail", answer)
+        found = detail.get("problems", detail) if isinstance(detail, dict) else detail
         return PROBLEMS.validate_python(found if isinstance(found, list) else [found])
-    except (ValueError, KeyError, AttributeError):
+    except (ValueError, AttributeError):
         raise StudyServerUnavailable(_described(response)) from None
