@@ -4,7 +4,9 @@ import json
 import re
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+import optuna
+import pytest
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kubernetes.client.exceptions import ApiException
 from pydantic import ValidationError
@@ -96,7 +98,7 @@ changes = st.lists(
 
 RULES = [re.compile(text) for _, text in texts({"properties": {"spec": SCHEMA}})]
 NAMES = {"spec.sampler.name", "spec.pruner.name"}
-"""Known by the server and, with their arguments, by the study server; the models take any."""
+"""The study server knows them, with their arguments; the models take any."""
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -118,4 +120,43 @@ def test_what_the_models_read_only_rules_refuse(api: Api, change: dict[str, Any]
     except ValidationError:
         return
     for cause in api.causes(manifest):
-        assert cause.field in NAMES or any(rule.search(cause.message) for rule in RULES), cause
+        known = cause.field in NAMES or cause.message.startswith("Duplicate value")
+        assert known or any(rule.search(cause.message) for rule in RULES), cause
+
+
+bounds = st.one_of(
+    st.sampled_from([-1, 0, 0.5, 1, 2, 10]),
+    st.integers(-1000, 1000),
+    st.floats(-1000, 1000).map(lambda value: round(value, 3)),
+)
+ranges = st.fixed_dictionaries(
+    {"name": st.just("x"), "type": st.sampled_from(["float", "int"]), "low": bounds, "high": bounds},
+    optional={"step": bounds, "log": st.booleans()},
+)
+
+
+def optuna_takes(parameter: dict[str, Any]) -> bool:
+    """Whether Optuna has such a distribution, with more than one value if the range has."""
+    low, high, step, log = (parameter.get(key) for key in ("low", "high", "step", "log"))
+    if parameter["type"] == "int" and any(number != int(number or 0) for number in (low, high, step or 0)):
+        return False  # int() would round it
+    try:
+        if parameter["type"] == "float":
+            made = optuna.distributions.FloatDistribution(float(low), float(high), bool(log), step)
+        else:
+            step = 1 if step is None else int(step)
+            made = optuna.distributions.IntDistribution(int(low), int(high), bool(log), step)
+    except ValueError:
+        return False
+    return made.high > made.low or high == low
+
+
+@pytest.mark.filterwarnings("ignore:.*not divisible by `step`")
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(parameter=ranges)
+@example({"name": "x", "type": "int", "low": 1, "high": 3, "step": 1, "log": True})
+@example({"name": "x", "type": "float", "low": 0.1, "high": 0.3, "step": 0.2})
+def test_the_server_accepts_the_ranges_that_optuna_takes(api: Api, parameter: dict[str, Any]) -> None:
+    accepted = not api.causes(changed({"spec.searchSpace": [parameter], "spec.initialTrials": []}))
+    steps_on_a_log_scale = bool(parameter.get("log")) and "step" in parameter
+    assert accepted == (optuna_takes(parameter) and not steps_on_a_log_scale)

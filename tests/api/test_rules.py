@@ -1,5 +1,6 @@
 """Each rule of the resource on a real API server: the good passes, the bad is refused in words that help."""
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -167,6 +168,20 @@ CASES = [
         "units has step -64: it must be above 0",
     ),
     Case(
+        "step-beyond-the-range",
+        {f"{UNITS}.step": 193},
+        "spec.searchSpace[3].step",
+        "units has step 193, more than its whole range, so only 64 would be tried: lower the step, or raise",
+        {f"{UNITS}.step": 192},
+    ),
+    Case(
+        "step-too-small",
+        {f"{DROPOUT}.step": 1e-30},
+        "spec.searchSpace[1].step",
+        "dropout has step 1e-30, too small for a range from 0 to 0.5: raise it, or remove it",
+        {f"{DROPOUT}.low": 0.1, f"{DROPOUT}.high": 0.3, f"{DROPOUT}.step": 0.2},
+    ),
+    Case(
         "fractional-low-of-int",
         {f"{LAYERS}.low": 0.5},
         "spec.searchSpace[2].low",
@@ -213,6 +228,19 @@ CASES = [
         "spec.searchSpace[4].choices",
         "should have at least 1 items",
         {f"{OPTIMIZER}.choices": ["Adam"]},
+    ),
+    Case(
+        "choices-twice",
+        {f"{OPTIMIZER}.choices": ["Adam", "SGD", "Adam"]},
+        "spec.searchSpace[4].choices[2]",
+        'Duplicate value: "Adam"',
+        {f"{OPTIMIZER}.choices": ["1", 1]},
+    ),
+    Case(
+        "when-any-of-twice",
+        {f"{UNITS}.when": {"parameter": "n_layers", "anyOf": [2, 2]}},
+        "spec.searchSpace[3].when.anyOf[1]",
+        "Duplicate value: 2",
     ),
     Case(
         "choices-of-objects",
@@ -478,6 +506,13 @@ CASES = [
         "Required value",
         {"spec.trial.source": REMOVED},
     ),
+    Case(
+        "python-with-arguments",
+        {"spec.trial.python": "python3 -u"},
+        "spec.trial.python",
+        "python3 -u must be one program without arguments, for example python3",
+        {"spec.trial.python": "/opt/conda/bin/python"},
+    ),
     Case("template-missing", {"spec.trial.template": REMOVED}, "spec.trial.template", "Required value"),
     Case(
         "no-container-trainer",
@@ -649,3 +684,16 @@ def texts(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
         yield from texts(inner, f"{path}.{name}")
     if "items" in schema:
         yield from texts(schema["items"], f"{path}[]")
+
+
+@pytest.mark.parametrize("fault", [False, True], ids=["good", "bad"])
+def test_the_largest_search_space_is_within_the_servers_limits(api: Api, fault: bool) -> None:
+    names = [f"{'x' * 124}_{place:03}" for place in range(100)]
+    space = [{"name": name, "type": "int", "low": 1, "high": 3} for name in names]
+    for parent, parameter in itertools.pairwise(space):
+        parameter["when"] = {"parameter": parent["name"], "atLeast": 2}
+    if fault:
+        space[-1] = space[0]
+    causes = api.causes(changed({SPACE: space, "spec.sampler": {"name": "GridSampler"}}))
+    assert [cause.field for cause in causes] == ([SPACE] if fault else [])
+    assert all("is declared more than once" in cause.message for cause in causes)

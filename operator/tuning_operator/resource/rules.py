@@ -73,6 +73,7 @@ def pattern(regex: str, mend: str) -> Rule:
 NUMERIC = "self.type != 'categorical'"
 CATEGORICAL = "self.type == 'categorical'"
 _LOG = "(has(self.log) && self.log)"
+_STEPLESS = "!has(self.step) || !has(self.low) || !has(self.high) || self.low >= self.high"
 _LARGEST_INT = "9007199254740992.0"
 """Up to 2**53, every whole number is a double."""
 _NEW_STUDY = "create a new study; initialTrials can carry the known good points over"
@@ -107,6 +108,9 @@ def _whole(field: str) -> Rule:
         f".{field}",
     )
 
+
+DISTINCT: dict[str, Any] = {"x-kubernetes-list-type": "set"}
+"""The API server's own check that no value is there twice; CEL cannot see values of any type."""
 
 PARAMETER = rules(
     _required_bound("low"),
@@ -147,6 +151,18 @@ PARAMETER = rules(
     Rule(
         "!has(self.step) || self.step > 0.0",
         "{self.name} has step {self.step}: it must be above 0; remove it for a range without steps",
+        ".step",
+    ),
+    Rule(
+        f"{_STEPLESS} || self.step <= (self.high - self.low) * 1.000001",  # 0.3 - 0.1 is less than 0.2
+        "{self.name} has step {self.step}, more than its whole range, so only {self.low} would be tried: "
+        "lower the step, or raise high",
+        ".step",
+    ),
+    Rule(
+        f"{_STEPLESS} || self.step <= 0.0 || (self.high - self.low) / self.step <= 1e15",
+        "{self.name} has step {self.step}, too small for a range from {self.low} to {self.high}: "
+        "raise it, or remove it for a range without steps",
         ".step",
     ),
     _whole("low"),

@@ -50,7 +50,11 @@ class When(Model, json_schema_extra=rules.WHEN):
     parameter: Name = Field(description="An earlier parameter of the search space.")
     equals: Scalar = Field(None, description="The parameter has this value.")
     any_of: list[Scalar] | None = Field(
-        None, description="The parameter has one of these values.", min_length=1, max_length=1000
+        None,
+        description="The parameter has one of these values.",
+        min_length=1,
+        max_length=1000,
+        json_schema_extra=rules.DISTINCT,
     )
     at_least: float | None = Field(None, description="The parameter's value is this or more.")
     at_most: float | None = Field(None, description="The parameter's value is this or less.")
@@ -74,6 +78,7 @@ class Parameter(Model, json_schema_extra=rules.PARAMETER):
         description="The values to choose from. Required for categorical.",
         min_length=1,
         max_length=1000,
+        json_schema_extra=rules.DISTINCT,
     )
     when: When | None = Field(None, description="The parameter exists only in trials for which this holds.")
 
@@ -161,7 +166,11 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     )
     source: Source | None = Field(None, description="Code from a ConfigMap, without building an image.")
     python: str = Field(
-        "python3", description="The Python of the image that runs the trainer runtime (3.9 or newer)."
+        "python3",
+        description="The Python of the image that runs the trainer runtime (3.9 or newer).",
+        pattern=r"^\S+$",
+        max_length=500,
+        json_schema_extra=rules.told("{self} must be one program without arguments, for example python3"),
     )
     timeout: Duration | None = Field(
         None, description="How long one trial may run, for example 20m.", json_schema_extra=rules.DURATION
