@@ -12,11 +12,17 @@ from pathlib import Path
 from dev.cluster.console import Lacking, step
 
 
+SEARCH_PATH = f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin"
+"""Where programs are looked for: a user's PATH may lack the system's."""
+
+
 class CommandFailed(Exception):
     """A program ended with an error; the message holds its last lines."""
 
 
-def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, stdin: str | None = None) -> str:
+def run(
+    *command: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None, stdin: str | None = None
+) -> str:
     """Return what the program printed on standard output.
 
     Raises:
@@ -25,7 +31,13 @@ def run(*command: str | Path, env: dict[str, str] | None = None, cwd: Path | Non
     words = [str(word) for word in command]
     try:
         done = subprocess.run(
-            words, env={**os.environ, **(env or {})}, cwd=cwd, input=stdin, capture_output=True, text=True, check=False
+            words,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
         )
     except OSError as error:
         raise CommandFailed(f"{words[0]}: {error}") from error
@@ -67,7 +79,9 @@ def packages(*programs_and_packages: tuple[str, str]) -> None:
     if not missing:
         return
     if not shutil.which("apt-get") or os.geteuid() != 0:
-        raise Lacking(f"missing here: {', '.join(missing)}. Install them, or run as root on Debian or Ubuntu.")
+        raise Lacking(
+            f"missing here: {', '.join(missing)}. Install them, or run as root on Debian or Ubuntu."
+        )
     with step(f"install {', '.join(missing)}"):
         install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing)
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
@@ -77,5 +91,4 @@ def packages(*programs_and_packages: tuple[str, str]) -> None:
 
 
 def _present(program: str) -> bool:
-    sbin = f"{os.environ['PATH']}:/usr/sbin:/sbin:/usr/local/sbin"
-    return Path(program).exists() if "/" in program else shutil.which(program, path=sbin) is not None
+    return Path(program).exists() if "/" in program else shutil.which(program, path=SEARCH_PATH) is not None

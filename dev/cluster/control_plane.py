@@ -1,0 +1,193 @@
+"""A control plane without nodes, of bare processes: etcd, API server, controller manager, scheduler.
+
+For what needs a real API but no pod that runs: the resource's rules, and thousands of simulated nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Self
+
+from dev.cluster import credentials, processes
+from dev.cluster.cache import ROOT
+from dev.cluster.console import step
+from dev.cluster.programs import kubernetes, program
+from dev.cluster.run import CommandFailed, wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+SERVICES = "10.96.0.0/16"
+FIRST_SERVICE = "10.96.0.1"
+STOP_ORDER = ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
+
+
+class ControlPlane:
+    """A control plane whose state lies in a folder; as a context manager it stops at the end.
+
+    Ports are free ones of the loopback address, so any number run side by side.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kubeconfig = folder / "kubeconfig"
+        self._certificates = folder / "certificates"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def healthy(self) -> bool:
+        """Say whether it runs and serves."""
+        alive = all(processes.running(self.folder, name) for name in STOP_ORDER)
+        return (
+            alive
+            and self._serves("/readyz")
+            and self._serves("/api/v1/namespaces/default/serviceaccounts/default")
+        )
+
+    def start(self) -> None:
+        """Start with an empty state, whatever an earlier run left; returns when a pod could be created.
+
+        Raises:
+            CommandFailed: a part does not start; the message holds the end of its log.
+        """
+        etcd, api_server, manager, scheduler = (
+            program("etcd"), *(kubernetes(f"kube-{part}") for part in ("apiserver", "controller-manager", "scheduler"))
+        )  # fmt: skip
+        self.remove()
+        self.folder.mkdir(parents=True)
+        with step("start the control plane"):
+            client, peer, port = _free_ports(3)
+            self._write_credentials(port)
+            self._start_etcd(etcd, client, peer)
+            self._start_api_server(api_server, client, port)
+            self._wait("kube-apiserver", "/readyz")
+            self._start_controllers(manager, scheduler)
+            self._wait("kube-controller-manager", "/api/v1/namespaces/default/serviceaccounts/default")
+
+    def remove(self) -> None:
+        """Stop it, and remove its state."""
+        processes.stop(self.folder, *STOP_ORDER)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write_credentials(self, port: int) -> None:
+        authority = credentials.Authority(self._certificates)
+        authority.issue("server", "kube-apiserver", addresses=("127.0.0.1", FIRST_SERVICE))
+        authority.issue("admin", "tuning-dev-admin", group="system:masters")
+        credentials.service_account_keys(self._certificates)
+        server = f"https://127.0.0.1:{port}"
+        self.kubeconfig.write_text(
+            credentials.kubeconfig(server, "control-plane", self._certificates, "admin")
+        )
+        self.kubeconfig.chmod(0o600)
+
+    def _start_etcd(self, executable: Path, client: int, peer: int) -> None:
+        urls = f"http://127.0.0.1:{client}", f"http://127.0.0.1:{peer}"
+        processes.start(
+            self.folder, "etcd", executable, f"--data-dir={self.folder}/etcd", "--unsafe-no-fsync",
+            f"--listen-client-urls={urls[0]}", f"--advertise-client-urls={urls[0]}",
+            f"--listen-peer-urls={urls[1]}", f"--initial-advertise-peer-urls={urls[1]}",
+            f"--initial-cluster=default={urls[1]}",
+        )  # fmt: skip
+
+    def _start_api_server(self, executable: Path, etcd: int, port: int) -> None:
+        keys = self._certificates
+        processes.start(
+            self.folder, "kube-apiserver", executable, f"--etcd-servers=http://127.0.0.1:{etcd}",
+            "--bind-address=127.0.0.1", f"--secure-port={port}", "--endpoint-reconciler-type=none",
+            f"--tls-cert-file={keys}/server.crt", f"--tls-private-key-file={keys}/server.key",
+            f"--client-ca-file={keys}/ca.crt", "--authorization-mode=RBAC", "--allow-privileged=true",
+            f"--service-account-key-file={keys}/sa.pub", f"--service-account-signing-key-file={keys}/sa.key",
+            "--service-account-issuer=https://kubernetes.default.svc", f"--service-cluster-ip-range={SERVICES}",
+            "--max-requests-inflight=3000", "--max-mutating-requests-inflight=1000",
+        )  # fmt: skip
+
+    def _start_controllers(self, manager: Path, scheduler: Path) -> None:
+        common = (
+            f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0",
+            "--kube-api-qps=1000", "--kube-api-burst=2000",
+        )  # fmt: skip
+        keys = self._certificates
+        processes.start(
+            self.folder, "kube-controller-manager", manager, *common, f"--root-ca-file={keys}/ca.crt",
+            f"--service-account-private-key-file={keys}/sa.key",
+        )  # fmt: skip
+        processes.start(self.folder, "kube-scheduler", scheduler, *common)
+
+    def _wait(self, name: str, path: str) -> None:
+        try:
+            wait(name, lambda: self._serves(path) or not processes.running(self.folder, name))
+        except CommandFailed as error:
+            raise CommandFailed(f"{error}\n{processes.log_tail(self.folder, name)}") from error
+        if not self._serves(path):
+            raise CommandFailed(f"{name} ended:\n{processes.log_tail(self.folder, name)}")
+
+    def _serves(self, path: str) -> bool:
+        if not self.kubeconfig.exists():
+            return False
+        keys = self._certificates
+        trust = ssl.create_default_context(cafile=str(keys / "ca.crt"))
+        trust.load_cert_chain(keys / "admin.crt", keys / "admin.key")
+        opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust)
+        )
+        try:
+            opener.open(credentials.server_of(self.kubeconfig) + path, timeout=5).close()
+        except (OSError, urllib.error.URLError):
+            return False
+        return True
+
+
+@contextlib.contextmanager
+def temporary() -> Iterator[ControlPlane]:
+    """Run a fresh control plane for the length of the block, beside any others.
+
+    What a killed process left is stopped by the next one that asks.
+    """
+    folders = ROOT / "control-planes"
+    folders.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as ours:
+        slot = _free_slot(ours, folders)
+        yield ours.enter_context(ControlPlane(slot))
+
+
+def _free_slot(ours: contextlib.ExitStack, folders: Path) -> Path:
+    """Lock the first folder without a living holder; end what runs in the others that lost theirs."""
+    slot = None
+    for number in range(64):
+        folder = folders / str(number)
+        if slot and not folder.exists():
+            continue
+        with contextlib.suppress(BlockingIOError), contextlib.ExitStack() as stack:
+            file = stack.enter_context((folders / f"{number}.lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if slot:
+                ControlPlane(folder).remove()
+            else:
+                slot = folder
+                ours.enter_context(stack.pop_all())
+    if slot is None:
+        raise CommandFailed("64 control planes run on this machine")
+    return slot
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]

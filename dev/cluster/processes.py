@@ -1,0 +1,60 @@
+"""Background processes that outlive us, found again by what they run: no pid file to go stale, nothing to forget."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import psutil
+
+from dev.cluster.run import SEARCH_PATH, CommandFailed
+
+
+def start(folder: Path, name: str, program: str | Path, *arguments: str) -> None:
+    """Start a program in a session of its own, with its output in FOLDER/NAME.log.
+
+    One of the arguments must name the folder: by it the process is found again.
+    """
+    executable = shutil.which(str(program), path=SEARCH_PATH)
+    if executable is None:
+        raise CommandFailed(f"no program {program} on this machine")
+    log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        streams = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
+        null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+        os.posix_spawn(
+            executable, [executable, *arguments], os.environ, file_actions=[null, *streams], setsid=True
+        )
+    finally:
+        os.close(log)
+
+
+def running(folder: Path, name: str) -> list[psutil.Process]:
+    """Return the processes of a program that work on the folder."""
+    found = []
+    for process in psutil.process_iter(["cmdline", "status"]):
+        command = process.info["cmdline"]
+        if not command or process.info["status"] == psutil.STATUS_ZOMBIE:
+            continue
+        if Path(command[0]).name.startswith(name) and any(f"{folder}/" in word for word in command[1:]):
+            found.append(process)
+    return found
+
+
+def stop(folder: Path, *names: str, patience: float = 20) -> None:
+    """End these programs' processes on the folder, one program after another, and wait until each is gone."""
+    for name in names:
+        processes = running(folder, name)
+        for process in processes:
+            process.terminate()
+        _, stubborn = psutil.wait_procs(processes, timeout=patience)
+        for process in stubborn:
+            process.kill()
+        psutil.wait_procs(stubborn, timeout=10)
+
+
+def log_tail(folder: Path, name: str, lines: int = 8) -> str:
+    """Return the last lines of a program's log."""
+    path = folder / f"{name}.log"
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else "(no log)"
