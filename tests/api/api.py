@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from tuning_operator.resource import names
+
+SETUP_MAY_BUILD = pytest.mark.timeout(300, func_only=True)
+"""On a fresh machine the API server is built first, which takes minutes."""
 
 NAMESPACE = "default"
 _UNCHECKED = "some validation rules were not checked because the object was invalid"
@@ -92,3 +96,9 @@ class Api:
     def kubectl(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         command = [self.kubectl_path, "--kubeconfig", str(self.kubeconfig), "-n", NAMESPACE, *args]
         return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+    def expect(self, *args: str, stdin: str | None = None) -> str:
+        """Run kubectl, which must succeed; return what it printed."""
+        done = self.kubectl(*args, stdin=stdin)
+        assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
+        return done.stdout

@@ -13,9 +13,11 @@ from pydantic import ValidationError
 from tuning_operator.resource import crdgen
 from tuning_operator.resource.study import TuningStudy
 
-from tests.api.api import Api
+from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.manifest import GOOD, changed
 from tests.api.test_rules import texts
+
+pytestmark = SETUP_MAY_BUILD
 
 SCHEMA = crdgen.crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 

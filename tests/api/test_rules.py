@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from tuning_operator.resource import crdgen, rules
 
-from tests.api.api import Api, Cause
+from tests.api.api import SETUP_MAY_BUILD, Api, Cause
 from tests.api.manifest import GOOD, MINIMAL, REMOVED, changed
+
+pytestmark = SETUP_MAY_BUILD
 
 PARETO = {
     "spec.objectives.1": {"metric": "latency", "direction": "minimize"},

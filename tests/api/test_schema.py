@@ -9,8 +9,10 @@ import yaml
 from kubernetes.client.exceptions import ApiException
 from tuning_operator.resource.study import TuningStudy, TuningStudyStatus
 
-from tests.api.api import Api
+from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.manifest import GOOD, MINIMAL, changed
+
+pytestmark = SETUP_MAY_BUILD
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*/study.yaml"))
 
@@ -131,11 +133,11 @@ def test_kubectl_apply_shows_every_fault_with_its_field(api: Api) -> None:
 def test_applying_twice_changes_nothing(api: Api) -> None:
     text = yaml.safe_dump(changed({"metadata.name": "twice"}))
     try:
-        assert "created" in api.kubectl("apply", "-f", "-", stdin=text).stdout
-        assert "unchanged" in api.kubectl("apply", "-f", "-", stdin=text).stdout
+        assert "created" in api.expect("apply", "-f", "-", stdin=text)
+        assert "unchanged" in api.expect("apply", "-f", "-", stdin=text)
         again = api.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=text)
         assert "serverside-applied" in again.stdout, again.stderr
-        study = json.loads(api.kubectl("get", "tuningstudy", "twice", "-o", "json").stdout)
+        study = json.loads(api.expect("get", "tuningstudy", "twice", "-o", "json"))
         assert study["metadata"]["generation"] == 1
     finally:
         api.kubectl("delete", "tuningstudy", "twice")
@@ -156,9 +158,7 @@ def test_applying_twice_changes_nothing(api: Api) -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_kubectl_explains(api: Api, path: str, words: list[str]) -> None:
-    done = api.kubectl("explain", path)
-    assert done.returncode == 0, done.stderr
-    text = " ".join(done.stdout.split())
+    text = " ".join(api.expect("explain", path).split())
     for word in words:
         assert word in text
 
@@ -178,10 +178,10 @@ def table(text: str) -> list[list[str]]:
 
 def test_columns(api: Api) -> None:
     with api.created(changed({"metadata.name": "seen"})):
-        before = table(api.kubectl("get", "tuningstudies").stdout)
+        before = table(api.expect("get", "tuningstudies"))
         api.patch_status("seen", STATUS)
-        after = table(api.kubectl("get", "tst").stdout)
-        wide = table(api.kubectl("get", "tuning", "-o", "wide").stdout)
+        after = table(api.expect("get", "tst"))
+        wide = table(api.expect("get", "tuning", "-o", "wide"))
     assert before[0] == ["NAME", "PHASE", "FINISHED", "RUNNING", "PRUNED", "FAILED", "BEST", "AGE"]
     assert before[1][:7] == ["seen", "", "", "", "", "", ""]
     assert after[1][:7] == ["seen", "Running", "12/100", "4", "3", "2", "0.9712"]
@@ -212,12 +212,10 @@ def test_conditions_are_kept_by_type(api: Api) -> None:
 def test_kubectl_waits_for_a_condition(api: Api) -> None:
     with api.created(changed({"metadata.name": "waited"})):
         api.patch_status("waited", STATUS)
-        done = api.kubectl("wait", "--for=condition=Accepted", "--timeout=10s", "tuningstudy/waited")
-        assert done.returncode == 0, done.stderr
+        api.expect("wait", "--for=condition=Accepted", "--timeout=10s", "tuningstudy/waited")
 
 
 def test_the_examples_pass(api: Api) -> None:
     assert EXAMPLES, "examples/ has no study.yaml"
     for path in EXAMPLES:
-        done = api.kubectl("apply", "--dry-run=server", "-f", str(path))
-        assert done.returncode == 0, f"{path}: {done.stderr}"
+        api.expect("apply", "--dry-run=server", "-f", str(path))
