@@ -42,7 +42,9 @@ def _make(name: str) -> None:
     recipe = HERE / short
     with step(f"make {name}, which can't be pulled here"), tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
-        (context / "root.tar").hardlink_to(tree) if _same_disk(tree, context) else (context / "root.tar").symlink_to(tree)
+        (context / "root.tar").hardlink_to(tree) if _same_disk(tree, context) else (
+            context / "root.tar"
+        ).symlink_to(tree)
         for file in recipe.iterdir():
             (context / file.name).write_bytes(file.read_bytes())
         key = digest(*sorted(recipe.iterdir()))

@@ -22,7 +22,9 @@ def digest(*parts: str | bytes | Path) -> str:
     """Return a short hash of texts and of files' contents: the key of what is made from them."""
     total = hashlib.sha256()
     for part in parts:
-        content = part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        content = (
+            part.read_bytes() if isinstance(part, Path) else part.encode() if isinstance(part, str) else part
+        )
         total.update(len(content).to_bytes(8, "big") + content)
     return total.hexdigest()[:12]
 

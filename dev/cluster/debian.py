@@ -12,7 +12,9 @@ from dev.cluster.run import packages, run
 SLIM = ["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*"]
 
 
-def root_tar(name: str, suite: str, include: list[str], variant: str = "minbase", hooks: tuple[str, ...] = ()) -> Path:
+def root_tar(
+    name: str, suite: str, include: list[str], variant: str = "minbase", hooks: tuple[str, ...] = ()
+) -> Path:
     """Return a tar file of a Debian root file system with the packages, made once.
 
     Args:

@@ -40,8 +40,12 @@ def up() -> None:
     if _answers():
         return
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        raise Lacking("no Docker engine answers. Start Docker (Docker Desktop, or `sudo systemctl start docker`).")
-    packages(("dockerd", "docker.io"), ("containerd", "containerd"), ("runc", "runc"), ("docker", "docker.io"))
+        raise Lacking(
+            "no Docker engine answers. Start Docker (Docker Desktop, or `sudo systemctl start docker`)."
+        )
+    packages(
+        ("dockerd", "docker.io"), ("containerd", "containerd"), ("runc", "runc"), ("docker", "docker.io")
+    )
     with lock("engine"), step("start the Docker engine"):
         if not _answers():
             down()
@@ -87,11 +91,15 @@ def _start() -> None:
 
 def _runtime() -> list[str]:
     """Privileged containers (kind's nodes) ask for every capability; a root without one can't give it."""
-    bounding = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapBnd"))
+    bounding = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapBnd")
+    )
     if int(bounding.split()[1], 16) & (1 << CAP_SYS_RESOURCE):
         return []
     wrapper = STATE / "runc-within-limits"
-    wrapper.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("runc_within_limits.py").read_text())
+    wrapper.write_text(
+        f"#!{sys.executable}\n" + Path(__file__).with_name("runc_within_limits.py").read_text()
+    )
     wrapper.chmod(0o755)
     return [f"--add-runtime=within-limits={wrapper}", "--default-runtime=within-limits"]
 

@@ -55,7 +55,14 @@ def kubernetes(name: str) -> Path:
             version += f" -X k8s.io/component-base/version.gitMajor={major}"
             version += f" -X k8s.io/component-base/version.gitMinor={minor}"
             version += f" -X k8s.io/client-go/pkg/version.gitVersion={KUBERNETES}"
-            _go(Path(folder), "build", f"-ldflags=-s -w {version}", "-o", str(path), f"k8s.io/kubernetes/cmd/{name}")
+            _go(
+                Path(folder),
+                "build",
+                f"-ldflags=-s -w {version}",
+                "-o",
+                str(path),
+                f"k8s.io/kubernetes/cmd/{name}",
+            )
 
     return cached(f"bin/{name}-{KUBERNETES}-{digest(module / 'go.mod')}", make)
 

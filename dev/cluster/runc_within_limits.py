@@ -44,4 +44,6 @@ if "create" in arguments or "run" in arguments:
     rewrite(Path(option(arguments, "--bundle", "-b") or ".", "config.json"), "process")
 elif "exec" in arguments and (process_file := option(arguments, "--process", "-p")):
     rewrite(Path(process_file), None)
-os.execv(shutil.which("runc", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin") or "runc", ["runc", *arguments])
+os.execv(
+    shutil.which("runc", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin") or "runc", ["runc", *arguments]
+)
