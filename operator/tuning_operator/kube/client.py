@@ -130,6 +130,16 @@ class KubernetesApi:
                     largest[resource] = max(largest.get(resource, 0), int(amount))
         return largest
 
+    async def serves_studies(self) -> bool:
+        """Tell whether the CRD is there."""
+        try:
+            await self._request("GET", f"/apis/{names.API_VERSION}")
+        except KubeError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
     async def _pages(self, path: str, query: dict[str, str]) -> list[Json]:
         items: list[Json] = []
         token = ""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from tuning_operator.protocol import Failure
 from tuning_operator.resource.study import Condition, TuningStudyStatus
 
 ORDER = ("Accepted", "Stalled", "Suspended", "Complete", "Failed")
@@ -67,6 +68,15 @@ def _condition(old: Condition | None, finding: Finding, generation: int, now: da
         observed_generation=generation,
         last_transition_time=old.last_transition_time if old and unchanged else rfc3339(now),
     )
+
+
+def told(failure: Failure) -> str:
+    """Return what happened and what to do about it, in sentences."""
+    message = failure.message.strip()
+    if failure.remedy:
+        message += "" if message.endswith((".", "!", "?")) else "."
+        message += f" {failure.remedy}"
+    return message
 
 
 def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:

@@ -24,6 +24,7 @@ RECONNECT_SECONDS = 2.0
 
 def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey]) -> None:
     """Have kopf add a study's key whenever the study, one of its Jobs or one of their pods changes."""
+    kopf.on.login(registry=registry)(kopf.login_via_client)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def study_changed(namespace: str | None, name: str, **_: Any) -> None:

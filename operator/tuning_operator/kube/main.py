@@ -11,7 +11,7 @@ import kopf
 from tuning_operator.kube import probes
 from tuning_operator.kube.accept import check
 from tuning_operator.kube.act import Actor
-from tuning_operator.kube.client import connect
+from tuning_operator.kube.client import KubernetesApi, connect
 from tuning_operator.kube.handlers import follow_changes, kopf_settings, register
 from tuning_operator.kube.manifests import Runtime
 from tuning_operator.kube.observation import StudyKey
@@ -23,12 +23,17 @@ from tuning_operator.kube.worker import Pulse, work
 from tuning_operator.kube.workqueue import WorkQueue
 from tuning_operator.resource.trainer_archive import trainer_archive
 
+log = logging.getLogger(__name__)
+
+CRD_SECONDS = 2.0
+
 
 def run() -> None:
     """Run the operator with the settings of the environment, until a signal ends it or a part of it fails."""
     settings = OperatorSettings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
+    for chatty in ("httpx", "kopf.objects"):  # a line for each request, for each event
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     asyncio.run(operate(settings))
 
 
@@ -45,7 +50,7 @@ async def operate(settings: OperatorSettings) -> None:
     )
     try:
         parts = [work(queue, reconciler, pulse, settings.resync_seconds) for _ in range(settings.workers)]
-        await _until_first_ends(_watch(settings, queue), follow_changes(server, queue), *parts)
+        await _until_first_ends(_watch(kube, settings, queue), follow_changes(server, queue), *parts)
     finally:
         await listener.cleanup()
         await kube.close()
@@ -58,7 +63,10 @@ def runtime(settings: OperatorSettings) -> Runtime:
     return Runtime(trainer_archive().content, settings.study_server_url, ca)
 
 
-async def _watch(settings: OperatorSettings, queue: WorkQueue[StudyKey]) -> None:
+async def _watch(kube: KubernetesApi, settings: OperatorSettings, queue: WorkQueue[StudyKey]) -> None:
+    while not await kube.serves_studies():  # kopf looks for the CRD once, and then never again
+        log.warning("The CRD of TuningStudy is not installed; looking again in %.0f s", CRD_SECONDS)
+        await asyncio.sleep(CRD_SECONDS)
     registry = kopf.OperatorRegistry()
     register(registry, queue)
     await kopf.operator(

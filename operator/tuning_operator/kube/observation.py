@@ -26,10 +26,6 @@ class Trouble:
     since: datetime | None = None
     """When it began, where that is known."""
 
-    def __str__(self) -> str:
-        parts = (self.failure.message, self.failure.remedy)
-        return " ".join(part for part in parts if part)
-
 
 @dataclass(frozen=True)
 class Run:

@@ -1,5 +1,6 @@
 """One pass over one study: observe, decide, act, publish. The only place where they meet."""
 
+import logging
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -19,6 +20,8 @@ from tuning_operator.kube.study_server import StudyServer, StudyServerUnavailabl
 from tuning_operator.protocol import Failure, Problem, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec, TuningStudyStatus
+
+log = logging.getLogger(__name__)
 
 
 class NoProgress(Exception):  # noqa: N818
@@ -66,6 +69,8 @@ class Reconciler:
         try:
             seen = await self._observer.observe(key, study)
             plan = decide(study, seen, now)
+            if plan.actions:
+                log.info("%s: %s", key, ", ".join(map(str, plan.actions)))
             await self._actor.act(key, study, plan.actions)
         except (StudyServerUnavailable, RunRefused, KubeError) as error:
             if failure := _failure(error):

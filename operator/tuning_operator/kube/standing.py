@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
-from tuning_operator.kube.conditions import Finding, Type, apply, find, holds, rfc3339
+from tuning_operator.kube.conditions import Finding, Type, apply, find, holds, rfc3339, told
 from tuning_operator.kube.observation import Observation, Run
 from tuning_operator.kube.verdict import ENDED, Verdict, finished
 from tuning_operator.protocol import Failure, Problem, StudySummary, TrialRecord
@@ -54,8 +54,7 @@ def with_trouble(
     status: TuningStudyStatus, generation: int, trouble: Failure, now: datetime
 ) -> TuningStudyStatus:
     """Return the status with the condition Stalled."""
-    message = " ".join(part for part in (trouble.message, trouble.remedy) if part)
-    finding = Finding("Stalled", True, trouble.category, message)
+    finding = Finding("Stalled", True, trouble.category, told(trouble))
     conditions = apply(status.conditions, [finding], generation, now)
     return status.model_copy(update={"conditions": conditions, "phase": status.phase or "Pending"})
 
@@ -132,11 +131,9 @@ def _stalled(seen: Observation, passed: Callable[[datetime], bool]) -> Finding:
     if not troubled:
         return Finding("Stalled", False, "Progressing", "Nothing stands in the way of the trials.")
     first = troubled[0]
-    alike = sum(1 for run in troubled[1:] if _category(run) == _category(first))
-    more = f" ({alike} more trials likewise.)" if alike else ""
-    return Finding(
-        "Stalled", True, _category(first), f"Trial {first.trial} cannot start: {first.trouble}{more}"
-    )
+    alike = sum(1 for run in troubled if _category(run) == _category(first))
+    who = f"Trial {first.trial}" + (f" (and {alike - 1} more)" if alike > 1 else "")
+    return Finding("Stalled", True, _category(first), f"{who} cannot start: {_told(first)}")
 
 
 def _is_news(run: Run, others: list[Run], passed: Callable[[datetime], bool]) -> bool:
@@ -151,6 +148,10 @@ def _is_news(run: Run, others: list[Run], passed: Callable[[datetime], bool]) ->
 
 def _category(run: Run) -> str:
     return run.trouble.failure.category if run.trouble else ""
+
+
+def _told(run: Run) -> str:
+    return told(run.trouble.failure) if run.trouble else ""
 
 
 def _counts(summary: StudySummary) -> TrialCounts:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tuning_operator.kube.conditions import parse_time
+from tuning_operator.kube.conditions import parse_time, told
 from tuning_operator.protocol import StudySummary, TrialRecord
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import Objective, TuningStudy, TuningStudyStatus
@@ -131,8 +131,4 @@ def last_failure(summary: StudySummary) -> str:
     trial = summary.last_failure
     if trial is None or trial.failure is None:
         return ""
-    parts = (
-        f"Trial {trial.number} ({trial.failure.category}): {trial.failure.message}",
-        trial.failure.remedy,
-    )
-    return " ".join(part for part in parts if part)
+    return f"Trial {trial.number} ({trial.failure.category}): {told(trial.failure)}"
