@@ -1,0 +1,241 @@
+"""What the chart renders fits together, and fits what the processes in it expect."""
+
+import base64
+import hashlib
+import json
+import ssl
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import yaml
+from sqlalchemy import make_url
+from tuning_operator.kube.settings import OperatorSettings
+from tuning_operator.resource import crdgen, names
+
+from tests.unit.chart.helm import CERT_MANAGER, EXTERNAL, VALUE_SETS, Chart, Objects, environment, labels, pod
+
+LONG_RELEASE = "a-release-with-the-longest-name-that-helm-will-ever-p"
+every_value_set = pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+
+
+def selects(selector: dict[str, str], workload: dict[str, Any]) -> bool:
+    return selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
+
+
+@every_value_set
+def test_pods_are_locked_down_sized_and_probed(chart: Chart, values: dict[str, Any]) -> None:
+    rendered = chart.render(values)
+    for workload in rendered.workloads():
+        security = pod(workload)["securityContext"]
+        assert security["runAsNonRoot"]
+        assert security["runAsUser"] > 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in rendered.containers():
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert {"cpu", "memory"} <= set(container["resources"]["requests"])
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            assert container[probe]
+
+
+@every_value_set
+def test_services_probes_and_policies_point_at_pods_that_are_there(
+    chart: Chart, values: dict[str, Any]
+) -> None:
+    rendered = chart.render(values)
+    for service in rendered.kind("Service"):
+        (workload,) = [w for w in rendered.workloads() if selects(service["spec"]["selector"], w)]
+        ports = {port["name"] for container in pod(workload)["containers"] for port in container["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
+    for container in rendered.containers():
+        ports = {port["name"] for port in container["ports"]}
+        assert {
+            p["httpGet"]["port"] for name, p in container.items() if "Probe" in name and "httpGet" in p
+        } <= ports
+    for policy in rendered.kind("NetworkPolicy"):
+        assert [w for w in rendered.workloads() if selects(policy["spec"]["podSelector"]["matchLabels"], w)]
+
+
+@every_value_set
+def test_everything_that_pods_read_is_rendered_or_the_users(chart: Chart, values: dict[str, Any]) -> None:
+    rendered = chart.render(values)
+    there = {found["metadata"]["name"]: found for found in rendered.kind("Secret")}
+    accounts = {found["metadata"]["name"] for found in rendered.kind("ServiceAccount")}
+    for workload in rendered.workloads():
+        assert pod(workload).get("serviceAccountName", "default") in {*accounts, "default"}
+        for volume in pod(workload)["volumes"]:
+            if "secret" in volume and volume["secret"]["secretName"] != "mine":
+                keys = {item["key"] for item in volume["secret"]["items"]}
+                assert keys <= set(there[volume["secret"]["secretName"]]["data"])
+        for container in pod(workload)["containers"]:
+            for value in environment(container).values() if "env" in container else ():
+                if isinstance(value, dict) and (reference := value["secretKeyRef"])["name"] != "db":
+                    assert reference["key"] in there[reference["name"]]["stringData"]
+
+
+def test_the_operator_understands_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = chart.render({"watchNamespaces": ["ml", "vision"], "operator": {"workers": 7}})
+    (container,) = pod(rendered.one("Deployment", "operator"))["containers"]
+    variables = environment(container)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = OperatorSettings()  # type: ignore[call-arg]
+    assert settings.namespaces == ["ml", "vision"]
+    assert settings.workers == 7
+    assert settings.probe_port == container["ports"][0]["containerPort"]
+    known = {f"TUNING_{field.upper()}" for field in OperatorSettings.model_fields}
+    assert set(variables) <= known
+    (token,) = [v for v in pod(rendered.one("Deployment", "operator"))["volumes"] if v["name"] == "token"]
+    assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
+
+
+def test_the_study_server_knows_the_operator_by_its_service_account(chart: Chart) -> None:
+    rendered = chart.render(release="other")
+    operator = pod(rendered.one("Deployment", "operator"))["serviceAccountName"]
+    (server,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
+    assert environment(server)["TUNING_OPERATOR_SERVICE_ACCOUNT"] == f"tuning-system:{operator}"
+
+
+def shaken_hands(authority: str, certificate: Path, host: str) -> None:
+    """Do a TLS handshake, as strict as Python 3.13 is by default."""
+    theirs = ssl.create_default_context(cadata=authority)
+    theirs.verify_flags |= ssl.VERIFY_X509_STRICT
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(certificate)
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = theirs.wrap_bio(down, up, server_hostname=host)
+    server = ours.wrap_bio(up, down, server_side=True)
+    unfinished = [client, server]
+    while unfinished:
+        try:
+            unfinished[0].do_handshake()
+            unfinished.pop(0)
+        except ssl.SSLWantReadError:
+            unfinished.reverse()
+
+
+def test_the_generated_certificate_is_good_for_the_servers_address(chart: Chart, tmp_path: Path) -> None:
+    rendered = chart.render()
+    data = {
+        key: base64.b64decode(text).decode()
+        for key, text in rendered.one("Secret", "study-server")["data"].items()
+    }
+    pair = tmp_path / "pair.pem"
+    pair.write_text(data["tls.crt"] + data["tls.key"])
+    (operator,) = pod(rendered.one("Deployment", "operator"))["containers"]
+    address = urlsplit(environment(operator)["TUNING_STUDY_SERVER_URL"])
+    assert address.hostname
+    shaken_hands(data["ca.crt"], pair, address.hostname)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        shaken_hands(data["ca.crt"], pair, "elsewhere.tuning-system.svc")
+    assert address.port in [p["port"] for p in rendered.one("Service", "study-server")["spec"]["ports"]]
+
+
+def test_pods_restart_with_a_new_certificate(chart: Chart) -> None:
+    rendered = chart.render()
+    data = rendered.one("Secret", "study-server")["data"]
+    expected = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    for kind, component in (("Deployment", "operator"), ("StatefulSet", "study-server")):
+        annotations = rendered.one(kind, component)["spec"]["template"]["metadata"]["annotations"]
+        assert annotations == {"checksum/tls": expected}
+    assert chart.render().one("Secret", "study-server")["data"] != data, "every installation has its own"
+
+
+def test_the_bundled_database_and_its_url_agree(chart: Chart) -> None:
+    rendered = chart.render()
+    secret = rendered.one("Secret", "postgres")["stringData"]
+    url = make_url(secret["url"])
+    assert (url.username, url.password) == (secret["username"], secret["password"])
+    assert len(secret["password"]) >= 32
+    service = rendered.one("Service", "postgres")
+    assert url.host == f"{service['metadata']['name']}.tuning-system.svc"
+    assert url.port == service["spec"]["ports"][0]["port"]
+    (postgres,) = pod(rendered.one("StatefulSet", "postgres"))["containers"]
+    variables = environment(postgres)
+    assert (variables["POSTGRES_USER"], variables["POSTGRES_DB"]) == (url.username, url.database)
+    assert variables["PGDATA"].startswith("/var/lib/postgresql/data/")
+
+
+def test_a_database_of_the_users_own_takes_the_place_of_the_bundled_one(chart: Chart) -> None:
+    rendered = chart.render(EXTERNAL)
+    components = {labels(found)["app.kubernetes.io/component"] for found in rendered.all}
+    assert "postgres" not in components
+    for kind, component, name in (
+        ("StatefulSet", "study-server", "TUNING_DATABASE_URL"),
+        ("Deployment", "dashboard", "DATABASE_URL"),
+    ):
+        (container,) = pod(rendered.one(kind, component))["containers"]
+        assert environment(container)[name] == {"secretKeyRef": {"name": "db", "key": "uri"}}
+
+
+def test_only_the_databases_users_see_its_url(chart: Chart) -> None:
+    for workload in chart.render(VALUE_SETS["everything"]).workloads():
+        component = labels(workload)["app.kubernetes.io/component"]
+        sees = "secretKeyRef" in json.dumps(workload) or "tuning-operator-postgres" in json.dumps(
+            pod(workload)
+        )
+        assert sees == (component in {"study-server", "postgres", "dashboard"}), component
+
+
+def grants(rendered: Objects, kind: str) -> dict[str, Any]:
+    return {found["metadata"].get("namespace", ""): found["rules"] for found in rendered.kind(kind)}
+
+
+def test_named_namespaces_get_rights_and_the_cluster_none(chart: Chart) -> None:
+    everywhere = grants(chart.render(), "ClusterRole")[""]
+    rendered = chart.render({"watchNamespaces": ["ml", "vision"]})
+    assert grants(rendered, "ClusterRole") == {}
+    assert set(grants(rendered, "Role")) == {"ml", "vision"}
+    for rules in grants(rendered, "Role").values():
+        assert [*rules, {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}] == everywhere
+    bound = {b["roleRef"]["name"] for b in rendered.kind("ClusterRoleBinding")}
+    assert bound == {"system:service-account-issuer-discovery"}
+
+
+def test_no_rights_on_secrets_and_no_wildcards(chart: Chart) -> None:
+    for values in VALUE_SETS.values():
+        rendered = chart.render(values)
+        for role in [*rendered.kind("ClusterRole"), *rendered.kind("Role")]:
+            text = json.dumps(role["rules"])
+            assert "*" not in text
+            assert "secrets" not in text
+
+
+def test_the_crd_is_the_generated_one(chart: Chart) -> None:
+    copy = chart.folder / "files" / "tuningstudies.tuning.dev.yaml"
+    assert copy.read_text() == crdgen.render(), "run `make generate`"
+    kept = chart.render().kind("CustomResourceDefinition")[0]
+    assert kept["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+    assert labels(kept)
+    (plain,) = chart.render({"crds": {"keep": False}}).kind("CustomResourceDefinition")
+    for rendered in (kept, plain):
+        rendered["metadata"].pop("labels")
+        assert rendered == crdgen.crd() == yaml.safe_load(crdgen.render())
+    assert chart.render({"crds": {"install": False}}).kind("CustomResourceDefinition") == []
+
+
+def test_a_kept_volume_keeps_its_password(chart: Chart) -> None:
+    def policies(**persistence: Any) -> tuple[bool, str | None]:
+        rendered = chart.render({"postgres": {"persistence": persistence}})
+        secret = rendered.one("Secret", "postgres")["metadata"].get("annotations", {})
+        spec = rendered.one("StatefulSet", "postgres")["spec"]
+        retention = spec.get("persistentVolumeClaimRetentionPolicy", {}).get("whenDeleted")
+        return secret.get("helm.sh/resource-policy") == "keep", retention
+
+    assert policies(keep=True) == (True, "Retain")
+    assert policies(keep=False) == (False, "Delete")
+    assert policies(enabled=False) == (False, None)
+
+
+@pytest.mark.parametrize("values", [*VALUE_SETS.values(), CERT_MANAGER], ids=[*VALUE_SETS, "certManager"])
+def test_names_fit_even_for_the_longest_release(chart: Chart, values: dict[str, Any]) -> None:
+    for found in chart.render(values, release=LONG_RELEASE).all:
+        name = found["metadata"]["name"]
+        assert len(name) <= (52 if found["kind"] == "StatefulSet" else 63), name
+        assert all(len(value) <= 63 for value in labels(found).values())
+        if "namespace" in found["metadata"]:
+            assert found["metadata"]["namespace"] in {"tuning-system", "ml", "vision"}
