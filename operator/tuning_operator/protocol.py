@@ -91,6 +91,10 @@ class StudySummary(Model):
     )
     trials_since_best: int = Field(0, description="Completed trials after the best one.")
     last_failure: TrialRecord | None = Field(None, description="The failed trial of the highest number.")
+    exhausted: bool = Field(
+        False,
+        description="The sampler has tried all there is (GridSampler, say); asking brings no more trials.",
+    )
 
 
 class AskRequest(Model):
@@ -108,7 +112,11 @@ class TellRequest(Model):
     """POST .../trials/{number}/result: the trial's end. The first telling holds; the same again is no error."""
 
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
-    values: list[Number] | None = None
+    values: list[Value] | None = Field(
+        None,
+        description="One number for each objective, of a COMPLETE trial only. What Optuna takes for no value (NaN, "
+        "null, a text, too many or too few) makes the trial FAIL with a reason, as `study.tell` does.",
+    )
     failure: Failure | None = None
 
 
@@ -127,7 +135,8 @@ class TrialView(Model):
     reported: dict[int, Number] = Field(default_factory=dict, description="Values reported so far, by step.")
     user_attrs: dict[str, Any] = Field(default_factory=dict)
     constraints: dict[str, Number] = Field(
-        default_factory=dict, description="Constraint values set so far, by name (Optuna's trial.constraints)."
+        default_factory=dict,
+        description="Constraint values set so far, by name (Optuna's trial.constraints).",
     )
 
 
@@ -164,6 +173,34 @@ class AttributesRequest(Model):
 
     user_attrs: dict[str, Any] = Field(default_factory=dict)
     constraints: dict[str, Number] = Field(default_factory=dict)
+
+
+class FinishedTrial(Model):
+    """A trial as a finished study shows it to a script."""
+
+    number: int
+    state: TrialState
+    values: list[Number] | None = None
+    parameters: dict[str, Value] = Field(default_factory=dict)
+    distributions: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    reported: dict[int, Number] = Field(default_factory=dict)
+    user_attrs: dict[str, Any] = Field(default_factory=dict)
+    constraints: dict[str, Number] = Field(default_factory=dict)
+    started: datetime | None = None
+    finished: datetime | None = None
+
+
+class FinishedStudy(Model):
+    """GET .../refit/study: all trials, so that the code below a script's `optimize` runs in the refit Job.
+
+    The refit's pod is a trial's as far as the protocol goes: TUNING_TRIAL_URL is .../refit, and GET, /report
+    (prune is always false), /attributes and /result work there as on a trial. Its TrialView is the best trial's,
+    with state RUNNING until its result is told; a COMPLETE without values is a success there.
+    """
+
+    directions: list[Literal["minimize", "maximize"]]
+    trials: list[FinishedTrial]
+    user_attrs: dict[str, Any] = Field(default_factory=dict)
 
 
 class Changes(Model):

@@ -155,7 +155,7 @@ def _lingering(case: Case) -> Iterator[Action]:
 def _ask(case: Case) -> Iterator[Action]:
     spec, counts = case.study.spec, case.summary.counts
     started = counts.running + counts.complete + counts.pruned + counts.fail
-    if case.verdict or spec.suspend:
+    if case.verdict or spec.suspend or (case.summary.exhausted and not counts.waiting):
         return
     if counts.running < spec.parallelism and started < spec.max_trials:
         yield Ask(spec.parallelism, spec.max_trials)

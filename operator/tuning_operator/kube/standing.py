@@ -1,14 +1,16 @@
 """A study's status: phase, conditions, counts, best trial."""
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
 from tuning_operator.kube.conditions import Finding, Type, apply, find, holds, rfc3339, told
 from tuning_operator.kube.observation import Observation, Run
 from tuning_operator.kube.verdict import ENDED, Verdict, finished
 from tuning_operator.protocol import Failure, Problem, StudySummary, TrialRecord
-from tuning_operator.resource.study import BestTrial, TrialCounts, TuningStudy, TuningStudyStatus
+from tuning_operator.resource.study import BestTrial, Scalar, TrialCounts, TuningStudy, TuningStudyStatus
 
 CAPACITY_GRACE = timedelta(seconds=30)
 """A pod that waits for another's GPU is no news before this: the scheduler needs two seconds to free one."""
@@ -169,4 +171,12 @@ def _best(trial: TrialRecord | None) -> BestTrial | None:
     """JSON has no infinity, and a trial whose value is infinite is no help to anyone."""
     if trial is None or not trial.values or not all(math.isfinite(value) for value in trial.values):
         return None
-    return BestTrial(number=trial.number, values=trial.values, parameters=trial.parameters)
+    parameters = {name: _scalar(value) for name, value in trial.parameters.items()}
+    return BestTrial(number=trial.number, values=trial.values, parameters=parameters)
+
+
+def _scalar(value: Any) -> Scalar:
+    """A define-by-run objective may choose None or a list; the status has those as JSON text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, bool | int | float | str) else json.dumps(value)

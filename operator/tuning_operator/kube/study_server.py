@@ -148,11 +148,7 @@ def _described(response: httpx.Response) -> str:
 
 
 def _problems(response: httpx.Response) -> list[Problem]:
-    """Read a Problem, a list of them or `{problems: [...]}`, with or without `detail` around it."""
     try:
-        answer = json.loads(response.content)
-        detail = answer.get("detail", answer)
-        found = detail.get("problems", detail) if isinstance(detail, dict) else detail
-        return PROBLEMS.validate_python(found if isinstance(found, list) else [found])
-    except (ValueError, AttributeError):
+        return PROBLEMS.validate_python(json.loads(response.content)["problems"])
+    except (ValueError, KeyError, TypeError):
         raise StudyServerUnavailable(_described(response)) from None

@@ -105,6 +105,15 @@ def _no_improvement(study: TuningStudy, summary: StudySummary, _: datetime) -> V
     )
 
 
+def _exhausted(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
+    if not summary.exhausted or summary.counts.running or summary.counts.waiting:
+        return None
+    sampler, tried = study.spec.sampler.name, finished(summary)
+    return Verdict(
+        "Completed", "SearchSpaceExhausted", f"{sampler} has tried all there is, in {tried} trials."
+    )
+
+
 def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | None:
     timeout = study.spec.timeout
     if (
@@ -122,6 +131,7 @@ RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ..
     _target_reached,
     _max_trials,
     _no_improvement,
+    _exhausted,
     _timeout,
 )
 

@@ -139,6 +139,11 @@ TABLE: dict[str, Row] = {
     "no improvement": Row(
         study(maxTrialsWithoutImprovement=3), seen(summary(complete=4, best=winner(0), trials_since_best=3)), [],
         phase="Completed", conditions={"Complete": ("True", "NoImprovement")}),
+    "a sampler that has tried all there is: the last trial is waited for": Row(
+        study(), seen(summary(3, complete=3, exhausted=True), started(3)), []),
+    "a sampler that has tried all there is": Row(
+        study(), seen(summary(complete=4, exhausted=True)), [], phase="Completed",
+        conditions={"Complete": ("True", "SearchSpaceExhausted")}),
     "timeout": Row(
         study(timeout="1m", status=running_status(60)), seen(summary(0, complete=1), started(0)), [], phase="Completed",
         conditions={"Complete": ("True", "TimeoutReached")}, requeue_after=0),
@@ -236,12 +241,14 @@ def test_a_refused_edit_leaves_the_clock_alone() -> None:
 
 
 def test_status_tells_counts_and_the_best() -> None:
-    best = trial(3, "COMPLETE", values=[0.98], parameters={"x": 0.5, "kind": "relu"})
+    best = trial(3, "COMPLETE", values=[0.98], parameters={"x": 0.5, "kind": "relu", "layers": [8, 4]})
     status = decide(study(), seen(summary(7, complete=4, pruned=2, fail=1, best=best)), NOW).status
     assert status.progress == "7/10"
     assert status.trials is not None
     assert status.trials.model_dump() == {"total": 8, "running": 1, "complete": 4, "pruned": 2, "failed": 1}
-    assert status.best == BestTrial(number=3, values=[0.98], parameters={"x": 0.5, "kind": "relu"})
+    assert status.best == BestTrial(
+        number=3, values=[0.98], parameters={"x": 0.5, "kind": "relu", "layers": "[8, 4]"}
+    )
 
 
 def test_an_infinite_best_value_does_not_break_the_status() -> None:

@@ -106,17 +106,10 @@ async def test_declare(stub: Stub, server: HttpStudyServer) -> None:
     assert "searchSpace" in sent, "camelCase outside"
 
 
-@pytest.mark.parametrize(
-    ("status", "answer"),
-    [
-        (422, {"problems": [{"field": "sampler.name", "message": "no such sampler"}]}),
-        (422, {"detail": [{"field": "sampler.name", "message": "no such sampler"}]}),
-        (422, {"detail": {"problems": [{"field": "sampler.name", "message": "no such sampler"}]}}),
-        (409, {"detail": {"field": "sampler.name", "message": "no such sampler"}}),
-    ],
-)
-async def test_declare_refused(stub: Stub, server: HttpStudyServer, status: int, answer: Any) -> None:
-    stub.say(status, answer)
+@pytest.mark.parametrize("status", [409, 422])
+async def test_declare_refused(stub: Stub, server: HttpStudyServer, status: int) -> None:
+    problems = [{"field": "sampler.name", "message": "no such sampler"}]
+    stub.say(status, {"detail": "sampler.name: no such sampler", "problems": problems})
     with pytest.raises(DefinitionRefused) as refused:
         await server.declare(KEY, DEFINITION)
     assert refused.value.problems == [Problem(field="sampler.name", message="no such sampler")]
