@@ -1,0 +1,69 @@
+"""What Prometheus reads of the study server."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tuning_operator.protocol import Counts
+from tuning_operator.studies.feed import Key
+
+FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Standing(NamedTuple):
+    """A study's counts."""
+
+    key: Key
+    counts: Counts
+
+
+class Metrics:
+    """The server's metrics, in a registry of their own."""
+
+    def __init__(self, standings: Callable[[], Iterable[Standing]]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Trials(standings))
+        self.ask = Histogram(
+            "tuning_ask_seconds",
+            "Time from a request to start trials to its reply, sampling and commit included.",
+            buckets=SLOW,
+            registry=self._registry,
+        )
+        self.report = Histogram(
+            "tuning_report_seconds",
+            "Time from a report of intermediate values to its reply, pruning decision and commit included.",
+            buckets=FAST,
+            registry=self._registry,
+        )
+        self.tell = Histogram(
+            "tuning_tell_seconds",
+            "Time from a trial's result to its reply, commit included.",
+            buckets=SLOW,
+            registry=self._registry,
+        )
+
+    def render(self) -> bytes:
+        """Return the metrics as Prometheus reads them."""
+        return generate_latest(self._registry)
+
+
+class _Trials(Collector):
+    """Trials by study and state, counted when asked."""
+
+    def __init__(self, standings: Callable[[], Iterable[Standing]]) -> None:
+        self._standings = standings
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily(
+            "tuning_trials",
+            "Trials of the studies in memory, by state.",
+            labels=("namespace", "study", "state"),
+        )
+        for (namespace, study), counts in self._standings():
+            for state, number in counts:
+                family.add_metric((namespace, study, state), number)
+        yield family

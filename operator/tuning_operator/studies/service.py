@@ -1,0 +1,71 @@
+"""The parts of a running study server, joined."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from tuning_operator.protocol import Changes, Problem
+from tuning_operator.studies.engine import Surroundings
+from tuning_operator.studies.errors import Unavailable
+from tuning_operator.studies.feed import ChangeFeed, Key
+from tuning_operator.studies.metrics import Metrics, Standing
+from tuning_operator.studies.registry import Registry
+from tuning_operator.studies.store import Store
+from tuning_operator.studies.tokens import Verifier
+
+SAMPLING_THREADS = 4
+"""Studies that sample at the same time. Sampling is mostly Python, so more would not be faster."""
+
+
+class Service:
+    """The studies of one store, and who may use them."""
+
+    def __init__(self, store: Store, verifier: Verifier) -> None:
+        self.verifier = verifier
+        self.feed = ChangeFeed(self._running)
+        self.metrics = Metrics(self._standings)
+        self._store = store
+        self._executor = ThreadPoolExecutor(SAMPLING_THREADS, thread_name_prefix="sampling")
+        self._studies = Registry(Surroundings(store, self._executor, self.feed))
+        self._open = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        """Whether this server is the one that writes the record."""
+        return self._open.is_set()
+
+    @property
+    def studies(self) -> Registry:
+        """The studies. Raises Unavailable until the server is ready."""
+        self._check_ready()
+        return self._studies
+
+    async def changes(self, after: str | None, seconds: float) -> Changes:
+        """Return the studies that changed since a cursor. Raises Unavailable until the server is ready."""
+        self._check_ready()
+        return await self.feed.after(after, seconds)
+
+    async def start(self) -> None:
+        """Become the only writer of the record; returns when that is so."""
+        await self._store.open()
+        self._open.set()
+
+    async def lost(self) -> None:
+        """Return when this server is no longer the only writer."""
+        await self._store.lost()
+
+    async def stop(self) -> None:
+        """Make everything durable and let go of the record."""
+        self._open.clear()
+        self._executor.shutdown()
+        await self._store.close()
+
+    async def _running(self) -> list[Key]:
+        return await self._studies.running()
+
+    def _standings(self) -> list[Standing]:
+        return [Standing(engine.key, engine.counts) for engine in self._studies]
+
+    def _check_ready(self) -> None:
+        if not self.ready:
+            message = "the study server starts: it waits for the database, or for an earlier server to end"
+            raise Unavailable(Problem(field="server", message=message))

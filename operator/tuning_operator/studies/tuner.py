@@ -1,0 +1,91 @@
+"""Optuna's work on one study: proposing, suggesting, ending. Blocking; one thread at a time."""
+
+import logging
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import TrialState
+
+from tuning_operator.protocol import Failure, StudyDefinition
+from tuning_operator.studies import assembly
+from tuning_operator.studies.records import FAIL_REASON, failure_attrs
+from tuning_operator.studies.results import Result
+from tuning_operator.studies.served_study import ServedStudy, suggest
+
+log = logging.getLogger(__name__)
+
+
+class Tuner:
+    """Starts and ends a study's trials, as `study.optimize` would.
+
+    Not for several threads at once: who calls holds the study's lock.
+    """
+
+    def __init__(self, study: ServedStudy, definition: StudyDefinition) -> None:
+        self._study = study
+        self.definition = definition
+        self._trials: dict[int, optuna.Trial] = {}
+
+    def start(self) -> int:
+        """Start a waiting trial or a new one; return its number.
+
+        A trial that cannot be proposed ends as FAIL, which says why, so that none is left RUNNING.
+        """
+        self._study.enter()
+        trial = self._study.ask()
+        self._trials[trial.number] = trial
+        self._complete_or_fail(trial)
+        return trial.number
+
+    def resume(self, number: int) -> None:
+        """Give a RUNNING trial of the record what a server's end kept it from getting."""
+        self._study.enter()
+        self._complete_or_fail(self._trial(number))
+
+    def suggest(self, number: int, name: str, distribution: BaseDistribution) -> Any:
+        """Return a running trial's value of a parameter. Raises ValueError for one that cannot be."""
+        self._study.enter()
+        return suggest(self._trial(number), name, distribution)
+
+    def end(self, number: int, result: Result) -> None:
+        """End a running trial, through the sampler, as `study.tell` does."""
+        self._study.enter()
+        if result.failure is not None:
+            self._keep_failure(number, result.failure)
+        try:
+            self._study.tell(number, result.values, result.state)
+        except Exception:
+            if self._study.frozen(number).state == TrialState.RUNNING:
+                raise
+            log.exception("The sampler of %s failed after trial %d", self._study.study_name, number)
+        self._trials.pop(number, None)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        """Return the trial's object: kept since it was asked for, made anew after a restart of the server."""
+        if number not in self._trials:
+            self._trials[number] = optuna.Trial(self._study, self._study.trial_id(number))
+        return self._trials[number]
+
+    def _complete_or_fail(self, trial: optuna.Trial) -> None:
+        try:
+            self._walk(trial)
+        except Exception as error:
+            log.exception("Trial %d of %s cannot be proposed", trial.number, self._study.study_name)
+            failure = Failure(
+                category="NotProposed",
+                message=f"{self.definition.sampler.name} could not propose parameters: {error}",
+                remedy="Correct spec.sampler, spec.searchSpace or spec.initialTrials.",
+            )
+            self.end(trial.number, Result(TrialState.FAIL, failure=failure))
+
+    def _walk(self, trial: optuna.Trial) -> None:
+        for parameter in self.definition.search_space or []:
+            if assembly.exists(parameter, trial.params):
+                suggest(trial, parameter.name, assembly.distribution(parameter))
+
+    def _keep_failure(self, number: int, failure: Failure) -> None:
+        trial_id = self._study.trial_id(number)
+        for key, text in failure_attrs(failure).items():
+            self._study.storage.set_trial_user_attr(trial_id, key, text)
+        self._study.storage.set_trial_system_attr(trial_id, FAIL_REASON, failure.message)
