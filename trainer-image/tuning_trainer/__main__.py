@@ -5,19 +5,25 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from tuning_trainer.console import say
-from tuning_trainer.settings import Settings, SettingsError, read_settings
+from tuning_trainer.settings import SettingsError, read_settings
 from tuning_trainer.stopping import EXIT_CODE, EXIT_GRACE, Stopped, Stopping, exit_within
 
-USAGE = "usage: trainer.zip objective MODULE:FUNCTION | command -- PROGRAM [ARGUMENT...]"
+if TYPE_CHECKING:
+    from tuning_trainer.outcome import Outcome
+    from tuning_trainer.runner import Run
+    from tuning_trainer.trial import Trial
+
+USAGE = "usage: trainer.zip objective MODULE:FUNCTION | script FILE [ARGUMENT...] | command -- PROGRAM..."
 USAGE_ERROR = 2
 
 
 def main(arguments: list[str]) -> int:
     """Run the trial that the environment names; return the exit code."""
     mode, rest = arguments[:1], arguments[1:]
-    if not rest or mode not in (["objective"], ["command"]):
+    if not rest or mode[0] not in MODES:
         say(USAGE)
         return USAGE_ERROR
     try:
@@ -27,25 +33,42 @@ def main(arguments: list[str]) -> int:
         return USAGE_ERROR
     stopping = Stopping()
     stopping.install()
+    from tuning_trainer.runner import Run
+
     try:
-        return _run(mode[0], rest, settings, stopping)
+        run = Run(settings, stopping)
+        return run.execute(lambda trial, metrics: MODES[mode[0]](rest, run, trial, metrics))
     except Stopped:
         return EXIT_CODE
 
 
-def _run(mode: str, arguments: list[str], settings: Settings, stopping: Stopping) -> int:
-    from tuning_trainer.runner import Run
-
-    run = Run(settings, stopping)
-    if mode == "command":
-        from tuning_trainer.command import run_command
-
-        program = arguments[1:] if arguments[0] == "--" else arguments
-        return run.execute(lambda trial, metrics: run_command(program, settings, trial, metrics))
+def _objective(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:
     from tuning_trainer.objective import prepare_path, run_objective
+    from tuning_trainer.outcome import outcome_of_refit, outcome_of_value
 
-    prepare_path(settings.source)
-    return run.execute(lambda trial, metrics: run_objective(arguments[0], trial, metrics))
+    prepare_path(run.settings.source)
+    judge = outcome_of_refit if run.settings.final else outcome_of_value
+    return run_objective(arguments[0], trial, metrics, judge)
+
+
+def _script(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:
+    if run.settings.final:
+        from tuning_trainer.refit import refit_script
+
+        return refit_script(arguments, run.settings, run.finished_study())
+    from tuning_trainer.script import run_script
+
+    return run_script(arguments, run.settings, trial, metrics, run.deliver)
+
+
+def _command(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:
+    from tuning_trainer.command import run_command
+
+    program = arguments[1:] if arguments[0] == "--" else arguments
+    return run_command(program, run.settings, trial, metrics)
+
+
+MODES = {"objective": _objective, "script": _script, "command": _command}
 
 
 def start() -> None:

@@ -136,6 +136,14 @@ def to_optuna(distribution: Distribution) -> Any:
     return getattr(optuna, type(distribution).__name__)(**distribution.__dict__)
 
 
+def from_optuna(distribution: Any) -> Distribution:
+    """Return our twin of one of Optuna's distributions; ours as it is."""
+    if isinstance(distribution, Distribution):
+        return distribution
+    made: Distribution = _KINDS[type(distribution).__name__](**distribution.__dict__)
+    return made
+
+
 def check_compatible(old: Distribution, new: Distribution) -> None:
     """Check that a parameter may be asked for again with another distribution.
 

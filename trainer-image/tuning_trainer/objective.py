@@ -7,10 +7,11 @@ import inspect
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from tuning_trainer import optuna_hook
 from tuning_trainer.failure import Failure, TrialFailure, failure_of
-from tuning_trainer.outcome import Outcome, is_pruned, outcome_of_value
+from tuning_trainer.outcome import Outcome, is_pruned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,15 +19,46 @@ if TYPE_CHECKING:
     from tuning_trainer.trial import Trial
 
 
-def run_objective(target: str, trial: Trial, metrics: list[str]) -> Outcome:
-    """Return the outcome of calling the objective with the trial.
+class ImportBridge:
+    """A study that the module runs while it is imported is a mistake; one of the objective's own is not."""
+
+    def __init__(self) -> None:
+        self.inside = False
+
+    def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
+        """Create the study as asked: to create one does no harm."""
+        return original(**asked)
+
+    def optimize(self, study: Any, asked: dict[str, Any]) -> NoReturn:
+        """Refuse to run a whole study in a trial's pod."""
+        del study, asked
+        raise _failure(
+            "Objective",
+            "The module runs a study (optimize, ask or tell) when it is imported.",
+            "Put that under `if __name__ == '__main__':`, or run the whole script with trial.script.",
+        )
+
+    def ask(self, study: Any) -> NoReturn:
+        """Refuse likewise."""
+        self.optimize(study, {})
+
+    tell = optimize
+
+
+def run_objective(
+    target: str, trial: Trial, metrics: list[str], judge: Callable[[Any, list[str]], Outcome]
+) -> Outcome:
+    """Return the outcome of calling the objective with the trial; `judge` reads what it returns.
 
     Raises:
         TrialFailure: there is no such objective, or it does not take a trial.
         BaseException: whatever the objective raises.
     """
+    bridge = ImportBridge()
+    optuna_hook.install(bridge)
     objective = load_objective(target)
-    return outcome_of_value(objective(trial), metrics)
+    bridge.inside = True
+    return judge(objective(trial), metrics)
 
 
 def prepare_path(source: str | None) -> None:
@@ -73,6 +105,8 @@ def _import(name: str) -> Any:
                 remedy=f"Use an image that has '{error.name}', or give its code with trial.source.",
             )
         ) from None
+    except TrialFailure:
+        raise
     except BaseException as error:
         if is_pruned(error):
             raise

@@ -47,6 +47,12 @@ def outcome_of_value(returned: Any, metrics: list[str]) -> Outcome:
     return Outcome("COMPLETE", [float(value) for value in values])
 
 
+def outcome_of_refit(returned: Any, metrics: list[str]) -> Outcome:
+    """Return the outcome of a final training that returned: a success, with values if it returned some."""
+    judged = outcome_of_value(returned, metrics)
+    return judged if judged.failure is None else Outcome("COMPLETE")
+
+
 def outcome_of_exception(error: BaseException) -> Outcome:
     """Return the outcome of an objective that raised: PRUNED for either TrialPruned, else FAIL."""
     if is_pruned(error):

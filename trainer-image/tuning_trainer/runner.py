@@ -27,6 +27,7 @@ class Run:
     def __init__(self, settings: Settings, stopping: Stopping) -> None:
         self.settings = settings
         self._stopping = stopping
+        self._delivered: int | None = None
         self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
         self._outbox = Outbox(self._client)
 
@@ -44,13 +45,26 @@ class Run:
         metrics = [objective["metric"] for objective in view["objectives"]]
         say(f"trial {trial.number} of {self.settings.study}{_listed(trial.params)}")
         outcome = self._outcome(work, trial, metrics)
-        if self._stopping.received:
-            say("stopped by SIGTERM; the trial's next pod goes on")
-            return EXIT_CODE
-        return self.deliver(outcome)
+        return self.deliver(outcome) if self._delivered is None else self._delivered
 
     def deliver(self, outcome: Outcome) -> int:
-        """Tell the server how the trial ended, after all that it reported; return the exit code."""
+        """Tell the server how the trial ended, after all that it reported; return the exit code.
+
+        Tells nothing if the pod is being stopped: then the outcome may be its doing.
+        """
+        if self._stopping.received:
+            say("stopped by SIGTERM; the trial's next pod goes on")
+            self._delivered = EXIT_CODE
+        else:
+            self._delivered = self._tell(outcome)
+        return self._delivered
+
+    def finished_study(self) -> dict[str, Any]:
+        """Return the protocol's FinishedStudy, for the refit of a script."""
+        study: dict[str, Any] = self._client.call("GET", "/study", patience=PATIENCE)
+        return study
+
+    def _tell(self, outcome: Outcome) -> int:
         self._stopping.start_delivery()
         _announce(outcome)
         if outcome.failure is not None:

@@ -22,8 +22,11 @@ class Settings(NamedTuple):
     ca_file: str | None
     source: str | None
     termination_log: str
+    final: bool
+    """Whether this is the refit: the best trial's parameters, trained once more (TUNING_ROLE is `final`)."""
     config: dict[str, Any]
-    """What the manifest says beyond the trial itself (TUNING_CONFIG, a JSON object); may be empty."""
+    """What the manifest says beyond the trial itself (TUNING_CONFIG, a JSON object); may be empty. Keys:
+    `metrics` {pattern, file}, `pruneGraceSeconds`, `sampler` and `pruner` {name, args}."""
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -39,6 +42,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         ca_file=environ.get("TUNING_CA_FILE") or None,
         source=environ.get("TUNING_SOURCE") or None,
         termination_log=environ.get("TUNING_TERMINATION_LOG") or "/dev/termination-log",
+        final=environ.get("TUNING_ROLE") == "final",
         config=_config(environ.get("TUNING_CONFIG") or "{}"),
     )
 

@@ -236,7 +236,9 @@ class Trial:
         started = dt.datetime.fromisoformat(self._started.replace("Z", "+00:00"))
         return started.astimezone().replace(tzinfo=None)
 
-    def _suggest(self, name: str, distribution: dists.Distribution) -> Any:
+    def _suggest(self, name: str, distribution: Any) -> Any:
+        """Return a parameter's value; Optuna's integrations call this too, with Optuna's distributions."""
+        distribution = dists.from_optuna(distribution)
         if name in self._distributions:
             self._check_compatible(name, distribution)
             return self._known(name, distribution)

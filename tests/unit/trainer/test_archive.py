@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from tests.unit.trainer.twin import Twin
 
-SOURCES = sorted(Path(tuning_trainer.__file__).parent.rglob("*.py"))
+ROOT = Path(tuning_trainer.__file__).parent
+SOURCES = sorted(ROOT.rglob("*.py"))
 
 
 def oldest_pythons() -> Iterator[str]:
@@ -56,14 +57,14 @@ def test_the_digest_follows_the_content(monkeypatch: pytest.MonkeyPatch) -> None
 def test_it_holds_every_module_and_nothing_else() -> None:
     with zipfile.ZipFile(io.BytesIO(trainer_archive().content)) as archive:
         names = set(archive.namelist())
-    assert names == {"__main__.py"} | {f"tuning_trainer/{source.name}" for source in SOURCES}
+    assert names == {"__main__.py"} | {str(source.relative_to(ROOT.parent)) for source in SOURCES}
 
 
 def test_it_is_small() -> None:
     assert len(trainer_archive().content) < 64 * 1024
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: str(source.relative_to(ROOT)))
 def test_only_the_standard_library_is_imported(source: Path) -> None:
     for node in ast.walk(ast.parse(source.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -74,7 +75,7 @@ def test_only_the_standard_library_is_imported(source: Path) -> None:
 
 def test_nothing_newer_than_python_3_9_is_used() -> None:
     command = [str(Path(sys.executable).with_name("vermin")), "-q", "-t=3.9-", "--violations"]
-    found = subprocess.run([*command, str(SOURCES[0].parent)], capture_output=True, text=True, timeout=60)
+    found = subprocess.run([*command, str(ROOT)], capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stdout
 
 

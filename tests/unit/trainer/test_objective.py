@@ -30,12 +30,6 @@ def test_a_value_is_delivered(pod: Pod, twin: Twin, python: tuple[str, ...]) -> 
     assert pod.log.read_bytes() == b""
 
 
-def test_the_bare_python_has_no_optuna(pod: Pod, twin: Twin) -> None:
-    pod.write("def objective(trial):\n    import optuna\n")
-    assert pod.run(python=BARE).code == 1
-    assert "optuna" in pod.termination()["message"]
-
-
 @pytest.mark.parametrize(
     ("python", "module"), [(BARE, "tuning_trainer"), (FULL, "optuna")], ids=["ours", "theirs"]
 )

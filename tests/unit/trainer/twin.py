@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from tuning_operator.protocol import (
     AttributesRequest,
     Failure,
+    FinishedStudy,
+    FinishedTrial,
     ReportReply,
     ReportRequest,
     SuggestReply,
@@ -48,6 +50,8 @@ class Twin:
         self.faults: deque[Callable[[Handler], bool]] = deque()
         """Each is called with one request before it is served; true means that the request is dealt with."""
         self.told: TellRequest | None = None
+        self.finished: list[optuna.trial.FrozenTrial] = []
+        self.final = False  # whether the twin plays the server's side of a refit
         self.seen = threading.Condition()
 
     @property
@@ -76,6 +80,8 @@ class Twin:
         match method, path:
             case "GET", "":
                 return self.view()
+            case "GET", "/study":
+                return self._finished_study()
             case "POST", "/suggest":
                 suggest = SuggestRequest.model_validate(body)
                 distribution = json_to_distribution(json.dumps(suggest.distribution))
@@ -97,21 +103,40 @@ class Twin:
             trial=self.record(),
             objectives=[Objective(metric=m, direction=d) for m, d in zip(metrics, directions, strict=True)],
             fixed=self.fixed,
-            distributions={k: json.loads(distribution_to_json(d)) for k, d in frozen.distributions.items()},
+            distributions=_forms(frozen),
             reported=frozen.intermediate_values,
             user_attrs=frozen.user_attrs,
             constraints=frozen.constraints,
         )
 
+    def _finished_study(self) -> FinishedStudy:
+        return FinishedStudy(
+            directions=[direction.name.lower() for direction in self.study.directions],
+            trials=[
+                FinishedTrial(
+                    number=trial.number,
+                    state=trial.state.name,
+                    values=trial.values,
+                    parameters=trial.params,
+                    distributions=_forms(trial),
+                    reported=trial.intermediate_values,
+                    user_attrs=trial.user_attrs,
+                    constraints=trial.constraints,
+                    started=_utc(trial.datetime_start),
+                    finished=_utc(trial.datetime_complete),
+                )
+                for trial in self.finished
+            ],
+        )
+
     def record(self) -> TrialRecord:
         frozen = self.study.get_trials(deepcopy=False)[self.trial.number]
-        assert frozen.datetime_start
         return TrialRecord.model_construct(
             number=frozen.number,
             state=frozen.state.name,
             parameters=frozen.params,
             values=frozen.values,
-            started=frozen.datetime_start.astimezone(dt.UTC),
+            started=_utc(frozen.datetime_start),
         )
 
     def _report(self, request: ReportRequest) -> ReportReply:
@@ -131,10 +156,19 @@ class Twin:
                 self.trial.set_constraint(key, number)
 
     def _tell(self, request: TellRequest) -> TrialRecord:
-        if self.told is None:
-            self.told = request
-            self.study.tell(self.trial, request.values, state=optuna.trial.TrialState[request.state])
+        first, self.told = self.told is None, self.told or request
+        values = None if request.values is None else [float(value) for value in request.values]
+        if first and not self.final:
+            self.study.tell(self.trial, values, state=optuna.trial.TrialState[request.state])
         return self.record()
+
+
+def _forms(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    return {name: json.loads(distribution_to_json(one)) for name, one in trial.distributions.items()}
+
+
+def _utc(local: dt.datetime | None) -> dt.datetime | None:
+    return local and local.astimezone(dt.UTC)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -1,0 +1,386 @@
+"""Script mode: whole Optuna scripts as people write them, with Optuna in the image and without."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import optuna
+import pytest
+
+from tests.unit.trainer.pod import BARE, FULL, Pod
+
+if TYPE_CHECKING:
+    from tests.unit.trainer.twin import Twin
+
+both = pytest.mark.parametrize("python", [BARE, FULL], ids=["bare", "optuna"])
+
+SCRIPT = """
+    import optuna
+    from optuna.trial import TrialState
+
+    def objective(trial):
+        x = trial.suggest_float("x", 0, 1)
+        for step in range(3):
+            trial.report(x, step)
+            if trial.should_prune():
+                raise optuna.TrialPruned()
+        return x
+
+    if __name__ == "__main__":
+        study = optuna.create_study(direction="maximize", study_name="mine", storage="sqlite:///study.db",
+                                    load_if_exists=True)
+        study.set_user_attr("data", "v1")
+        study.optimize(objective, n_trials=100, timeout=600)
+        raise SystemExit("must not be reached")
+"""
+
+
+@both
+def test_optimize_runs_the_pods_trial_and_ends_the_process(
+    pod: Pod, twin: Twin, python: tuple[str, ...]
+) -> None:
+    pod.write(SCRIPT)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    record = twin.study.trials[0]
+    assert record.value == record.params["x"]
+    assert len(record.intermediate_values) == 3
+    assert "spec.maxTrials" in ended.err
+    assert not (pod.folder / "study.db").exists()
+
+
+@both
+def test_without_a_guard_and_with_arguments_and_names_imported(
+    pod: Pod, twin: Twin, python: tuple[str, ...]
+) -> None:
+    pod.write("""
+        import argparse
+        from optuna import create_study
+        from optuna.samplers import TPESampler
+        from optuna.study import load_study
+
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--low", type=float)
+        low = parser.parse_args().low
+        study = create_study(sampler=TPESampler(seed=1), direction="maximize")
+        study.optimize(lambda trial: trial.suggest_float("x", low, 1), n_trials=2)
+        open("reached", "w")
+    """)
+    ended = pod.run("script", "train.py", "--low", "0.9", python=python)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value >= 0.9
+    assert not (pod.folder / "reached").exists()
+
+
+def test_load_study_and_a_study_made_by_hand(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        study = optuna.load_study(study_name="x", storage="sqlite:///nowhere.db")
+        assert study.direction.name == "MAXIMIZE"
+        assert len(study.trials) == 0
+        study.enqueue_trial({"x": 0.5})
+        study.optimize(lambda trial: 1.0)
+    """)
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+
+
+def test_a_small_study_inside_the_objective_is_the_users_own(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        def objective(trial):
+            inner = optuna.create_study()
+            inner.optimize(lambda t: t.suggest_float("y", 0, 1), n_trials=3)
+            return len(inner.trials)
+
+        study = optuna.create_study(direction="maximize")
+        study.optimize(objective, n_trials=1)
+    """)
+    assert pod.run("script", "train.py").code == 0
+    assert twin.study.trials[0].value == 3
+
+
+@both
+def test_ask_and_tell(pod: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    pod.write("""
+        import optuna
+
+        study = optuna.create_study(direction="maximize")
+        for _ in range(10):
+            trial = study.ask()
+            study.tell(trial, trial.suggest_int("n", 1, 3))
+    """)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == twin.study.trials[0].params["n"]
+    assert len(twin.of("/result")) == 1
+
+
+def test_the_result_holds_also_if_the_script_catches_the_end(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        study = optuna.create_study()
+        try:
+            study.optimize(lambda trial: 0.5)
+        except BaseException:
+            pass
+        study.best_trial
+    """)
+    twin.study = optuna.create_study()
+    twin.trial = twin.study.ask()
+    assert pod.run("script", "train.py").code == 0
+    assert twin.study.trials[0].value == 0.5
+
+
+@both
+def test_an_objective_that_raises_is_told_with_its_traceback(
+    pod: Pod, twin: Twin, python: tuple[str, ...]
+) -> None:
+    pod.write("""
+        import optuna
+
+        def objective(trial):
+            raise RuntimeError("the loss exploded")
+
+        optuna.create_study().optimize(objective)
+    """)
+    assert pod.run("script", "train.py", python=python).code == 1
+    assert twin.failure.message == "RuntimeError: the loss exploded"
+    assert twin.failure.traceback
+    assert 'train.py", line 5, in objective' in twin.failure.traceback
+    assert "tuning_trainer" not in twin.failure.traceback
+
+
+CONFIG = {
+    "sampler": {"name": "TPESampler", "args": {"seed": 1}},
+    "pruner": {"name": "MedianPruner", "args": {"n_warmup_steps": 5}},
+}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "direction='maximize'",
+        "directions=['maximize']",
+        "direction=optuna.study.StudyDirection.MAXIMIZE",
+        "sampler=optuna.samplers.TPESampler(seed=1)",
+        "sampler=optuna.samplers.TPESampler()",
+        "pruner=optuna.pruners.MedianPruner(n_warmup_steps=5)",
+    ],
+)
+@both
+def test_what_the_script_gives_may_be_what_the_manifest_says(
+    pod: Pod, twin: Twin, python: tuple[str, ...], call: str
+) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps(CONFIG)
+    pod.write(f"import optuna\noptuna.create_study({call}).optimize(lambda trial: 0.5)")
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        ("direction='minimize'", "direction minimize, but the manifest says spec.objectives: maximize"),
+        ("directions=['maximize', 'minimize']", "direction maximize, minimize, but"),
+        ("sampler=optuna.samplers.RandomSampler(seed=3)", "the sampler RandomSampler(seed=3), but"),
+        (
+            "sampler=optuna.samplers.TPESampler(seed=2)",
+            "the manifest says spec.sampler: TPESampler(seed=1)",
+        ),
+        (
+            "pruner=optuna.pruners.MedianPruner(n_warmup_steps=6)",
+            "MedianPruner(n_warmup_steps=5)",
+        ),
+        ("pruner=optuna.pruners.NopPruner()", "the pruner NopPruner(), but"),
+    ],
+)
+@both
+def test_what_contradicts_the_manifest_is_an_error_that_says_so(
+    pod: Pod, twin: Twin, python: tuple[str, ...], call: str, says: str
+) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps(CONFIG)
+    pod.write(f"import optuna\noptuna.create_study({call}).optimize(lambda trial: 0.5)")
+    assert pod.run("script", "train.py", python=python).code == 1
+    assert twin.failure.category == "Script"
+    assert says in twin.failure.message
+    assert "The manifest decides" in (twin.failure.remedy or "")
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("study = optuna.create_study()", "ended without calling study.optimize"),
+        ("raise SystemExit(0)", "ended without calling study.optimize"),
+        ("study = optuna.create_study(); study.optimize(print, n_jobs=4)", "n_jobs=4"),
+        (
+            "study = optuna.create_study()\nstudy.optimize(print)\nstudy.optimize(print)",
+            "more than once (line 3, 4)",
+        ),
+        ("s = optuna.create_study()\nfor _ in range(3):\n    s.optimize(print)", "more than once (line 4)"),
+        ("import no_such_package", "No module named 'no_such_package'"),
+        ("def broken(:", "SyntaxError"),
+        ("optuna.create_study().optimize(lambda trial: None)", "The value None could not be cast to float."),
+    ],
+)
+@both
+def test_a_script_that_cannot_be_a_trial_says_why(
+    pod: Pod, twin: Twin, python: tuple[str, ...], code: str, says: str
+) -> None:
+    pod.write(f"import optuna\n{code}\n")
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 1, ended
+    assert says in twin.failure.message
+
+
+def test_a_script_that_is_not_there(pod: Pod, twin: Twin) -> None:
+    assert pod.run("script", "trian.py", python=BARE).code == 1
+    assert "no script 'trian.py'" in twin.failure.message
+
+
+def test_optimize_in_either_branch_is_one_call(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        study = optuna.create_study()
+        if len(study.trials) == 0:
+            study.optimize(lambda trial: 1.0, n_trials=5)
+        else:
+            study.optimize(lambda trial: 2.0, n_trials=5)
+    """)
+    assert pod.run("script", "train.py").code == 0
+
+
+def test_what_the_stand_in_lacks_is_named(pod: Pod, twin: Twin) -> None:
+    pod.write("import optuna\noptuna.visualization.plot_slice")
+    assert pod.run("script", "train.py", python=BARE).code == 1
+    assert "install optuna in the image" in twin.failure.message
+
+
+def test_processes_that_the_script_spawns_find_its_classes(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import multiprocessing, optuna
+
+        def square(x):
+            return x * x
+
+        def objective(trial):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                return pool.apply(square, (3,))
+
+        if __name__ == "__main__":
+            optuna.create_study(direction="maximize").optimize(objective)
+    """)
+    ended = pod.run("script", "train.py", python=BARE)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 9
+
+
+REFIT = """
+    import json, optuna
+
+    study = optuna.create_study(direction="maximize")
+    study.optimize(None, n_trials=100)
+    best = study.best_trial
+    print(json.dumps([study.best_params, study.best_value, best.number, len(study.trials)]))
+"""
+
+
+@both
+def test_in_the_refit_the_code_below_optimize_has_the_finished_study(
+    pod: Pod, twin: Twin, python: tuple[str, ...]
+) -> None:
+    twin.study.tell(twin.trial, state=optuna.trial.TrialState.FAIL)
+    twin.study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=5)
+    twin.trial = twin.study.ask()  # what the refit reports on
+    twin.finished = twin.study.trials[:-1]
+    twin.final = True
+    pod.environ["TUNING_ROLE"] = "final"
+    pod.write(REFIT)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    best = twin.study.best_trial
+    assert json.loads(ended.out) == [best.params, best.value, best.number, 6]
+    assert twin.of("/result") == [{"state": "COMPLETE"}]
+
+
+def test_the_refits_study_is_optunas_own_with_all_that_the_record_has(pod: Pod, twin: Twin) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        trial.set_user_attr("note", [1])
+        trial.set_constraint("c", -1)
+        trial.report(0.5, 3)
+        return trial.suggest_int("n", 1, 3) + len(trial.suggest_categorical("c", ["a", "bb"]))
+
+    twin.study.tell(twin.trial, 0.1)
+    twin.study.optimize(objective, n_trials=3)
+    twin.finished = twin.study.trials
+    twin.trial = twin.study.ask()
+    twin.final = True
+    pod.environ["TUNING_ROLE"] = "final"
+    pod.write("""
+        import optuna
+
+        study = optuna.create_study()
+        study.optimize(None)
+        trial = study.trials[1]
+        print([trial.params, trial.distributions, trial.user_attrs])
+        print([trial.constraints, trial.intermediate_values])
+        print(trial.datetime_start, trial.datetime_complete)
+    """)
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+    trial = twin.finished[1]
+    assert ended.out.splitlines() == [
+        str([trial.params, trial.distributions, trial.user_attrs]),
+        str([trial.constraints, trial.intermediate_values]),
+        f"{trial.datetime_start} {trial.datetime_complete}",
+    ]
+
+
+@pytest.mark.parametrize("value", ["None", "0.5", "'a model'"])
+def test_a_final_training_need_not_return_a_value(pod: Pod, twin: Twin, value: str) -> None:
+    twin.final = True
+    pod.environ["TUNING_ROLE"] = "final"
+    pod.write(f"def final(trial): return {value}")
+    assert pod.run("objective", "train:final", python=BARE).code == 0
+    told = {"state": "COMPLETE", "values": [0.5]} if value == "0.5" else {"state": "COMPLETE"}
+    assert twin.of("/result") == [told]
+
+
+@both
+def test_a_module_that_runs_a_study_when_imported_is_told(
+    pod: Pod, twin: Twin, python: tuple[str, ...]
+) -> None:
+    pod.write("""
+        import optuna
+
+        def objective(trial):
+            return 1.0
+
+        study = optuna.create_study()
+        study.optimize(objective, n_trials=100)
+    """)
+    assert pod.run(python=python).code == 1
+    assert "runs a study (optimize, ask or tell) when it is imported" in twin.failure.message
+    assert "__main__" in (twin.failure.remedy or "")
+
+
+def test_an_objective_that_imports_optuna_runs_in_an_image_without_it(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+        from optuna.trial import Trial, TrialState
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+        def objective(trial: optuna.Trial):
+            assert isinstance(trial, optuna.trial.BaseTrial)
+            assert trial.study.direction == optuna.study.StudyDirection.MAXIMIZE
+            raise optuna.TrialPruned
+    """)
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].state.name == "PRUNED"

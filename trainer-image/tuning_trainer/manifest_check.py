@@ -1,0 +1,82 @@
+"""Compares what a script asks of Optuna with what the manifest says: the manifest runs the study."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+from tuning_trainer.failure import Failure, TrialFailure
+
+
+def check_asked(asked: dict[str, Any], directions: list[str], config: dict[str, Any]) -> None:
+    """Check the arguments of create_study or load_study; what the script leaves out contradicts nothing.
+
+    Args:
+        directions: the manifest's, "minimize" or "maximize".
+        config: the manifest's sampler and pruner ({name, args} each), where the operator tells them.
+
+    Raises:
+        TrialFailure: script and manifest contradict one another.
+    """
+    _check_directions(asked, directions)
+    for kind in ("sampler", "pruner"):
+        if asked.get(kind) is not None and config.get(kind):
+            _check_named(kind, asked[kind], config[kind])
+
+
+def described(thing: Any) -> dict[str, Any]:
+    """Return a sampler or pruner as the manifest would have it, its arguments as far as YAML can say them."""
+    given = {name: value for name, value in vars(thing).get("_tuning_arguments", {}).items() if _plain(value)}
+    return {"name": type(thing).__name__, "args": given}
+
+
+def _check_directions(asked: dict[str, Any], directions: list[str]) -> None:
+    given = asked.get("directions") or ([asked["direction"]] if asked.get("direction") else None)
+    if given is None:
+        return
+    names = [str(getattr(one, "name", one)).lower() for one in given]
+    if names != directions:
+        raise contradiction(
+            f"direction {', '.join(names)}",
+            f"spec.objectives: {', '.join(directions)}",
+            "Mend the direction in one of them.",
+        )
+
+
+def _check_named(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
+    script = described(thing)
+    known = _defaults(thing) | (manifest.get("args") or {})
+    missing = object()
+    args = {name: value for name, value in script["args"].items() if known.get(name, missing) != value}
+    if script["name"] == manifest["name"] and not args:
+        return
+    raise contradiction(
+        f"the {kind} {_worded(script)}",
+        f"spec.{kind}: {_worded(manifest)}",
+        f"Write spec.{kind}: {json.dumps(script)} in the manifest, or take the {kind} out of the script.",
+    )
+
+
+def contradiction(script: str, manifest: str, remedy: str) -> TrialFailure:
+    """Return the failure of a script that says one thing where the manifest says another."""
+    message = f"The script asks for {script}, but the manifest says {manifest}."
+    return TrialFailure(Failure("Script", message, f"The manifest decides. {remedy}"))
+
+
+def _defaults(thing: Any) -> dict[str, Any]:
+    parameters = inspect.signature(type(thing).__init__).parameters.values()
+    return {one.name: one.default for one in parameters if one.default is not one.empty}
+
+
+def _plain(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _worded(named: dict[str, Any]) -> str:
+    args = ", ".join(f"{name}={value!r}" for name, value in (named.get("args") or {}).items())
+    return f"{named['name']}({args})"

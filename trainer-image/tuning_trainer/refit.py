@@ -1,0 +1,120 @@
+"""The refit of a script: `optimize` returns at once, and the study is the finished one, in memory."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tuning_trainer.console import say
+from tuning_trainer.failure import Failure, TrialFailure
+from tuning_trainer.optuna_standin import FinishedTrial
+from tuning_trainer.outcome import Outcome
+from tuning_trainer.script import execute, find_script
+from tuning_trainer.wire import numbers_from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from tuning_trainer.settings import Settings
+
+
+def refit_script(arguments: list[str], settings: Settings, finished: dict[str, Any]) -> Outcome:
+    """Run the whole script with the finished study (the protocol's FinishedStudy).
+
+    Raises:
+        BaseException: whatever the script raises.
+    """
+    try:
+        execute(find_script(arguments[0], settings.source), arguments, FinishedBridge(finished))
+    except SystemExit as end:
+        if end.code:
+            raise
+    return Outcome("COMPLETE")
+
+
+class FinishedBridge:
+    """Gives the script the finished study."""
+
+    def __init__(self, finished: dict[str, Any]) -> None:
+        self.inside = False
+        self._finished = finished
+
+    def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
+        """Return the finished study, whatever storage the script names."""
+        del original
+        kept = {name: asked[name] for name in ("sampler", "pruner", "study_name") if asked.get(name)}
+        optuna = sys.modules["optuna"]
+        self.inside = True
+        try:
+            study = optuna.create_study(directions=self._finished["directions"], **kept)
+            _fill(optuna, study, self._finished)
+        finally:
+            self.inside = False
+        return study
+
+    def optimize(self, study: Any, asked: dict[str, Any]) -> None:
+        """Return at once."""
+        del study, asked
+        say("the study is finished: optimize returns at once, and the code below it runs")
+
+    def ask(self, study: Any) -> NoReturn:
+        """Refuse: a loop of ask and tell has no end in a finished study."""
+        del study
+        raise TrialFailure(
+            Failure(
+                "Script",
+                "The script asks the finished study for another trial.",
+                "A script with a loop of ask and tell needs its own refit.objective or refit.command.",
+            )
+        )
+
+    def tell(self, study: Any, asked: dict[str, Any]) -> NoReturn:
+        """Refuse likewise."""
+        del asked
+        self.ask(study)
+
+
+def _fill(optuna: Any, study: Any, finished: dict[str, Any]) -> None:
+    trials = sorted(finished["trials"], key=lambda trial: trial["number"])
+    if hasattr(study, "add_trials"):
+        study.add_trials([_frozen(optuna, trial) for trial in trials])
+    else:
+        study.trials = [_plain(trial) for trial in trials]
+    for key, value in (finished.get("userAttrs") or {}).items():
+        study.set_user_attr(key, value)
+
+
+def _values(trial: dict[str, Any]) -> list[float] | None:
+    return None if trial.get("values") is None else [float(value) for value in trial["values"]]
+
+
+def _plain(trial: dict[str, Any]) -> FinishedTrial:
+    return FinishedTrial(trial["number"], trial["state"], _values(trial), trial.get("parameters") or {})
+
+
+def _frozen(optuna: Any, trial: dict[str, Any]) -> Any:
+    """Return Optuna's FrozenTrial."""
+    read = optuna.distributions.json_to_distribution
+    constraints = numbers_from_wire(trial.get("constraints"))
+    reported = numbers_from_wire(trial.get("reported"))
+    frozen = optuna.trial.create_trial(
+        state=optuna.trial.TrialState[trial["state"]],
+        values=_values(trial),
+        params=trial.get("parameters") or {},
+        distributions={name: read(json.dumps(form)) for name, form in trial.get("distributions", {}).items()},
+        user_attrs=trial.get("userAttrs") or {},
+        system_attrs={f"constraints:{name}": value for name, value in constraints.items()},
+        intermediate_values={int(step): value for step, value in reported.items()},
+    )
+    frozen.datetime_start = _local(trial.get("started"))
+    frozen.datetime_complete = _local(trial.get("finished"))
+    return frozen
+
+
+def _local(time: str | None) -> dt.datetime | None:
+    if time is None:
+        return None
+    return dt.datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone().replace(tzinfo=None)
