@@ -1,0 +1,141 @@
+"""A real API server takes what the chart renders; it gives the rights that are needed, and no others."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dev.cluster.programs import found_or_built
+from tests.api.api import SETUP_MAY_BUILD, Api
+from tests.unit.chart.helm import EVERYTHING, VALUE_SETS, Chart
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "tuning-system"
+NAMESPACES = [SYSTEM, *EVERYTHING["watchNamespaces"]]
+RESTRICTED = {"pod-security.kubernetes.io/warn": "restricted"}
+
+pytestmark = SETUP_MAY_BUILD
+
+
+@pytest.fixture(scope="module")
+def chart() -> Chart:
+    return Chart(found_or_built("helm"), ROOT / "charts" / "tuning-operator")
+
+
+@pytest.fixture(scope="module")
+def namespaces(api: Api) -> Iterator[None]:
+    """The value sets' namespaces; of pods that the level `restricted` refuses the server warns."""
+    manifests = [
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}}
+        for name in NAMESPACES
+    ]
+    api.expect("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
+    yield
+    api.expect("delete", "namespace", "--wait=false", *NAMESPACES)
+
+
+def kubectl(api: Api, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    """Run kubectl bound to no namespace: the chart's objects name theirs."""
+    command = [api.kubectl_path, "--kubeconfig", str(api.kubeconfig), *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def dry_run(api: Api, manifests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
+    options = ("--dry-run=server", "--validate=strict", "-f", "-")
+    return kubectl(api, "apply", *options, stdin=yaml.safe_dump_all(manifests))
+
+
+@pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
+def test_the_server_takes_what_is_rendered(api: Api, chart: Chart, values: dict[str, Any]) -> None:
+    rendered = chart.render(values).all
+    done = dry_run(api, rendered)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(rendered)
+    assert "Warning" not in done.stderr
+
+
+@pytest.mark.usefixtures("namespaces")
+def test_the_server_would_say_what_is_wrong(api: Api, chart: Chart) -> None:
+    """The checks above can fail: a misspelled field, and a pod that may be root."""
+    deployment = chart.render().one("Deployment", "operator")
+    deployment["spec"]["replica"] = 1
+    assert 'unknown field "spec.replica"' in dry_run(api, [deployment]).stderr
+    del deployment["spec"]["replica"]
+    deployment["spec"]["template"]["spec"]["securityContext"]["runAsNonRoot"] = False
+    assert "runAsNonRoot" in dry_run(api, [deployment]).stderr
+
+
+@pytest.fixture(scope="module")
+def may(api: Api, chart: Chart, namespaces: None) -> Any:
+    """Ask whether a service account of the chart may do something, with the chart's RBAC on the server."""
+    del namespaces
+
+    def installed(values: dict[str, Any], release: str) -> list[dict[str, Any]]:
+        kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+        return [found for found in chart.render(values, release=release).all if found["kind"] in kinds]
+
+    objects = [
+        *installed({}, "tuning-operator"),
+        *installed({"watchNamespaces": ["ml"]}, "narrow-tuning-operator"),
+    ]
+    manifests = yaml.safe_dump_all(objects)
+    applied = kubectl(api, "apply", "-f", "-", stdin=manifests)
+    assert applied.returncode == 0, applied.stderr
+
+    def ask(account: str, verb: str, resource: str, *options: str) -> bool:
+        name, slash, part = resource.partition("/")
+        thing = [name, f"--subresource={part}"] if name and slash else [resource]
+        user = f"--as=system:serviceaccount:{SYSTEM}:{account}"
+        answer = kubectl(api, "auth", "can-i", user, verb, *thing, *options)
+        assert answer.stdout.strip() in {"yes", "no"}, answer.stderr
+        return answer.stdout.strip() == "yes"
+
+    yield ask
+    kubectl(api, "delete", "-f", "-", "--wait=false", stdin=manifests)
+
+
+NEEDED = [
+    *[(verb, "tuningstudies.tuning.dev") for verb in ("get", "list", "watch")],
+    ("update", "tuningstudies.tuning.dev/status"),
+    ("update", "tuningstudies.tuning.dev/finalizers"),
+    *[(verb, "jobs.batch") for verb in ("get", "list", "watch", "create", "delete")],
+    *[(verb, "pods") for verb in ("list", "watch")],
+    ("create", "configmaps"),
+    *[(verb, "events") for verb in ("list", "create", "patch")],
+]
+FORBIDDEN = [
+    ("get", "secrets"),
+    ("get", "configmaps"),
+    ("create", "pods"),
+    ("create", "pods/exec"),
+    ("update", "tuningstudies.tuning.dev"),
+    ("delete", "tuningstudies.tuning.dev"),
+    ("create", "rolebindings.rbac.authorization.k8s.io"),
+]
+
+
+@pytest.mark.parametrize(("verb", "resource"), NEEDED)
+def test_the_operator_may_do_its_work(may: Any, verb: str, resource: str) -> None:
+    assert may("tuning-operator", verb, resource, "-n", "vision")
+    assert may("narrow-tuning-operator", verb, resource, "-n", "ml")
+    assert not may("narrow-tuning-operator", verb, resource, "-n", "vision")
+
+
+@pytest.mark.parametrize(("verb", "resource"), FORBIDDEN)
+def test_the_operator_may_do_nothing_else(may: Any, verb: str, resource: str) -> None:
+    assert not may("tuning-operator", verb, resource, "-n", SYSTEM)
+
+
+def test_the_study_server_may_read_the_token_keys_only(may: Any) -> None:
+    assert may("tuning-operator-study-server", "get", "/openid/v1/jwks")
+    for verb, resource in [*NEEDED, *FORBIDDEN]:
+        assert not may("tuning-operator-study-server", verb, resource, "-n", SYSTEM)
+
+
+def test_the_operator_may_list_nodes_unless_bound_to_namespaces(may: Any) -> None:
+    assert may("tuning-operator", "list", "nodes")
+    assert not may("narrow-tuning-operator", "list", "nodes")
