@@ -101,7 +101,8 @@ class StudyEngine:
 
     def summary(self) -> StudySummary:
         """Return how the study stands; costs no more than its running trials."""
-        return self._board.summary(self.study.frozen(number) for number in self._board.running)
+        running = [self.study.frozen(number) for number in self._board.running]
+        return self._board.summary(running, exhausted=self.study.exhausted)
 
     async def ask(self, request: AskRequest) -> StudySummary:
         """Start trials until as many run as wanted, at most 16; return how the study stands then."""
@@ -133,16 +134,14 @@ class StudyEngine:
 
     async def suggest(self, number: int, request: SuggestRequest) -> Any:
         """Return a trial's value of a parameter, the same for each asking. Raises StudyError."""
-        self._check_suggestable(self._started(number), request.name)
         try:
             distribution = json_to_distribution(json.dumps(request.distribution))
         except (ValueError, KeyError, TypeError) as error:
             raise _refused("distribution", f"is not Optuna's JSON form of a distribution: {error}") from None
         async with self._lock:
+            self._check_suggestable(self._started(number), request.name)
             try:
                 value = await self._in_thread(self._tuner.suggest, number, request.name, distribution)
-            except UpdateFinishedTrialError:
-                raise self._finished(number) from None
             except ValueError as error:
                 raise _refused(request.name, str(error)) from None
         await self._store.durable()
@@ -154,13 +153,12 @@ class StudyEngine:
         self._check_reportable(values)
         if trial.state.is_finished():
             return True
-        storage, trial_id = self.study.storage, id_of(trial)
-        for step, value in values:
-            if step not in storage.get_trial(trial_id).intermediate_values:
-                storage.set_trial_intermediate_value(trial_id, step, value)
-        prune = self.study.pruner.prune(self.study, storage.get_trial(trial_id))
-        if prune:
-            self._note_prune(trial)
+        try:
+            prune = self._keep(id_of(trial), values)
+            if prune:
+                self._note_prune(trial)
+        except UpdateFinishedTrialError:  # it was told to end meanwhile
+            prune = True
         await self._store.durable()
         return prune
 
@@ -174,6 +172,13 @@ class StudyEngine:
             self._set_attributes(trial, request)
             await self._store.durable()
         return record_of(self.study.frozen(number))
+
+    def _keep(self, trial_id: int, values: Sequence[tuple[int, float]]) -> bool:
+        storage = self.study.storage
+        for step, value in values:
+            if step not in storage.get_trial(trial_id).intermediate_values:
+                storage.set_trial_intermediate_value(trial_id, step, value)
+        return self.study.pruner.prune(self.study, storage.get_trial(trial_id))
 
     def _set_attributes(self, trial: FrozenTrial, request: AttributesRequest) -> None:
         storage, trial_id = self.study.storage, id_of(trial)

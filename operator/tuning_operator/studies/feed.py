@@ -20,14 +20,14 @@ class ChangeFeed:
     """Changes of studies, in order; a study that changed often counts once, at its last change.
 
     A cursor is `EPOCH.SEQUENCE`. The epoch is new with each start of the server: a cursor of another epoch
-    says nothing about what changed since, so the reply is then every study with a running trial.
+    says nothing about what changed since, so the reply is then every study that may need a look.
 
     Args:
-        running: the studies with a running trial.
+        unsettled: the studies that may need a look whatever changed.
     """
 
-    def __init__(self, running: Callable[[], Awaitable[list[Key]]]) -> None:
-        self._running = running
+    def __init__(self, unsettled: Callable[[], Awaitable[list[Key]]]) -> None:
+        self._unsettled = unsettled
         self._epoch = secrets.token_hex(4)
         self._sequence = 0
         self._last: OrderedDict[Key, int] = OrderedDict()
@@ -51,7 +51,7 @@ class ChangeFeed:
         since = self._since(cursor)
         if since is None:
             now = self._sequence  # before the look at the record: what changes meanwhile comes again
-            return self._changes(now, await self._running())
+            return self._changes(now, await self._unsettled())
         if since >= self._sequence and not self._closed:
             await self._wait(seconds)
         return self._changes(self._sequence, self._changed(since))

@@ -13,7 +13,7 @@ from tuning_operator.studies import assembly
 from tuning_operator.studies.engine import StudyEngine, Surroundings
 from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
 from tuning_operator.studies.feed import Key
-from tuning_operator.studies.served_study import ServedStudy
+from tuning_operator.studies.served_study import METRIC_NAMES, ServedStudy
 
 DEFINITION = "tuning:definition"
 """A study's system attribute: its definition, so that a server that starts needs no operator."""
@@ -73,9 +73,17 @@ class Registry:
                 self._store.storage.delete_study(engine.study.study_id)
             await self._store.durable()
 
-    async def running(self) -> list[Key]:
-        """Return the studies with a running trial."""
-        return [Key(*name.split("/", 1)) for name in await self._store.running() if "/" in name]
+    async def unsettled(self) -> list[Key]:
+        """Return the studies at which an operator must look that knows nothing of what happened before.
+
+        Those with a running trial, and those whose record goes when their resource does.
+        """
+        found = set(await self._store.running())
+        for study in self._store.storage.get_all_studies():
+            stored = study.system_attrs.get(DEFINITION)
+            if stored and StudyDefinition.model_validate_json(stored).deletion_policy == "Delete":
+                found.add(study.study_name)
+        return [Key(*name.split("/", 1)) for name in sorted(found) if "/" in name]
 
     def _create_or_check(self, key: Key, definition: StudyDefinition) -> int:
         storage, name = self._store.storage, names.optuna_study_name(*key)
@@ -99,6 +107,8 @@ class Registry:
         if engine is None or engine.definition != definition:
             stored = definition.model_dump_json()
             self._store.storage.set_study_system_attr(study_id, DEFINITION, stored)
+            metrics = [objective.metric for objective in definition.objectives]
+            self._store.storage.set_study_system_attr(study_id, METRIC_NAMES, metrics)
         if engine is None:
             return await self._load(key)
         await engine.redefine(definition)

@@ -80,8 +80,13 @@ class Scoreboard:
         """Trials by state."""
         return Counts(**{state.name.lower(): self._counts[state] for state in TrialState})
 
-    def summary(self, running: Iterable[FrozenTrial]) -> StudySummary:
-        """Return the study's standing; `running` are the trials that run now, by number."""
+    def summary(self, running: Iterable[FrozenTrial], *, exhausted: bool) -> StudySummary:
+        """Return the study's standing.
+
+        Args:
+            running: the trials that run now, as they are now, by number.
+            exhausted: whether the sampler has nothing more to propose.
+        """
         return StudySummary(
             counts=self.counts,
             running=[record_of(trial) for trial in running],
@@ -90,6 +95,7 @@ class Scoreboard:
             if self._single
             else [record_of(trial) for trial in self._front.first(FRONT_SIZE)],
             trials_since_best=self._since_best,
+            exhausted=exhausted and not self.waiting,
             last_failure=record_of(self._last_failure) if self._last_failure else None,
         )
 

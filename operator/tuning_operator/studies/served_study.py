@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 EXHAUSTED = "tuning:exhausted"
 """A study's system attribute: the name of the sampler that has tried all there is."""
+METRIC_NAMES = "study:metric_names"
+"""The system attribute in which `study.set_metric_names` keeps them; the dashboard shows them."""
 CONSTRAINT = "constraints:"
 """The system attributes in which Optuna 5.0's `trial.set_constraint` keeps its values."""
 

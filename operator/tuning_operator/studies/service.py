@@ -21,7 +21,7 @@ class Service:
 
     def __init__(self, store: Store, verifier: Verifier) -> None:
         self.verifier = verifier
-        self.feed = ChangeFeed(self._running)
+        self.feed = ChangeFeed(self._unsettled)
         self.metrics = Metrics(self._standings)
         self._store = store
         self._executor = ThreadPoolExecutor(SAMPLING_THREADS, thread_name_prefix="sampling")
@@ -59,8 +59,8 @@ class Service:
         self._executor.shutdown()
         await self._store.close()
 
-    async def _running(self) -> list[Key]:
-        return await self._studies.running()
+    async def _unsettled(self) -> list[Key]:
+        return await self._studies.unsettled()
 
     def _standings(self) -> list[Standing]:
         return [Standing(engine.key, engine.counts) for engine in self._studies]

@@ -1,0 +1,112 @@
+"""A trial of plain HTTP calls, for objectives that Optuna's own trial runs as well."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import httpx
+
+    from tests.support.study_server import RunningServer
+
+
+class HttpTrial:
+    """The part of optuna.Trial that the tests' objectives use."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self.http = http
+        self.view = self.post("GET", "")
+        self.number: int = self.view["trial"]["number"]
+        self.params: dict[str, Any] = dict(self.view["trial"]["parameters"])
+        self._prune = False
+
+    def post(self, method: str, path: str, body: Any = None) -> Any:
+        url = str(self.http.base_url).rstrip("/") + path  # httpx would end it in a slash
+        response = self.http.request(method, url, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        return self._suggest(name, FloatDistribution(low, high, log=log, step=step))
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        return self._suggest(name, IntDistribution(low, high, log=log, step=step))
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        return self._suggest(name, CategoricalDistribution(choices))
+
+    def _suggest(self, name: str, distribution: BaseDistribution) -> Any:
+        if name not in self.params:
+            body = {"name": name, "distribution": json.loads(distribution_to_json(distribution))}
+            self.params[name] = self.post("POST", "/suggest", body)["value"]
+        return self.params[name]
+
+    def report(self, value: float, step: int) -> None:
+        self._prune = self.post("POST", "/report", {"values": [[step, wire(value)]]})["prune"]
+
+    def should_prune(self) -> bool:
+        return self._prune
+
+    def set_constraint(self, key: str, value: float) -> None:
+        self.post("POST", "/attributes", {"constraints": {key: value}})
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        self.post("POST", "/attributes", {"userAttrs": {key: value}})
+
+
+def run_trial(server: RunningServer, study: str, number: int, objective: Callable[[Any], Any]) -> Any:
+    """Run a trial's objective as its pod does; return the TrialRecord of the result."""
+    namespace, name = study.split("/")
+    trial = HttpTrial(server.pod(namespace, name, number))
+    try:
+        returned = objective(trial)
+    except optuna.TrialPruned:
+        return trial.post("POST", "/result", {"state": "PRUNED"})
+    except RuntimeError as error:
+        failure = {"category": "Exception", "message": str(error)}
+        return trial.post("POST", "/result", {"state": "FAIL", "failure": failure})
+    values = [*returned] if isinstance(returned, (list, tuple)) else [returned]
+    told = {"state": "COMPLETE", "values": [wire(value) for value in values]}
+    return trial.post("POST", "/result", told)
+
+
+def run_study(
+    server: RunningServer,
+    study: str,
+    definition: dict[str, Any],
+    objective: Callable[[Any], Any],
+    trials: int,
+) -> dict[str, Any]:
+    """Declare a study and run it, one trial after another; return its last summary."""
+    operator = server.operator()
+    path = f"/v1/studies/{study}"
+    declared = operator.put(path, json=definition)
+    assert declared.status_code == 200, declared.text
+    while True:
+        asked = operator.post(f"{path}/ask", json={"parallelism": 1, "maxTrials": trials})
+        assert asked.status_code == 200, asked.text
+        if not asked.json()["running"]:
+            return asked.json()
+        run_trial(server, study, asked.json()["running"][0]["number"], objective)
+
+
+def wire(value: float) -> float | str:
+    """Return a number as the protocol writes it."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")

@@ -1,0 +1,190 @@
+"""With one trial at a time and a seed, a study through the server is the study of `study.optimize`."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from tuning_operator.studies.store import MemoryStore
+
+from tests.support.http_trial import run_study
+from tests.support.study_server import running_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+STUDY = "ml/parity"
+"""Hyperband's brackets follow from the study's name, so both studies have it."""
+STEPS = 12
+
+CONTINUOUS = [
+    {"name": "x", "type": "float", "low": -3, "high": 3},
+    {"name": "lr", "type": "float", "low": 1e-4, "high": 1, "log": True},
+    {"name": "n", "type": "int", "low": 1, "high": 20},
+]
+MIXED = [
+    *CONTINUOUS[:2],
+    {"name": "layers", "type": "int", "low": 1, "high": 3},
+    {
+        "name": "units",
+        "type": "int",
+        "low": 16,
+        "high": 128,
+        "step": 16,
+        "when": {"parameter": "layers", "atLeast": 2},
+    },
+    {"name": "kind", "type": "categorical", "choices": ["a", "b", True]},
+]
+DISCRETE = [
+    {"name": "x", "type": "float", "low": -1, "high": 1, "step": 0.5},
+    {"name": "kind", "type": "categorical", "choices": ["a", "b", True]},
+]
+
+
+def continuous(trial: Any) -> float:
+    x, lr, n = (
+        trial.suggest_float("x", -3, 3),
+        trial.suggest_float("lr", 1e-4, 1, log=True),
+        trial.suggest_int("n", 1, 20),
+    )
+    return train(trial, x * x + abs(math.log10(lr) + 2) + abs(n - 7) / 5)
+
+
+def mixed(trial: Any) -> float:
+    x, lr = trial.suggest_float("x", -3, 3), trial.suggest_float("lr", 1e-4, 1, log=True)
+    layers = trial.suggest_int("layers", 1, 3)
+    units = trial.suggest_int("units", 16, 128, step=16) if layers >= 2 else 8
+    kind = trial.suggest_categorical("kind", ["a", "b", True])
+    return train(trial, x * x + abs(math.log10(lr) + 2) + units / 100 + {"a": 0, "b": 1}.get(kind, 0.5))
+
+
+def discrete(trial: Any) -> float:
+    x, kind = trial.suggest_float("x", -1, 1, step=0.5), trial.suggest_categorical("kind", ["a", "b", True])
+    return train(trial, x * x + {"a": 0, "b": 1}.get(kind, 0.5))
+
+
+def train(trial: Any, loss: float) -> float:
+    """A curve that falls towards the loss; now and then the training breaks, or has no value."""
+    if trial.number == 6:
+        raise RuntimeError("the data is gone")
+    for step in range(STEPS):
+        trial.report(math.nan if trial.number == 9 and step > 3 else loss + 3 / (1 + step), step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return math.nan if trial.number == 8 else loss
+
+
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "TPE": ("TPESampler", {"seed": 1, "n_startup_trials": 8}),
+    "multivariate": ("TPESampler", {"seed": 1, "n_startup_trials": 8, "multivariate": True, "group": True}),
+    "Random": ("RandomSampler", {"seed": 1}),
+    "CmaEs": ("CmaEsSampler", {"seed": 1, "n_startup_trials": 3}),
+    "QMC": ("QMCSampler", {"seed": 1}),
+    "NSGAII": ("NSGAIISampler", {"seed": 1, "population_size": 6}),
+    "NSGAIII": ("NSGAIIISampler", {"seed": 1, "population_size": 6}),
+    "BruteForce": ("BruteForceSampler", {"seed": 1}),
+}
+PRUNERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Median": ("MedianPruner", {"n_startup_trials": 3, "n_warmup_steps": 2}),
+    "Hyperband": ("HyperbandPruner", {"min_resource": 1, "max_resource": STEPS, "reduction_factor": 3}),
+    "SuccessiveHalving": ("SuccessiveHalvingPruner", {"min_resource": 1, "reduction_factor": 2}),
+    "Percentile": ("PercentilePruner", {"percentile": 60.0, "n_startup_trials": 2, "interval_steps": 3}),
+}
+
+
+def served(
+    sampler: str, pruner: str, objective: Callable[[Any], float], space: Any, direction: str, trials: int
+) -> list[optuna.trial.FrozenTrial]:
+    (sampler_name, sampler_args), (pruner_name, pruner_args) = SAMPLERS[sampler], PRUNERS[pruner]
+    definition = {
+        "objectives": [{"metric": "loss", "direction": direction}],
+        "sampler": {"name": sampler_name, "args": sampler_args},
+        "pruner": {"name": pruner_name, "args": pruner_args},
+        **({"searchSpace": space} if space else {}),
+    }
+    store = MemoryStore()
+    with running_server(store) as server:
+        run_study(server, STUDY, definition, objective, trials)
+    return optuna.load_study(study_name=STUDY, storage=store.storage).trials
+
+
+def optimized(
+    sampler: BaseSampler, pruner: BasePruner, objective: Callable[[Any], float], direction: str, trials: int
+) -> list[optuna.trial.FrozenTrial]:
+    study = optuna.create_study(study_name=STUDY, direction=direction, sampler=sampler, pruner=pruner)
+    study.optimize(objective, n_trials=trials, catch=RuntimeError)
+    return study.trials
+
+
+def made(module: Any, chosen: tuple[str, dict[str, Any]]) -> Any:
+    return getattr(module, chosen[0])(**chosen[1])
+
+
+def essence(trial: optuna.trial.FrozenTrial) -> Any:
+    """Return what must be the same; as text, in which NaN equals NaN."""
+    return repr(
+        (
+            trial.number,
+            trial.state.name,
+            trial.params,
+            trial.distributions,
+            trial.values,
+            trial.intermediate_values,
+        )
+    )
+
+
+def check_same(ours: list[optuna.trial.FrozenTrial], theirs: list[optuna.trial.FrozenTrial]) -> None:
+    assert [essence(trial) for trial in ours] == [essence(trial) for trial in theirs]
+    states = {trial.state.name for trial in theirs}
+    assert {"COMPLETE", "PRUNED", "FAIL"} <= states, (
+        "the study must have trials of all kinds to say something"
+    )
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "define-by-run"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_trials_are_those_of_optimize(sampler: str, declared: bool) -> None:
+    objective, space = {
+        "CmaEs": (continuous, CONTINUOUS),
+        "BruteForce": (discrete, DISCRETE),
+    }.get(sampler, (mixed, MIXED))
+    ours = served(sampler, "Median", objective, space if declared else None, "minimize", 30)
+    theirs = optimized(
+        made(optuna.samplers, SAMPLERS[sampler]),
+        made(optuna.pruners, PRUNERS["Median"]),
+        objective,
+        "minimize",
+        30,
+    )
+    check_same(ours, theirs)
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_pruning_is_that_of_optimize(pruner: str, direction: str) -> None:
+    ours = served("TPE", pruner, mixed, MIXED, direction, 40)
+    theirs = optimized(
+        made(optuna.samplers, SAMPLERS["TPE"]), made(optuna.pruners, PRUNERS[pruner]), mixed, direction, 40
+    )
+    check_same(ours, theirs)
+
+
+def test_grid_ends_when_all_is_tried() -> None:
+    SAMPLERS["Grid"] = ("GridSampler", {"seed": 1})
+    ours = served("Grid", "Median", discrete, DISCRETE, "minimize", 100)
+    grid = {"x": [-1.0, -0.5, 0.0, 0.5, 1.0], "kind": ["a", "b", True]}
+    theirs = optimized(
+        optuna.samplers.GridSampler(grid, seed=1),
+        made(optuna.pruners, PRUNERS["Median"]),
+        discrete,
+        "minimize",
+        100,
+    )
+    assert len(theirs) == 15
+    check_same(ours, theirs)

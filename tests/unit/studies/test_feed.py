@@ -1,0 +1,118 @@
+"""The change feed: nothing is lost, nothing is told twice, nobody waits for what is there."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tuning_operator.studies.feed import ChangeFeed, Key
+
+A, B, C = Key("ml", "a"), Key("ml", "b"), Key("other", "c")
+LONG = 30.0
+"""Seconds: a test that waits for this fails by its time limit."""
+
+
+@pytest.fixture
+def unsettled() -> list[Key]:
+    return [A, C]
+
+
+@pytest.fixture
+def feed(unsettled: list[Key]) -> ChangeFeed:
+    async def now() -> list[Key]:
+        return unsettled
+
+    return ChangeFeed(now)
+
+
+async def cursor_of(feed: ChangeFeed) -> str:
+    return (await feed.after(None, 0)).cursor
+
+
+@pytest.mark.parametrize("cursor", [None, "", "nonsense", "0.0", "12345678.5", "12345678."])
+async def test_a_stranger_gets_all_that_is_unsettled_at_once(feed: ChangeFeed, cursor: str | None) -> None:
+    changes = await feed.after(cursor, LONG)
+    assert changes.studies == [A, C]
+    assert (await feed.after(changes.cursor, 0)).studies == []
+
+
+async def test_a_study_that_changed_often_is_told_once(feed: ChangeFeed) -> None:
+    cursor = await cursor_of(feed)
+    for key in (A, B, A, A):
+        feed.mark(key)
+    changes = await feed.after(cursor, LONG)
+    assert changes.studies == [B, A]
+    assert (await feed.after(changes.cursor, 0)).studies == []
+
+
+async def test_the_same_cursor_gets_the_same_again(feed: ChangeFeed) -> None:
+    """A reply may be lost: the client asks with its old cursor then."""
+    cursor = await cursor_of(feed)
+    feed.mark(B)
+    assert await feed.after(cursor, LONG) == await feed.after(cursor, LONG)
+
+
+async def test_all_who_wait_wake_up(feed: ChangeFeed) -> None:
+    cursor = await cursor_of(feed)
+    waiting = [asyncio.create_task(feed.after(cursor, LONG)) for _ in range(3)]
+    await asyncio.sleep(0)
+    feed.mark(B)
+    assert [(await task).studies for task in waiting] == [[B], [B], [B]]
+
+
+async def test_waiting_ends_in_time(feed: ChangeFeed) -> None:
+    cursor = await cursor_of(feed)
+    changes = await feed.after(cursor, 0.01)
+    assert (changes.studies, changes.cursor) == ([], cursor)
+
+
+async def test_who_went_away_is_no_trouble(feed: ChangeFeed) -> None:
+    cursor = await cursor_of(feed)
+    gone = asyncio.create_task(feed.after(cursor, LONG))
+    await asyncio.sleep(0)
+    gone.cancel()
+    feed.mark(B)
+    assert (await feed.after(cursor, LONG)).studies == [B]
+
+
+async def test_closing_answers_all_at_once(feed: ChangeFeed) -> None:
+    cursor = await cursor_of(feed)
+    waiting = asyncio.create_task(feed.after(cursor, LONG))
+    await asyncio.sleep(0)
+    feed.close()
+    assert (await waiting).studies == []
+    assert (await feed.after(cursor, LONG)).studies == []
+
+
+async def test_a_change_during_the_look_at_the_record_is_told_after_it() -> None:
+    async def now() -> list[Key]:
+        feed.mark(B)
+        return []
+
+    feed = ChangeFeed(now)
+    first = await feed.after(None, LONG)
+    assert (await feed.after(first.cursor, LONG)).studies == [B]
+
+
+@given(st.lists(st.sampled_from([A, B, C, None]), max_size=40))
+def test_a_follower_learns_of_every_change(events: list[Key | None]) -> None:
+    """None: the follower asks, and is told what changed since it asked before."""
+
+    async def follow() -> None:
+        async def nothing() -> list[Key]:
+            return []
+
+        feed = ChangeFeed(nothing)
+        cursor, due = (await feed.after(None, 0)).cursor, set[Key]()
+        for event in [*events, None]:
+            if event is not None:
+                feed.mark(event)
+                due.add(event)
+                continue
+            changes = await feed.after(cursor, 0)
+            assert set(changes.studies) == due
+            cursor, due = changes.cursor, set()
+
+    asyncio.run(follow())

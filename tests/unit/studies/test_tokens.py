@@ -1,0 +1,279 @@
+"""Tokens of service accounts, with real keys: who is let in, as whom, and who is not."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from tuning_operator.resource.names import TOKEN_AUDIENCE
+from tuning_operator.studies.errors import Forbidden, Unauthenticated, Unavailable
+from tuning_operator.studies.keyset import REFRESH_SECONDS, Published, PublishedKeys
+from tuning_operator.studies.tokens import (
+    LEEWAY_SECONDS,
+    LOCAL_OPERATOR,
+    LocalKeys,
+    Operator,
+    TrialPod,
+    Verifier,
+    authorize_either,
+    authorize_operator,
+    authorize_trial,
+    mint_operator,
+    mint_pod,
+)
+
+ISSUER = "https://kubernetes.default.svc.cluster.local"
+RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+OTHER_RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+
+
+def jwk(key: Any, kid: str, algorithm: str) -> dict[str, Any]:
+    algorithms = {"RS256": jwt.algorithms.RSAAlgorithm, "ES256": jwt.algorithms.ECAlgorithm}
+    public = json.loads(algorithms[algorithm].to_jwk(key.public_key()))
+    return public | {"kid": kid, "alg": algorithm, "use": "sig"}
+
+
+class ApiServer:
+    """What an API server publishes; counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.keys = [jwk(RSA, "one", "RS256"), jwk(EC, "two", "ES256")]
+        self.asked = 0
+        self.away = False
+
+    async def fetch(self) -> Published:
+        self.asked += 1
+        if self.away:
+            raise OSError("no route to host")
+        return Published(ISSUER, {"keys": self.keys})
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def api_server() -> ApiServer:
+    return ApiServer()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def verifier(api_server: ApiServer, clock: Clock) -> Verifier:
+    return Verifier(PublishedKeys(api_server.fetch, clock), "tuning:operator", clock)
+
+
+def token(key: Any = RSA, kid: str | None = "one", algorithm: str = "RS256", **changes: Any) -> str:
+    """Return a token as the API server makes it for a pod, with changes; None removes a claim."""
+    claims = {
+        "iss": ISSUER,
+        "aud": [TOKEN_AUDIENCE],
+        "exp": int(time.time()) + 3600,
+        "nbf": int(time.time()),
+        "sub": "system:serviceaccount:ml:default",
+        "kubernetes.io": {
+            "namespace": "ml",
+            "pod": {"name": "mnist-3-abcde", "uid": "u"},
+            "serviceaccount": {"name": "default", "uid": "u"},
+        },
+    }
+    claims = {name: value for name, value in (claims | changes).items() if value is not None}
+    return jwt.encode(claims, key, algorithm=algorithm, headers={"kid": kid} if kid else {})
+
+
+async def refusal(verifier: Verifier, token: str) -> str:
+    with pytest.raises(Unauthenticated) as refused:
+        await verifier.identify(token)
+    return str(refused.value)
+
+
+async def test_a_pod_is_known_by_its_namespace_and_name(verifier: Verifier) -> None:
+    assert await verifier.identify(token()) == TrialPod("ml", "mnist-3-abcde")
+    assert await verifier.identify(token(EC, "two", "ES256")) == TrialPod("ml", "mnist-3-abcde")
+
+
+async def test_the_operator_is_known_by_its_service_account(verifier: Verifier) -> None:
+    account = "system:serviceaccount:tuning:operator"
+    assert await verifier.identify(token(sub=account)) == Operator(account)
+    assert isinstance(await verifier.identify(token(sub="system:serviceaccount:ml:operator")), TrialPod)
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        ({"exp": int(time.time()) - 60}, "has expired"),
+        ({"aud": ["https://kubernetes.default.svc"]}, f"request it for {TOKEN_AUDIENCE}"),
+        ({"aud": None}, "aud"),
+        ({"exp": None}, "exp"),
+        ({"iss": "https://elsewhere"}, "another issuer"),
+        ({"nbf": int(time.time()) + 600}, "not yet valid"),
+        ({"key": OTHER_RSA}, "signature is wrong"),
+        ({"key": OTHER_RSA, "kid": "three"}, "its key is not known"),
+        ({"kid": None}, "its key is not known"),
+        ({"kubernetes.io": None}, "bound to no pod"),
+        ({"kubernetes.io": {"namespace": "ml"}}, "bound to no pod"),
+        ({"kubernetes.io": {"namespace": "ml", "pod": {"name": 7}}}, "bound to no pod"),
+    ],
+)
+async def test_what_proves_nothing_is_refused_with_the_reason(
+    verifier: Verifier, made: dict[str, Any], told: str
+) -> None:
+    assert told in await refusal(verifier, token(**made))
+
+
+async def test_an_unsigned_token_is_refused(verifier: Verifier) -> None:
+    header = base64.urlsafe_b64encode(b'{"alg":"none","kid":"one","typ":"JWT"}').rstrip(b"=").decode()
+    body = token().split(".")[1]
+    assert "algorithm" in await refusal(verifier, f"{header}.{body}.")
+
+
+async def test_a_public_key_is_no_shared_secret(verifier: Verifier) -> None:
+    public = RSA.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    header = base64.urlsafe_b64encode(b'{"alg":"HS256","kid":"one","typ":"JWT"}').rstrip(b"=").decode()
+    signed = f"{header}.{token().split('.')[1]}"
+    import hashlib
+    import hmac
+
+    signature = (
+        base64.urlsafe_b64encode(hmac.digest(public, signed.encode(), hashlib.sha256)).rstrip(b"=").decode()
+    )
+    assert "algorithm" in await refusal(verifier, f"{signed}.{signature}")
+
+
+@pytest.mark.parametrize("nonsense", ["", "x", "a.b.c", "eyJhbGciOiJSUzI1NiJ9"])
+async def test_nonsense_is_refused(verifier: Verifier, nonsense: str) -> None:
+    assert "no JSON Web Token" in await refusal(verifier, nonsense)
+
+
+async def test_a_symmetric_key_among_the_published_ones_is_passed_over(
+    verifier: Verifier, api_server: ApiServer
+) -> None:
+    secret = base64.urlsafe_b64encode(b"k" * 32).rstrip(b"=").decode()
+    api_server.keys.append({"kty": "oct", "kid": "three", "alg": "HS256", "k": secret})
+    assert "not known" in await refusal(verifier, token("k" * 32, "three", "HS256"))
+
+
+async def test_a_known_token_is_good_until_it_expires(
+    verifier: Verifier, api_server: ApiServer, clock: Clock
+) -> None:
+    made = token()
+    pod = await verifier.identify(made)
+    assert verifier.known(made) == pod
+    clock.now += 3600 + LEEWAY_SECONDS + 1
+    assert verifier.known(made) is None
+    assert api_server.asked == 1
+
+
+async def test_new_keys_are_fetched_when_one_shows_up(
+    verifier: Verifier, api_server: ApiServer, clock: Clock
+) -> None:
+    await verifier.identify(token())
+    api_server.keys = [jwk(OTHER_RSA, "three", "RS256")]
+    clock.now += REFRESH_SECONDS
+    assert isinstance(await verifier.identify(token(OTHER_RSA, "three")), TrialPod)
+    assert api_server.asked == 2
+
+
+async def test_invented_key_ids_do_not_make_the_server_ask_again_and_again(
+    verifier: Verifier, api_server: ApiServer
+) -> None:
+    for number in range(5):
+        await refusal(verifier, token(kid=f"invented-{number}"))
+    assert api_server.asked == 1
+
+
+async def test_old_keys_serve_while_the_api_server_is_away(
+    verifier: Verifier, api_server: ApiServer, clock: Clock
+) -> None:
+    await verifier.identify(token())
+    api_server.away = True
+    clock.now += 2 * 3600
+    await verifier.identify(token(exp=int(clock.now) + 60))
+    assert api_server.asked == 2
+
+
+async def test_without_any_keys_the_server_is_unavailable(
+    verifier: Verifier, api_server: ApiServer, clock: Clock
+) -> None:
+    api_server.away = True
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="no route to host"):
+            await verifier.identify(token())
+    assert api_server.asked == 1
+    api_server.away = False
+    clock.now += REFRESH_SECONDS
+    assert isinstance(await verifier.identify(token()), TrialPod)
+
+
+async def test_local_tokens() -> None:
+    secret = "thirty-two bytes or more of a secret"
+    verifier = Verifier(LocalKeys(secret), LOCAL_OPERATOR)
+    assert isinstance(await verifier.identify(mint_operator(secret)), Operator)
+    assert await verifier.identify(mint_pod(secret, "ml", "mnist-3-abcde")) == TrialPod("ml", "mnist-3-abcde")
+    assert "signature is wrong" in await refusal(
+        verifier, mint_operator("another secret of the same length!!!")
+    )
+    assert "has expired" in await refusal(verifier, mint_operator(secret, seconds=-60))
+    assert "algorithm" in await refusal(verifier, token())
+
+
+@pytest.mark.parametrize(
+    ("namespace", "pod", "own"),
+    [
+        ("ml", "mnist-3-abcde", True),
+        ("other", "mnist-3-abcde", False),
+        ("ml", "mnist-31-abcde", False),
+        ("ml", "mnist-1-3-abcde", False),
+        ("ml", "mnist-3-3-abcde", False),
+        ("ml", "mnist-3", False),
+        ("ml", "mnist-3-abcde-fghij", False),
+        ("ml", "amnist-3-abcde", False),
+        ("ml", "mnist-03-abcde", False),
+        ("ml", "", False),
+    ],
+)
+def test_a_pod_speaks_for_its_own_trial_only(namespace: str, pod: str, own: bool) -> None:
+    identity = TrialPod(namespace, pod)
+    for authorize in (authorize_trial, authorize_either):
+        if own:
+            authorize(identity, "ml", "mnist", 3)
+        else:
+            with pytest.raises(Forbidden, match="not one of trial 3 of ml/mnist"):
+                authorize(identity, "ml", "mnist", 3)
+    with pytest.raises(Forbidden):
+        authorize_operator(identity)
+
+
+def test_a_study_whose_name_begins_like_another_is_another() -> None:
+    """Pods of trial 1 of `mnist-1` are named mnist-1-1-...; those of trial 1 of `mnist`, mnist-1-..."""
+    of_prefixed = TrialPod("ml", "mnist-1-1-abcde")
+    authorize_trial(of_prefixed, "ml", "mnist-1", 1)
+    with pytest.raises(Forbidden):
+        authorize_trial(of_prefixed, "ml", "mnist", 1)
+    with pytest.raises(Forbidden):
+        authorize_trial(TrialPod("ml", "mnist-1-abcde"), "ml", "mnist-1", 1)
+
+
+def test_the_operator_tells_results_but_does_not_speak_for_trials() -> None:
+    operator = Operator("system:serviceaccount:tuning:operator")
+    authorize_operator(operator)
+    authorize_either(operator, "ml", "mnist", 3)
+    with pytest.raises(Forbidden, match="the trial's own pods"):
+        authorize_trial(operator, "ml", "mnist", 3)
