@@ -37,6 +37,7 @@ class Stopping:
         """Take SIGTERM over. A process with number 1 would ignore it otherwise."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)  # hears signals whoever handles them
+        os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_leave_alone)
 
     @property
     def received(self) -> bool:
@@ -58,6 +59,22 @@ class Stopping:
             exit_within(DELIVERY_GRACE, EXIT_CODE)
         else:
             raise Stopped
+
+
+def _hold() -> None:
+    """Hold SIGTERM back while the process forks: a child would lose it, or tell its parent of it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def _release() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _leave_alone() -> None:
+    """Let a forked child (a data loader's worker) die of SIGTERM as usual, its parent not hear of it."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _release()
 
 
 def exit_within(seconds: float, code: int) -> None:

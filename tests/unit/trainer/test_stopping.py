@@ -97,6 +97,26 @@ def test_sigterm_leaves_time_to_a_result_on_its_way(pod: Pod, twin: Twin) -> Non
     assert twin.study.trials[0].value == 0.5
 
 
+def test_sigterm_of_a_forked_worker_is_its_own_affair(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import multiprocessing, threading
+
+        def objective(trial):
+            fork = multiprocessing.get_context("fork")
+            for _ in range(20):
+                worker = fork.Process(target=threading.Event().wait)
+                worker.start()
+                worker.terminate()
+                worker.join()
+                assert worker.exitcode == -15, worker.exitcode
+            with fork.Pool(2) as pool:
+                return sum(pool.map(abs, [-1, -2]))
+    """)
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 3
+
+
 def test_the_next_pod_of_a_stopped_trial_goes_on(pod: Pod, twin: Twin) -> None:
     pod.write("""
         import os, signal, threading
