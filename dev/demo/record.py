@@ -1,0 +1,80 @@
+"""The trials as plain Optuna reads them from the cluster's database."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import optuna
+from sqlalchemy import make_url
+
+from dev.cluster import kind
+from dev.cluster.programs import kubectl
+from dev.cluster.run import CommandError
+from dev.demo.system import NAMESPACE, RELEASE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optuna.trial import FrozenTrial
+
+DATABASE = f"{RELEASE}-postgres"
+
+
+class Record:
+    """The studies in the database, by the name NAMESPACE/NAME."""
+
+    def __init__(self, storage: optuna.storages.RDBStorage) -> None:
+        self._storage = storage
+
+    def has(self, study: str) -> bool:
+        """Say whether there is a record of the study."""
+        return study in optuna.get_all_study_names(self._storage)
+
+    def trials(self, study: str) -> list[FrozenTrial]:
+        """Return the study's trials; none while the operator has not taken it up yet."""
+        if not self.has(study):
+            return []
+        return optuna.load_study(study_name=study, storage=self._storage).get_trials(deepcopy=False)
+
+
+@contextlib.contextmanager
+def record() -> Iterator[Record]:
+    """Reach the database through the API server for a while."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    secret = kind.kubectl("get", "secret", DATABASE, "-n", NAMESPACE, "-o", "jsonpath={.data.url}")
+    url = make_url(base64.b64decode(secret).decode())
+    with _port_forward(f"service/{DATABASE}", 5432) as port:
+        local = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+        storage = optuna.storages.RDBStorage(local, skip_table_creation=True)
+        try:
+            yield Record(storage)
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+
+@contextlib.contextmanager
+def _port_forward(target: str, port: int) -> Iterator[int]:
+    command = [
+        str(kubectl()),
+        f"--kubeconfig={kind.KUBECONFIG}",
+        "-n",
+        NAMESPACE,
+        "port-forward",
+        target,
+        f":{port}",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        try:
+            said = process.stdout.readline()
+            here = re.search(r"127\.0\.0\.1:(\d+)", said)
+            if here is None:
+                raise CommandError(f"port-forward {target}: {said}")
+            yield int(here[1])
+        finally:
+            process.kill()
