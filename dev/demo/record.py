@@ -34,11 +34,15 @@ class Record:
         """Say whether there is a record of the study."""
         return study in optuna.get_all_study_names(self._storage)
 
+    def study(self, study: str) -> optuna.Study:
+        """Return the study as plain Optuna loads it. Raises KeyError."""
+        return optuna.load_study(study_name=study, storage=self._storage)
+
     def trials(self, study: str) -> list[FrozenTrial]:
         """Return the study's trials; none while the operator has not taken it up yet."""
         if not self.has(study):
             return []
-        return optuna.load_study(study_name=study, storage=self._storage).get_trials(deepcopy=False)
+        return self.study(study).get_trials(deepcopy=False)
 
 
 @contextlib.contextmanager

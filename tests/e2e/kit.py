@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
 import subprocess
 import textwrap
 import time
@@ -15,6 +13,8 @@ from typing import Any
 
 import optuna
 import yaml
+
+from dev.demo.record import record
 
 GPU = "nvidia.com/gpu"
 SYSTEM = "tuning-system"
@@ -34,7 +34,9 @@ class Kubectl:
 
     def run(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 120) -> str:
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *args]
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+        )
         if check and done.returncode:
             raise Unexpected(f"{' '.join(args)}: {done.stderr or done.stdout}")
         return done.stdout if done.returncode == 0 else done.stdout + done.stderr
@@ -66,7 +68,9 @@ class Kubectl:
     def study(self, name: str) -> dict[str, Any]:
         return self.json("get", "tuningstudy", name)
 
-    def wait(self, name: str, until: Callable[[dict[str, Any]], bool], timeout: float = 180) -> dict[str, Any]:
+    def wait(
+        self, name: str, until: Callable[[dict[str, Any]], bool], timeout: float = 180
+    ) -> dict[str, Any]:
         """Follow the study until the predicate holds; return it as it was then."""
         deadline = time.monotonic() + timeout
         seen: dict[str, Any] = {}
@@ -76,10 +80,14 @@ class Kubectl:
                     return seen
                 if time.monotonic() > deadline:
                     break
-        raise Unexpected(f"{name} after {timeout:.0f} s: {json.dumps(seen.get('status'), indent=1)}\n{self.story(name)}")
+        raise Unexpected(
+            f"{name} after {timeout:.0f} s: {json.dumps(seen.get('status'), indent=1)}\n{self.story(name)}"
+        )
 
     @contextlib.contextmanager
-    def watch(self, kind: str, name: str | None, timeout: float, selector: str = "") -> Iterator[Iterator[dict[str, Any]]]:
+    def watch(
+        self, kind: str, name: str | None, timeout: float, selector: str = ""
+    ) -> Iterator[Iterator[dict[str, Any]]]:
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "get", kind]
         command += [name] if name else []
         command += ["-l", selector] if selector else []
@@ -97,7 +105,9 @@ class Kubectl:
         jobs = self.run("get", "jobs,pods", "-o", "wide", check=False)
         events = self.run("get", "events", "--sort-by=.lastTimestamp", check=False)
         operator = self.within(SYSTEM).run("logs", "deploy/tuning-operator", "--tail=40", check=False)
-        return "\n".join([self.run("describe", "tuningstudy", name, check=False), jobs, events[-4000:], operator])
+        return "\n".join(
+            [self.run("describe", "tuningstudy", name, check=False), jobs, events[-4000:], operator]
+        )
 
     def logs_of_trial(self, study: str, number: int) -> str:
         return self.run("logs", f"job/{study}-{number}", check=False)
@@ -137,8 +147,17 @@ def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
     trial = {
         "objective": "train:objective",
         "source": {"configMap": f"{name}-code"},
-        "template": {"spec": {"containers": [{"name": "trainer", "image": image,
-                                              "resources": {"limits": {GPU: 1, "cpu": "500m", "memory": "256Mi"}}}]}},
+        "template": {
+            "spec": {
+                "containers": [
+                    {
+                        "name": "trainer",
+                        "image": image,
+                        "resources": {"limits": {GPU: 1, "cpu": "500m", "memory": "256Mi"}},
+                    }
+                ]
+            }
+        },
     } | spec.pop("trial", {})
     base = {
         "objectives": [{"metric": "loss", "direction": "minimize"}],
@@ -147,40 +166,16 @@ def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
         "maxTrials": 4,
         "parallelism": 2,
     }
-    return {"apiVersion": "tuning.dev/v1alpha1", "kind": "TuningStudy", "metadata": {"name": name},
-            "spec": {**base, **spec, "trial": trial}}
+    return {
+        "apiVersion": "tuning.dev/v1alpha1",
+        "kind": "TuningStudy",
+        "metadata": {"name": name},
+        "spec": {**base, **spec, "trial": trial},
+    }
 
 
 @contextlib.contextmanager
 def optuna_record(kubectl: Kubectl, name: str) -> Iterator[optuna.Study]:
     """Open the study with plain Optuna on the cluster's Postgres, as any Optuna tool would."""
-    system = kubectl.within(SYSTEM)
-    secret = system.json("get", "secret", "tuning-operator-postgres")["data"]
-    import base64
-
-    password = base64.b64decode(secret["password"]).decode()
-    with port_forward(system, "svc/tuning-operator-postgres", 5432) as port:
-        url = f"postgresql+psycopg2://tuning:{password}@127.0.0.1:{port}/tuning"
-        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
-        try:
-            yield optuna.load_study(study_name=f"{kubectl.namespace}/{name}", storage=storage)
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
-
-
-@contextlib.contextmanager
-def port_forward(kubectl: Kubectl, target: str, port: int) -> Iterator[int]:
-    command = [kubectl.kubectl, "--kubeconfig", kubectl.kubeconfig, "-n", kubectl.namespace,
-               "port-forward", target, f":{port}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ)
-    assert process.stdout
-    try:
-        line = process.stdout.readline()
-        match = re.search(r"127\.0\.0\.1:(\d+)", line)
-        if not match:
-            raise Unexpected(f"port-forward {target}: {line}{process.stdout.read()}")
-        yield int(match[1])
-    finally:
-        process.kill()
-        process.wait()
+    with record() as studies:
+        yield studies.study(f"{kubectl.namespace}/{name}")

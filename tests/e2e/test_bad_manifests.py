@@ -14,8 +14,14 @@ GOOD = "def objective(trial):\n    return trial.params['x']\n"
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        ({"searchSpace": [{"name": "x", "type": "float", "low": 2, "high": 1}]}, ["searchSpace", "low", "high"]),
-        ({"searchSpace": [{"name": "lr", "type": "float", "low": 0, "high": 1, "log": True}]}, ["log", "low"]),
+        (
+            {"searchSpace": [{"name": "x", "type": "float", "low": 2, "high": 1}]},
+            ["searchSpace", "low", "high"],
+        ),
+        (
+            {"searchSpace": [{"name": "lr", "type": "float", "low": 0, "high": 1, "log": True}]},
+            ["log", "low"],
+        ),
         ({"trial": {"command": ["true"]}}, ["objective", "command"]),
         ({"maxTrails": 3}, ["maxTrails"]),
     ],

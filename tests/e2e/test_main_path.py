@@ -90,7 +90,9 @@ def test_a_study_completes_prunes_and_reports_the_best(kubectl: Kubectl, image: 
 
 
 def test_every_trial_requested_its_gpu(kubectl: Kubectl, image: str) -> None:
-    kubectl.apply(code("gpu-code", "def objective(trial):\n    return trial.params['x']\n"), study("gpu", image))
+    kubectl.apply(
+        code("gpu-code", "def objective(trial):\n    return trial.params['x']\n"), study("gpu", image)
+    )
     kubectl.wait("gpu", phase("Completed"))
     pods = kubectl.items("pods", "tuning.dev/study=gpu")
     assert len(pods) == 4
@@ -105,8 +107,12 @@ def test_two_studies_at_once_do_not_disturb_each_other(kubectl: Kubectl, image: 
     kubectl.apply(
         code("red-code", objective),
         code("blue-code", objective),
-        study("red", image, maxTrials=6, parallelism=2, sampler={"name": "RandomSampler", "args": {"seed": 7}}),
-        study("blue", image, maxTrials=6, parallelism=2, sampler={"name": "RandomSampler", "args": {"seed": 8}}),
+        study(
+            "red", image, maxTrials=6, parallelism=2, sampler={"name": "RandomSampler", "args": {"seed": 7}}
+        ),
+        study(
+            "blue", image, maxTrials=6, parallelism=2, sampler={"name": "RandomSampler", "args": {"seed": 8}}
+        ),
     )
     for name in ("red", "blue"):
         assert kubectl.wait(name, phase("Completed", "Failed"))["status"]["progress"] == "6/6"
@@ -131,4 +137,6 @@ def test_an_objective_may_suggest_its_own_parameters(kubectl: Kubectl, image: st
         for trial in record.trials:
             assert trial.state.name == "COMPLETE"
             assert {f"units_{i}" for i in range(trial.params["layers"])} <= set(trial.params)
-            assert set(trial.params) == {"layers", "kind"} | {f"units_{i}" for i in range(trial.params["layers"])}
+            assert set(trial.params) == {"layers", "kind"} | {
+                f"units_{i}" for i in range(trial.params["layers"])
+            }
