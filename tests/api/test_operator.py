@@ -1,0 +1,341 @@
+"""A study's whole life, with the operator's and the study server's real processes on a real API server."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes.aio import client, config
+
+from tests.api.api import Api
+from tests.api.operator_kit import (
+    Cluster,
+    Pod,
+    System,
+    completes,
+    condition,
+    eventually,
+    holds,
+    node_of,
+    phase,
+    running_system,
+)
+
+
+@pytest.fixture(scope="module")
+def system(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    with running_system(tmp_path_factory.mktemp("system"), api.kubeconfig, "memory:") as system:
+        yield system
+
+
+@pytest.fixture
+async def cluster(system: System, kubeconfig: Path) -> AsyncIterator[Cluster]:
+    namespace = f"operator-{uuid.uuid4().hex[:6]}"
+    async with await config.new_client_from_config(config_file=str(kubeconfig)) as connection:
+        core = client.CoreV1Api(connection)
+        await core.create_namespace({"metadata": {"name": namespace}})
+        async with node_of(connection, namespace) as node:
+            yield Cluster(connection, namespace, node, system)
+            assert node.failures() == []
+        await core.delete_namespace(namespace)
+
+
+async def test_a_study_from_apply_to_the_best_parameters(cluster: Cluster) -> None:
+    await cluster.apply(maxTrials=6)
+    status = await cluster.wait(phase("Completed", "Failed"))
+    assert status["phase"] == "Completed"
+    assert status["progress"] == "6/6"
+    assert status["trials"] == {"total": 6, "running": 0, "complete": 6, "pruned": 0, "failed": 0}
+    assert status["best"]["number"] == 5
+    assert 0 <= status["best"]["parameters"]["x"] <= 1
+    assert status["completionTime"] >= status["startTime"]
+    assert set(await cluster.jobs()) == {f"mnist-{n}" for n in range(6)}
+    assert len(cluster.node.jobs) == 6, "one Job a trial"
+    events = await cluster.told("Started", "NewBest", "Completed")
+    assert "MaxTrialsReached" in events["Completed"]
+
+
+async def test_parallelism_bounds_what_runs(cluster: Cluster) -> None:
+    running: set[int] = set()
+    enough = asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        running.add(pod.trial)
+        counts = (await cluster.record())["counts"]
+        assert counts["running"] <= 3
+        if len(running) == 3:
+            enough.set()
+        await enough.wait()
+        running.discard(pod.trial)
+        await pod.completes(1.0)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=9, parallelism=3)
+    await cluster.wait(phase("Completed"))
+    assert len(cluster.node.pods) == 9
+
+
+async def test_a_pruned_pod_that_goes_on_is_deleted(cluster: Cluster) -> None:
+    """The median pruner stops the second trial; its pod does not care."""
+    deleted = asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        if pod.trial == 0:
+            assert not await pod.report(1, 10.0)
+            await pod.completes(10.0)
+            return
+        assert await pod.report(1, 0.0)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            deleted.set()
+
+    cluster.node.life = life
+    pruner = {"name": "MedianPruner", "args": {"n_startup_trials": 1, "n_warmup_steps": 0}}
+    await cluster.apply(maxTrials=2, parallelism=1, pruner=pruner, trial={"pruneGrace": "1s"})
+    status = await cluster.wait(phase("Completed"))
+    assert status["trials"]["pruned"] == 1
+    await asyncio.wait_for(deleted.wait(), 20)
+    await cluster.told("TrialPruned")
+
+
+async def test_a_crash_is_told_with_its_remedy(cluster: Cluster) -> None:
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        await pod.fails(137, "OOMKilled")
+
+    cluster.node.life = life
+    await cluster.apply(parallelism=1, maxFailedTrials=1)
+    status = await cluster.wait(phase("Completed", "Failed"))
+    assert status["phase"] == "Failed"
+    assert status["trials"]["failed"] == 2
+    message = condition(status, "Failed")["message"]
+    assert "maxFailedTrials" in message
+    assert "resources.limits.memory" in message
+    failure = (await cluster.record())["lastFailure"]["failure"]
+    assert failure["category"] == "OutOfMemory"
+
+
+async def test_a_pod_without_python_is_told(cluster: Cluster) -> None:
+    async def life(pod: Pod) -> None:
+        await pod.fails(128, "StartError", 'exec: "python3": executable file not found in $PATH')
+
+    cluster.node.life = life
+    await cluster.apply(parallelism=1, maxFailedTrials=0)
+    status = await cluster.wait(phase("Failed"))
+    assert "spec.trial.python" in condition(status, "Failed")["message"]
+
+
+async def test_an_unpullable_image_is_told(cluster: Cluster) -> None:
+    async def life(pod: Pod) -> None:
+        await pod.waits("ImagePullBackOff", 'Back-off pulling image "python:3.12"')
+        await asyncio.Event().wait()
+
+    cluster.node.life = life
+    await cluster.apply(parallelism=1)
+    stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
+    assert stalled["reason"] == "ImagePull"
+    assert "python:3.12" in stalled["message"]
+    await cluster.told("ImagePull")
+
+
+async def test_more_gpus_than_any_node_has_is_told(cluster: Cluster) -> None:
+    container = {"name": "trainer", "image": "i", "resources": {"limits": {"nvidia.com/gpu": 64}}}
+    await cluster.apply(parallelism=1, trial={"template": {"spec": {"containers": [container]}}})
+    stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
+    assert stalled["reason"] == "Unschedulable"
+    assert "asks for 64 nvidia.com/gpu, the largest node has 4" in stalled["message"]
+
+
+async def test_a_pod_that_the_quota_forbids_is_told(cluster: Cluster) -> None:
+    quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    await cluster.node.core.create_namespaced_resource_quota(cluster.namespace, quota)
+    await cluster.apply(parallelism=1)
+    stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
+    assert stalled["reason"] == "Quota"
+    assert "exceeded quota: none" in stalled["message"]
+
+
+async def test_a_template_that_kubernetes_refuses_is_told_and_can_be_mended(cluster: Cluster) -> None:
+    def template(**resources: Any) -> dict[str, Any]:
+        container = {"name": "trainer", "image": "python:3.12", "resources": resources}
+        selector = {"for": cluster.namespace}
+        return {"template": {"spec": {"nodeSelector": selector, "containers": [container]}}}
+
+    await cluster.apply(maxTrials=1, trial=template(limits={"cpu": "1"}, requests={"cpu": "2"}))
+    stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
+    assert stalled["reason"] == "JobRefused"
+    assert "must be less than or equal to cpu limit" in stalled["message"]
+    await cluster.patch(trial=template(limits={"cpu": "2"}))
+    status = await cluster.wait(phase("Completed"), seconds=90)
+    assert condition(status, "Stalled")["status"] == "False"
+
+
+async def test_what_the_server_refuses_is_told_and_can_be_mended(cluster: Cluster) -> None:
+    await cluster.apply(sampler={"name": "TPESampler", "args": {"sede": 1}})
+    await cluster.apply("other")
+    status = await cluster.wait(holds("Accepted", "False"))
+    assert "sampler" in condition(status, "Accepted")["message"]
+    assert status["phase"] == "Pending"
+    await cluster.wait(phase("Completed"), "other")
+    assert await cluster.jobs() == {}
+    await cluster.patch(sampler={"name": "TPESampler", "args": {"sede": None, "seed": 1}})
+    await cluster.wait(phase("Completed"))
+
+
+async def test_a_drained_pod_is_no_failure(cluster: Cluster) -> None:
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        if len(cluster.node.pods) == 1:
+            await pod.is_disrupted()
+        else:
+            await pod.completes(1.0)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=1, parallelism=1)
+    status = await cluster.wait(phase("Completed", "Failed"), seconds=60)
+    assert status["trials"] == {"total": 1, "running": 0, "complete": 1, "pruned": 0, "failed": 0}
+    assert [pod.trial for pod in cluster.node.pods] == [0, 0]
+    assert len(cluster.node.jobs) == 1
+
+
+async def test_a_deleted_job_comes_back_with_its_trial(cluster: Cluster) -> None:
+    first = asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        if len(cluster.node.pods) == 1:
+            first.set()
+            await asyncio.Event().wait()
+        await pod.completes(1.0)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=1, parallelism=1)
+    await first.wait()
+    batch = client.BatchV1Api(cluster.connection)
+    await batch.delete_namespaced_job("mnist-0", cluster.namespace, propagation_policy="Background")
+    status = await cluster.wait(phase("Completed"))
+    assert status["trials"]["complete"] == 1
+    assert len(cluster.node.jobs) == 2
+
+
+async def test_suspend_and_resume(cluster: Cluster) -> None:
+    go_on = asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        await go_on.wait()
+        await pod.completes(1.0)
+
+    cluster.node.life = life
+    await cluster.apply()
+    await cluster.wait(lambda status: status.get("trials", {}).get("running") == 2)
+    await cluster.patch(suspend=True)
+    await cluster.wait(phase("Suspended"))
+    go_on.set()
+    idle = await cluster.wait(lambda status: status["trials"]["running"] == 0)
+    assert idle["phase"] == "Suspended"
+    assert idle["progress"] == "2/4"
+    await cluster.patch(suspend=False)
+    done = await cluster.wait(phase("Completed"))
+    assert done["progress"] == "4/4"
+    assert done["startTime"] >= condition(idle, "Suspended")["lastTransitionTime"]
+    await cluster.told("Suspended", "Resumed")
+
+
+async def test_raising_max_trials_resumes(cluster: Cluster) -> None:
+    await cluster.apply(maxTrials=2)
+    await cluster.wait(phase("Completed"))
+    await cluster.patch(maxTrials=3)
+    done = await cluster.wait(lambda status: status["progress"] == "3/3" and status["phase"] == "Completed")
+    assert done["trials"]["complete"] == 3
+    assert len(cluster.node.jobs) == 3
+
+
+async def test_a_timeout_ends_what_runs(cluster: Cluster) -> None:
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        await asyncio.Event().wait()
+
+    cluster.node.life = life
+    await cluster.apply(timeout="3s")
+    status = await cluster.wait(lambda s: s.get("phase") == "Completed" and s["trials"]["running"] == 0)
+    assert condition(status, "Complete")["reason"] == "TimeoutReached"
+    assert status["trials"] == {"total": 2, "running": 0, "complete": 0, "pruned": 2, "failed": 0}
+    await eventually(cluster.no_jobs)
+
+
+async def test_a_deleted_study_takes_its_jobs_and_leaves_its_record(cluster: Cluster) -> None:
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        if pod.trial < 2:
+            await pod.completes(1.0)
+        else:
+            await asyncio.Event().wait()
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=20)
+    await cluster.wait(lambda s: s.get("trials", {}).get("complete") == 2 and s["trials"]["running"] == 2)
+    await cluster.delete()
+    await eventually(cluster.no_jobs)
+    await eventually(cluster.nothing_runs)
+    record = await cluster.record()
+    assert record["counts"]["complete"] == 2
+    assert record["counts"]["fail"] == 2
+
+
+async def test_a_deleted_study_goes_on_when_it_is_applied_again(cluster: Cluster) -> None:
+    await cluster.apply(maxTrials=2)
+    await cluster.wait(phase("Completed"))
+    await cluster.delete()
+    await eventually(cluster.no_jobs)
+    await cluster.apply(maxTrials=3)
+    status = await cluster.wait(phase("Completed"))
+    assert status["progress"] == "3/3"
+    assert set(await cluster.jobs()) == {"mnist-2"}
+
+
+async def test_killing_the_operator_loses_and_doubles_nothing(cluster: Cluster) -> None:
+    killed = 0
+
+    async def life(pod: Pod) -> None:
+        nonlocal killed
+        if pod.trial in (1, 4, 7) and killed < 3:
+            killed += 1
+            cluster.system.operator.kill()
+            await asyncio.to_thread(cluster.system.operator.start)
+        await completes(pod)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=10, parallelism=3)
+    status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    assert killed == 3
+    assert status["trials"] == {"total": 10, "running": 0, "complete": 10, "pruned": 0, "failed": 0}
+    assert len(cluster.node.jobs) == 10
+    assert len(cluster.node.pods) == 10
+
+
+async def test_a_study_deleted_while_the_operator_was_away(cluster: Cluster) -> None:
+    running = asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        running.set()
+        await asyncio.Event().wait()
+
+    cluster.node.life = life
+    await cluster.apply(parallelism=1)
+    await running.wait()
+    cluster.system.operator.kill()
+    await cluster.delete()
+    await asyncio.to_thread(cluster.system.operator.start)
+    await eventually(cluster.nothing_runs)
+
+
+async def test_the_operator_ends_when_told(system: System) -> None:
+    assert system.operator.stop() == 0
+    system.operator.start()
