@@ -1,58 +1,66 @@
-"""Image archives (`docker save` format) made of files: for programs that need no distribution around them."""
+"""Image archives (`docker save` format) of single programs, which need little or nothing around them."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import platform
 import tarfile
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64", "arm64": "arm64"}
+SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def image_of_files(
-    path: Path, name: str, files: dict[str, Path], entrypoint: list[str], links: dict[str, str] | None = None
+def image_of(
+    path: Path, name: str, program: Path, place: str, links: tuple[str, ...] = (), base: Path | None = None
 ) -> None:
-    """Write an archive of one image with one layer.
+    """Write an archive of one image that runs a program.
 
     Args:
-        files: by absolute path in the image, the file to put there (mode 0755).
-        links: by absolute path in the image, the symbolic link's target.
+        path: of the archive.
+        place: the program's path in the image.
+        links: further paths in the image that lead to the program.
+        base: a tar file of a root file system to put it into.
     """
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as layer:
-        for place, source in files.items():
-            info = tarfile.TarInfo(place.lstrip("/"))
-            info.size, info.mode = source.stat().st_size, 0o755
-            with source.open("rb") as content:
-                layer.addfile(info, content)
-        for place, target in (links or {}).items():
-            info = tarfile.TarInfo(place.lstrip("/"))
-            info.type, info.linkname = tarfile.SYMTYPE, target
-            layer.addfile(info)
-    _write(path, name, buffer.getvalue(), entrypoint)
-
-
-def image_of_tree(path: Path, name: str, tree: Path, entrypoint: list[str]) -> None:
-    """Write an archive of one image whose one layer is a tar file of a whole file system."""
-    _write(path, name, tree.read_bytes(), entrypoint)
-
-
-def _write(path: Path, name: str, layer: bytes, entrypoint: list[str]) -> None:
-    digest = hashlib.sha256(layer).hexdigest()
-    config = json.dumps({
-        "architecture": "amd64",
-        "os": "linux",
-        "config": {"Entrypoint": entrypoint, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
-    }).encode()  # fmt: skip
+    layers = [base.read_bytes()] if base else []
+    layers.append(_layer(program, place, links))
+    digests = [hashlib.sha256(layer).hexdigest() for layer in layers]
+    config = json.dumps(_config(digests, place)).encode()
     config_name = f"{hashlib.sha256(config).hexdigest()}.json"
-    manifest = [{"Config": config_name, "RepoTags": [name], "Layers": [f"{digest}/layer.tar"]}]
+    files = {f"{digest}/layer.tar": layer for digest, layer in zip(digests, layers, strict=True)}
+    manifest = [{"Config": config_name, "RepoTags": [name], "Layers": list(files)}]
     with tarfile.open(path, "w") as archive:
         for member, content in (
-            (config_name, config),
-            (f"{digest}/layer.tar", layer),
-            ("manifest.json", json.dumps(manifest).encode()),
-        ):
+            files | {config_name: config, "manifest.json": json.dumps(manifest).encode()}
+        ).items():
             info = tarfile.TarInfo(member)
             info.size = len(content)
             archive.addfile(info, io.BytesIO(content))
+
+
+def _layer(program: Path, place: str, links: tuple[str, ...]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as layer:
+        info = tarfile.TarInfo(place.lstrip("/"))
+        info.size, info.mode = program.stat().st_size, 0o755
+        with program.open("rb") as content:
+            layer.addfile(info, content)
+        for link in links:
+            info = tarfile.TarInfo(link.lstrip("/"))
+            info.type, info.linkname = tarfile.SYMTYPE, place
+            layer.addfile(info)
+    return buffer.getvalue()
+
+
+def _config(digests: list[str], entrypoint: str) -> dict[str, object]:
+    return {
+        "architecture": ARCHITECTURE[platform.machine()],
+        "os": "linux",
+        "config": {"Entrypoint": [entrypoint], "Env": [f"PATH={SEARCH_PATH}"]},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}" for digest in digests]},
+    }

@@ -1,21 +1,21 @@
-"""The public base images that ours are built from and run beside, made from Debian where none can be pulled.
+"""The public images that ours are built from and run beside, made from Debian where they can't be pulled.
 
 A stand-in has the public image's name and its conventions, so Dockerfiles and charts are the same everywhere.
 """
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from dev.cluster import engine
-from dev.cluster.cache import digest
-from dev.cluster.console import step
-from dev.cluster.debian import root_tar
-from dev.cluster.run import run, succeeds
+from dev.cluster.cache import digest, lock
+from dev.cluster.console import LackingError, step
+from dev.cluster.debian import build_context, root_tar
+from dev.cluster.run import run
 
-HERE = Path(__file__).parent / "images"
+RECIPES = Path(__file__).parent / "images"
 SUITE = "trixie"
+LABEL = "tuning.dev/recipe"
 
 PYTHON = "python:3.13-slim"
 POSTGRES = "postgres:17"
@@ -24,33 +24,51 @@ PACKAGES = {
     PYTHON: ["ca-certificates", "python3", "python3-venv", "python3-pip"],
     POSTGRES: ["postgresql-17"],
 }
+"""Debian's packages of the same versions, by the public image's name."""
 
 
 def ensure(name: str) -> None:
-    """Have the image in the engine: there already, pulled, or made."""
-    if engine.image_id(name):
-        return
-    with step(f"pull {name}"):
-        pulled = succeeds("timeout", "120", "docker", "pull", "--quiet", name)
-    if not pulled:
-        _make(name)
+    """Have the image in the engine: there already, pulled, or made.
+
+    Raises:
+        LackingError: it can't be pulled, and there is no recipe for it.
+    """
+    with lock(f"image-{name.replace('/', '-')}"):
+        if _is_current(name):
+            return
+        with step(f"pull {name}"):
+            pulled = engine.pull(name, seconds=120)
+        if not pulled:
+            _make(name)
+
+
+def _is_current(name: str) -> bool:
+    """Say whether the engine has the public image, or our stand-in as it is made today."""
+    if engine.image_id(name) is None:
+        return False
+    labels = run(
+        "docker", "image", "inspect", "--format", f'{{{{index .Config.Labels "{LABEL}"}}}}', name
+    ).strip()
+    return labels in {"", "<no value>"} or labels == recipe_key(name)
+
+
+def recipe_key(name: str) -> str:
+    """Return what identifies the stand-in's content: its packages' names and its recipe."""
+    return digest(SUITE, *PACKAGES[name], *sorted((RECIPES / _short(name)).iterdir()))
 
 
 def _make(name: str) -> None:
-    short = name.partition(":")[0]
-    tree = root_tar(short, SUITE, PACKAGES[name])
-    recipe = HERE / short
-    with step(f"make {name}, which can't be pulled here"), tempfile.TemporaryDirectory() as folder:
-        context = Path(folder)
-        (context / "root.tar").hardlink_to(tree) if _same_disk(tree, context) else (
-            context / "root.tar"
-        ).symlink_to(tree)
-        for file in recipe.iterdir():
-            (context / file.name).write_bytes(file.read_bytes())
-        key = digest(*sorted(recipe.iterdir()))
-        run("docker", "build", "--quiet", f"--label=tuning.dev/recipe={key}", "--tag", name, context,
-            env={"DOCKER_BUILDKIT": "0"})  # fmt: skip
+    if name not in PACKAGES:
+        raise LackingError(
+            f"{name} can't be pulled, and there is no recipe for it: give the machine a registry."
+        )
+    tree = root_tar(_short(name), SUITE, PACKAGES[name])
+    with (
+        step(f"make {name}, which can't be pulled here"),
+        build_context(tree, RECIPES / _short(name)) as context,
+    ):
+        engine.build("--quiet", f"--label={LABEL}={recipe_key(name)}", "--tag", name, context)
 
 
-def _same_disk(one: Path, other: Path) -> bool:
-    return one.stat().st_dev == other.stat().st_dev
+def _short(name: str) -> str:
+    return name.partition(":")[0]

@@ -7,15 +7,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tuning-operator"
+MAKING = ".making-"
 
 
 def digest(*parts: str | bytes | Path) -> str:
@@ -31,20 +31,29 @@ def digest(*parts: str | bytes | Path) -> str:
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
     """Return ROOT/name, made if need be by `make(path)`; it appears whole or not at all."""
-    place = ROOT / name
-    if place.exists():
-        return place
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with lock(f"{place.parent.name}-{place.name}"):
-        if place.exists():
-            return place
-        folder = Path(tempfile.mkdtemp(prefix=".making-", dir=place.parent))
-        try:
-            make(folder / place.name)
-            (folder / place.name).rename(place)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    return place
+    folder, _, last = name.rpartition("/")
+    return cached_together(folder, [last], lambda scratch, _: make(scratch / last))[0]
+
+
+def cached_together(folder: str, names: list[str], make: Callable[[Path, list[str]], None]) -> list[Path]:
+    """Return ROOT/folder/name of each name; those missing are made at once.
+
+    Args:
+        make: called with a scratch folder, in which it puts the missing names that it is called with.
+    """
+    home = ROOT / folder
+    places = [home / name for name in names]
+    if all(place.exists() for place in places):
+        return places
+    home.mkdir(parents=True, exist_ok=True)
+    with lock("-".join([folder.replace("/", "-"), *names])[:200]):
+        missing = [place.name for place in places if not place.exists()]
+        if missing:
+            with _scratch(home) as scratch:
+                make(scratch, missing)
+                for name in missing:
+                    (scratch / name).rename(home / name)
+    return places
 
 
 @contextmanager
@@ -54,3 +63,31 @@ def lock(name: str) -> Iterator[None]:
     with (ROOT / "locks" / name).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def _scratch(home: Path) -> Iterator[Path]:
+    """Make a folder for half-made entries, locked as long as its maker lives; remove those of the dead."""
+    with lock("scratch"):
+        for other in home.glob(f"{MAKING}*"):
+            _remove_if_left(other)
+        scratch = Path(tempfile.mkdtemp(prefix=MAKING, dir=home))
+        held = os.open(scratch, os.O_RDONLY)
+        fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(held)
+
+
+def _remove_if_left(scratch: Path) -> None:
+    held = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(scratch, ignore_errors=True)
+    finally:
+        os.close(held)

@@ -15,10 +15,10 @@ import urllib.request
 from typing import TYPE_CHECKING, Self
 
 from dev.cluster import credentials, processes
-from dev.cluster.cache import ROOT
+from dev.cluster.cache import ROOT, digest, lock
 from dev.cluster.console import step
 from dev.cluster.programs import kubernetes, program
-from dev.cluster.run import CommandFailed, wait
+from dev.cluster.run import CommandError, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,15 +59,22 @@ class ControlPlane:
             and self._serves("/api/v1/namespaces/default/serviceaccounts/default")
         )
 
+    def ensure(self) -> None:
+        """Start it unless it is healthy."""
+        with lock(f"control-plane-{digest(str(self.folder))}"):
+            if not self.healthy():
+                self.start()
+
     def start(self) -> None:
         """Start with an empty state, whatever an earlier run left; returns when a pod could be created.
 
         Raises:
-            CommandFailed: a part does not start; the message holds the end of its log.
+            CommandError: a part does not start; the message holds the end of its log.
         """
-        etcd, api_server, manager, scheduler = (
-            program("etcd"), *(kubernetes(f"kube-{part}") for part in ("apiserver", "controller-manager", "scheduler"))
-        )  # fmt: skip
+        etcd = program("etcd")
+        api_server, manager, scheduler = kubernetes(
+            "kube-apiserver", "kube-controller-manager", "kube-scheduler"
+        )
         self.remove()
         self.folder.mkdir(parents=True)
         with step("start the control plane"):
@@ -112,7 +119,8 @@ class ControlPlane:
             f"--tls-cert-file={keys}/server.crt", f"--tls-private-key-file={keys}/server.key",
             f"--client-ca-file={keys}/ca.crt", "--authorization-mode=RBAC", "--allow-privileged=true",
             f"--service-account-key-file={keys}/sa.pub", f"--service-account-signing-key-file={keys}/sa.key",
-            "--service-account-issuer=https://kubernetes.default.svc", f"--service-cluster-ip-range={SERVICES}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--service-cluster-ip-range={SERVICES}",
             "--max-requests-inflight=3000", "--max-mutating-requests-inflight=1000",
         )  # fmt: skip
 
@@ -131,10 +139,10 @@ class ControlPlane:
     def _wait(self, name: str, path: str) -> None:
         try:
             wait(name, lambda: self._serves(path) or not processes.running(self.folder, name))
-        except CommandFailed as error:
-            raise CommandFailed(f"{error}\n{processes.log_tail(self.folder, name)}") from error
+        except CommandError as error:
+            raise CommandError(f"{error}\n{processes.log_tail(self.folder, name)}") from error
         if not self._serves(path):
-            raise CommandFailed(f"{name} ended:\n{processes.log_tail(self.folder, name)}")
+            raise CommandError(f"{name} ended:\n{processes.log_tail(self.folder, name)}")
 
     def _serves(self, path: str) -> bool:
         if not self.kubeconfig.exists():
@@ -181,7 +189,7 @@ def _free_slot(ours: contextlib.ExitStack, folders: Path) -> Path:
                 slot = folder
                 ours.enter_context(stack.pop_all())
     if slot is None:
-        raise CommandFailed("64 control planes run on this machine")
+        raise CommandError("64 control planes run on this machine")
     return slot
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import datetime
+import datetime as dt
 import ipaddress
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIFE = datetime.timedelta(days=365)
+LIFE = dt.timedelta(days=365)
 SERVER_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 
 Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -34,7 +34,7 @@ class Authority:
         self._save("ca", self._key, builder.sign(self._key, hashes.SHA256()))
 
     def issue(self, name: str, common_name: str, group: str = "", addresses: tuple[str, ...] = ()) -> None:
-        """Write a certificate for a user (common name, group), or for a server at SERVER_NAMES and the addresses."""
+        """Write a certificate for a user, or for a server at SERVER_NAMES and the addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._unsigned(_name(common_name, group), key.public_key())
         if addresses:
@@ -44,14 +44,14 @@ class Authority:
         self._save(name, key, builder.sign(self._key, hashes.SHA256()))
 
     def _unsigned(self, subject: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
-        now = datetime.datetime.now(datetime.UTC)
+        now = dt.datetime.now(dt.UTC)
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
             .issuer_name(self._name)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(minutes=5))
+            .not_valid_before(now - dt.timedelta(minutes=5))
             .not_valid_after(now + LIFE)
         )
 

@@ -2,145 +2,195 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
-import subprocess
 from pathlib import Path
 
-from dev.cluster import engine
+from dev.cluster import bare_engine, engine, programs
 from dev.cluster.cache import ROOT, lock
 from dev.cluster.console import step
 from dev.cluster.nodeimage import node_image
-from dev.cluster.programs import found_or_built, program
-from dev.cluster.run import CommandFailed, run, succeeds, wait
+from dev.cluster.run import CommandError, pipe, run, succeeds, wait
 
 NAME = "tuning"
 NODE = f"{NAME}-control-plane"
 CONFIG = Path(__file__).with_name("kind.yaml")
 KUBECONFIG = ROOT / "kind.kubeconfig"
-PUBLIC_NODE_IMAGE = "kindest/node:v1.34.4"
+PUBLIC_NODE_IMAGE = f"kindest/node:{programs.KUBERNETES}"
 GPUS = 8
 GPU = "nvidia.com/gpu"
+LOADED = "/kind/loaded.json"
+HEARTBEAT = dt.timedelta(seconds=40)
+"""After so long without a sign of its kubelet, Kubernetes itself takes a node for lost."""
 
 
 def up() -> None:
     """Have the cluster up: made, started again or just there; with GPUs that the scheduler counts.
 
     Raises:
-        Lacking: the machine can't run it; the message says what is missing.
-        CommandFailed: a step failed.
+        LackingError: the machine can't run it; the message says what is missing.
+        CommandError: a step failed.
     """
-    engine.up()
-    with lock("kind"):
-        if not _healthy():
-            if not _restarted():
+    bare_engine.up()
+    if not healthy():
+        with lock("kind"):
+            if not healthy() and not _started_again():
                 _create()
-        _give_gpus()
+    _give_gpus()
 
 
 def down() -> None:
     """Remove the cluster, and the engine if it was ours; nothing is left behind."""
-    if succeeds("docker", "version"):
-        with step("delete the cluster"):
-            run(program("kind"), "delete", "cluster", "--name", NAME, "--kubeconfig", KUBECONFIG)
-    KUBECONFIG.unlink(missing_ok=True)
-    if engine.started_by_us():
-        with step("stop the Docker engine"):
-            engine.down()
+    with lock("kind"):
+        if bare_engine.is_ours() and not engine.answers():
+            bare_engine.up()  # the containers that it left can be removed by an engine only
+        if engine.answers():
+            with step("delete the cluster"):
+                _delete()
+                succeeds("docker", "network", "rm", "kind")
+        KUBECONFIG.unlink(missing_ok=True)
+        if bare_engine.is_ours():
+            with step("stop the Docker engine"):
+                bare_engine.down()
+
+
+def healthy() -> bool:
+    """Say whether the API answers and the node's kubelet is alive and well."""
+    if not KUBECONFIG.exists():
+        return False
+    try:
+        ready = kubectl("get", "node", NODE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}")
+        lease = ("lease", NODE, "--namespace=kube-node-lease")
+        beat = kubectl("get", *lease, "-o", "jsonpath={.spec.renewTime}")
+    except CommandError:
+        return False
+    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(beat)
+    return ready == "True" and age < HEARTBEAT and _node_runs()
 
 
 def kubectl(*arguments: str) -> str:
     """Return what kubectl prints on this cluster."""
-    return run(found_or_built("kubectl"), "--kubeconfig", KUBECONFIG, *arguments)
+    return run(programs.kubectl(), "--kubeconfig", KUBECONFIG, "--request-timeout=10s", *arguments)
 
 
 def load(image: str) -> None:
-    """Have an image of the engine in the node, unless it is there already."""
+    """Have an image of the engine in the node, unless it is there already.
+
+    Raises:
+        CommandError: the engine has no such image.
+    """
     wanted = engine.image_id(image)
     if wanted is None:
-        raise CommandFailed(f"the Docker engine has no image {image}; build or pull it first")
-    if wanted in _node_image_ids(image):
+        raise CommandError(f"the Docker engine has no image {image}: build or pull it first")
+    with lock("load"):
+        before = _id_in_node(image)
+        loaded = _loaded()
+        if before and loaded.get(image) == [wanted, before]:
+            return
+        if before != wanted:
+            with step(f"load {image}"):
+                pipe(
+                    ["docker", "save", image],
+                    [*_in_node("-i"), "ctr", "--namespace=k8s.io", "images", "import", "-"],
+                )
+        after = _id_in_node(image)
+        _remember({**loaded, image: [wanted, after]})
+        if before and before != after:
+            _forget(before)
+
+
+def _in_node(*options: str) -> list[str]:
+    return ["docker", "exec", *options, NODE]
+
+
+def _id_in_node(image: str) -> str | None:
+    """Return the id that the node's containerd gives an image; an engine may count otherwise."""
+    try:
+        listed = json.loads(run(*_in_node(), "crictl", "inspecti", "--output=json", image))
+    except CommandError:
+        return None
+    identity: str = listed["status"]["id"]
+    return identity
+
+
+def _loaded() -> dict[str, list[str | None]]:
+    """Return, by name, the engine's and the node's id of what was loaded."""
+    try:
+        known: dict[str, list[str | None]] = json.loads(run(*_in_node(), "cat", LOADED))
+    except (CommandError, ValueError):
+        return {}
+    return known
+
+
+def _remember(loaded: dict[str, list[str | None]]) -> None:
+    run(*_in_node("-i"), "sh", "-c", f"cat > {LOADED}", stdin=json.dumps(loaded))
+
+
+def _forget(identity: str) -> None:
+    """Remove what lost its last name: containerd keeps it otherwise, for good."""
+    try:
+        listed = json.loads(run(*_in_node(), "crictl", "inspecti", "--output=json", identity))
+    except CommandError:
         return
-    with step(f"load {image}"):
-        save = subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE)
-        into = [
-            "docker",
-            "exec",
-            "-i",
-            NODE,
-            "ctr",
-            "--namespace=k8s.io",
-            "images",
-            "import",
-            "--no-unpack",
-            "-",
-        ]
-        done = subprocess.run(into, stdin=save.stdout, capture_output=True, text=True, check=False)
-        if save.wait() or done.returncode:
-            raise CommandFailed(f"load {image}: {done.stderr}")
+    if not listed["status"].get("repoTags"):
+        succeeds(*_in_node(), "crictl", "rmi", identity)
 
 
-def _node_image_ids(image: str) -> set[str]:
+def _node_runs() -> bool:
+    return _node_state() == "true"
+
+
+def _node_state() -> str | None:
+    """Return true or false as the node's container runs, None if there is none."""
     try:
-        listed = json.loads(run("docker", "exec", NODE, "crictl", "inspecti", "--output=json", image))
-    except CommandFailed:
-        return set()
-    return {listed["status"]["id"]}
+        return run("docker", "inspect", "--format", "{{.State.Running}}", NODE).strip()
+    except CommandError:
+        return None
 
 
-def _healthy() -> bool:
-    if not KUBECONFIG.exists():
-        return False
-    try:
-        kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=5s")
-    except CommandFailed:
-        return False
-    return True
-
-
-def _restarted() -> bool:
+def _started_again() -> bool:
     """Start a node that a stopped engine left; say whether the cluster is well again."""
-    state = ["docker", "inspect", "--format", "{{.State.Running}}", NODE]
-    if not KUBECONFIG.exists() or not succeeds(*state):
+    if not KUBECONFIG.exists() or _node_state() is None:
         return False
     with step("start the cluster again"):
-        if run(*state).strip() != "true" and not succeeds("docker", "start", NODE):
+        if not _node_runs() and not succeeds("docker", "start", NODE):
             return False
         try:
-            wait("the node", _healthy, 120)
-        except CommandFailed:
+            wait("the node", healthy, 120)
+        except CommandError:
             return False
     return True
 
 
 def _create() -> None:
     image = _pulled() or node_image()
-    kind = program("kind")
+    kind = programs.kind()
     with step("create the cluster"):
-        run(kind, "delete", "cluster", "--name", NAME, "--kubeconfig", KUBECONFIG)
+        _delete()
         run(
-            kind,
-            "create",
-            "cluster",
-            "--config",
-            CONFIG,
-            "--image",
-            image,
-            "--kubeconfig",
-            KUBECONFIG,
+            kind, "create", "cluster", f"--config={CONFIG}", f"--image={image}", f"--kubeconfig={KUBECONFIG}",
             "--wait=180s",
-        )
+        )  # fmt: skip
+        kubectl(
+            "wait", "--for=condition=Available", "deployment", "--all", "--all-namespaces", "--timeout=180s",
+            "--request-timeout=0",
+        )  # fmt: skip
+
+
+def _delete() -> None:
+    run(programs.kind(), "delete", "cluster", f"--name={NAME}", f"--kubeconfig={KUBECONFIG}")
 
 
 def _pulled() -> str | None:
     if engine.image_id(PUBLIC_NODE_IMAGE):
         return PUBLIC_NODE_IMAGE
     with step(f"pull {PUBLIC_NODE_IMAGE}"):
-        pulled = succeeds("timeout", "600", "docker", "pull", "--quiet", PUBLIC_NODE_IMAGE)
+        pulled = engine.pull(PUBLIC_NODE_IMAGE, seconds=600)
     return PUBLIC_NODE_IMAGE if pulled else None
 
 
 def _give_gpus() -> None:
-    """Extended resources may be stated on the node: the scheduler counts them as it would a device plugin's."""
+    """State an extended resource on the node: the scheduler counts it as it would a device plugin's."""
     resource = GPU.replace("/", "~1")
     patch = [{"op": "add", "path": f"/status/capacity/{resource}", "value": str(GPUS)}]
     kubectl("patch", "node", NODE, "--subresource=status", "--type=json", f"--patch={json.dumps(patch)}")

@@ -1,14 +1,17 @@
-"""Background processes that outlive us, found again by what they run: no pid file to go stale, nothing to forget."""
+"""Background processes that outlive us, found again by what they run: no pid file that could be stale."""
 
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 
-from dev.cluster.run import SEARCH_PATH, CommandFailed
+from dev.cluster.run import SEARCH_PATH, CommandError, found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 
 def start(folder: Path, name: str, program: str | Path, *arguments: str) -> None:
@@ -16,30 +19,31 @@ def start(folder: Path, name: str, program: str | Path, *arguments: str) -> None
 
     One of the arguments must name the folder: by it the process is found again.
     """
-    executable = shutil.which(str(program), path=SEARCH_PATH)
+    executable = found(str(program))
     if executable is None:
-        raise CommandFailed(f"no program {program} on this machine")
+        raise CommandError(f"no program {program} on this machine")
     log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         streams = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
         null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+        environment = {**os.environ, "PATH": SEARCH_PATH}
         os.posix_spawn(
-            executable, [executable, *arguments], os.environ, file_actions=[null, *streams], setsid=True
+            executable, [executable, *arguments], environment, file_actions=[null, *streams], setsid=True
         )
     finally:
         os.close(log)
 
 
 def running(folder: Path, name: str) -> list[psutil.Process]:
-    """Return the processes of a program that work on the folder."""
-    found = []
+    """Return the processes of a program, built by us under a name that begins so, that work on the folder."""
+    matching = []
     for process in psutil.process_iter(["cmdline", "status"]):
         command = process.info["cmdline"]
         if not command or process.info["status"] == psutil.STATUS_ZOMBIE:
             continue
         if Path(command[0]).name.startswith(name) and any(f"{folder}/" in word for word in command[1:]):
-            found.append(process)
-    return found
+            matching.append(process)
+    return matching
 
 
 def stop(folder: Path, *names: str, patience: float = 20) -> None:
@@ -49,9 +53,18 @@ def stop(folder: Path, *names: str, patience: float = 20) -> None:
         for process in processes:
             process.terminate()
         _, stubborn = psutil.wait_procs(processes, timeout=patience)
-        for process in stubborn:
+        kill(stubborn)
+
+
+def kill(processes: Iterable[psutil.Process]) -> None:
+    """End processes without asking them, and wait until they are gone."""
+    killed = list(processes)
+    for process in killed:
+        try:
             process.kill()
-        psutil.wait_procs(stubborn, timeout=10)
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(killed, timeout=10)
 
 
 def log_tail(folder: Path, name: str, lines: int = 8) -> str:

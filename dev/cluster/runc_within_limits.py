@@ -1,6 +1,7 @@
 """An OCI runtime for a root without CAP_SYS_RESOURCE: drops it from what is asked, then is runc.
 
 Without it, Docker's --privileged fails with "unable to apply caps: operation not permitted".
+The file is copied and runs by itself: the standard library alone.
 """
 
 import json
@@ -9,8 +10,10 @@ import resource
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 MISSING = "CAP_SYS_RESOURCE"
+SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 def option(arguments: list[str], *names: str) -> str | None:
@@ -22,7 +25,7 @@ def option(arguments: list[str], *names: str) -> str | None:
     return None
 
 
-def within_limits(process: dict) -> None:
+def within_limits(process: dict[str, Any]) -> None:
     """Take from a process' wishes what this machine's root can't give."""
     for kind, wanted in (process.get("capabilities") or {}).items():
         process["capabilities"][kind] = [capability for capability in wanted if capability != MISSING]
@@ -39,11 +42,17 @@ def rewrite(path: Path, key: str | None) -> None:
     path.write_text(json.dumps(content))
 
 
-arguments = sys.argv[1:]
-if "create" in arguments or "run" in arguments:
-    rewrite(Path(option(arguments, "--bundle", "-b") or ".", "config.json"), "process")
-elif "exec" in arguments and (process_file := option(arguments, "--process", "-p")):
-    rewrite(Path(process_file), None)
-os.execv(
-    shutil.which("runc", path="/usr/sbin:/usr/bin:/sbin:/usr/local/sbin") or "runc", ["runc", *arguments]
-)
+def main(arguments: list[str]) -> None:
+    """Rewrite what the command is about to read, then become runc."""
+    if "create" in arguments or "run" in arguments:
+        rewrite(Path(option(arguments, "--bundle", "-b") or ".", "config.json"), "process")
+    elif "exec" in arguments and (process_file := option(arguments, "--process", "-p")):
+        rewrite(Path(process_file), None)
+    runc = shutil.which("runc", path=SEARCH_PATH)
+    if runc is None:
+        sys.exit("no runc on this machine")
+    os.execv(runc, ["runc", *arguments])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
