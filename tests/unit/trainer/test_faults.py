@@ -180,9 +180,9 @@ def test_a_rotated_token_is_read_anew(away: tuple[str, int], twin: Twin, tmp_pat
         client.call("GET", "", patience=0)
 
         def rotate(handler: Handler) -> bool:
-            handler.reply(401, {"detail": "expired"})
             (tmp_path / "token").write_text("token-3")
             twin.token = "token-3"
+            handler.reply(401, {"detail": "expired"})
             return True
 
         twin.faults.append(rotate)  # between reading the token and the server's check

@@ -220,6 +220,7 @@ def test_a_space_that_branches_is_sampled_alike(seed: int, tmp_path: Path) -> No
     assert mine == objective(study().ask())
 
 
+@pytest.mark.filterwarnings("ignore:Choices for a categorical", "ignore:set_system_attr has been deprecated")
 def test_what_an_earlier_pod_did_is_there(ours: Callable[[], Trial]) -> None:
     first = ours()
     value = first.suggest_categorical("c", [(1,), (2,)])

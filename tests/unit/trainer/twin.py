@@ -173,6 +173,7 @@ def _utc(local: dt.datetime | None) -> dt.datetime | None:
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # a reply in two parts would wait 40 ms for the client's acknowledgement
     twin: Twin
 
     def _serve(self) -> None:
