@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tuning_trainer.console import PACKAGE
+from tuning_trainer.console import PACKAGE, say
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -85,8 +85,11 @@ def _classify(error: BaseException) -> tuple[str, str | None]:
 def write_termination_message(path: str, failure: Failure) -> None:
     """Write the failure where the kubelet reads it; outside a pod there is no such file."""
     target = Path(path)
-    if target.exists():
-        target.write_bytes(termination_message(failure))
+    try:
+        if target.exists():
+            target.write_bytes(termination_message(failure))
+    except OSError as error:  # the result must be told all the same
+        say(f"the termination message cannot be written: {error}")
 
 
 def termination_message(failure: Failure) -> bytes:

@@ -44,6 +44,13 @@ def test_outside_a_pod_no_file_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_termination_message_that_cannot_be_written_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_termination_message(str(tmp_path), Failure("Exception", "x"))  # a folder
+    assert "cannot be written" in capsys.readouterr().err
+
+
 class OutOfMemoryError(RuntimeError):
     """As torch names it."""
 
