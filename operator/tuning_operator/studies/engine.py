@@ -1,15 +1,12 @@
 """One study, served: trials are asked for, reported on and ended; each reply follows the durable record."""
 
 import asyncio
-import json
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
-from optuna.distributions import json_to_distribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,7 +15,6 @@ from tuning_operator.protocol import (
     AttributesRequest,
     Counts,
     Failure,
-    Problem,
     StudyDefinition,
     StudySummary,
     SuggestRequest,
@@ -26,18 +22,20 @@ from tuning_operator.protocol import (
     TrialRecord,
     TrialView,
 )
-from tuning_operator.studies import assembly
-from tuning_operator.studies.errors import Conflict, Refused, unknown_trial
+from tuning_operator.studies import assembly, checks
+from tuning_operator.studies.errors import unknown_study, unknown_trial
 from tuning_operator.studies.feed import ChangeFeed, Key
 from tuning_operator.studies.records import PRUNE_REQUESTED, record_of, view_of
 from tuning_operator.studies.results import Result, read_result
 from tuning_operator.studies.scoreboard import Scoreboard
 from tuning_operator.studies.served_study import CONSTRAINT, ServedStudy, id_of
-from tuning_operator.studies.store import Store
+from tuning_operator.studies.store import Store, Writes
 from tuning_operator.studies.tuner import Tuner
 
 LARGEST_ASK = 16
 """Trials that one request may start, so that none takes long."""
+COMMIT_SECONDS = 20.0
+"""How long a request waits for the database. What it wrote stays queued: sent again, it is there."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +51,10 @@ class Surroundings:
 
 
 class StudyEngine:
-    """Serves one study. Methods run on the event loop; Optuna's sampling runs in threads, one at a time."""
+    """Serves one study. Methods run on the event loop; Optuna's sampling in threads, one at a time.
+
+    Every method may raise StudyError, and TimeoutError when the database is away.
+    """
 
     def __init__(
         self, key: Key, study: ServedStudy, definition: StudyDefinition, surroundings: Surroundings
@@ -61,29 +62,22 @@ class StudyEngine:
         self.key = key
         self.study = study
         self.definition = definition
+        self.gone = False
         self._store = surroundings.store
         self._executor = surroundings.executor
         self._feed = surroundings.feed
         self._lock = asyncio.Lock()
-        self._stopped = False
         self._tuner = Tuner(study, definition)
         self._board = Scoreboard(study.directions)
 
     async def load(self) -> None:
         """Take in what the record holds."""
-        trials = self.study.get_trials(deepcopy=False)
-        self._board.note_all(trials)
-        for number in self._board.running:
-            await self._in_thread(self._tuner.resume, number)
-            self._board.note(self.study.frozen(number))
-        await self._store.durable()
-
-    async def pick_up(self) -> None:
-        """Take in what others wrote to the record: trials enqueued from the dashboard or by plain Optuna."""
-        await self._store.pick_up(self.study.study_id)
-        self._board.note_all(
-            trial for trial in self.study.get_trials(deepcopy=False) if not self._board.knows(trial)
-        )
+        self._recount()
+        async with self._lock:
+            for number in self._board.running:
+                await self._in_thread(self._tuner.resume, number)
+                self._board.note(self.study.frozen(number))
+        await self._settle()
 
     async def redefine(self, definition: StudyDefinition) -> None:
         """Go on with another definition; a sampler that stays the same keeps its state."""
@@ -104,81 +98,102 @@ class StudyEngine:
         running = [self.study.frozen(number) for number in self._board.running]
         return self._board.summary(running, exhausted=self.study.exhausted)
 
+    async def pick_up(self) -> None:
+        """Take in what others wrote to the record: trials enqueued from the dashboard or by plain Optuna."""
+        try:
+            await self._in_thread(self._store.refresh, self.study.study_id)
+        except KeyError:
+            self.gone = True
+            raise unknown_study(*self.key) from None
+        trials = self.study.get_trials(deepcopy=False)
+        for number in [*self._board.unfinished, *range(self._board.total, len(trials))]:
+            self._board.note(trials[number])
+
     async def ask(self, request: AskRequest) -> StudySummary:
         """Start trials until as many run as wanted, at most 16; return how the study stands then."""
+        self._check_here()
         await self.pick_up()
-        for _ in range(LARGEST_ASK):
-            if not await self._start_one(request):
-                break
-        await self._store.durable()
+        writes: list[Writes] = []
+        while len(writes) < LARGEST_ASK and await self._start_one(request, writes):
+            pass
+        await self._settle(*writes)
         return self.summary()
 
     async def tell(self, number: int, request: TellRequest) -> TrialRecord:
-        """End a trial, unless it has ended already; return it as it is then. Raises StudyError."""
-        result = read_result(request, [objective.metric for objective in self.definition.objectives])
-        return await self._end(number, result)
+        """End a trial, unless it has ended already; return it as it is then."""
+        metrics = [objective.metric for objective in self.definition.objectives]
+        return await self._end(number, read_result(request, metrics))
 
     async def stop(self, failure: Failure) -> None:
-        """End all running trials as FAIL, and start no more."""
-        self._stopped = True
-        for number in self._board.running:
-            await self._end(number, Result(TrialState.FAIL, failure=failure))
+        """Start no more trials, and end the running ones as FAIL."""
+        self.gone = True
+        async with self._lock:
+            running = self._board.running
+        result = Result(TrialState.FAIL, failure=failure)
+        await asyncio.gather(*(self._end(number, result) for number in running))
 
     def record(self, number: int) -> TrialRecord:
-        """Return a trial. Raises NotFound."""
+        """Return a trial."""
         return record_of(self._trial(number))
 
     def view(self, number: int) -> TrialView:
-        """Return what a trial's pod needs. Raises StudyError."""
-        return view_of(self._started(number), self.definition)
+        """Return what a trial's pod needs."""
+        return view_of(checks.started(self._trial(number)), self.definition)
 
     async def suggest(self, number: int, request: SuggestRequest) -> Any:
-        """Return a trial's value of a parameter, the same for each asking. Raises StudyError."""
-        try:
-            distribution = json_to_distribution(json.dumps(request.distribution))
-        except (ValueError, KeyError, TypeError) as error:
-            raise _refused("distribution", f"is not Optuna's JSON form of a distribution: {error}") from None
+        """Return a trial's value of a parameter, the same each time it is asked for."""
+        distribution = checks.distribution_of(request)
         async with self._lock:
-            self._check_suggestable(self._started(number), request.name)
+            checks.check_suggestible(checks.started(self._trial(number)), request.name, self.definition)
             try:
-                value = await self._in_thread(self._tuner.suggest, number, request.name, distribution)
+                value, writes = await self._in_thread(self._tuner.suggest, number, request.name, distribution)
             except ValueError as error:
-                raise _refused(request.name, str(error)) from None
-        await self._store.durable()
+                raise checks.refused(request.name, str(error)) from None
+        await self._settle(writes)
         return value
 
     async def report(self, number: int, values: Sequence[tuple[int, float]]) -> bool:
         """Keep intermediate values, the first of each step; return whether the trial should stop."""
-        trial = self._started(number)
-        self._check_reportable(values)
+        trial = checks.started(self._trial(number))
+        checks.check_reportable(self.definition, values)
         if trial.state.is_finished():
             return True
-        try:
-            prune = self._keep(id_of(trial), values)
-            if prune:
-                self._note_prune(trial)
-        except UpdateFinishedTrialError:  # it was told to end meanwhile
-            prune = True
-        await self._store.durable()
+        with self._store.deferred() as writes:
+            try:
+                fresh = self._keep(trial, values)
+                prune = self._judge(id_of(trial))
+            except UpdateFinishedTrialError:  # it was told to end meanwhile
+                return True
+        await self._settle(*([writes] if fresh else []))
         return prune
 
     async def set_attributes(self, number: int, request: AttributesRequest) -> TrialRecord:
         """Set user attributes, and constraints that are not set yet; a finished trial stays as it is."""
-        trial = self._started(number)
-        for key, value in request.constraints.items():
-            if math.isnan(value):
-                raise _refused(f"constraints.{key}", "NaN is no constraint value: tell a number")
+        trial = checks.started(self._trial(number))
+        checks.check_constraints(request)
         if not trial.state.is_finished():
-            self._set_attributes(trial, request)
-            await self._store.durable()
-        return record_of(self.study.frozen(number))
+            with self._store.deferred() as writes:
+                self._set_attributes(trial, request)
+            await self._settle(writes)
+        return self.record(number)
 
-    def _keep(self, trial_id: int, values: Sequence[tuple[int, float]]) -> bool:
-        storage = self.study.storage
+    def _keep(self, trial: FrozenTrial, values: Sequence[tuple[int, float]]) -> bool:
+        """Return whether any value was new."""
+        known = set(trial.intermediate_values)
         for step, value in values:
-            if step not in storage.get_trial(trial_id).intermediate_values:
-                storage.set_trial_intermediate_value(trial_id, step, value)
-        return self.study.pruner.prune(self.study, storage.get_trial(trial_id))
+            if step not in known:
+                known.add(step)
+                self.study.storage.set_trial_intermediate_value(id_of(trial), step, value)
+        return len(known) > len(trial.intermediate_values)
+
+    def _judge(self, trial_id: int) -> bool:
+        storage = self.study.storage
+        trial = storage.get_trial(trial_id)
+        prune = bool(self.study.pruner.prune(self.study, trial))
+        if prune and PRUNE_REQUESTED not in trial.system_attrs:
+            storage.set_trial_system_attr(trial_id, PRUNE_REQUESTED, datetime.now(UTC).isoformat())
+            self._feed.mark(self.key)
+        return prune
 
     def _set_attributes(self, trial: FrozenTrial, request: AttributesRequest) -> None:
         storage, trial_id = self.study.storage, id_of(trial)
@@ -188,37 +203,48 @@ class StudyEngine:
             if CONSTRAINT + key not in storage.get_trial_system_attrs(trial_id):
                 storage.set_trial_system_attr(trial_id, CONSTRAINT + key, number)
 
-    async def _start_one(self, request: AskRequest) -> bool:
+    async def _start_one(self, request: AskRequest, writes: list[Writes]) -> bool:
+        """Start a trial, if there is room for one; return whether it runs then. Adds to `writes`."""
         async with self._lock:
-            if not self._room(request):
+            if not (self._tuner.unfinished or self._room(request)):
                 return False
-            number = await self._in_thread(self._tuner.start)
+            number, written = await self._in_thread(self._tuner.start)
+            writes.append(written)
             trial = self.study.frozen(number)
             self._board.note(trial)
             return trial.state == TrialState.RUNNING
 
     def _room(self, request: AskRequest) -> bool:
         board = self._board
-        if self._stopped:
-            return False
-        if board.running_count >= request.parallelism or board.started >= request.max_trials:
+        if self.gone or board.running_count >= request.parallelism or board.started >= request.max_trials:
             return False
         return board.waiting > 0 or not self.study.exhausted
 
     async def _end(self, number: int, result: Result) -> TrialRecord:
         async with self._lock:
-            if not self._started(number).state.is_finished():
-                await self._in_thread(self._tuner.end, number, result)
+            writes: list[Writes] = []
+            if not checks.started(self._trial(number)).state.is_finished():
+                _, written = await self._in_thread(self._tuner.end, number, result)
+                writes.append(written)
                 self._board.note(self.study.frozen(number))
                 self._feed.mark(self.key)
-        await self._store.durable()
+        await self._settle(*writes)
         return self.record(number)
 
-    def _note_prune(self, trial: FrozenTrial) -> None:
-        if PRUNE_REQUESTED not in trial.system_attrs:
-            now = datetime.now(UTC).isoformat()
-            self.study.storage.set_trial_system_attr(id_of(trial), PRUNE_REQUESTED, now)
-            self._feed.mark(self.key)
+    async def _settle(self, *several: Writes) -> None:
+        """Wait until writes are durable; without any given, all that the reply may be based on."""
+        try:
+            async with asyncio.timeout(COMMIT_SECONDS):
+                for writes in several:
+                    await writes.durable()
+                if not several:
+                    await self._store.durable()
+        except UpdateFinishedTrialError:  # someone else ended the trial first: his telling holds
+            self._recount()
+
+    def _recount(self) -> None:
+        self._board = Scoreboard(self.study.directions)
+        self._board.note_all(self.study.get_trials(deepcopy=False))
 
     def _trial(self, number: int) -> FrozenTrial:
         try:
@@ -226,36 +252,13 @@ class StudyEngine:
         except KeyError:
             raise unknown_trial(number, self.study.study_name) from None
 
-    def _started(self, number: int) -> FrozenTrial:
-        trial = self._trial(number)
-        if trial.state == TrialState.WAITING:
-            raise Conflict(Problem(field="trial", message=f"trial {number} waits: it has not been started"))
-        return trial
+    def _check_here(self) -> None:
+        if self.gone:
+            raise unknown_study(*self.key)
 
-    def _check_suggestable(self, trial: FrozenTrial, name: str) -> None:
-        if trial.state.is_finished() and name not in trial.params:
-            raise self._finished(trial.number)
-        if self.definition.search_space is not None and name not in trial.params:
-            message = (
-                f"spec.searchSpace gives trial {trial.number} no parameter {name}: declare it there, or "
-                "leave searchSpace out, so that the objective suggests its own"
-            )
-            raise _refused(name, message)
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, Writes]:
+        def run() -> tuple[T, Writes]:
+            with self._store.deferred() as writes:
+                return work(*args, **kwargs), writes
 
-    def _check_reportable(self, values: Sequence[tuple[int, float]]) -> None:
-        if len(self.study.directions) > 1:
-            raise _refused("values", "a study with several objectives takes no intermediate values (Optuna)")
-        if any(step < 0 for step, _ in values):
-            raise _refused("values", "a step must not be negative")
-
-    def _finished(self, number: int) -> Conflict:
-        state = self.study.frozen(number).state.name
-        return Conflict(Problem(field="trial", message=f"trial {number} has ended already ({state})"))
-
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: work(*args, **kwargs))
-
-
-def _refused(field: str, message: str) -> Refused:
-    return Refused(Problem(field=field, message=message))
+        return await asyncio.get_running_loop().run_in_executor(self._executor, run)

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import ParamSpec, TypeVar
 
 from optuna.exceptions import DuplicatedStudyError
 from optuna.study import StudyDirection
@@ -19,6 +21,9 @@ DEFINITION = "tuning:definition"
 """A study's system attribute: its definition, so that a server that starts needs no operator."""
 ENQUEUED = "tuning:initial_trials_enqueued"
 """A study's system attribute: whether the initial trials are in the queue."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 DELETED = Failure(
     category="StudyDeleted",
@@ -38,54 +43,67 @@ class Registry:
     def __iter__(self) -> Iterator[StudyEngine]:
         return iter(list(self._engines.values()))
 
-    def loaded(self, key: Key) -> StudyEngine | None:
-        """Return a study that is in memory already."""
-        return self._engines.get(key)
-
     async def find(self, key: Key) -> StudyEngine:
         """Return a study. Raises NotFound."""
-        if engine := self._engines.get(key):
+        engine = self._engines.get(key)
+        if engine and not engine.gone:
             return engine
         async with self._locks[key]:
-            return self._engines.get(key) or await self._load(key)
+            return await self._find(key)
 
     async def declare(self, key: Key, definition: StudyDefinition) -> StudySummary:
-        """Create or update a study. Raises StudyError."""
+        """Create a study, or update it. Raises StudyError."""
         if problems := assembly.problems_of(definition):
             raise Refused(*problems)
         async with self._locks[key]:
-            study_id = self._create_or_check(key, definition)
-            engine = await self._declared(key, study_id, definition)
-            await self._enqueue(engine)
-            await self._store.durable()
+            await self._in_thread(self._record, key, definition)
+            engine = await self._find(key)
+            if engine.definition != definition:
+                await engine.redefine(definition)
+            await self._in_thread(_enqueue, engine.study, definition)
+            await engine.pick_up()
+        await self._store.durable()
         return engine.summary()
 
     async def forget(self, key: Key) -> None:
         """Stop a study whose resource is gone; its record goes too where its definition says so."""
         async with self._locks[key]:
             try:
-                engine = self._engines.get(key) or await self._load(key)
+                engine = await self._find(key)
             except NotFound:  # told before
                 return
             await engine.stop(DELETED)
-            del self._engines[key]
             if engine.definition.deletion_policy == "Delete":
-                self._store.storage.delete_study(engine.study.study_id)
-            await self._store.durable()
+                await self._in_thread(self._store.storage.delete_study, engine.study.study_id)
+            del self._engines[key]
 
     async def unsettled(self) -> list[Key]:
         """Return the studies at which an operator must look that knows nothing of what happened before.
 
         Those with a running trial, and those whose record goes when their resource does.
         """
-        found = set(await self._store.running())
+        found = await self._in_thread(self._unsettled)
+        return [Key(*name.split("/", 1)) for name in sorted(found) if "/" in name]
+
+    def _unsettled(self) -> set[str]:
+        found = set(self._store.running())
         for study in self._store.storage.get_all_studies():
             stored = study.system_attrs.get(DEFINITION)
             if stored and StudyDefinition.model_validate_json(stored).deletion_policy == "Delete":
                 found.add(study.study_name)
-        return [Key(*name.split("/", 1)) for name in sorted(found) if "/" in name]
+        return found
+
+    def _record(self, key: Key, definition: StudyDefinition) -> None:
+        """Put a study and its definition on record."""
+        study_id, storage = self._create_or_check(key, definition), self._store.storage
+        stored = definition.model_dump_json()
+        if storage.get_study_system_attrs(study_id).get(DEFINITION) != stored:
+            storage.set_study_system_attr(study_id, DEFINITION, stored)
+            metrics = [objective.metric for objective in definition.objectives]
+            storage.set_study_system_attr(study_id, METRIC_NAMES, metrics)
 
     def _create_or_check(self, key: Key, definition: StudyDefinition) -> int:
+        """Return the id of the study, which exists then. Raises Conflict."""
         storage, name = self._store.storage, names.optuna_study_name(*key)
         directions = [StudyDirection[objective.direction.upper()] for objective in definition.objectives]
         try:
@@ -102,36 +120,33 @@ class Registry:
             raise Conflict(Problem(field="objectives", message=message))
         return study_id
 
-    async def _declared(self, key: Key, study_id: int, definition: StudyDefinition) -> StudyEngine:
+    async def _find(self, key: Key) -> StudyEngine:
         engine = self._engines.get(key)
-        if engine is None or engine.definition != definition:
-            stored = definition.model_dump_json()
-            self._store.storage.set_study_system_attr(study_id, DEFINITION, stored)
-            metrics = [objective.metric for objective in definition.objectives]
-            self._store.storage.set_study_system_attr(study_id, METRIC_NAMES, metrics)
-        if engine is None:
-            return await self._load(key)
-        await engine.redefine(definition)
+        if engine is None or engine.gone:
+            study, definition = await self._in_thread(self._read, key)
+            engine = StudyEngine(key, study, definition, self._surroundings)
+            await engine.load()
+            self._engines[key] = engine
         return engine
 
-    async def _load(self, key: Key) -> StudyEngine:
+    def _read(self, key: Key) -> tuple[ServedStudy, StudyDefinition]:
         storage, name = self._store.storage, names.optuna_study_name(*key)
         try:
-            study_id = storage.get_study_id_from_name(name)
-            stored = storage.get_study_system_attrs(study_id)[DEFINITION]
+            stored = storage.get_study_system_attrs(storage.get_study_id_from_name(name))[DEFINITION]
         except KeyError:
             raise unknown_study(*key) from None
         definition = StudyDefinition.model_validate_json(stored)
         sampler, pruner = assembly.build_sampler(definition), assembly.build_pruner(definition)
-        study = ServedStudy(name, storage, sampler, pruner)
-        engine = StudyEngine(key, study, definition, self._surroundings)
-        await engine.load()
-        self._engines[key] = engine
-        return engine
+        return ServedStudy(name, storage, sampler, pruner), definition
 
-    async def _enqueue(self, engine: StudyEngine) -> None:
-        if engine.study.system_attr(ENQUEUED) is None:
-            for parameters in engine.definition.initial_trials:
-                engine.study.enqueue_trial(parameters, skip_if_exists=True)
-            engine.study.set_system_attr(ENQUEUED, True)
-            await engine.pick_up()
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._surroundings.executor, partial(work, *args, **kwargs))
+
+
+def _enqueue(study: ServedStudy, definition: StudyDefinition) -> None:
+    """Enqueue the initial trials, unless that was done; those that are there are of a try cut short."""
+    if study.system_attr(ENQUEUED) is None:
+        for parameters in definition.initial_trials:
+            study.enqueue_trial(parameters, skip_if_exists=True)
+        study.set_system_attr(ENQUEUED, True)

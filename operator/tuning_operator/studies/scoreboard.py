@@ -26,6 +26,7 @@ class Scoreboard:
         self._states: dict[int, TrialState] = {}
         self._counts: Counter[TrialState] = Counter()
         self._running: set[int] = set()
+        self._waiting: set[int] = set()
         self._best: FrozenTrial | None = None
         self._since_best = 0
         self._front = ParetoFront(directions)
@@ -45,15 +46,12 @@ class Scoreboard:
             self._counts[before] -= 1
         self._states[trial.number] = trial.state
         self._counts[trial.state] += 1
-        self._note_running(trial)
+        _keep_if(trial.state == TrialState.RUNNING, self._running, trial.number)
+        _keep_if(trial.state == TrialState.WAITING, self._waiting, trial.number)
         if trial.state == TrialState.COMPLETE:
             self._note_complete(trial)
         elif trial.state == TrialState.FAIL:
             self._note_failure(trial)
-
-    def knows(self, trial: FrozenTrial) -> bool:
-        """Return whether the trial is taken in as it is."""
-        return self._states.get(trial.number) == trial.state
 
     @property
     def running(self) -> list[int]:
@@ -67,12 +65,22 @@ class Scoreboard:
 
     @property
     def waiting(self) -> int:
-        """The number of enqueued trials that were not started."""
-        return self._counts[TrialState.WAITING]
+        """How many enqueued trials were not started."""
+        return len(self._waiting)
+
+    @property
+    def unfinished(self) -> list[int]:
+        """The numbers of the trials that may still change."""
+        return [*self._running, *self._waiting]
+
+    @property
+    def total(self) -> int:
+        """How many trials there are."""
+        return len(self._states)
 
     @property
     def started(self) -> int:
-        """The number of trials that run or have ended."""
+        """How many trials run or have ended."""
         return len(self._states) - self.waiting
 
     @property
@@ -99,12 +107,6 @@ class Scoreboard:
             last_failure=record_of(self._last_failure) if self._last_failure else None,
         )
 
-    def _note_running(self, trial: FrozenTrial) -> None:
-        if trial.state == TrialState.RUNNING:
-            self._running.add(trial.number)
-        else:
-            self._running.discard(trial.number)
-
     def _note_complete(self, trial: FrozenTrial) -> None:
         feasible = all(value <= 0 for value in trial.constraints.values())
         if not self._single:
@@ -125,3 +127,10 @@ class Scoreboard:
 
 def _end(trial: FrozenTrial) -> tuple[datetime, int]:
     return trial.datetime_complete or datetime.max, trial.number  # noqa: DTZ901  Optuna's times are naive
+
+
+def _keep_if(belongs: bool, numbers: set[int], number: int) -> None:
+    if belongs:
+        numbers.add(number)
+    else:
+        numbers.discard(number)

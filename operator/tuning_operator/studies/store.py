@@ -1,11 +1,20 @@
 """What the server needs of its storage beyond Optuna's BaseStorage."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
+
+
+class Writes(Protocol):
+    """What a piece of work wrote."""
+
+    async def durable(self) -> None:
+        """Return when it is durable; raise what kept the first write from being so."""
 
 
 class Store(Protocol):
@@ -15,8 +24,12 @@ class Store(Protocol):
     def storage(self) -> BaseStorage:
         """The storage as Optuna knows it."""
 
+    @property
+    def writable(self) -> bool:
+        """Whether this process is the writer and the database answered when last looked at."""
+
     async def open(self) -> None:
-        """Become the only writer; waits until an earlier one is gone."""
+        """Become the only writer; return when that is so."""
 
     async def lost(self) -> None:
         """Return when another writer may have taken over: from then on nothing can be written."""
@@ -24,18 +37,34 @@ class Store(Protocol):
     async def close(self) -> None:
         """Make durable what is not yet, and let others write."""
 
+    def deferred(self) -> AbstractContextManager[Writes]:
+        """Have this thread's writes in the block apply to memory at once, without waiting for them.
+
+        Creating a study or a trial, starting a waiting trial and deleting a study wait all the same, so they
+        are not for the event loop.
+        """
+
     async def durable(self) -> None:
-        """Return when all that was written before is durable."""
+        """Return when all that anyone wrote before is durable."""
 
-    async def pick_up(self, study_id: int) -> None:
-        """Read what others wrote to a study."""
+    def refresh(self, study_id: int) -> None:
+        """Read what others wrote to a study; blocking. Raises KeyError when they deleted it."""
 
-    async def running(self) -> list[str]:
-        """Return the names of the studies with a running trial."""
+    def running(self) -> list[str]:
+        """Return the names of the studies with a running trial; blocking."""
+
+
+class NothingToWait:
+    """Writes that are as durable as they will ever be."""
+
+    async def durable(self) -> None:
+        """Return at once."""
 
 
 class MemoryStore:
-    """A store that forgets everything when the process ends: for tests."""
+    """A store that forgets everything when the process ends: for tests, and for trying out."""
+
+    writable = True
 
     def __init__(self) -> None:
         self.storage: BaseStorage = optuna.storages.InMemoryStorage()
@@ -50,13 +79,18 @@ class MemoryStore:
     async def close(self) -> None:
         """There is nothing to flush."""
 
+    @contextmanager
+    def deferred(self) -> Iterator[Writes]:
+        """Writes do not wait here anyway."""
+        yield NothingToWait()
+
     async def durable(self) -> None:
         """Memory is all there is."""
 
-    async def pick_up(self, study_id: int) -> None:
+    def refresh(self, study_id: int) -> None:
         """Others cannot write here."""
 
-    async def running(self) -> list[str]:
+    def running(self) -> list[str]:
         """Return the names of the studies with a running trial."""
         return [
             study.study_name

@@ -12,6 +12,7 @@ from tuning_operator.studies import assembly
 from tuning_operator.studies.records import FAIL_REASON, failure_attrs
 from tuning_operator.studies.results import Result
 from tuning_operator.studies.served_study import ServedStudy, suggest
+from tuning_operator.studies.storage.errors import Fenced
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +27,12 @@ class Tuner:
         self._study = study
         self.definition = definition
         self._trials: dict[int, optuna.Trial] = {}
+        self._begun: optuna.Trial | None = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a trial was started, but the database kept it from getting all of its parameters."""
+        return self._begun is not None
 
     def start(self) -> int:
         """Start a waiting trial or a new one; return its number.
@@ -33,15 +40,17 @@ class Tuner:
         A trial that cannot be proposed ends as FAIL, which says why, so that none is left RUNNING.
         """
         self._study.enter()
-        trial = self._study.ask()
+        self._begun = trial = self._begun or self._study.ask()
         self._trials[trial.number] = trial
         self._complete_or_fail(trial)
+        self._begun = None
         return trial.number
 
-    def resume(self, number: int) -> None:
-        """Give a RUNNING trial of the record what a server's end kept it from getting."""
+    def resume(self, number: int) -> int:
+        """Give a RUNNING trial of the record what a server's end kept it from getting; return its number."""
         self._study.enter()
         self._complete_or_fail(self._trial(number))
+        return number
 
     def suggest(self, number: int, name: str, distribution: BaseDistribution) -> Any:
         """Return a running trial's value of a parameter. Raises ValueError for one that cannot be."""
@@ -70,6 +79,8 @@ class Tuner:
     def _complete_or_fail(self, trial: optuna.Trial) -> None:
         try:
             self._walk(trial)
+        except (TimeoutError, Fenced):  # the database's fault, not the definition's
+            raise
         except Exception as error:
             log.exception("Trial %d of %s cannot be proposed", trial.number, self._study.study_name)
             failure = Failure(

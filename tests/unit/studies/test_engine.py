@@ -1,0 +1,541 @@
+"""A study, served: what asking, reporting and telling do to the record, before and after a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
+from optuna.trial import TrialState
+from tuning_operator.protocol import (
+    AskRequest,
+    AttributesRequest,
+    Failure,
+    StudyDefinition,
+    SuggestRequest,
+    TellRequest,
+)
+from tuning_operator.studies.engine import LARGEST_ASK, StudyEngine, Surroundings
+from tuning_operator.studies.errors import Conflict, NotFound, Refused
+from tuning_operator.studies.feed import ChangeFeed, Key
+from tuning_operator.studies.registry import Registry
+from tuning_operator.studies.store import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = Key("ml", "mnist")
+X = {"name": "x", "type": "float", "low": 0, "high": 1}
+FLOAT = FloatDistribution(0, 1)
+
+
+def definition(**changes: Any) -> StudyDefinition:
+    maximized = {"objectives": [{"metric": "acc", "direction": "maximize"}], "searchSpace": [X]}
+    return StudyDefinition.model_validate(maximized | changes)
+
+
+def several(**changes: Any) -> StudyDefinition:
+    objectives = [{"metric": "acc", "direction": "maximize"}, {"metric": "size", "direction": "minimize"}]
+    return definition(objectives=objectives, **changes)
+
+
+class Servers:
+    """Servers on one record; each `start` is another process, as far as the record can tell."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self.store = MemoryStore()
+        self._executor = executor
+
+    def start(self) -> Registry:
+        async def unsettled() -> list[Key]:
+            return await registry.unsettled()
+
+        self.feed = ChangeFeed(unsettled)
+        registry = Registry(Surroundings(self.store, self._executor, self.feed))
+        return registry
+
+    def optuna(self) -> optuna.Study:
+        """Return the study as plain Optuna sees it."""
+        return optuna.load_study(study_name="ml/mnist", storage=self.store.storage)
+
+
+@pytest.fixture
+def servers() -> Iterator[Servers]:
+    with ThreadPoolExecutor(2) as executor:
+        yield Servers(executor)
+
+
+@pytest.fixture
+def registry(servers: Servers) -> Registry:
+    return servers.start()
+
+
+async def declared(registry: Registry, definition_: StudyDefinition | None = None) -> StudyEngine:
+    await registry.declare(KEY, definition_ or definition())
+    return await registry.find(KEY)
+
+
+async def ask(engine: StudyEngine, parallelism: int, max_trials: int = 1000) -> list[int]:
+    summary = await engine.ask(AskRequest(parallelism=parallelism, max_trials=max_trials))
+    return [trial.number for trial in summary.running]
+
+
+def complete(*values: Any) -> TellRequest:
+    return TellRequest(state="COMPLETE", values=list(values))
+
+
+def suggestion(name: str, distribution: optuna.distributions.BaseDistribution = FLOAT) -> SuggestRequest:
+    return SuggestRequest(name=name, distribution=json.loads(distribution_to_json(distribution)))
+
+
+# Asking
+
+
+async def test_running_trials_are_topped_up_to_parallelism(registry: Registry) -> None:
+    engine = await declared(registry)
+    assert await ask(engine, 3) == [0, 1, 2]
+    assert await ask(engine, 3) == [0, 1, 2]
+    await engine.tell(1, complete(0.5))
+    assert await ask(engine, 3) == [0, 2, 3]
+    assert await ask(engine, 1) == [0, 2, 3], "nobody is stopped when parallelism shrinks"
+
+
+async def test_all_trials_stay_within_max_trials(registry: Registry) -> None:
+    engine = await declared(registry)
+    assert await ask(engine, 9, max_trials=2) == [0, 1]
+    await engine.tell(0, TellRequest(state="FAIL"))
+    assert await ask(engine, 9, max_trials=2) == [1]
+    assert await ask(engine, 9, max_trials=3) == [1, 2]
+
+
+async def test_one_request_starts_no_more_than_sixteen(registry: Registry) -> None:
+    engine = await declared(registry)
+    assert len(await ask(engine, 100)) == LARGEST_ASK == 16
+    assert len(await ask(engine, 100)) == 32
+
+
+async def test_requests_at_the_same_time_start_what_one_would(registry: Registry) -> None:
+    engine = await declared(registry)
+    await asyncio.gather(*(ask(engine, 5, max_trials=7) for _ in range(10)))
+    assert engine.counts.running == 5
+
+
+async def test_initial_trials_come_first_and_count(registry: Registry, servers: Servers) -> None:
+    points = [{"x": 0.25}, {"x": 0.5}, {"x": 0.75}]
+    engine = await declared(registry, definition(initialTrials=points))
+    assert engine.counts.waiting == 3
+    assert await ask(engine, 2, max_trials=2) == [0, 1]
+    assert await ask(engine, 4, max_trials=2) == [0, 1], "the third would be one too many"
+    assert await ask(engine, 4, max_trials=4) == [0, 1, 2, 3]
+    assert [trial.params["x"] for trial in servers.optuna().trials[:3]] == [0.25, 0.5, 0.75]
+
+
+async def test_initial_trials_are_enqueued_once(registry: Registry, servers: Servers) -> None:
+    points = {"initialTrials": [{"x": 0.25}, {"x": 0.25}]}
+    await declared(registry, definition(**points))
+    await declared(registry, definition(**points, deletionPolicy="Delete"))
+    engine = await declared(servers.start(), definition(initialTrials=[{"x": 0.5}]))
+    assert engine.counts.waiting == 1, "a point that is listed twice is tried once"
+
+
+async def test_what_others_enqueue_is_started_next(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    servers.optuna().enqueue_trial({"x": 0.125})
+    assert await ask(engine, 2) == [0, 1]
+    assert engine.record(1).parameters == {"x": 0.125}
+
+
+async def test_a_conditional_parameter_exists_where_its_condition_holds(
+    registry: Registry, servers: Servers
+) -> None:
+    layers = {"name": "layers", "type": "int", "low": 1, "high": 2}
+    units = {
+        "name": "units",
+        "type": "int",
+        "low": 8,
+        "high": 64,
+        "when": {"parameter": "layers", "atLeast": 2},
+    }
+    engine = await declared(registry, definition(searchSpace=[layers, units]))
+    await ask(engine, 16)
+    params = [trial.params for trial in servers.optuna().trials]
+    assert {frozenset(trial) for trial in params} == {frozenset({"layers"}), frozenset({"layers", "units"})}
+    assert all(("units" in trial) == (trial["layers"] == 2) for trial in params)
+
+
+async def test_a_trial_that_cannot_be_proposed_fails_and_says_why(registry: Registry) -> None:
+    kinds = {"name": "kind", "type": "categorical", "choices": ["a", "b"]}
+    engine = await declared(registry, definition(searchSpace=[kinds]))
+    engine.study.enqueue_trial({"kind": "c"})
+    assert await ask(engine, 1) == []
+    failure = engine.record(0).failure
+    assert failure
+    assert failure.category == "NotProposed"
+    assert "'c' not in" in failure.message
+    assert await ask(engine, 1) == [1], "the next one is not kept from running"
+
+
+async def test_a_grid_ends_when_all_is_tried(registry: Registry, servers: Servers) -> None:
+    kinds = {"name": "kind", "type": "categorical", "choices": ["a", "b", "c"]}
+    grid = definition(searchSpace=[kinds], sampler={"name": "GridSampler", "args": {"seed": 1}})
+    engine = await declared(registry, grid)
+    for number in range(3):
+        assert await ask(engine, 1) == [number]
+        assert not engine.summary().exhausted
+        await engine.tell(number, complete(1))
+    assert engine.summary().exhausted
+    assert await ask(engine, 1) == []
+    engine = await servers.start().find(KEY)
+    assert engine.summary().exhausted
+    engine.study.enqueue_trial({"kind": "a"})
+    assert await ask(engine, 1) == [3], "who enqueues a trial gets it"
+
+
+# Suggesting
+
+
+async def test_the_same_question_gets_the_same_answer(registry: Registry) -> None:
+    engine = await declared(registry, definition(searchSpace=None))
+    await ask(engine, 1)
+    value = await engine.suggest(0, suggestion("x"))
+    assert await engine.suggest(0, suggestion("x")) == value
+    assert engine.record(0).parameters == {"x": value}
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_name_means_one_thing(registry: Registry, servers: Servers, restarted: bool) -> None:
+    engine = await declared(registry, definition(searchSpace=None))
+    await ask(engine, 2)
+    value = await engine.suggest(0, suggestion("x"))
+    if restarted:
+        engine = await servers.start().find(KEY)
+    for number in (0, 1):
+        with pytest.raises(Refused, match="x: Cannot set different distribution kind"):
+            await engine.suggest(number, suggestion("x", CategoricalDistribution(["a", "b"])))
+    assert await engine.suggest(0, suggestion("x", FloatDistribution(0, 2))) == value, "as in Optuna"
+
+
+async def test_suggesting_goes_on_after_a_restart(registry: Registry, servers: Servers) -> None:
+    """In plain Optuna, a fresh process gets a KeyError here."""
+    engine = await declared(
+        registry, definition(searchSpace=None, sampler={"name": "RandomSampler", "args": {"seed": 1}})
+    )
+    await ask(engine, 1)
+    x = await engine.suggest(0, suggestion("x"))
+    engine = await servers.start().find(KEY)
+    assert await engine.suggest(0, suggestion("x")) == x
+    y = await engine.suggest(0, suggestion("y"))
+    assert servers.optuna().trials[0].params == {"x": x, "y": y}
+
+
+async def test_a_declared_space_is_all_there_is(registry: Registry) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    assert await engine.suggest(0, suggestion("x")) == engine.record(0).parameters["x"]
+    with pytest.raises(Refused, match=r"spec\.searchSpace gives trial 0 no parameter y"):
+        await engine.suggest(0, suggestion("y"))
+
+
+async def test_a_finished_trial_suggests_nothing_new(registry: Registry) -> None:
+    engine = await declared(registry, definition(searchSpace=None))
+    await ask(engine, 1)
+    value = await engine.suggest(0, suggestion("x"))
+    await engine.tell(0, complete(1))
+    assert await engine.suggest(0, suggestion("x")) == value
+    with pytest.raises(Conflict, match=r"trial 0 has ended already \(COMPLETE\)"):
+        await engine.suggest(0, suggestion("y"))
+
+
+@pytest.mark.parametrize("form", [{}, {"name": "Unknown", "attributes": {}}, {"name": "FloatDistribution"}])
+async def test_a_distribution_that_is_none(registry: Registry, form: dict[str, Any]) -> None:
+    engine = await declared(registry, definition(searchSpace=None))
+    await ask(engine, 1)
+    with pytest.raises(Refused, match="distribution"):
+        await engine.suggest(0, SuggestRequest(name="x", distribution=form))
+
+
+# Reporting
+
+
+async def test_the_first_value_of_a_step_holds(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    assert await engine.report(0, [(0, 0.5), (1, math.inf)]) is False
+    assert await engine.report(0, [(1, 0.75), (3, 0.875)]) is False
+    assert servers.optuna().trials[0].intermediate_values == {0: 0.5, 1: math.inf, 3: 0.875}
+
+
+async def test_the_hopeless_are_told_to_stop(registry: Registry, servers: Servers) -> None:
+    engine = await declared(
+        registry, definition(pruner={"name": "MedianPruner", "args": {"n_startup_trials": 1}})
+    )
+    await ask(engine, 2)
+    await engine.report(0, [(0, 0.9)])
+    await engine.tell(0, complete(0.9))
+    cursor = (await servers.feed.after(None, 0)).cursor
+    assert await engine.report(1, [(0, 0.1)]) is True
+    requested = engine.record(1).prune_requested
+    assert requested is not None
+    assert (await servers.feed.after(cursor, 0)).studies == [KEY]
+    assert await engine.report(1, [(0, 0.1)]) is True
+    assert engine.record(1).prune_requested == requested, "the first request counts"
+    record = (await servers.start().find(KEY)).record(1)
+    assert (record.state, record.prune_requested) == ("RUNNING", requested)
+
+
+async def test_a_finished_trial_that_reports_should_stop(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    await engine.tell(0, TellRequest(state="FAIL"))
+    assert await engine.report(0, [(0, 0.5)]) is True
+    assert servers.optuna().trials[0].intermediate_values == {}
+
+
+async def test_what_cannot_be_reported(registry: Registry) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    with pytest.raises(Refused, match="step must not be negative"):
+        await engine.report(0, [(-1, 0.5)])
+    with pytest.raises(NotFound, match="has no trial 1"):
+        await engine.report(1, [(0, 0.5)])
+    engine.study.enqueue_trial({"x": 0.5})
+    with pytest.raises(Conflict, match="trial 1 waits"):
+        await engine.report(1, [(0, 0.5)])
+
+
+async def test_several_objectives_take_no_reports(registry: Registry) -> None:
+    engine = await declared(registry, several())
+    await ask(engine, 1)
+    with pytest.raises(Refused, match="several objectives"):
+        await engine.report(0, [(0, 0.5)])
+
+
+# Attributes and constraints
+
+
+async def test_attributes_and_constraints_are_optunas(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    await engine.set_attributes(
+        0, AttributesRequest(user_attrs={"a": [1], "b": 1}, constraints={"memory": 1.5})
+    )
+    await engine.set_attributes(
+        0, AttributesRequest(user_attrs={"b": 2}, constraints={"memory": -1, "time": 0})
+    )
+    trial = servers.optuna().trials[0]
+    assert trial.user_attrs == {"a": [1], "b": 2}
+    assert trial.constraints == {"memory": 1.5, "time": 0}, "the first value of a constraint holds"
+    view = engine.view(0)
+    assert (view.user_attrs, view.constraints) == (trial.user_attrs, trial.constraints)
+    with pytest.raises(Refused, match=r"constraints\.time: NaN"):
+        await engine.set_attributes(0, AttributesRequest(constraints={"time": math.nan}))
+    await engine.tell(0, complete(1))
+    await engine.set_attributes(0, AttributesRequest(user_attrs={"b": 3}))
+    assert servers.optuna().trials[0].user_attrs == {"a": [1], "b": 2}
+
+
+# Telling
+
+
+async def test_the_first_telling_holds(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    first = await engine.tell(0, complete(0.5))
+    assert await engine.tell(0, complete(0.75)) == first
+    assert await engine.tell(0, TellRequest(state="FAIL")) == first
+    assert (first.state, first.values) == ("COMPLETE", [0.5])
+    assert servers.optuna().best_value == 0.5
+
+
+async def test_tellings_at_the_same_time(registry: Registry) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    records = await asyncio.gather(*(engine.tell(0, complete(value / 10)) for value in range(5)))
+    assert all(record == records[0] for record in records)
+    assert engine.counts.complete == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (None, "The value None could not be cast to float."),
+        ([], "The number of the values 0 did not match the number of the objectives 1"),
+        ([0.5, 0.5], "The number of the values 2 did not match the number of the objectives 1"),
+        ([math.nan], "The value nan is not acceptable"),
+        (["NaN"], "The value nan is not acceptable"),
+        ([None], "The value None could not be cast to float"),
+        (["high"], "The value 'high' could not be cast to float"),
+        (["0.5"], "The value '0.5' could not be cast to float"),
+        ([[0.5]], "The value [0.5] could not be cast to float"),
+    ],
+)
+async def test_a_value_that_is_none_fails_the_trial(registry: Registry, values: Any, message: str) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    record = await engine.tell(0, TellRequest(state="COMPLETE", values=values))
+    assert (record.state, record.values) == ("FAIL", None)
+    assert record.failure
+    assert (record.failure.category, record.failure.message) == ("BadValue", message)
+    assert "Return acc as a number" in (record.failure.remedy or "")
+
+
+@pytest.mark.parametrize("told", [1, math.inf, "-Infinity", True])
+async def test_values_that_optuna_takes(registry: Registry, told: Any) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    record = await engine.tell(0, complete(told))
+    assert (record.state, record.values) == ("COMPLETE", [float(told)])
+
+
+@pytest.mark.parametrize(
+    ("reported", "value"), [([], None), ([(3, 0.25), (1, 0.5)], [0.25]), ([(0, math.nan)], None)]
+)
+async def test_a_pruned_trial_has_its_last_report_as_value(
+    registry: Registry, reported: list[tuple[int, float]], value: list[float] | None
+) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    if reported:
+        await engine.report(0, reported)
+    record = await engine.tell(0, TellRequest(state="PRUNED"))
+    assert (record.state, record.values) == ("PRUNED", value)
+
+
+@pytest.mark.parametrize("state", ["PRUNED", "FAIL"])
+async def test_only_complete_trials_have_values(registry: Registry, state: Any) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    with pytest.raises(Refused, match=f"leave them out of a {state} one"):
+        await engine.tell(0, TellRequest(state=state, values=[0.5]))
+    assert engine.record(0).state == "RUNNING"
+
+
+async def test_a_failure_is_kept_where_optunas_tools_show_it(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry)
+    await ask(engine, 2)
+    failure = Failure(category="OutOfMemory", message="killed", remedy="ask for more", traceback="at line 1")
+    await engine.tell(0, TellRequest(state="FAIL", failure=failure))
+    await engine.tell(1, TellRequest(state="FAIL"))
+    trials = servers.optuna().trials
+    assert trials[0].user_attrs["failure_message"] == trials[0].system_attrs["fail_reason"] == "killed"
+    assert trials[0].user_attrs["failure_traceback"] == "at line 1"
+    again = await servers.start().find(KEY)
+    assert again.record(0).failure == failure
+    untold = again.record(1).failure
+    assert untold
+    assert untold.category == "Unknown"
+    assert again.summary().last_failure == again.record(1)
+
+
+async def test_a_telling_is_in_the_feed(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    cursor = (await servers.feed.after(None, 0)).cursor
+    await engine.tell(0, complete(0.5))
+    assert (await servers.feed.after(cursor, 0)).studies == [KEY]
+
+
+# Declaring and forgetting
+
+
+async def test_directions_cannot_change(registry: Registry, servers: Servers) -> None:
+    await declared(registry)
+    minimized = definition(objectives=[{"metric": "acc", "direction": "minimize"}])
+    for server in (registry, servers.start()):
+        with pytest.raises(Conflict, match="objectives: the record of ml/mnist has the directions maximize"):
+            await server.declare(KEY, minimized)
+
+
+async def test_a_study_needs_to_be_declared(registry: Registry, servers: Servers) -> None:
+    with pytest.raises(NotFound, match="ml/mnist is not known"):
+        await registry.find(KEY)
+    optuna.create_study(study_name="ml/mnist", storage=servers.store.storage, direction="maximize")
+    with pytest.raises(NotFound, match="ml/mnist is not known"):
+        await registry.find(KEY)
+
+
+async def test_a_study_of_plain_optuna_is_taken_on(registry: Registry, servers: Servers) -> None:
+    study = optuna.create_study(study_name="ml/mnist", storage=servers.store.storage, direction="maximize")
+    study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    engine = await declared(registry)
+    assert engine.counts.complete == 3
+    assert engine.summary().best == engine.record(study.best_trial.number)
+    assert await ask(engine, 1) == [3]
+
+
+async def test_a_server_that_starts_needs_no_operator(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry, definition(initialTrials=[{"x": 0.5}]))
+    await ask(engine, 2)
+    await engine.tell(0, complete(0.5))
+    again = await servers.start().find(KEY)
+    assert again.definition == engine.definition
+    assert again.summary() == engine.summary()
+
+
+async def test_metric_names_are_shown_in_the_dashboard(registry: Registry, servers: Servers) -> None:
+    await declared(registry, several())
+    assert servers.optuna().metric_names == ["acc", "size"]
+
+
+async def test_the_sampler_keeps_its_state_when_something_else_changes(
+    registry: Registry, servers: Servers
+) -> None:
+    engine = await declared(registry)
+    sampler = engine.study.sampler
+    await registry.declare(KEY, definition(pruner={"name": "NopPruner"}))
+    assert engine.study.sampler is sampler
+    assert isinstance(engine.study.pruner, optuna.pruners.NopPruner)
+    await registry.declare(KEY, definition(sampler={"name": "RandomSampler"}))
+    assert isinstance(engine.study.sampler, optuna.samplers.RandomSampler)
+    again = await servers.start().find(KEY)
+    assert isinstance(again.study.sampler, optuna.samplers.RandomSampler)
+
+
+async def test_a_trial_that_a_crash_left_without_parameters_gets_them(
+    registry: Registry, servers: Servers
+) -> None:
+    engine = await declared(registry)
+    trial = engine.study.ask()  # and the server dies before a suggestion
+    again = await servers.start().find(KEY)
+    assert again.record(trial.number).parameters.keys() == {"x"}
+
+
+@pytest.mark.parametrize("policy", ["Retain", "Delete"])
+async def test_a_deleted_study_leaves_no_trial_running(
+    registry: Registry, servers: Servers, policy: str
+) -> None:
+    engine = await declared(registry, definition(deletionPolicy=policy))
+    await ask(engine, 2)
+    await engine.tell(0, complete(0.5))
+    await registry.forget(KEY)
+    with pytest.raises(NotFound):  # a request that was on its way starts nothing
+        await ask(engine, 2)
+    if policy == "Delete":
+        with pytest.raises(KeyError):
+            servers.optuna()
+    else:
+        study = servers.optuna()
+        assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+        assert study.trials[1].user_attrs["failure_category"] == "StudyDeleted"
+    await registry.forget(KEY)
+    engine = await declared(registry)
+    assert await ask(engine, 1) == [2 if policy == "Retain" else 0]
+
+
+async def test_unsettled_studies(registry: Registry, servers: Servers) -> None:
+    async def declare(name: str, running: bool, policy: str) -> None:
+        key = Key("ml", name)
+        await registry.declare(key, definition(deletionPolicy=policy))
+        await ask(await registry.find(key), int(running))
+
+    await declare("idle", False, "Retain")
+    await declare("running", True, "Retain")
+    await declare("to-delete", False, "Delete")
+    optuna.create_study(study_name="not-ours", storage=servers.store.storage).ask()
+    assert await servers.start().unsettled() == [Key("ml", "running"), Key("ml", "to-delete")]

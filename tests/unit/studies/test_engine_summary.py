@@ -1,0 +1,114 @@
+"""The summary is kept trial by trial, and says what Optuna says of the whole study."""
+
+from __future__ import annotations
+
+import optuna
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.trial import FrozenTrial, TrialState, create_trial
+from tuning_operator.studies.scoreboard import FRONT_SIZE, Scoreboard
+
+VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, float("inf"), float("-inf")])
+ENDINGS = st.sampled_from(
+    [TrialState.COMPLETE] * 4 + [TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING]
+)
+CONSTRAINTS = st.one_of(st.none(), st.sampled_from([-1.0, 0.0, 0.5]))
+
+
+@st.composite
+def studies(draw: st.DrawFn) -> optuna.Study:
+    """Draw a study whose trials ended in the order of their numbers."""
+    count = draw(st.integers(1, 3))
+    directions = draw(st.lists(st.sampled_from(["minimize", "maximize"]), min_size=count, max_size=count))
+    study = optuna.create_study(directions=directions)
+    for _ in range(draw(st.integers(0, 12))):
+        constraint = draw(CONSTRAINTS)
+        state = draw(ENDINGS)
+        study.add_trial(
+            create_trial(
+                state=state,
+                values=[draw(VALUES) for _ in range(count)] if state == TrialState.COMPLETE else None,
+                system_attrs={} if constraint is None else {"constraints:c": constraint},
+            )
+        )
+    return study
+
+
+def scoreboard(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> Scoreboard:
+    board = Scoreboard(study.directions)
+    board.note_all(study.trials if trials is None else trials)
+    return board
+
+
+def best_of(study: optuna.Study) -> int | None:
+    try:
+        return study.best_trial.number
+    except ValueError:
+        return None
+
+
+@given(studies())
+@settings(deadline=None)
+def test_the_summary_is_optunas(study: optuna.Study) -> None:
+    summary = scoreboard(study).summary([], exhausted=False)
+    states = [trial.state for trial in study.trials]
+    assert dict(summary.counts) == {state.name.lower(): states.count(state) for state in TrialState}
+    failed = [trial.number for trial in study.trials if trial.state == TrialState.FAIL]
+    assert (summary.last_failure.number if summary.last_failure else None) == max(failed, default=None)
+    front = [trial.number for trial in summary.pareto_front]
+    if len(study.directions) > 1:
+        assert front == [trial.number for trial in study.best_trials]
+        assert summary.best is None
+        return
+    best = best_of(study)
+    assert (summary.best.number if summary.best else None) == best
+    later = [t for t in study.trials if t.state == TrialState.COMPLETE and (best is None or t.number > best)]
+    assert summary.trials_since_best == len(later)
+    assert front == []
+
+
+@given(studies())
+@settings(deadline=None)
+def test_trials_noted_one_by_one_make_the_same_summary(study: optuna.Study) -> None:
+    one_by_one = Scoreboard(study.directions)
+    for trial in study.trials:
+        started = FrozenTrial(**{**vars_of(trial), "state": TrialState.RUNNING, "values": None})
+        one_by_one.note(started)
+        one_by_one.note(trial)
+        one_by_one.note(trial)
+    assert one_by_one.summary([], exhausted=True) == scoreboard(study).summary([], exhausted=True)
+    assert one_by_one.running == [t.number for t in study.trials if t.state == TrialState.RUNNING]
+
+
+def test_the_front_is_capped() -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    for number in range(FRONT_SIZE + 10):
+        study.add_trial(create_trial(values=[number, number]))
+    front = scoreboard(study).summary([], exhausted=False).pareto_front
+    assert [trial.number for trial in front] == list(range(FRONT_SIZE))
+
+
+def test_best_is_the_first_to_complete_of_equals() -> None:
+    study = optuna.create_study()
+    for _ in range(2):
+        study.ask()
+    study.tell(1, 1.0)
+    study.tell(0, 1.0)
+    summary = scoreboard(study).summary([], exhausted=False)
+    assert summary.best
+    assert (summary.best.number, summary.trials_since_best) == (1, 1)
+
+
+def vars_of(trial: FrozenTrial) -> dict[str, object]:
+    return {
+        "number": trial.number,
+        "trial_id": trial._trial_id,
+        "value": None,
+        "datetime_start": trial.datetime_start,
+        "datetime_complete": None,
+        "params": trial.params,
+        "distributions": trial.distributions,
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "intermediate_values": trial.intermediate_values,
+    }
