@@ -55,14 +55,17 @@ def kopf_settings() -> kopf.OperatorSettings:
 
 async def follow_changes(server: StudyServer, queue: WorkQueue[StudyKey]) -> None:
     """Add the key of each study that changed at the study server: a result is acted on as it arrives."""
-    cursor: str | None = None
+    cursor, away = None, False
     while True:
         try:
-            changes = await server.changes(cursor, POLL_SECONDS)
+            changes = await server.changes(cursor, 0 if away else POLL_SECONDS)
         except StudyServerUnavailable as error:
             log.warning("No news from the study server, again in %.0f s: %s", RECONNECT_SECONDS, error)
+            away = True
             await asyncio.sleep(RECONNECT_SECONDS)
             continue
-        cursor = changes.cursor
+        if away:
+            queue.hasten()
+        cursor, away = changes.cursor, False
         for namespace, name in changes.studies:
             queue.add(StudyKey(namespace, name))

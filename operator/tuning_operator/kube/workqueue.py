@@ -60,6 +60,11 @@ class WorkQueue(Generic[K]):
         """Let the key's next back-off begin small again."""
         self._failures.pop(key, None)
 
+    def hasten(self) -> None:
+        """Have all keys that wait for their back-off worked on now: what they failed of may be mended."""
+        for key in list(self._failures):
+            self.add(key)
+
     def forget(self, key: K) -> None:
         """Drop what is remembered of a key that will not come back by itself."""
         self.succeeded(key)

@@ -89,6 +89,21 @@ async def test_back_off_doubles_up_to_a_limit_and_starts_anew() -> None:
     assert queue.retry("a") == 0.25
 
 
+async def test_hasten_ends_all_back_offs(looptime: float) -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    for _ in range(9):
+        queue.retry("a")
+        await got(queue)
+        queue.done("a")
+    queue.retry("a")
+    queue.add_after("calm", 500)
+    before = float(looptime)
+    queue.hasten()
+    assert await got(queue, 1) == "a"
+    assert looptime == before
+    assert await got(queue, 100) is None, "others are left alone"
+
+
 async def test_a_forgotten_key_does_not_come_back() -> None:
     queue: WorkQueue[str] = WorkQueue()
     queue.add_after("a", 5)
