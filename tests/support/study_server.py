@@ -7,35 +7,57 @@ import contextlib
 import socket
 import ssl
 import threading
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+import time
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import uvloop
 from pydantic import SecretStr
-from tuning_operator.studies.app import create_app
-from tuning_operator.studies.server import StudyServer, uvicorn_config
-from tuning_operator.studies.service import Service
+from tuning_operator.studies.server import StudyServer
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.store import MemoryStore, Store
-from tuning_operator.studies.tokens import LOCAL_OPERATOR, LocalKeys, Verifier, mint_operator, mint_pod
+from tuning_operator.studies.tokens import mint_operator, mint_pod
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterator
+    from collections.abc import Callable, Iterator
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """One for all clients: each would spend 20 ms on reading the system's certificates."""
 SECRET = "a secret of the tests, of thirty-two bytes or more"
 
 
-@dataclass
 class RunningServer:
-    """A server's address, and what it takes to speak with it."""
+    """A server in a thread, and what it takes to speak with it."""
 
-    url: str
-    service: Service
-    loop: asyncio.AbstractEventLoop
-    clients: list[httpx.Client] = field(default_factory=list)
+    def __init__(self, store: Store, listener: socket.socket) -> None:
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self.server = StudyServer(_settings(), store)
+        self._clients: list[httpx.Client] = []
+        self._failure: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(listener,), daemon=True)
+        self.thread.start()
+
+    def stop(self) -> None:
+        """Tell the server to end, as SIGTERM does."""
+        self.server.should_exit = True
+
+    def close(self) -> None:
+        """Stop the server; raise what ended it before."""
+        self.stop()
+        self.thread.join(30)
+        assert not self.thread.is_alive(), "the server did not end"
+        for client in self._clients:
+            client.close()
+        if self._failure:
+            raise self._failure
+
+    def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert self.thread.is_alive(), f"the server ended before it {what}: {self._failure!r}"
+            assert time.monotonic() < deadline, f"not within 30 s: the server {what}"
+            time.sleep(0.001)
 
     def operator_token(self) -> str:
         return mint_operator(SECRET)
@@ -56,48 +78,40 @@ class RunningServer:
         """Return a client that speaks as a pod of the trial; paths are the trial's (/report, ...)."""
         return self._client(self.trial_url(namespace, study, trial), self.pod_token(namespace, study, trial))
 
-    def call(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """Run something on the server's event loop and return its result."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(30)
-
     def _client(self, base: str, token: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"}
         client = httpx.Client(base_url=base, headers=headers, timeout=30, verify=NO_TLS)
-        self.clients.append(client)
+        self._clients.append(client)
         return client
+
+    def _run(self, listener: socket.socket) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self.server.run([listener]))
+        except BaseException as error:  # noqa: BLE001  raised in the test, by `close`
+            self._failure = error
 
 
 @contextlib.contextmanager
-def running_server(store: Store | None = None, port: int = 0) -> Iterator[RunningServer]:
+def running_server(
+    store: Store | None = None, port: int = 0, *, wait: bool = True
+) -> Iterator[RunningServer]:
     """Run a server until the block ends; then it stops as it does on SIGTERM.
 
     Args:
         store: where studies are kept; memory, if left out. Give the same one again to restart a server.
         port: of loopback; a free one, if left out.
+        wait: whether to wait until the server is ready.
     """
     with socket.create_server(("127.0.0.1", port)) as listener:
-        started: list[RunningServer | BaseException] = []
-        up = threading.Event()
-
-        def tell(outcome: RunningServer | BaseException) -> None:
-            started.append(outcome)
-            up.set()
-
-        stop: list[Callable[[], None]] = []
-        thread = threading.Thread(target=_serve, args=(store, listener, tell, stop), daemon=True)
-        thread.start()
-        assert up.wait(30), "the server did not start"
-        server = started[0]
-        if isinstance(server, BaseException):
-            raise server
+        server = RunningServer(store or MemoryStore(), listener)
         try:
+            server.wait_until("listens", lambda: server.server.started)
+            if wait:
+                server.wait_until("is ready", lambda: server.server.service.ready)
             yield server
         finally:
-            for client in server.clients:
-                client.close()
-            stop[0]()
-            thread.join(30)
-            assert not thread.is_alive(), "the server did not stop"
+            server.close()
 
 
 @pytest.fixture
@@ -105,44 +119,6 @@ def study_server() -> Iterator[RunningServer]:
     """A server that keeps its studies in memory."""
     with running_server() as server:
         yield server
-
-
-def _serve(
-    store: Store | None,
-    listener: socket.socket,
-    tell: Callable[[RunningServer | BaseException], None],
-    stop: list[Callable[[], None]],
-) -> None:
-    async def main() -> None:
-        service = Service(store or MemoryStore(), Verifier(LocalKeys(SECRET), LOCAL_OPERATOR))
-        server = _TellingServer(uvicorn_config(create_app(service), _settings()), service)
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.tell = lambda: tell(RunningServer(url, service, asyncio.get_running_loop()))
-        stop.append(lambda: setattr(server, "should_exit", True))
-        await service.start()
-        await server.serve(sockets=[listener])
-
-    try:
-        with asyncio.Runner(loop_factory=_loop) as runner:
-            runner.run(main())
-    except BaseException as error:  # noqa: BLE001  told to the test, which raises it
-        tell(error)
-
-
-class _TellingServer(StudyServer):
-    """Tells when it listens."""
-
-    tell: Callable[[], None]
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self.tell()
-
-
-def _loop() -> asyncio.AbstractEventLoop:
-    import uvloop
-
-    return uvloop.new_event_loop()
 
 
 def _settings() -> StudySettings:

@@ -1,5 +1,6 @@
 """Errors as replies: `{"detail": text, "problems": [{"field", "message"}]}`."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from fastapi.exceptions import RequestValidationError
 from tuning_operator.protocol import Problem
 from tuning_operator.resource.study import Model
 from tuning_operator.studies import errors
+from tuning_operator.studies.storage.errors import Fenced
+
+log = logging.getLogger(__name__)
 
 STATUS: dict[type[errors.StudyError], int] = {
     errors.Unauthenticated: 401,
@@ -35,6 +39,8 @@ def install(app: FastAPI) -> None:
     """Have the application reply so."""
     app.add_exception_handler(errors.StudyError, _study_error)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(TimeoutError, _database_away)
+    app.add_exception_handler(Fenced, _replaced)
 
 
 async def _study_error(_: Request, error: Exception) -> Response:
@@ -47,8 +53,19 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return _reply(422, [_problem(entry) for entry in error.errors()])
 
 
+async def _database_away(_: Request, error: Exception) -> Response:
+    log.warning("The database did not answer in time: %r", error)
+    return _reply(503, [Problem(field="server", message="the database does not answer: try again")])
+
+
+async def _replaced(_: Request, __: Exception) -> Response:
+    message = "another study server writes the record now: this one ends; try again"
+    return _reply(503, [Problem(field="server", message=message)])
+
+
 def _problem(entry: dict[str, Any]) -> Problem:
-    return Problem(field=".".join(str(part) for part in entry["loc"][1:]), message=entry["msg"])
+    field = ".".join(str(part) for part in entry["loc"][1:])
+    return Problem(field=field or "body", message=entry["msg"])
 
 
 def _reply(status: int, problems: Sequence[Problem]) -> Response:

@@ -31,57 +31,61 @@ def run() -> None:
     """Run the study server with the settings of the environment, until a signal ends it."""
     settings = StudySettings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    uvloop.run(serve(settings))
-
-
-async def serve(settings: StudySettings) -> None:
-    """Serve until a signal comes, or another server takes the record over."""
-    service = Service(make_store(settings), Verifier(make_keys(settings), settings.operator_service_account))
-    certificate = Certificate.of(settings)
-    server = StudyServer(uvicorn_config(create_app(service), settings, certificate), service)
-    tasks = [asyncio.create_task(keep_record(service, server))]
-    if certificate:
-        tasks.append(asyncio.create_task(certificate.follow()))
     try:
-        await server.serve()
-    finally:
-        for task in tasks:
-            task.cancel()
-    await _raise_failure(tasks[0])
+        uvloop.run(StudyServer(settings, make_store(settings)).run())
+    except Replaced as end:
+        raise SystemExit(str(end)) from None
+
+
+class Replaced(Exception):  # noqa: N818  a state more than a mistake
+    """Another process is the record's only writer now."""
 
 
 class StudyServer(uvicorn.Server):
-    """Uvicorn, which answers the long polls before it waits for what is in flight, and flushes at the end."""
+    """Uvicorn with the studies of a store: ready once it is the store's only writer, ended when it is not."""
 
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
+    def __init__(self, settings: StudySettings, store: Store) -> None:
+        verifier = Verifier(make_keys(settings), settings.operator_service_account)
+        self.service = Service(store, verifier)
+        self._certificate = Certificate.of(settings)
+        super().__init__(uvicorn_config(create_app(self.service), settings, self._certificate))
+
+    async def run(self, sockets: list[socket.socket] | None = None) -> None:  # type: ignore[override]
+        """Serve until a signal comes, or another server takes the record over (Replaced)."""
+        keeping = asyncio.create_task(self._keep_record())
+        following = asyncio.create_task(self._certificate.follow()) if self._certificate else None
+        try:
+            await self.serve(sockets)
+        finally:
+            keeping.cancel()
+            if following:
+                following.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await keeping
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop listening; let what is in flight end; let go of the record."""
-        self._service.feed.close()
+        """Answer the long polls; let what is in flight end; let go of the record."""
+        self.service.feed.close()
         await super().shutdown(sockets)
-        await self._service.stop()  # here: once `serve` returns, the signal ends the process
+        await self.service.stop()  # here: once `serve` returns, the signal ends the process
+
+    async def _keep_record(self) -> None:
+        """Become the record's only writer; end the server when that fails, or is no longer so."""
+        try:
+            await self.service.start()
+            log.info("Ready: this server writes the record")
+            await self.service.lost()
+            raise Replaced("another study server writes the record now: this one ends")
+        finally:
+            self.should_exit = True
 
 
-async def keep_record(service: Service, server: uvicorn.Server) -> None:
-    """Become the record's only writer; end the server when that fails, or is no longer so."""
-    try:
-        await service.start()
-        log.info("Ready: this server writes the record")
-        await service.lost()
-        raise SystemExit("another study server writes the record now")
-    finally:
-        server.should_exit = True
-
-
-def uvicorn_config(
-    app: FastAPI, settings: StudySettings, certificate: Certificate | None = None
-) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, settings: StudySettings, certificate: Certificate | None) -> uvicorn.Config:
     """Return how uvicorn is to serve."""
-    config = uvicorn.Config(
+    return uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -89,12 +93,10 @@ def uvicorn_config(
         access_log=False,
         log_config=None,
         lifespan="off",
+        ssl_context_factory=(lambda *_: certificate.context) if certificate else None,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=settings.shutdown_seconds,
     )
-    if certificate:
-        config.ssl_context_factory = lambda *_: certificate.context
-    return config
 
 
 def make_keys(settings: StudySettings) -> Keys:

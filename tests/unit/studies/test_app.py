@@ -1,0 +1,241 @@
+"""The HTTP of the study server: who may call what, what errors say, how numbers travel."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from tuning_operator.protocol import Changes, StudySummary, TrialRecord, TrialView
+from tuning_operator.studies.tokens import mint_operator, mint_pod
+
+from tests.support.study_server import NO_TLS, SECRET, RunningServer, running_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STUDY = "/v1/studies/ml/mnist"
+TRIAL = f"{STUDY}/trials/0"
+DEFINITION = {
+    "objectives": [{"metric": "acc", "direction": "maximize"}],
+    "searchSpace": [{"name": "x", "type": "float", "low": 0, "high": 1}],
+}
+ASK = {"parallelism": 2, "maxTrials": 10}
+FLOAT = {"name": "FloatDistribution", "attributes": {"low": 0, "high": 1, "log": False, "step": None}}
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def operator(server: RunningServer) -> Iterator[httpx.Client]:
+    """The operator; the study has two running trials."""
+    client = server.operator()
+    assert client.put(STUDY, json=DEFINITION | {"deletionPolicy": "Delete"}).status_code == 200
+    assert client.post(f"{STUDY}/ask", json=ASK).status_code == 200
+    yield client
+    assert client.delete(STUDY).status_code == 204
+
+
+def request(
+    server: RunningServer, method: str, path: str, token: str | None, body: Any = None
+) -> httpx.Response:
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    return httpx.request(method, server.url + path, headers=headers, json=body, verify=NO_TLS)
+
+
+CALLS: dict[tuple[str, str], tuple[Any, set[str]]] = {
+    ("GET", STUDY): (None, {"operator"}),
+    ("PUT", STUDY): (DEFINITION | {"deletionPolicy": "Delete"}, {"operator"}),
+    ("POST", f"{STUDY}/ask"): (ASK, {"operator"}),
+    ("GET", "/v1/changes"): (None, {"operator"}),
+    ("GET", TRIAL): (None, {"pod"}),
+    ("POST", f"{TRIAL}/suggest"): ({"name": "x", "distribution": FLOAT}, {"pod"}),
+    ("POST", f"{TRIAL}/report"): ({"values": [[0, 0.5]]}, {"pod"}),
+    ("POST", f"{TRIAL}/attributes"): ({"userAttrs": {"a": 1}}, {"pod"}),
+    ("POST", f"{TRIAL}/result"): ({"state": "FAIL"}, {"operator", "pod"}),
+    ("DELETE", STUDY): (None, {"operator"}),
+}
+CALLERS = {
+    "nobody": None,
+    "nonsense": "not a token",
+    "forger": mint_operator("another secret of the same length!!!!!!"),
+    "operator": mint_operator(SECRET),
+    "pod": mint_pod(SECRET, "ml", "mnist-0-x7k2p"),
+    "other trial": mint_pod(SECRET, "ml", "mnist-1-x7k2p"),
+    "other study": mint_pod(SECRET, "ml", "mnist-0-0-x7k2p"),
+    "other namespace": mint_pod(SECRET, "prod", "mnist-0-x7k2p"),
+}
+
+
+@pytest.mark.parametrize("caller", CALLERS)
+@pytest.mark.parametrize("call", CALLS, ids=" ".join)
+def test_who_may_call_what(
+    server: RunningServer, operator: httpx.Client, call: tuple[str, str], caller: str
+) -> None:
+    body, allowed = CALLS[call]
+    reply = request(server, *call, CALLERS[caller], body)
+    if caller in allowed:
+        assert reply.is_success, reply.text
+    elif caller in ("nobody", "nonsense", "forger"):
+        assert reply.status_code == 401, reply.text
+        assert reply.headers["WWW-Authenticate"] == "Bearer"
+    else:
+        assert reply.status_code == 403, reply.text
+
+
+def test_each_path_is_in_that_table(server: RunningServer) -> None:
+    """A path that is added needs a word on who may call it."""
+    paths = server_paths(server)
+    shown = {
+        (method, path.replace("ml", "{namespace}").replace("mnist", "{name}").replace("/0", "/{number}"))
+        for method, path in CALLS
+    }
+    open_to_all = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
+    assert paths == shown | open_to_all
+    for method, path in open_to_all:
+        assert request(server, method, path, None).status_code == 200
+
+
+def server_paths(server: RunningServer) -> set[tuple[str, str]]:
+    document = request(server, "GET", "/openapi.json", None).json()
+    return {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "field", "message"),
+    [
+        ("GET", "/v1/studies/ml/unknown", None, 404, "study", "ml/unknown is not known"),
+        ("POST", "/v1/studies/ml/unknown/ask", ASK, 404, "study", "ml/unknown is not known"),
+        ("POST", f"{STUDY}/trials/77/result", {"state": "FAIL"}, 404, "trial", "has no trial 77"),
+        ("POST", f"{STUDY}/trials/x/result", {"state": "FAIL"}, 422, "number", "valid integer"),
+        (
+            "POST",
+            f"{STUDY}/ask",
+            {"parallelism": -1, "maxTrials": 1},
+            422,
+            "parallelism",
+            "greater than or equal",
+        ),
+        ("POST", f"{STUDY}/ask", {"parallelism": 1}, 422, "maxTrials", "Field required"),
+        ("PUT", STUDY, {"objectives": [{"metric": "a"}]}, 422, "objectives.0.direction", "Field required"),
+        ("PUT", STUDY, DEFINITION | {"searchspace": []}, 422, "searchspace", "Extra inputs"),
+        (
+            "PUT",
+            STUDY,
+            DEFINITION | {"sampler": {"name": "TPESampler", "args": {"sed": 1}}},
+            422,
+            "sampler",
+            "sed",
+        ),
+        (
+            "PUT",
+            STUDY,
+            {"objectives": [{"metric": "acc", "direction": "minimize"}]},
+            409,
+            "objectives",
+            "directions maximize",
+        ),
+        ("GET", "/v1/changes?timeout=1e9", None, 422, "timeout", "less than or equal"),
+    ],
+)
+def test_an_error_names_the_field_and_what_is_wrong(
+    operator: httpx.Client, method: str, path: str, body: Any, status: int, field: str, message: str
+) -> None:
+    reply = operator.request(method, path, json=body)
+    assert reply.status_code == status
+    problem = reply.json()["problems"][0]
+    assert problem["field"].startswith(field)
+    assert message in problem["message"]
+    assert problem["message"] in reply.json()["detail"]
+
+
+def test_what_is_no_json(operator: httpx.Client) -> None:
+    for content in (b"", b"{", b"[]", b"\xff"):
+        reply = operator.post(f"{STUDY}/ask", content=content)
+        assert (reply.status_code, bool(reply.json()["problems"])) == (422, True)
+
+
+def test_replies_are_the_protocols(server: RunningServer, operator: httpx.Client) -> None:
+    summary = StudySummary.model_validate_json(operator.get(STUDY).content)
+    assert [trial.number for trial in summary.running] == [0, 1]
+    pod = server.pod("ml", "mnist", 0)
+    view = TrialView.model_validate_json(pod.get(f"{server.url}{TRIAL}").content)
+    assert view.fixed
+    assert view.distributions["x"]["name"] == "FloatDistribution"
+    told = pod.post("/result", json={"state": "COMPLETE", "values": [0.5]})
+    record = TrialRecord.model_validate_json(told.content)
+    assert record.started
+    assert record.finished
+    assert record.started <= record.finished
+    assert record.started.tzinfo is not None
+    Changes.model_validate_json(operator.get("/v1/changes").content)
+
+
+def test_numbers_that_json_lacks_travel_as_strings(server: RunningServer, operator: httpx.Client) -> None:
+    pod = server.pod("ml", "mnist", 0)
+    values = [[0, "NaN"], [1, "Infinity"], [2, "-Infinity"], [3, 0.5]]
+    assert pod.post("/report", json={"values": values}).json() == {"prune": False}
+    reported = json.loads(pod.get(f"{server.url}{TRIAL}").content, parse_constant=pytest.fail)["reported"]
+    assert reported == {"0": "NaN", "1": "Infinity", "2": "-Infinity", "3": 0.5}
+    told = pod.post("/result", json={"state": "COMPLETE", "values": ["Infinity"]}).json()
+    assert (told["state"], told["values"]) == ("COMPLETE", ["Infinity"])
+    assert operator.get(STUDY).json()["best"]["values"] == ["Infinity"]
+
+
+@pytest.mark.parametrize("values", [[], [[0]], [[0.5, 1]], [["a", 1]], [[0, None]], [[0, "high"]], None])
+def test_what_is_no_report(server: RunningServer, operator: httpx.Client, values: Any) -> None:
+    reply = server.pod("ml", "mnist", 0).post("/report", json={"values": values})
+    assert reply.status_code == 422, reply.text
+    assert reply.json()["problems"][0]["field"].startswith("values")
+
+
+@pytest.mark.parametrize("choice", [None, "a", 1, 1.5, True, float("inf"), float("nan"), [1, "b"]])
+def test_a_choice_travels_as_it_is(server: RunningServer, choice: Any) -> None:
+    operator = server.operator()
+    operator.put(
+        "/v1/studies/ml/choices", json={"objectives": DEFINITION["objectives"], "deletionPolicy": "Delete"}
+    )
+    operator.post("/v1/studies/ml/choices/ask", json=ASK)
+    body = {
+        "name": "c",
+        "distribution": {"name": "CategoricalDistribution", "attributes": {"choices": [choice]}},
+    }
+    reply = server.pod("ml", "choices", 0).post(
+        "/suggest", content=json.dumps(body), headers={"Content-Type": "application/json"}
+    )
+    spelled = {"inf": "Infinity", "nan": "NaN"}.get(str(choice), choice)
+    assert reply.json() == {"value": spelled}
+    assert type(reply.json()["value"]) is type(spelled)
+    assert operator.delete("/v1/studies/ml/choices").status_code == 204
+
+
+def test_a_change_wakes_who_waits(server: RunningServer, operator: httpx.Client) -> None:
+    cursor = operator.get("/v1/changes").json()["cursor"]
+    found: list[Any] = []
+    follower = server.operator()
+    waits = threading.Thread(
+        target=lambda: found.append(
+            follower.get("/v1/changes", params={"after": cursor, "timeout": 30}).json()
+        )
+    )
+    waits.start()
+    server.pod("ml", "mnist", 1).post("/result", json={"state": "PRUNED"})
+    began = time.monotonic()
+    waits.join(25)
+    assert found[0]["studies"] == [["ml", "mnist"]]
+    assert time.monotonic() - began < 5
+
+
+def test_metrics(server: RunningServer, operator: httpx.Client) -> None:
+    server.pod("ml", "mnist", 0).post("/report", json={"values": [[0, 0.5]]})
+    metrics = operator.get("/metrics").text
+    assert 'tuning_trials{namespace="ml",state="running",study="mnist"} 2.0' in metrics
+    for call in ("ask", "report", "tell"):
+        assert f"tuning_{call}_seconds_count" in metrics

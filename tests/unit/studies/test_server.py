@@ -1,0 +1,323 @@
+"""The study server as a process: settings, TLS, readiness, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from pydantic import ValidationError
+from tuning_operator.studies.certificate import Certificate
+from tuning_operator.studies.server import Replaced
+from tuning_operator.studies.settings import StudySettings
+from tuning_operator.studies.store import MemoryStore, NothingToWait
+from tuning_operator.studies.tokens import mint_operator
+
+from tests.support.study_server import NO_TLS, SECRET, running_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+STUDY = "/v1/studies/ml/mnist"
+DEFINITION = {"objectives": [{"metric": "acc", "direction": "maximize"}]}
+LOCAL = {"TUNING_DATABASE_URL": "memory:", "TUNING_TOKEN_SECRET": SECRET, "TUNING_HOST": "127.0.0.1"}
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+    """Poll something outside of this process."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"{what}: not within {seconds} s")
+
+
+class Pki:
+    """An authority, and certificates of it for localhost."""
+
+    def __init__(self, folder: Path) -> None:
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+        self.ca = folder / "ca.crt"
+        self.ca.write_bytes(self._sign(self._name, self._key.public_key(), 1, ca=True))
+        self.certificate, self.key = folder / "tls.crt", folder / "tls.key"
+
+    def issue(self, serial: int) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        self.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        self.certificate.write_bytes(self._sign(name, key.public_key(), serial, ca=False))
+
+    def _sign(self, subject: x509.Name, key: ec.EllipticCurvePublicKey, serial: int, *, ca: bool) -> bytes:
+        now = dt.datetime.now(dt.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(serial)
+            .not_valid_before(now - dt.timedelta(hours=1))
+            .not_valid_after(now + dt.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+        )
+        if not ca:
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False
+            )
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture
+def pki(tmp_path: Path) -> Pki:
+    pki = Pki(tmp_path)
+    pki.issue(1001)
+    return pki
+
+
+class Process:
+    """The command, as a container starts it."""
+
+    def __init__(self, **environ: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from tuning_operator.cli.main import app; app()", "studies"],
+            env={"PATH": os.environ["PATH"], **LOCAL, "TUNING_PORT": str(self.port), **environ},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+    def end(self) -> tuple[int, str]:
+        """Ask it to end; return its exit code and log."""
+        self.process.send_signal(signal.SIGTERM)
+        _, log = self.process.communicate(timeout=30)
+        return self.process.returncode, log
+
+
+def ready(url: str, verify: ssl.SSLContext = NO_TLS) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", verify=verify).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_the_command_serves_and_ends_on_a_signal() -> None:
+    with Process() as server:
+        url = f"http://127.0.0.1:{server.port}"
+        until(lambda: ready(url), "the server is ready")
+        headers = {"Authorization": f"Bearer {mint_operator(SECRET)}"}
+        assert httpx.put(url + STUDY, json=DEFINITION, headers=headers, verify=NO_TLS).status_code == 200
+        cursor = httpx.get(f"{url}/v1/changes", headers=headers, verify=NO_TLS).json()["cursor"]
+        replies: list[httpx.Response] = []
+        polling = threading.Thread(
+            target=lambda: replies.append(
+                httpx.get(
+                    f"{url}/v1/changes",
+                    params={"after": cursor, "timeout": 60},
+                    headers=headers,
+                    timeout=90,
+                    verify=NO_TLS,
+                )
+            )
+        )
+        polling.start()
+        code, log = server.end()
+        polling.join(30)
+        assert replies[0].json() == {"cursor": cursor, "studies": []}, "a request in flight is answered"
+        assert code == -signal.SIGTERM, log
+        assert "Traceback" not in log
+
+
+def test_tls_with_a_certificate_that_is_renewed(pki: Pki) -> None:
+    trusting = ssl.create_default_context(cafile=str(pki.ca))
+    files = {"TUNING_TLS_CERT_FILE": str(pki.certificate), "TUNING_TLS_KEY_FILE": str(pki.key)}
+    with Process(**files) as server:
+        until(lambda: ready(f"https://localhost:{server.port}", trusting), "the server is ready")
+        with pytest.raises(httpx.TransportError):
+            httpx.get(f"http://127.0.0.1:{server.port}/readyz", verify=NO_TLS)
+
+
+def test_new_connections_get_the_new_certificate(pki: Pki) -> None:
+    certificate = Certificate(pki.certificate, pki.key)
+
+    async def serial_now() -> str:
+        async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=certificate.context)
+        port = server.sockets[0].getsockname()[1]
+        trusting = ssl.create_default_context(cafile=str(pki.ca))
+        _, writer = await asyncio.open_connection("localhost", port, ssl=trusting)
+        serial = writer.get_extra_info("peercert")["serialNumber"]
+        writer.close()
+        server.close()
+        return str(serial)
+
+    assert asyncio.run(serial_now()) == f"{1001:04X}"
+    assert certificate.refresh() is False
+    good = pki.certificate.read_bytes()
+    pki.issue(1002)
+    new = pki.certificate.read_bytes()
+    pki.certificate.write_bytes(good)  # as in the middle of a rotation: the new key, the old certificate
+    assert certificate.refresh() is False
+    assert asyncio.run(serial_now()) == f"{1001:04X}"
+    pki.certificate.write_bytes(new)
+    assert certificate.refresh() is True
+    assert asyncio.run(serial_now()) == f"{1002:04X}"
+
+
+@pytest.mark.parametrize(
+    ("environ", "told"),
+    [
+        ({"TUNING_TLS_CERT_FILE": "/tls.crt"}, "set both or neither"),
+        ({"TUNING_OPERATOR_SERVICE_ACCOUNT": "operator"}, "operator_service_account"),
+        ({"TUNING_PORT": "high"}, "port"),
+    ],
+)
+def test_settings_that_cannot_work(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], told: str
+) -> None:
+    for name, value in (LOCAL | environ).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=told):
+        StudySettings()  # type: ignore[call-arg]
+
+
+class SlowStore(MemoryStore):
+    """A store whose lock another server holds for a while, and whose commits take until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.committed = threading.Event(), threading.Event()
+        self.committed.set()
+        self.closed = False
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self.free.wait)
+
+    async def durable(self) -> None:
+        await asyncio.to_thread(self.committed.wait)
+
+    async def close(self) -> None:
+        self.closed = True
+
+    def deferred(self) -> Any:
+        import contextlib
+
+        store = self
+
+        class Waiting(NothingToWait):
+            async def durable(self) -> None:
+                await store.durable()
+
+        return contextlib.nullcontext(Waiting())
+
+
+@pytest.fixture
+def store() -> Iterator[SlowStore]:
+    store = SlowStore()
+    yield store
+    store.free.set()
+    store.committed.set()
+
+
+def test_not_ready_until_it_is_the_only_writer(store: SlowStore) -> None:
+    with running_server(store, wait=False) as server:
+        operator = server.operator()
+        assert operator.get("/healthz").status_code == 200
+        assert operator.get("/readyz").status_code == 503
+        refused = operator.put(STUDY, json=DEFINITION)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert "an earlier server" in refused.json()["detail"]
+        store.free.set()
+        until(lambda: operator.get("/readyz").status_code == 200, "the server is ready")
+        assert operator.put(STUDY, json=DEFINITION).status_code == 200
+
+
+def test_a_reply_waits_for_the_record_and_the_end_waits_for_the_reply(store: SlowStore) -> None:
+    store.free.set()
+    replies: list[httpx.Response] = []
+    with running_server(store) as server:
+        server.operator().put(STUDY, json=DEFINITION)
+        server.operator().post(f"{STUDY}/ask", json={"parallelism": 1, "maxTrials": 1})
+        store.committed.clear()
+        pod = server.pod("ml", "mnist", 0)
+        told = threading.Thread(
+            target=lambda: replies.append(pod.post("/result", json={"state": "COMPLETE", "values": [1]}))
+        )
+        told.start()
+        operator = server.operator()
+        until(lambda: operator.get(STUDY).json()["counts"]["complete"], "the result is in memory")
+        assert not replies
+        server.stop()
+        assert not store.closed
+        store.committed.set()
+        told.join(30)
+    assert replies[0].json()["state"] == "COMPLETE"
+    assert store.closed
+
+
+def test_the_database_is_away(store: SlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning_operator.studies.engine.COMMIT_SECONDS", 0.05)
+    store.free.set()
+    with running_server(store) as server:
+        server.operator().put(STUDY, json=DEFINITION)
+        server.operator().post(f"{STUDY}/ask", json={"parallelism": 1, "maxTrials": 1})
+        pod = server.pod("ml", "mnist", 0)
+        store.committed.clear()
+        away = pod.post("/report", json={"values": [[0, 0.5]]})
+        assert (away.status_code, away.headers["Retry-After"]) == (503, "1")
+        assert "database" in away.json()["detail"]
+        store.committed.set()
+        assert pod.post("/report", json={"values": [[0, 0.5]]}).json() == {"prune": False}
+
+
+def test_a_server_that_is_replaced_ends() -> None:
+    class ReplacedStore(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.replaced, self.closed = threading.Event(), threading.Event()
+
+        async def lost(self) -> None:
+            await asyncio.to_thread(self.replaced.wait)
+
+        async def close(self) -> None:
+            self.closed.set()
+
+    store = ReplacedStore()
+    serving = running_server(store)
+    server = serving.__enter__()
+    assert server.operator().get("/readyz").status_code == 200
+    store.replaced.set()
+    server.thread.join(30)
+    assert not server.thread.is_alive()
+    assert store.closed.is_set()
+    with pytest.raises(Replaced):
+        serving.__exit__(None, None, None)
