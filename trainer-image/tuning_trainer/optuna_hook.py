@@ -74,13 +74,17 @@ class _Patching(Loader):
         self._bridge = bridge
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Leave it to Optuna's loader."""
-        made: ModuleType | None = self._loader.create_module(spec)
+        """Leave it to Optuna's loader, or to Python."""
+        create = getattr(self._loader, "create_module", None)
+        made: ModuleType | None = create(spec) if create else None
         return made
 
     def exec_module(self, module: ModuleType) -> None:
         """Run Optuna's own code, then patch it."""
-        self._loader.exec_module(module)
+        if hasattr(self._loader, "exec_module"):
+            self._loader.exec_module(module)
+        else:  # the loader of zip files, up to Python 3.9
+            exec(self._loader.get_code(module.__name__), module.__dict__)  # noqa: S102
         if (module.__file__ or "").startswith(STAND_IN):
             say("the image has no optuna: its names are there, its algorithms run in the study server")
         _patch(module, self._bridge)

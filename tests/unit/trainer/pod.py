@@ -14,8 +14,9 @@ from tuning_operator.resource.trainer_archive import trainer_archive
 if TYPE_CHECKING:
     from pathlib import Path
 
-BARE = (sys.executable, "-S", "-I")
-"""A Python without any package: as in an image that has nothing of ours."""
+BARE = (os.environ.get("TUNING_TEST_PYTHON", sys.executable), "-S", "-I")
+"""A Python without any package: as in an image that has nothing of ours. TUNING_TEST_PYTHON names another one, an
+older one say."""
 FULL = (sys.executable,)
 """A Python with Optuna."""
 

@@ -86,7 +86,9 @@ def test_a_real_python_3_9_runs_it(pod: Pod, twin: Twin) -> None:
             "no Python 3.9 on this machine; what it lacks is looked for in the sources by the test above"
         )
     pod.write("""
-        def objective(trial):
+        import optuna
+
+        def objective(trial: optuna.Trial):
             for step in range(3):
                 trial.report(step, step)
                 trial.should_prune()
