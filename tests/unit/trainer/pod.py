@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BARE = (os.environ.get("TUNING_TEST_PYTHON", sys.executable), "-S", "-I")
-"""A Python without any package: as in an image that has nothing of ours. TUNING_TEST_PYTHON names another one, an
-older one say."""
+"""A Python without any package: as in an image that has nothing of ours. TUNING_TEST_PYTHON names another."""
 FULL = (sys.executable,)
 """A Python with Optuna."""
 
