@@ -1,8 +1,9 @@
 """Debian's Docker engine started by hand, where none runs: in containers and sandboxes without systemd.
 
 It needs care where root lacks CAP_SYS_RESOURCE: a runtime that does not ask for it, and an unchanged OOM
-score. It gets a containerd of its own, since by itself it would join whatever answers at the default socket. What it
-changes on the machine (processes, mounts, bridges, firewall rules) is undone by `down`, also after a crash.
+score. It gets a containerd of its own, since by itself it would join whatever answers at the default socket.
+What it changes on the machine (processes, mounts, bridges, firewall rules) is undone by `down`, also after a
+crash.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def up(*, trainer: bool = True) -> None:
         cluster.result()
         images.result()
     for image in (baseimages.POSTGRES, baseimages.PYTHON, *ours):
-        kind.load(_by_content(image) if image == OPERATOR else image)
+        kind.load(f"tuning-operator:{operator_tag()}" if image == OPERATOR else image)
     install()
 
 
@@ -51,20 +51,18 @@ def _have_images(ours: list[str]) -> None:
         baseimages.ensure(image)
 
 
-def _by_content(image: str) -> str:
-    """Name the image by its content too, so that an upgrade restarts pods if, and only if, it changed."""
-    number = (engine.image_id(image) or "").removeprefix("sha256:")[:12]
-    name = f"{image}-{number}"
-    run("docker", "tag", image, name)
-    return name
+def operator_tag() -> str:
+    """Tag the operator's image by its content and return the tag: an upgrade restarts pods if, and only if, it changed."""
+    number = (engine.image_id(OPERATOR) or "").removeprefix("sha256:")[:12]
+    run("docker", "tag", OPERATOR, f"{OPERATOR}-{number}")
+    return f"dev-{number}"
 
 
 def install() -> None:
     """Install or upgrade the chart, and wait until all of it is ready."""
-    tag = _by_content(OPERATOR).partition(":")[2]
     with step("install the chart"):
         _clear_interrupted()
-        _helm("upgrade", RELEASE, CHART, "--install", "--create-namespace", f"--set=image.tag={tag}",
+        _helm("upgrade", RELEASE, CHART, "--install", "--create-namespace", f"--set=image.tag={operator_tag()}",
               "--wait", "--timeout=5m")  # fmt: skip
 
 
