@@ -1,7 +1,7 @@
-"""The study server's HTTP protocol, as pydantic models: what the two halves and the trainer say to each other.
+"""The study server's HTTP protocol, as pydantic models: what the halves and the trainer say to each other.
 
-All paths start with `/v1/studies/{namespace}/{name}`; times are RFC 3339 in UTC; values may be NaN or infinite and
-travel as JSON strings then ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
+All paths start with `/v1/studies/{namespace}/{name}`; times are RFC 3339 in UTC; values may be NaN or
+infinite and travel as JSON strings then ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
 """
 
 import math
@@ -100,8 +100,8 @@ class StudySummary(Model):
 class AskRequest(Model):
     """POST .../ask: top the running trials up to `parallelism`, all trials to `max_trials`.
 
-    Declarative, so that a request sent twice asks once. Waiting (enqueued) trials are started first. At most 16 trials
-    are started by one request, so that no request takes long; ask again for more.
+    Declarative, so that a request sent twice asks once. Waiting (enqueued) trials are started first. At most 16
+    trials are started by one request, so that no request takes long; ask again for more.
     """
 
     parallelism: int = Field(ge=0)
@@ -109,13 +109,13 @@ class AskRequest(Model):
 
 
 class TellRequest(Model):
-    """POST .../trials/{number}/result: the trial's end. The first telling holds; the same again is no error."""
+    """POST .../trials/{number}/result: the trial's end. The first telling holds; another is no error."""
 
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
     values: list[Value] | None = Field(
         None,
-        description="One number for each objective, of a COMPLETE trial only. What Optuna takes for no value (NaN, "
-        "null, a text, too many or too few) makes the trial FAIL with a reason, as `study.tell` does.",
+        description="One number for each objective, of a COMPLETE trial only. What Optuna takes for no value "
+        "(NaN, null, a text, too many or too few) makes the trial FAIL with a reason, as `study.tell` does.",
     )
     failure: Failure | None = None
 
@@ -141,7 +141,7 @@ class TrialView(Model):
 
 
 class SuggestRequest(Model):
-    """POST .../trials/{number}/suggest: the value of one parameter; the same question gets the same answer."""
+    """POST .../trials/{number}/suggest: a parameter's value; the same question gets the same answer."""
 
     name: str
     distribution: dict[str, Any] = Field(description="Optuna's JSON form of a distribution.")
@@ -166,7 +166,7 @@ class ReportReply(Model):
 
 
 class AttributesRequest(Model):
-    """POST .../trials/{number}/attributes: user attributes to set and constraint values by name (<= 0: feasible).
+    """POST .../trials/{number}/attributes: user attributes to set, constraint values by name (<= 0: feasible).
 
     As in Optuna, a user attribute set again is replaced, and the first value of a constraint holds.
     """
@@ -194,8 +194,8 @@ class FinishedStudy(Model):
     """GET .../refit/study: all trials, so that the code below a script's `optimize` runs in the refit Job.
 
     The refit's pod is a trial's as far as the protocol goes: TUNING_TRIAL_URL is .../refit, and GET, /report
-    (prune is always false), /attributes and /result work there as on a trial. Its TrialView is the best trial's,
-    with state RUNNING until its result is told; a COMPLETE without values is a success there.
+    (prune is always false), /attributes and /result work there as on a trial. Its TrialView is the best
+    trial's, with state RUNNING until its result is told; a COMPLETE without values is a success there.
     """
 
     directions: list[Literal["minimize", "maximize"]]

@@ -20,7 +20,7 @@ GPU = "nvidia.com/gpu"
 SYSTEM = "tuning-system"
 
 
-class Unexpected(AssertionError):
+class UnexpectedError(AssertionError):
     """The cluster did not show what the test waited for."""
 
 
@@ -38,7 +38,7 @@ class Kubectl:
             command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
         )
         if check and done.returncode:
-            raise Unexpected(f"{' '.join(args)}: {done.stderr or done.stdout}")
+            raise UnexpectedError(f"{' '.join(args)}: {done.stderr or done.stdout}")
         return done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
     def within(self, namespace: str) -> Kubectl:
@@ -59,7 +59,7 @@ class Kubectl:
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "apply", "-f", "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode == 0:
-            raise Unexpected(f"accepted: {text}")
+            raise UnexpectedError(f"accepted: {text}")
         return done.stderr
 
     def patch(self, study: str, **spec: Any) -> None:
@@ -80,7 +80,7 @@ class Kubectl:
                     return seen
                 if time.monotonic() > deadline:
                     break
-        raise Unexpected(
+        raise UnexpectedError(
             f"{name} after {timeout:.0f} s: {json.dumps(seen.get('status'), indent=1)}\n{self.story(name)}"
         )
 

@@ -1,0 +1,177 @@
+"""The chart's life on a real cluster: install, upgrade, uninstall, install again; nothing is lost, nothing hangs."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from sqlalchemy import make_url
+
+from dev.cluster.programs import helm
+from dev.demo import system
+from tests.e2e.kit import Kubectl, code, port_forward, study
+
+RELEASE = "second"
+NAME = f"{RELEASE}-tuning-operator"
+OF_RELEASE = f"app.kubernetes.io/instance={RELEASE}"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A second installation beside the cluster's own, which keeps the CRD; it serves its own namespace only."""
+
+    kubectl: Kubectl
+    helm: Path
+
+    def run(self, *arguments: str | Path, values: dict[str, Any] | None = None) -> str:
+        command = [
+            self.helm,
+            "--kubeconfig",
+            self.kubectl.kubeconfig,
+            "-n",
+            self.kubectl.namespace,
+            *arguments,
+        ]
+        text = yaml.safe_dump(values) if values is not None else None
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=400, check=False)
+        assert done.returncode == 0, (
+            f"{done.stdout}{done.stderr}{self.kubectl.run('get', 'pods,events', check=False)}"
+        )
+        return done.stdout
+
+    def upgrade(self, **values: Any) -> str:
+        base = {
+            "crds": {"install": False},
+            "watchNamespaces": [self.kubectl.namespace],
+            "image": {"tag": system.operator_tag()},
+        }
+        command = ("upgrade", "--install", RELEASE, system.CHART, "--wait", "--timeout=5m", "--values=-")
+        return self.run(*command, values=base | values)
+
+    def uninstall(self) -> None:
+        self.run("uninstall", RELEASE, "--wait", "--timeout=2m")
+
+    def secret(self, name: str) -> dict[str, str]:
+        return self.kubectl.json("get", "secret", f"{NAME}-{name}")["data"]
+
+    def pods(self) -> dict[str, str]:
+        """Return the uid of each component's pod."""
+        found = self.kubectl.items("pods", OF_RELEASE)
+        return {
+            pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["metadata"]["uid"] for pod in found
+        }
+
+    def remains(self) -> set[str]:
+        """Return what is left of the release: namespaced objects of every kind, and cluster-wide ones."""
+        kinds = self.kubectl.run("api-resources", "--verbs=list,delete", "-o", "name").split()
+        found = self.kubectl.run("get", ",".join(kinds), "-l", OF_RELEASE, "-o", "name", "--ignore-not-found")
+        return set(found.split())
+
+    @contextlib.contextmanager
+    def storage(self) -> Iterator[optuna.storages.RDBStorage]:
+        """Open the database with plain Optuna."""
+        url = make_url(base64.b64decode(self.secret("postgres")["url"]).decode())
+        with port_forward(self.kubectl, f"svc/{NAME}-postgres", 5432) as port:
+            local = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+            storage = optuna.storages.RDBStorage(local)
+            try:
+                yield storage
+            finally:
+                storage.remove_session()
+                storage.engine.dispose()
+
+
+@pytest.fixture
+def release(kubectl: Kubectl) -> Iterator[Release]:
+    release = Release(kubectl, helm())
+    yield release
+    with contextlib.suppress(AssertionError):  # gone already, where the test came to its end
+        release.uninstall()
+
+
+@pytest.mark.timeout(900)
+def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
+    notes = release.upgrade()
+    assert "kubectl apply -k examples/mnist" in notes
+    installed, certificate, password = (
+        release.pods(),
+        release.secret("study-server-tls"),
+        release.secret("postgres"),
+    )
+    assert set(installed) == {"operator", "study-server", "postgres"}
+    with release.storage() as storage:
+        optuna.create_study(study_name="precious", storage=storage).enqueue_trial({"x": 1})
+
+    release.upgrade(operator={"workers": 2})
+    upgraded = release.pods()
+    assert release.secret("study-server-tls") == certificate
+    assert release.secret("postgres") == password
+    assert upgraded["operator"] != installed["operator"]
+    assert {name: upgraded[name] for name in ("study-server", "postgres")} == {
+        name: installed[name] for name in ("study-server", "postgres")
+    }, "what did not change went on running"
+
+    release.uninstall()
+    kept = {f"persistentvolumeclaim/data-{NAME}-postgres-0", f"secret/{NAME}-postgres"}
+    assert release.remains() == kept
+
+    release.upgrade(postgres={"persistence": {"keep": False}})
+    assert release.secret("postgres") == password
+    with release.storage() as storage:
+        assert optuna.load_study(study_name="precious", storage=storage).trials[0].system_attrs
+
+    release.uninstall()
+    release.kubectl.run("wait", "--for=delete", "pvc", "-l", OF_RELEASE, "--timeout=60s")
+    assert release.remains() == set(), "keep: false leaves nothing"
+
+
+def test_a_new_certificate_restarts_those_who_read_it(release: Release) -> None:
+    release.upgrade(postgres={"persistence": {"enabled": False}})
+    before, old = release.pods(), release.secret("study-server-tls")
+    release.kubectl.run("delete", "secret", f"{NAME}-study-server-tls")
+    release.upgrade(postgres={"persistence": {"enabled": False}})
+    assert release.secret("study-server-tls") != old
+    after = release.pods()
+    assert {name for name in after if after[name] != before[name]} == {"operator", "study-server"}
+
+
+def test_nothing_waits_for_a_finalizer(cluster: Kubectl, kubectl: Kubectl, image: str) -> None:
+    """A namespace with a running study goes away by itself, as does the CRD: nobody has to clean up first."""
+    sleep = "import time\n\ndef objective(trial):\n    time.sleep(600)\n"
+    kubectl.apply(code("stay-code", sleep), study("stay", image, maxTrials=4, parallelism=2))
+    running = kubectl.wait(
+        "stay", lambda found: found.get("status", {}).get("trials", {}).get("running") == 2
+    )
+    assert "finalizers" not in running["metadata"]
+    began = time.monotonic()
+    cluster.run("delete", "namespace", kubectl.namespace, "--wait=true", "--timeout=90s")
+    assert time.monotonic() - began < 90
+    assert kubectl.namespace not in json.dumps(cluster.json("get", "namespaces"))
+    cluster.run("create", "namespace", kubectl.namespace)  # for the fixture to remove
+
+
+def test_pods_run_as_the_chart_says(cluster: Kubectl) -> None:
+    """Non-root, on a root file system that can't be written, without privileges: as the kernel sees it."""
+    script = "grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' /proc/1/status; touch /nowhere 2>&1 || true"
+    for workload in (
+        "deploy/tuning-operator",
+        "sts/tuning-operator-study-server",
+        "sts/tuning-operator-postgres",
+    ):
+        seen = cluster.within("tuning-system").run("exec", workload, "--", "sh", "-c", script)
+        facts = dict(line.split(":", 1) for line in seen.splitlines())
+        assert facts["Uid"].split()[0] != "0", seen
+        assert int(facts["CapEff"], 16) == 0, seen
+        assert facts["NoNewPrivs"].strip() == "1", seen
+        assert facts["Seccomp"].strip() == "2", seen
+        assert "Read-only file system" in seen, seen
