@@ -52,7 +52,7 @@ def _have_images(ours: list[str]) -> None:
 
 
 def operator_tag() -> str:
-    """Tag the operator's image by its content and return the tag: an upgrade restarts pods if, and only if, it changed."""
+    """Tag the operator's image by its content, so that an upgrade restarts pods only when it changed."""
     number = (engine.image_id(OPERATOR) or "").removeprefix("sha256:")[:12]
     run("docker", "tag", OPERATOR, f"{OPERATOR}-{number}")
     return f"dev-{number}"
@@ -62,8 +62,8 @@ def install() -> None:
     """Install or upgrade the chart, and wait until all of it is ready."""
     with step("install the chart"):
         _clear_interrupted()
-        _helm("upgrade", RELEASE, CHART, "--install", "--create-namespace", f"--set=image.tag={operator_tag()}",
-              "--wait", "--timeout=5m")  # fmt: skip
+        values = f"--set=image.tag={operator_tag()}"
+        _helm("upgrade", RELEASE, CHART, values, "--install", "--create-namespace", "--wait", "--timeout=5m")
 
 
 def _clear_interrupted() -> None:

@@ -1,7 +1,8 @@
 """A two-layer network on handwritten digits: an Optuna objective, with nothing in it about Kubernetes.
 
-`python train.py` runs the same search on this machine with plain Optuna. MNIST is used where the folder MNIST_DIR has
-it in torchvision's layout (MNIST/raw/train-images-idx3-ubyte, ...), scikit-learn's 1,797 digits otherwise.
+`python train.py` runs the same search on this machine with plain Optuna. MNIST is used where the folder
+MNIST_DIR has it in torchvision's layout (MNIST/raw/train-images-idx3-ubyte, ...), scikit-learn's 1,797 digits
+otherwise.
 """
 
 import os
@@ -13,7 +14,6 @@ import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
-from torchvision.datasets import MNIST
 
 EPOCHS = 20
 BATCH = 64
@@ -35,14 +35,23 @@ def data() -> tuple[Split, Split]:
         source = f"MNIST from {os.environ['MNIST_DIR']}"
     except (KeyError, RuntimeError) as missing:  # torchvision: RuntimeError where the files are not found
         pictures, digits = scikit_learn_digits()
-        reason = "MNIST_DIR is not set" if isinstance(missing, KeyError) else f"no MNIST in {os.environ['MNIST_DIR']}"
+        reason = (
+            "MNIST_DIR is not set"
+            if isinstance(missing, KeyError)
+            else f"no MNIST in {os.environ['MNIST_DIR']}"
+        )
         source = f"scikit-learn's handwritten digits ({reason})"
-    print(f"data: {len(pictures)} pictures, {source}; on {DEVICE}, {torch.get_num_threads()} threads", flush=True)
+    print(
+        f"data: {len(pictures)} pictures, {source}; on {DEVICE}, threads: {torch.get_num_threads()}",
+        flush=True,
+    )
     train, valid = train_test_split(range(len(digits)), test_size=0.25, stratify=digits, random_state=0)
     return Split(pictures[train], digits[train]), Split(pictures[valid], digits[valid])
 
 
 def mnist(folder: str) -> tuple[Tensor, Tensor]:
+    from torchvision.datasets import MNIST  # here: a second of each trial that the other data need not pay
+
     training = MNIST(folder, train=True, download=False)
     return training.data.flatten(1).to(DEVICE, torch.float32) / 255, training.targets.to(DEVICE)
 
@@ -59,7 +68,9 @@ def objective(trial: optuna.Trial) -> float:
     hidden_size = trial.suggest_int("hidden_size", 64, 256, step=32)
     train, valid = data()
     torch.manual_seed(trial.number)
-    network = nn.Sequential(nn.Linear(train.pictures.shape[1], hidden_size), nn.ReLU(), nn.Linear(hidden_size, 10))
+    network = nn.Sequential(
+        nn.Linear(train.pictures.shape[1], hidden_size), nn.ReLU(), nn.Linear(hidden_size, 10)
+    )
     network.to(DEVICE)
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from dev.cluster.programs import found_or_built
+from dev.cluster import programs
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.unit.chart.helm import EVERYTHING, VALUE_SETS, Chart
 
@@ -22,7 +22,7 @@ pytestmark = SETUP_MAY_BUILD
 
 @pytest.fixture(scope="module")
 def chart() -> Chart:
-    return Chart(found_or_built("helm"), ROOT / "charts" / "tuning-operator")
+    return Chart(programs.helm(), ROOT / "charts" / "tuning-operator")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The chart's life on a real cluster: install, upgrade, uninstall, install again; nothing is lost, nothing hangs."""
+"""The life of the chart on a real cluster: install, upgrade, uninstall, install again; nothing hangs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OF_RELEASE = f"app.kubernetes.io/instance={RELEASE}"
 
 @dataclass(frozen=True)
 class Release:
-    """A second installation beside the cluster's own, which keeps the CRD; it serves its own namespace only."""
+    """A second installation beside the cluster's own, which has the CRD; it serves its own namespace."""
 
     kubectl: Kubectl
     helm: Path

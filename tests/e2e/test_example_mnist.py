@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,8 @@ import yaml
 from tests.e2e.kit import Kubectl, optuna_record, phase
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist"
+PACKAGES = ["accelerate", "datasets", "lightning", "optuna", "optuna_integration", "plotly"]
+PACKAGES += ["sklearn", "torch", "torchvision", "transformers"]
 
 WRITE_MNIST = """
 import pathlib, struct
@@ -89,15 +90,13 @@ def test_mnist_files_are_used_where_they_are(kubectl: Kubectl) -> None:
 
 def test_the_image_is_locked_down_and_complete(kubectl: Kubectl) -> None:
     """Any user ID, a read-only root file system, and every package that the examples build on."""
-    packages = "torch torchvision sklearn transformers accelerate datasets lightning optuna optuna_integration plotly"
-    code = f"import importlib, os; [importlib.import_module(m) for m in {packages.split()!r}]; print('uid', os.getuid())"
-    image = yaml.safe_load((EXAMPLE / "study.yaml").read_text())["spec"]["trial"]["template"]["spec"][
-        "containers"
-    ][0]["image"]
+    imports = f"import {', '.join(PACKAGES)}, os; print('uid', os.getuid())"
+    study = yaml.safe_load((EXAMPLE / "study.yaml").read_text())
+    image = study["spec"]["trial"]["template"]["spec"]["containers"][0]["image"]
     container = {
         "name": "main",
         "image": image,
-        "command": ["python3", "-c", code],
+        "command": ["python3", "-c", imports],
         "securityContext": {"runAsUser": 12345, "readOnlyRootFilesystem": True, "runAsNonRoot": True},
         "volumeMounts": [{"name": "cache", "mountPath": "/cache"}, {"name": "tmp", "mountPath": "/tmp"}],
     }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.cluster.programs import found_or_built
+from dev.cluster import programs
 from tests.unit.chart.helm import Chart
 
 ROOT = Path(__file__).parents[3]
@@ -12,4 +12,4 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture(scope="session")
 def chart() -> Chart:
-    return Chart(found_or_built("helm"), ROOT / "charts" / "tuning-operator")
+    return Chart(programs.helm(), ROOT / "charts" / "tuning-operator")

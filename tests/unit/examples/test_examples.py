@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tuning_operator.resource.study import Parameter, TuningStudySpec
 
-from dev.cluster.programs import found_or_built
+from dev.cluster import programs
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").iterdir())
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda folder: folder.name)
@@ -32,7 +32,7 @@ def test_the_manifest_is_valid_and_named_as_its_folder(example: Path) -> None:
 
 @each_example
 def test_one_command_applies_the_study_and_its_code(example: Path) -> None:
-    command = [found_or_built("kubectl"), "kustomize", example]
+    command = [programs.kubectl(), "kustomize", example]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     objects = {found["kind"]: found for found in yaml.safe_load_all(done.stdout)}
     study = TuningStudySpec.model_validate(objects["TuningStudy"]["spec"])
