@@ -1,0 +1,7 @@
+"""The study server's record: an Optuna storage that answers from memory and keeps everything in Postgres."""
+
+from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable
+from tuning_operator.studies.storage.storage import PostgresStorage
+from tuning_operator.studies.storage.writes import Writes
+
+__all__ = ["Fenced", "PostgresStorage", "StorageUnavailable", "Writes"]

@@ -1,0 +1,243 @@
+"""Group commit: one thread writes whatever is queued, in one transaction, and then tells who waits for it."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from tuning_operator.studies.storage import statements
+from tuning_operator.studies.storage.batch import Batch, Done, Frontier
+from tuning_operator.studies.storage.changes import Barrier, Change, SetState, TrialChange
+from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable, is_away, is_passing
+from tuning_operator.studies.storage.fence import FencedConnection
+
+log = logging.getLogger(__name__)
+
+LARGEST_BATCH = 2000
+_PATIENCE = 5  # attempts at a transaction that others are in the way of
+_HEARTBEAT = 5.0  # seconds without a write after which the connection is tried
+
+
+class Ledger(Protocol):
+    """The memory that is told what became of the changes. Called from the committer's thread only."""
+
+    def begin(self) -> None:
+        """Forget what was read before this process became the writer."""
+
+    def frontier(self, study_id: int) -> Frontier:
+        """Return what is known of a study's trials."""
+
+    def settle(self, done: Done) -> None:
+        """Take in a committed transaction's new trials and what others have outrun."""
+
+    def refuse(self, connection: Connection, change: Change, rest: Callable[[], list[Change]]) -> None:
+        """Read again what a refused change was about; `rest` returns the changes still to be written."""
+
+
+class Committer:
+    """The queue and its thread."""
+
+    def __init__(
+        self, connection: FencedConnection, ledger: Ledger, on_fenced: Callable[[Fenced], None] | None
+    ) -> None:
+        self._fenced_connection = connection
+        self._ledger = ledger
+        self._on_fenced = on_fenced
+        self._queue: deque[Change] = deque()
+        self._changed = threading.Condition()
+        self._seq = 0
+        self._taken: deque[Change] = deque()
+        self._attempts = 0
+        self._closing = False
+        self._end: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name="study-committer", daemon=True)
+        self.ready = threading.Event()
+        """Set when this process is the writer, and when it never will be: see `check`."""
+        self.settled = 0
+        """All changes up to this number are durable or refused, and memory says so."""
+        self.commits = 0
+        """How many transactions were committed."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the lock is held as far as is known."""
+        return self._end is None and self._fenced_connection.is_open
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything is settled."""
+        return self.settled == self._seq
+
+    def start(self) -> None:
+        """Start the thread; it begins with waiting for the lock."""
+        self._thread.start()
+
+    def check(self) -> None:
+        """Raise what ended the writing, if anything did."""
+        if self._end is not None:
+            raise self._end
+
+    def enqueue(self, change: Change) -> None:
+        """Queue a change for the next transaction. Raises Fenced, or StorageUnavailable after `close`."""
+        with self._changed:
+            self.check()
+            self._seq += 1
+            change.seq = self._seq
+            self._queue.append(change)
+            self._changed.notify()
+
+    def withdraw(self, change: Change) -> None:
+        """Take a change out of the queue, if no transaction with it has begun."""
+        with self._changed:
+            if change in self._queue:
+                self._queue.remove(change)
+
+    def close(self, timeout: float) -> None:
+        """Write what is queued, for at most `timeout` seconds, then let the lock go."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout)
+        self._fenced_connection.stop()
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            self._fenced_connection.open()
+            self._ledger.begin()
+            self.ready.set()
+            while self._take():
+                for part in _parts(self._taken):
+                    self._write(part)
+        except Exception as error:
+            if not isinstance(error, Fenced | StorageUnavailable):
+                log.exception("The storage's writer failed")
+            self._abandon(error)
+        else:
+            self._abandon(StorageUnavailable("The storage is closed."))
+        finally:
+            self._fenced_connection.close()
+
+    def _abandon(self, error: Exception) -> None:
+        with self._changed:
+            self._end = error
+            left = [*self._taken, *self._queue]
+            self._queue.clear()
+        self.ready.set()
+        for change in left:
+            change.outcome.set_exception(error)
+        if isinstance(error, Fenced) and self._on_fenced is not None:
+            self._on_fenced(error)
+
+    def _take(self) -> bool:
+        """Move the next batch from the queue; returns False when there is nothing left to do ever."""
+        with self._changed:
+            while not self._queue:
+                if self._closing:
+                    return False
+                if not self._changed.wait(_HEARTBEAT):
+                    break
+            while self._queue and len(self._taken) < LARGEST_BATCH:
+                self._taken.append(self._queue.popleft())
+        if not self._taken:
+            self._attempt([])
+        return True
+
+    def _rest(self) -> list[Change]:
+        with self._changed:
+            return [*list(self._taken)[1:], *self._queue]
+
+    def _write(self, part: Sequence[Change]) -> None:
+        changes = [change for change in part if not isinstance(change, Barrier)]
+        try:
+            done = self._attempt(changes) if changes else Done()
+        except (Fenced, StorageUnavailable):
+            raise
+        except Exception as error:
+            if len(part) > 1:
+                middle = len(part) // 2
+                self._write(part[:middle])
+                self._write(part[middle:])
+            else:
+                log.exception("The database refused %s", part[0])
+                self._refuse(part[0], error)
+            return
+        self._settle(part, done)
+
+    def _settle(self, part: Sequence[Change], done: Done) -> None:
+        self._ledger.settle(done)
+        for change in part:
+            self._taken.popleft()
+            self.settled = change.seq
+            if error := done.refused.get(change):
+                log.warning("Not written: %s: %s", change, error)
+                change.outcome.set_exception(error)
+            else:
+                change.outcome.set_result(done.results.get(change))
+
+    def _refuse(self, change: Change, error: Exception) -> None:
+        while True:
+            try:
+                self._ledger.refuse(self._fenced_connection.open(), change, self._rest)
+                break
+            except Exception as problem:
+                if not is_away(problem):
+                    raise
+                self._fenced_connection.drop()
+        self._taken.popleft()
+        self.settled = change.seq
+        change.outcome.set_exception(error)
+
+    def _attempt(self, changes: Sequence[Change]) -> Done:
+        """Commit a transaction, again after each loss of the connection, yet once only."""
+        failures = 0
+        number, done = 0, None
+        while True:
+            connection = self._fenced_connection.open()
+            if done is not None and self._fenced_connection.last_committed == number:
+                return done  # it was committed; only the answer was lost
+            number, done = self._next_number(), None
+            try:
+                with connection.begin():
+                    done = self._execute(connection, number, changes)
+            except Exception as error:
+                if is_away(error):
+                    log.warning("The database is away, writes wait: %s", error)
+                    self._fenced_connection.drop()
+                elif is_passing(error) and failures < _PATIENCE:
+                    failures += 1
+                else:
+                    raise
+            else:
+                self.commits += 1
+                return done
+
+    def _next_number(self) -> int:
+        self._attempts += 1
+        return self._attempts
+
+    def _execute(self, connection: Connection, number: int, changes: Sequence[Change]) -> Done:
+        ids = sorted({change.trial_id for change in changes if isinstance(change, TrialChange)})
+        parameters = {**self._fenced_connection.guard, "number": number, "ids": ids}
+        rows = connection.execute(statements.BEGIN, parameters).all()
+        if not rows:
+            raise Fenced("Another process has become the writer.")
+        states = {row.trial_id: row.state for row in rows if row.trial_id is not None}
+        return Batch(self._ledger.frontier).write(connection, states, changes)
+
+
+def _parts(changes: Sequence[Change]) -> Iterator[list[Change]]:
+    """Cut so that no part changes a trial's state twice: one statement sets all states of a part."""
+    part: list[Change] = []
+    told: set[int] = set()
+    for change in list(changes):
+        if isinstance(change, SetState):
+            if change.trial_id in told:
+                yield part
+                part, told = [], set()
+            told.add(change.trial_id)
+        part.append(change)
+    yield part

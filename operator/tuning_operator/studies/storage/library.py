@@ -1,0 +1,223 @@
+"""Memory and database together: what is not in memory is read once; what others wrote, at a refresh."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from optuna.trial import FrozenTrial
+from sqlalchemy import URL, Connection, create_engine
+from sqlalchemy.exc import DBAPIError
+from tenacity import Retrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
+
+from tuning_operator.studies.storage import loader, schema
+from tuning_operator.studies.storage.batch import Done, Frontier
+from tuning_operator.studies.storage.changes import Change, CreateTrial, SetState, SetStudyAttr, TrialChange
+from tuning_operator.studies.storage.errors import StorageUnavailable, is_away
+from tuning_operator.studies.storage.fence import CONNECT_ARGS
+from tuning_operator.studies.storage.memory import (
+    Memory,
+    StudyRecord,
+    id_of,
+    put_back_attrs,
+    put_back_trial,
+)
+
+_T = TypeVar("_T")
+
+
+class Library:
+    """Finds studies and trials; the committer's ledger."""
+
+    def __init__(self, url: URL, timeout: float | None) -> None:
+        """`timeout`: seconds until a read that the database does not answer raises StorageUnavailable."""
+        self._url = url
+        self._timeout = timeout
+        self._memory = Memory()
+        self._prepared = False
+        self._engine = create_engine(
+            url,
+            pool_size=4,
+            max_overflow=4,
+            pool_pre_ping=True,
+            isolation_level="REPEATABLE READ",  # a study's tables are read as of one moment
+            connect_args=CONNECT_ARGS,
+        )
+
+    def prepare(self) -> None:
+        """Make the tables that are missing."""
+        if not self._prepared:
+            schema.prepare(self._url)
+            self._prepared = True
+
+    def close(self) -> None:
+        """Close the connections that read."""
+        self._engine.dispose()
+
+    def known(self, study_id: int) -> StudyRecord:
+        """Return a study; maybe without its trials. Raises KeyError."""
+        if record := self._memory.study(study_id):
+            return record
+        found = self._read(
+            lambda connection: loader.headers(connection, schema.studies.c.study_id == study_id)
+        )
+        record = self._memory.take_in(found[0]) if found else None
+        if record is None:
+            raise KeyError(f"No study with study_id {study_id} exists.")
+        return record
+
+    def loaded(self, study_id: int) -> StudyRecord:
+        """Return a study with its trials. Raises KeyError."""
+        record = self.known(study_id)
+        if not record.loaded:
+            with record.loading:
+                if not record.loaded:
+                    self._memory.fill(record, self._read(lambda c: loader.study_trials(c, study_id)))
+                    record.loaded = True
+        return record
+
+    def of_trial(self, trial_id: int) -> StudyRecord:
+        """Return the study of a trial. Raises KeyError."""
+        if record := self._memory.of_trial(trial_id):
+            return record
+        study_id = self._read(lambda connection: loader.study_of(connection, trial_id))
+        if study_id is None:
+            raise KeyError(f"No trial with trial_id {trial_id} exists.")
+        record = self.loaded(study_id)
+        if trial_id not in record.trials:  # it is younger than what was read
+            self.refresh(study_id, settled=0)
+        return record
+
+    def id_of_name(self, name: str) -> int:
+        """Return a study's id. Raises KeyError."""
+        known = self._memory.id_of_name(name)
+        if known is not None:
+            return known
+        found = self._read(lambda connection: loader.headers(connection, schema.studies.c.study_name == name))
+        record = self._memory.take_in(found[0]) if found else None
+        if record is None:
+            raise KeyError(f"No study of the name {name!r} exists.")
+        return record.study_id
+
+    def all_known(self) -> list[StudyRecord]:
+        """Return all studies of the database, by id; maybe without their trials."""
+        records = [self._memory.take_in(header) for header in self._read(loader.headers)]
+        return [record for record in records if record is not None]
+
+    def forget(self, study_id: int) -> None:
+        """Drop a study from memory."""
+        self._memory.drop(study_id)
+
+    def refresh(self, study_id: int, settled: int) -> None:
+        """Take in what others wrote to a study, except where a change of ours after `settled` is newer.
+
+        Raises KeyError when the study is gone.
+        """
+        record = self.loaded(study_id)
+        with record.lock:
+            unfinished = list(record.unfinished)
+            foreign = {trial_id for trial_id in unfinished if record.is_foreign(trial_id)}
+            known = {trial_id: record.trials[trial_id].state for trial_id in unfinished}
+            beyond = record.frontier().last_id
+
+        def look(connection: Connection) -> tuple[list[loader.Header], list[FrozenTrial]]:
+            header = loader.headers(connection, schema.studies.c.study_id == study_id)
+            states = loader.trial_states(connection, study_id, beyond, unfinished)
+            changed = {trial_id for trial_id, state in states.items() if known.get(trial_id) != state}
+            return header, loader.trials(connection, sorted(changed | foreign & states.keys()))
+
+        found, trials = self._read(look)
+        if not found:
+            self.forget(study_id)
+            raise KeyError(f"Another process deleted the study with study_id {study_id}.")
+        self._take_attrs(record, found[0], settled)
+        with record.lock:
+            for trial in trials:
+                if id_of(trial) in record.trials and not record.changed_since(id_of(trial), settled):
+                    record.replace_by_foreign(trial)
+        self._memory.fill(record, trials)
+
+    def _take_attrs(self, record: StudyRecord, fresh: loader.Header, settled: int) -> None:
+        with record.lock:
+            for kind, attrs in fresh.attrs.items():
+                for key, value in attrs.items():
+                    if not record.changed_since((kind, key), settled):
+                        record.set_attr(kind, key, value)
+
+    def _read(self, work: Callable[[Connection], _T]) -> _T:
+        stop = stop_never if self._timeout is None else stop_after_delay(self._timeout)
+        attempts = Retrying(
+            retry=retry_if_exception(is_away),
+            wait=wait_random_exponential(multiplier=0.05, max=1.0),
+            stop=stop,
+            reraise=True,
+        )
+        try:
+            result: _T = attempts(self._read_once, work)
+        except DBAPIError as error:
+            if is_away(error):
+                raise StorageUnavailable(f"The database is away: {error}") from error
+            raise
+        return result
+
+    def _read_once(self, work: Callable[[Connection], _T]) -> _T:
+        self.prepare()
+        with self._engine.connect() as connection:
+            return work(connection)
+
+    # The committer's ledger
+
+    def begin(self) -> None:
+        """Forget what was read before this process became the writer."""
+        self._memory.clear()
+
+    def frontier(self, study_id: int) -> Frontier:
+        """Return what is known of a study's trials."""
+        record = self._memory.study(study_id)
+        if record is None:
+            return Frontier(0, -1)
+        with record.lock:
+            return record.frontier()
+
+    def settle(self, done: Done) -> None:
+        """Take in a committed transaction's new trials, claims, and what others have outrun."""
+        for study_id, trials in done.found.items():
+            if record := self._memory.study(study_id):
+                self._memory.fill(record, trials)
+        for change, result in done.results.items():
+            self._settle_answer(change, result)
+        for trial_id, trial in done.outrun.items():
+            record = self._memory.of_trial(trial_id)
+            if record is None:
+                continue
+            if trial is None:  # only with its study
+                self._memory.drop(record.study_id)
+            else:
+                put_back_trial(record, trial, list)
+
+    def _settle_answer(self, change: Change, result: Any) -> None:
+        """Take in what memory did not have before: a trial that we created or started is ours."""
+        if isinstance(change, CreateTrial) and (record := self._memory.study(change.study_id)):
+            with record.lock:
+                record.note_ours(result, change.seq)
+        elif (
+            isinstance(change, SetState)
+            and change.claims
+            and result
+            and (record := self._memory.of_trial(change.trial_id))
+        ):
+            with record.lock:
+                record.note_change(change)
+                record.replace(change.apply(record.trials[change.trial_id]))
+
+    def refuse(self, connection: Connection, change: Change, rest: Callable[[], list[Change]]) -> None:
+        """Read again what a refused change was about."""
+        with connection.begin():
+            if isinstance(change, TrialChange):
+                if (record := self._memory.of_trial(change.trial_id)) is None:
+                    return
+                for trial in loader.trials(connection, [change.trial_id]):
+                    put_back_trial(record, trial, rest)
+            elif isinstance(change, SetStudyAttr):
+                if (record := self._memory.study(change.study_id)) is None:
+                    return
+                for header in loader.headers(connection, schema.studies.c.study_id == change.study_id):
+                    put_back_attrs(record, header, rest)

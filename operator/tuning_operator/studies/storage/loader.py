@@ -1,0 +1,180 @@
+"""Reading Optuna's tables with plain SQL: whole studies in about a second, for the ORM takes ten."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from sys import intern
+from typing import Any, TypeAlias, TypeVar
+
+from optuna.distributions import BaseDistribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Column, Connection, Enum, Select, String, Table, select, type_coerce
+from sqlalchemy.sql.elements import ColumnElement
+
+from tuning_operator.studies.storage import schema
+from tuning_operator.studies.storage.changes import AttrKind, distribution_of
+
+_Ids: TypeAlias = Select[Any] | Sequence[int]
+_K = TypeVar("_K")
+_V = TypeVar("_V")
+_ByTrial: TypeAlias = dict[int, dict[_K, _V]]
+
+_STATES = {state.name: state for state in TrialState}
+
+
+@dataclass(frozen=True)
+class Header:
+    """A study without its trials."""
+
+    study_id: int
+    name: str
+    directions: list[StudyDirection]
+    attrs: dict[AttrKind, dict[str, Any]]
+
+
+def headers(connection: Connection, *only: ColumnElement[bool]) -> list[Header]:
+    """Return the studies for which the conditions hold (on the table `studies`), by id."""
+    found = connection.execute(
+        select(schema.studies.c.study_id, schema.studies.c.study_name).where(*only).order_by("study_id")
+    ).all()
+    ids = [study_id for study_id, _ in found]
+    directions = _directions(connection, ids)
+    user = _study_attrs(connection, schema.study_user_attrs, ids)
+    system = _study_attrs(connection, schema.study_system_attrs, ids)
+    return [
+        Header(study_id, name, directions[study_id], {"user": user[study_id], "system": system[study_id]})
+        for study_id, name in found
+    ]
+
+
+def _directions(connection: Connection, ids: Sequence[int]) -> dict[int, list[StudyDirection]]:
+    table = schema.study_directions
+    rows = connection.execute(
+        select(table.c.study_id, table.c.direction)
+        .where(table.c.study_id.in_(ids))
+        .order_by(table.c.study_id, table.c.objective)
+    )
+    found: dict[int, list[StudyDirection]] = defaultdict(list)
+    for study_id, direction in rows:
+        found[study_id].append(direction)
+    return found
+
+
+def _study_attrs(connection: Connection, table: Table, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+    rows = connection.execute(
+        select(table.c.study_id, table.c.key, table.c.value_json).where(table.c.study_id.in_(ids))
+    )
+    found: dict[int, dict[str, Any]] = defaultdict(dict)
+    for study_id, key, text in rows:
+        found[study_id][key] = json.loads(text)
+    return found
+
+
+def trial_states(
+    connection: Connection, study_id: int, beyond: int, among: Iterable[int]
+) -> dict[int, TrialState]:
+    """Return the states of the trials with a higher id than `beyond` and of those in `among`."""
+    table = schema.trials
+    wanted = (table.c.trial_id > beyond) | table.c.trial_id.in_(list(among))
+    rows = connection.execute(
+        select(table.c.trial_id, table.c.state).where(table.c.study_id == study_id, wanted)
+    )
+    return {trial_id: state for trial_id, state in rows}  # noqa: C416  rows are no pairs to mypy
+
+
+def study_of(connection: Connection, trial_id: int) -> int | None:
+    """Return the id of a trial's study, None where there is no such trial."""
+    table = schema.trials
+    return connection.execute(select(table.c.study_id).where(table.c.trial_id == trial_id)).scalar()
+
+
+def study_trials(connection: Connection, study_id: int) -> list[FrozenTrial]:
+    """Return all trials of a study, by id. The connection's transaction must be REPEATABLE READ."""
+    table = schema.trials
+    return _trials(connection, select(table.c.trial_id).where(table.c.study_id == study_id))
+
+
+def trials(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
+    """Return the trials of these ids that there are, by id."""
+    return _trials(connection, ids) if ids else []
+
+
+def _trials(connection: Connection, ids: _Ids) -> list[FrozenTrial]:
+    values = _values(connection, ids)
+    intermediate_values = _intermediate_values(connection, ids)
+    params, distributions = _params(connection, ids)
+    user_attrs = _attrs(connection, schema.trial_user_attrs, ids)
+    system_attrs = _attrs(connection, schema.trial_system_attrs, ids)
+    columns = ("number", "state", "datetime_start", "datetime_complete")
+    return [
+        FrozenTrial(
+            trial_id=trial_id,
+            number=number,
+            state=_STATES[state],
+            value=None,
+            values=list(values[trial_id].values()) if trial_id in values else None,
+            datetime_start=schema.local_time(start),
+            datetime_complete=schema.local_time(complete),
+            params=params.get(trial_id, {}),
+            distributions=distributions.get(trial_id, {}),
+            user_attrs=user_attrs.get(trial_id, {}),
+            system_attrs=system_attrs.get(trial_id, {}),
+            intermediate_values=intermediate_values.get(trial_id, {}),
+        )
+        for trial_id, number, state, start, complete in _rows(
+            connection, schema.trials, ids, columns, "trial_id"
+        )
+    ]
+
+
+def _values(connection: Connection, ids: _Ids) -> _ByTrial[int, float]:
+    found: _ByTrial[int, float] = defaultdict(dict)
+    columns = ("objective", "value", "value_type")
+    for trial_id, objective, value, kind in _rows(connection, schema.trial_values, ids, columns, "objective"):
+        found[trial_id][objective] = schema.loaded_value(value, kind)
+    return found
+
+
+def _intermediate_values(connection: Connection, ids: _Ids) -> _ByTrial[int, float]:
+    found: _ByTrial[int, float] = defaultdict(dict)
+    columns = ("step", "intermediate_value", "intermediate_value_type")
+    order = "trial_intermediate_value_id"
+    for trial_id, step, value, kind in _rows(
+        connection, schema.trial_intermediate_values, ids, columns, order
+    ):
+        found[trial_id][step] = schema.loaded_value(value, kind)
+    return found
+
+
+def _params(connection: Connection, ids: _Ids) -> tuple[_ByTrial[str, Any], _ByTrial[str, BaseDistribution]]:
+    params: _ByTrial[str, Any] = defaultdict(dict)
+    distributions: _ByTrial[str, BaseDistribution] = defaultdict(dict)
+    columns = ("param_name", "param_value", "distribution_json")
+    for trial_id, name, value, text in _rows(connection, schema.trial_params, ids, columns, "param_id"):
+        distribution = distribution_of(text)
+        params[trial_id][intern(name)] = distribution.to_external_repr(value)
+        distributions[trial_id][intern(name)] = distribution
+    return params, distributions
+
+
+def _attrs(connection: Connection, table: Table, ids: _Ids) -> _ByTrial[str, Any]:
+    found: _ByTrial[str, Any] = defaultdict(dict)
+    order = next(iter(table.primary_key.columns)).name
+    for trial_id, key, text in _rows(connection, table, ids, ("key", "value_json"), order):
+        found[trial_id][intern(key)] = json.loads(text)
+    return found
+
+
+def _rows(
+    connection: Connection, table: Table, ids: _Ids, columns: Sequence[str], order: str
+) -> Sequence[Any]:
+    """Return (trial_id, *columns) of the trials' rows; enumerations as their names."""
+    wanted = [_plain(table.c[name]) for name in columns]
+    query = select(table.c.trial_id, *wanted).where(table.c.trial_id.in_(ids)).order_by(table.c[order])
+    return connection.execute(query).all()
+
+
+def _plain(column: Column[Any]) -> ColumnElement[Any]:
+    return type_coerce(column, String) if isinstance(column.type, Enum) else column

@@ -1,0 +1,114 @@
+"""Optuna's tables, one more of our own, and how Optuna codes values in them.
+
+The tables are those of `optuna.storages.RDBStorage`, made by it, so that every Optuna tool opens what is
+written here.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    func,
+    make_url,
+    select,
+)
+from sqlalchemy.pool import NullPool
+
+IntermediateType = models.TrialIntermediateValueModel.TrialIntermediateValueType
+ValueType = models.TrialValueModel.TrialValueType
+
+
+def _table(model: Any) -> Table:
+    return cast("Table", model.__table__)
+
+
+studies = _table(models.StudyModel)
+study_directions = _table(models.StudyDirectionModel)
+study_user_attrs = _table(models.StudyUserAttributeModel)
+study_system_attrs = _table(models.StudySystemAttributeModel)
+trials = _table(models.TrialModel)
+trial_user_attrs = _table(models.TrialUserAttributeModel)
+trial_system_attrs = _table(models.TrialSystemAttributeModel)
+trial_params = _table(models.TrialParamModel)
+trial_values = _table(models.TrialValueModel)
+trial_intermediate_values = _table(models.TrialIntermediateValueModel)
+trial_heartbeats = _table(models.TrialHeartbeatModel)
+
+writers = Table(
+    "tuning_writers",
+    MetaData(),
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("holder", String(36), nullable=False),
+    Column("batch", BigInteger, nullable=False),
+    comment="Who writes a shard of the studies, and its last transaction. Optuna ignores this table.",
+)
+
+LONGEST_KEY = models.MAX_INDEXED_STRING_LENGTH
+_LOCK_CLASS = (
+    0x74756E65  # "tune": the class of our advisory locks, so that a shard's number meets no one else's
+)
+_SCHEMA_LOCK = 0x74756E65_00000001  # one number: PostgreSQL keeps those apart from the locks of two numbers
+
+
+def database_url(url: str) -> URL:
+    """Return the URL with the driver that is used here."""
+    return make_url(url.replace("postgres://", "postgresql://", 1)).set(drivername="postgresql+psycopg2")
+
+
+def prepare(url: URL) -> None:
+    """Make the tables that are missing. Raises RuntimeError, with the remedy, for another version's."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        # Optuna's own way to make tables fails when two processes make them at once.
+        connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
+        try:
+            RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"poolclass": NullPool})
+        except StorageInternalError as error:
+            raise error.__cause__ or error from None  # it says that the data is invalid, whatever happened
+        writers.create(connection, checkfirst=True)
+
+
+def lock_key(shard: int) -> tuple[int, int]:
+    """Return the advisory lock that only the writer of a shard holds."""
+    return _LOCK_CLASS, shard
+
+
+def stored_time(time: datetime | None) -> datetime | None:
+    """Optuna's tables hold naive times in UTC, its trials naive local times."""
+    return None if time is None else time.astimezone(UTC).replace(tzinfo=None)
+
+
+def local_time(time: datetime | None) -> datetime | None:
+    """Return a stored time as a trial has it."""
+    return None if time is None else time.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+
+
+def stored_value(value: float) -> tuple[float | None, str]:
+    """Return an objective's value as a row has it: (value, type)."""
+    number, kind = models.TrialValueModel.value_to_stored_repr(value)
+    return number, kind.name
+
+
+def stored_intermediate(value: float) -> tuple[float | None, str]:
+    """Return an intermediate value as a row has it: (value, type)."""
+    number, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+    return number, kind.name
+
+
+_SPECIAL = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
+
+
+def loaded_value(value: float | None, kind: str) -> float:
+    """Return the number that a row of either table of values stands for."""
+    return _SPECIAL[kind] if value is None else value

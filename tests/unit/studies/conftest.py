@@ -1,0 +1,80 @@
+"""A real Postgres: an embedded one in a temporary folder, or the server of TUNING_TEST_DATABASE_URL.
+
+Each session makes a database of its own there and drops it; each test finds Optuna's tables empty.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import create_engine, inspect, make_url, text
+from sqlalchemy.pool import NullPool
+from tuning_operator.studies.storage import PostgresStorage, schema
+
+from tests.support.postgres import EmbeddedPostgres
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A server that tests may restart."""
+    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _database(request: pytest.FixtureRequest) -> Iterator[str]:
+    given = os.environ.get("TUNING_TEST_DATABASE_URL")
+    server = given or request.getfixturevalue("postgres").url
+    name = f"tuning_test_{uuid.uuid4().hex[:12]}"
+    admin = create_engine(schema.database_url(server), poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = schema.database_url(server).set(database=name)
+    schema.prepare(url)
+    yield url.render_as_string(hide_password=False)
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture
+def database_url(_database: str) -> str:
+    """The URL of a database with Optuna's tables, empty; nobody is connected to it."""
+    engine = create_engine(_database, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+        kept = {"alembic_version", "version_info"}
+        tables = ", ".join(sorted(set(inspect(connection).get_table_names()) - kept))
+        connection.execute(text(f"TRUNCATE {tables}"))
+    return _database
+
+
+@pytest.fixture
+def new_storage(database_url: str) -> Iterator[Callable[..., PostgresStorage]]:
+    """Makes storages on the test's database; all are closed at the end."""
+    made: list[PostgresStorage] = []
+
+    def make(**arguments: object) -> PostgresStorage:
+        arguments = {"url": database_url, "write_timeout": 30.0} | arguments
+        made.append(PostgresStorage(**arguments))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield make
+    for storage in made:
+        storage.close(timeout=2.0)
+
+
+@pytest.fixture
+def storage(new_storage: Callable[..., PostgresStorage]) -> PostgresStorage:
+    """A storage on an empty database."""
+    return new_storage()
+
+
+def own_driver(url: str) -> str:
+    """Return the URL as plain Optuna takes it."""
+    return make_url(url).render_as_string(hide_password=False)
