@@ -23,6 +23,7 @@ from tuning_operator.protocol import (
 )
 from tuning_operator.studies import app_errors
 from tuning_operator.studies.app_callers import either, operator, pod, service_of
+from tuning_operator.studies.app_reports import Reports
 from tuning_operator.studies.feed import Key
 from tuning_operator.studies.service import Service
 
@@ -53,6 +54,7 @@ def create_app(service: Service) -> FastAPI:
     for router in (open_to_all, changes, studies, trials):
         app.include_router(router)
     app_errors.install(app)
+    app.add_middleware(Reports, service=service)
     return app
 
 
@@ -112,12 +114,10 @@ async def suggest(service: Served, key: Study, number: int, request: SuggestRequ
     return reply(SuggestReply(value=value))
 
 
-@trials.post("/report", dependencies=POD, response_model=ReportReply)
-async def report(service: Served, key: Study, number: int, request: ReportRequest) -> Response:
-    """Keep intermediate values; say whether the trial should stop."""
-    with service.metrics.report.time():
-        prune = await (await service.studies.find(key)).report(number, request.values)
-    return reply(ReportReply(prune=prune))
+@trials.post("/report", dependencies=POD)
+async def report(service: Served, key: Study, number: int, request: ReportRequest) -> ReportReply:
+    """Keep intermediate values; say whether the trial should stop. Here for the document: Reports answers."""
+    return ReportReply(prune=await (await service.studies.find(key)).report(number, request.values))
 
 
 @trials.post("/attributes", dependencies=POD, response_model=TrialRecord)

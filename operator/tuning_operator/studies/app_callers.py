@@ -1,10 +1,11 @@
 """Who sends a request, and whether they may: FastAPI dependencies."""
 
-from fastapi import Request
+from starlette.requests import Request
 
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.tokens import (
     Identity,
+    Verifier,
     authorize_either,
     authorize_operator,
     authorize_trial,
@@ -20,22 +21,23 @@ async def service_of(request: Request) -> Service:
 
 async def operator(request: Request) -> None:
     """Let only the operator pass. Raises Unauthenticated, Forbidden."""
-    authorize_operator(await _caller(request))
+    authorize_operator(await caller_of(request, request.app.state.service.verifier))
 
 
 async def pod(request: Request, namespace: str, name: str, number: int) -> None:
     """Let only the trial's own pod pass. Raises Unauthenticated, Forbidden."""
-    authorize_trial(await _caller(request), namespace, name, number)
+    authorize_trial(await caller_of(request, request.app.state.service.verifier), namespace, name, number)
 
 
 async def either(request: Request, namespace: str, name: str, number: int) -> None:
     """Let the operator and the trial's own pod pass. Raises Unauthenticated, Forbidden."""
-    authorize_either(await _caller(request), namespace, name, number)
+    caller = await caller_of(request, request.app.state.service.verifier)
+    authorize_either(caller, namespace, name, number)
 
 
-async def _caller(request: Request) -> Identity:
+async def caller_of(request: Request, verifier: Verifier) -> Identity:
+    """Return who sends a request. Raises Unauthenticated, Unavailable."""
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise unauthenticated("the request has no token: send Authorization: Bearer TOKEN")
-    service: Service = request.app.state.service
-    return service.verifier.known(token) or await service.verifier.identify(token)
+    return verifier.known(token) or await verifier.identify(token)

@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 
 from tuning_operator.protocol import Problem
 from tuning_operator.resource.study import Model
@@ -37,35 +38,38 @@ RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": Refusal} for sta
 
 def install(app: FastAPI) -> None:
     """Have the application reply so."""
-    app.add_exception_handler(errors.StudyError, _study_error)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(TimeoutError, _database_away)
-    app.add_exception_handler(Fenced, _replaced)
+    for kind in (errors.StudyError, RequestValidationError, TimeoutError, Fenced):
+        app.add_exception_handler(kind, _handle)
 
 
-async def _study_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, errors.StudyError)  # noqa: S101  it was registered for these
-    return _reply(STATUS[type(error)], error.problems)
+def reply_to(error: Exception) -> Response:
+    """Return the reply to a request that failed."""
+    match error:
+        case errors.StudyError():
+            return _reply(STATUS[type(error)], error.problems)
+        case RequestValidationError():
+            return _reply(422, [_problem(entry["loc"][1:], entry["msg"]) for entry in error.errors()])
+        case ValidationError():
+            return _reply(422, [_problem(entry["loc"], entry["msg"]) for entry in error.errors()])
+        case TimeoutError():
+            log.warning("The database did not answer in time: %r", error)
+            return _server(503, "the database does not answer: try again")
+        case Fenced():
+            return _server(503, "another study server writes the record now, and this one ends: try again")
+    log.error("A request failed", exc_info=error)
+    return _server(500, f"{type(error).__name__}: the server's log says more")
 
 
-async def _invalid(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101  it was registered for these
-    return _reply(422, [_problem(entry) for entry in error.errors()])
+async def _handle(_: Request, error: Exception) -> Response:
+    return reply_to(error)
 
 
-async def _database_away(_: Request, error: Exception) -> Response:
-    log.warning("The database did not answer in time: %r", error)
-    return _reply(503, [Problem(field="server", message="the database does not answer: try again")])
+def _server(status: int, message: str) -> Response:
+    return _reply(status, [Problem(field="server", message=message)])
 
 
-async def _replaced(_: Request, __: Exception) -> Response:
-    message = "another study server writes the record now: this one ends; try again"
-    return _reply(503, [Problem(field="server", message=message)])
-
-
-def _problem(entry: dict[str, Any]) -> Problem:
-    field = ".".join(str(part) for part in entry["loc"][1:])
-    return Problem(field=field or "body", message=entry["msg"])
+def _problem(place: Sequence[int | str], message: str) -> Problem:
+    return Problem(field=".".join(str(part) for part in place) or "body", message=message)
 
 
 def _reply(status: int, problems: Sequence[Problem]) -> Response:

@@ -1,39 +1,39 @@
 """A study's definition becomes Optuna's objects."""
 
-from typing import Any
+import json
 
 import optuna
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 
 from tuning_operator.protocol import Problem, StudyDefinition
-from tuning_operator.resource.study import Parameter, When
+from tuning_operator.resource import space
+from tuning_operator.resource.study import Parameter
 
 
 def build_sampler(definition: StudyDefinition) -> BaseSampler:
+    """Return the definition's sampler."""
     args = dict(definition.sampler.args)
     if definition.sampler.name == "GridSampler":
-        args.setdefault(
-            "search_space", {p.name: p.choices or _steps(p) for p in definition.search_space or []}
-        )
-    return getattr(optuna.samplers, definition.sampler.name)(**args)  # type: ignore[no-any-return]
+        args.setdefault("search_space", {p.name: space.values(p) for p in definition.search_space or []})
+    sampler: BaseSampler = getattr(optuna.samplers, definition.sampler.name)(**args)
+    return sampler
 
 
 def build_pruner(definition: StudyDefinition) -> BasePruner:
+    """Return the definition's pruner; Optuna's default where it names none."""
     if definition.pruner is None:
         one = len(definition.objectives) == 1
         return optuna.pruners.MedianPruner() if one else optuna.pruners.NopPruner()
-    return getattr(optuna.pruners, definition.pruner.name)(**definition.pruner.args)  # type: ignore[no-any-return]
+    pruner: BasePruner = getattr(optuna.pruners, definition.pruner.name)(**definition.pruner.args)
+    return pruner
 
 
 def problems_of(definition: StudyDefinition) -> list[Problem]:
-    found = []
+    """Return what keeps a definition from being run."""
+    flaws = space.problems(definition.search_space, definition.initial_trials)
+    found = [Problem(field=flaw.field, message=flaw.message) for flaw in flaws]
     for field, build in (("sampler", build_sampler), ("pruner", build_pruner)):
         try:
             build(definition)
@@ -43,33 +43,5 @@ def problems_of(definition: StudyDefinition) -> list[Problem]:
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
-    low, high, step = parameter.low, parameter.high, parameter.step
-    if parameter.type == "categorical":
-        return CategoricalDistribution(parameter.choices or [])
-    if parameter.type == "int":
-        return IntDistribution(int(low or 0), int(high or 0), log=parameter.log, step=int(step or 1))
-    return FloatDistribution(low or 0.0, high or 0.0, log=parameter.log, step=step)
-
-
-def exists(parameter: Parameter, chosen: dict[str, Any]) -> bool:
-    return parameter.when is None or _holds(parameter.when, chosen)
-
-
-def _holds(when: When, chosen: dict[str, Any]) -> bool:
-    if when.parameter not in chosen:
-        return False
-    value = chosen[when.parameter]
-    if when.at_least is not None:
-        return bool(value >= when.at_least)
-    if when.at_most is not None:
-        return bool(value <= when.at_most)
-    return value in (when.any_of if when.any_of is not None else [when.equals])
-
-
-def _steps(parameter: Parameter) -> list[float]:
-    values, step = [], parameter.step or 1
-    value = parameter.low or 0
-    while value <= (parameter.high or 0):
-        values.append(int(value) if parameter.type == "int" else value)
-        value += step
-    return values
+    """Return what a declared parameter is sampled from."""
+    return json_to_distribution(json.dumps(space.distribution(parameter)))

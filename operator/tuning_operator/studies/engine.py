@@ -22,11 +22,12 @@ from tuning_operator.protocol import (
     TrialRecord,
     TrialView,
 )
-from tuning_operator.studies import assembly, checks
+from tuning_operator.studies import checks
 from tuning_operator.studies.errors import unknown_study, unknown_trial
 from tuning_operator.studies.feed import ChangeFeed, Key
 from tuning_operator.studies.records import PRUNE_REQUESTED, record_of, view_of
 from tuning_operator.studies.results import Result, read_result
+from tuning_operator.studies.samplers import build_pruner, build_sampler
 from tuning_operator.studies.scoreboard import Scoreboard
 from tuning_operator.studies.served_study import CONSTRAINT, ServedStudy, id_of
 from tuning_operator.studies.store import Store, Writes
@@ -83,8 +84,8 @@ class StudyEngine:
         """Go on with another definition; a sampler that stays the same keeps its state."""
         async with self._lock:
             if definition.sampler != self.definition.sampler:
-                self.study.sampler = assembly.build_sampler(definition)
-            self.study.pruner = assembly.build_pruner(definition)
+                self.study.sampler = build_sampler(definition, self.study.get_trials(deepcopy=False))
+            self.study.pruner = build_pruner(definition)
             self.definition = definition
             self._tuner.definition = definition
 
@@ -179,12 +180,13 @@ class StudyEngine:
 
     def _keep(self, trial: FrozenTrial, values: Sequence[tuple[int, float]]) -> bool:
         """Return whether any value was new."""
-        known = set(trial.intermediate_values)
+        fresh: dict[int, float] = {}
         for step, value in values:
-            if step not in known:
-                known.add(step)
-                self.study.storage.set_trial_intermediate_value(id_of(trial), step, value)
-        return len(known) > len(trial.intermediate_values)
+            if step not in trial.intermediate_values:
+                fresh.setdefault(step, value)
+        for step, value in fresh.items():
+            self.study.storage.set_trial_intermediate_value(id_of(trial), step, value)
+        return bool(fresh)
 
     def _judge(self, trial_id: int) -> bool:
         storage = self.study.storage

@@ -11,10 +11,10 @@ from optuna.study import StudyDirection
 
 from tuning_operator.protocol import Failure, Problem, StudyDefinition, StudySummary
 from tuning_operator.resource import names
-from tuning_operator.studies import assembly
 from tuning_operator.studies.engine import StudyEngine, Surroundings
 from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
 from tuning_operator.studies.feed import Key
+from tuning_operator.studies.samplers import build_pruner, build_sampler, problems_of
 from tuning_operator.studies.served_study import METRIC_NAMES, ServedStudy
 
 DEFINITION = "tuning:definition"
@@ -43,17 +43,21 @@ class Registry:
     def __iter__(self) -> Iterator[StudyEngine]:
         return iter(list(self._engines.values()))
 
+    def loaded(self, key: Key) -> StudyEngine | None:
+        """Return a study that is in memory."""
+        engine = self._engines.get(key)
+        return None if engine is None or engine.gone else engine
+
     async def find(self, key: Key) -> StudyEngine:
         """Return a study. Raises NotFound."""
-        engine = self._engines.get(key)
-        if engine and not engine.gone:
+        if engine := self.loaded(key):
             return engine
         async with self._locks[key]:
             return await self._find(key)
 
     async def declare(self, key: Key, definition: StudyDefinition) -> StudySummary:
         """Create a study, or update it. Raises StudyError."""
-        if problems := assembly.problems_of(definition):
+        if problems := problems_of(definition):
             raise Refused(*problems)
         async with self._locks[key]:
             await self._in_thread(self._record, key, definition)
@@ -121,8 +125,8 @@ class Registry:
         return study_id
 
     async def _find(self, key: Key) -> StudyEngine:
-        engine = self._engines.get(key)
-        if engine is None or engine.gone:
+        engine = self.loaded(key)
+        if engine is None:
             study, definition = await self._in_thread(self._read, key)
             engine = StudyEngine(key, study, definition, self._surroundings)
             await engine.load()
@@ -132,12 +136,13 @@ class Registry:
     def _read(self, key: Key) -> tuple[ServedStudy, StudyDefinition]:
         storage, name = self._store.storage, names.optuna_study_name(*key)
         try:
-            stored = storage.get_study_system_attrs(storage.get_study_id_from_name(name))[DEFINITION]
+            study_id = storage.get_study_id_from_name(name)
+            stored = storage.get_study_system_attrs(study_id)[DEFINITION]
         except KeyError:
             raise unknown_study(*key) from None
         definition = StudyDefinition.model_validate_json(stored)
-        sampler, pruner = assembly.build_sampler(definition), assembly.build_pruner(definition)
-        return ServedStudy(name, storage, sampler, pruner), definition
+        sampler = build_sampler(definition, storage.get_all_trials(study_id, deepcopy=False))
+        return ServedStudy(name, storage, sampler, build_pruner(definition)), definition
 
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()

@@ -8,9 +8,10 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import TrialState
 
 from tuning_operator.protocol import Failure, StudyDefinition
-from tuning_operator.studies import assembly
+from tuning_operator.resource import space
 from tuning_operator.studies.records import FAIL_REASON, failure_attrs
 from tuning_operator.studies.results import Result
+from tuning_operator.studies.samplers import to_optuna
 from tuning_operator.studies.served_study import ServedStudy, suggest
 from tuning_operator.studies.storage.errors import Fenced
 
@@ -91,9 +92,9 @@ class Tuner:
             self.end(trial.number, Result(TrialState.FAIL, failure=failure))
 
     def _walk(self, trial: optuna.Trial) -> None:
-        for parameter in self.definition.search_space or []:
-            if assembly.exists(parameter, trial.params):
-                suggest(trial, parameter.name, assembly.distribution(parameter))
+        declared = self.definition.search_space or []
+        while parameter := space.next_parameter(declared, trial.params):
+            suggest(trial, parameter.name, to_optuna(parameter))
 
     def _keep_failure(self, number: int, failure: Failure) -> None:
         trial_id = self._study.trial_id(number)

