@@ -100,7 +100,7 @@ class StudySummary(Model):
 class AskRequest(Model):
     """POST .../ask: top the running trials up to `parallelism`, all trials to `max_trials`.
 
-    Declarative, so that a request sent twice asks once. Waiting (enqueued) trials are started first. At most 16
+    Declarative, so that a request sent twice asks once. Waiting (enqueued) trials go first. At most 16
     trials are started by one request, so that no request takes long; ask again for more.
     """
 
@@ -166,7 +166,7 @@ class ReportReply(Model):
 
 
 class AttributesRequest(Model):
-    """POST .../trials/{number}/attributes: user attributes to set, constraint values by name (<= 0: feasible).
+    """POST .../trials/{number}/attributes: user attributes, and constraint values by name (<= 0: feasible).
 
     As in Optuna, a user attribute set again is replaced, and the first value of a constraint holds.
     """
