@@ -32,3 +32,13 @@ def build(*arguments: str | PathLike[str]) -> None:
     """Run `docker build`, with BuildKit where the client has it."""
     modern = succeeds("docker", "buildx", "version")
     run("docker", "build", *map(str, arguments), env={} if modern else {"DOCKER_BUILDKIT": "0"})
+
+
+def remove_others(name: str) -> None:
+    """Remove the images of the same repository with another tag, unless a container uses them."""
+    listed = run(
+        "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", name.partition(":")[0]
+    ).split()
+    for other in listed:
+        if other != name:
+            succeeds("docker", "image", "rm", other)

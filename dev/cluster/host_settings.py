@@ -31,6 +31,7 @@ def base_with_settings(base: str) -> str:
     if engine.image_id(name) is None:
         with step(f"add this machine's certificates and package index to {base}"):
             _make(name, recipe, files)
+        engine.remove_others(name)
     return name
 
 

@@ -36,6 +36,7 @@ def up() -> None:
         with lock("kind"):
             if not healthy() and not _started_again():
                 _create()
+    _wait_for_system()
     _give_gpus()
 
 
@@ -55,17 +56,19 @@ def down() -> None:
 
 
 def healthy() -> bool:
-    """Say whether the API answers and the node's kubelet is alive and well."""
-    if not KUBECONFIG.exists():
+    """Say whether the API answers, and the node's kubelet is well and has said so since the node started."""
+    since = _running_since()
+    if since is None or not KUBECONFIG.exists():
         return False
+    ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
+    lease = ("lease", NODE, "--namespace=kube-node-lease", "-o", "jsonpath={.spec.renewTime}")
     try:
-        ready = kubectl("get", "node", NODE, "-o", "jsonpath={.status.conditions[?(@.type=='Ready')].status}")
-        lease = ("lease", NODE, "--namespace=kube-node-lease")
-        beat = kubectl("get", *lease, "-o", "jsonpath={.spec.renewTime}")
-    except CommandError:
+        if kubectl("get", "node", NODE, "-o", ready) != "True":
+            return False
+        sign = dt.datetime.fromisoformat(kubectl("get", *lease))
+    except (CommandError, ValueError):
         return False
-    age = dt.datetime.now(dt.UTC) - dt.datetime.fromisoformat(beat)
-    return ready == "True" and age < HEARTBEAT and _node_runs()
+    return sign > max(since, dt.datetime.now(dt.UTC) - HEARTBEAT)
 
 
 def kubectl(*arguments: str) -> str:
@@ -136,30 +139,36 @@ def _forget(identity: str) -> None:
         succeeds(*_in_node(), "crictl", "rmi", identity)
 
 
-def _node_runs() -> bool:
-    return _node_state() == "true"
-
-
-def _node_state() -> str | None:
-    """Return true or false as the node's container runs, None if there is none."""
+def _running_since() -> dt.datetime | None:
+    """Return since when the node's container runs; None if it does not."""
     try:
-        return run("docker", "inspect", "--format", "{{.State.Running}}", NODE).strip()
+        running, since = run(
+            "docker", "inspect", "--format", "{{.State.Running}} {{.State.StartedAt}}", NODE
+        ).split()
     except CommandError:
         return None
+    return dt.datetime.fromisoformat(since) if running == "true" else None
 
 
 def _started_again() -> bool:
     """Start a node that a stopped engine left; say whether the cluster is well again."""
-    if not KUBECONFIG.exists() or _node_state() is None:
+    if not KUBECONFIG.exists() or not succeeds("docker", "inspect", NODE):
         return False
     with step("start the cluster again"):
-        if not _node_runs() and not succeeds("docker", "start", NODE):
-            return False
         try:
+            run("docker", "start", NODE)
             wait("the node", healthy, 120)
         except CommandError:
             return False
     return True
+
+
+def _wait_for_system() -> None:
+    for namespace in ("kube-system", "local-path-storage"):
+        kubectl(
+            "wait", "--for=condition=Available", "deployment", "--all", f"--namespace={namespace}", "--timeout=180s",
+            "--request-timeout=0",
+        )  # fmt: skip
 
 
 def _create() -> None:
@@ -170,10 +179,6 @@ def _create() -> None:
         run(
             kind, "create", "cluster", f"--config={CONFIG}", f"--image={image}", f"--kubeconfig={KUBECONFIG}",
             "--wait=180s",
-        )  # fmt: skip
-        kubectl(
-            "wait", "--for=condition=Available", "deployment", "--all", "--all-namespaces", "--timeout=180s",
-            "--request-timeout=0",
         )  # fmt: skip
 
 

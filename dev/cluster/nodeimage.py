@@ -15,6 +15,7 @@ from dev.cluster.run import packages, run
 
 RECIPE = Path(__file__).parent / "node"
 PAUSE = Path(__file__).parent / "pause"
+REPOSITORY = "tuning.dev/kind-node"
 SUITE = "bookworm"
 """The last Debian whose systemd starts on cgroup v1, too."""
 
@@ -35,9 +36,10 @@ BUSYBOX_LINKS = tuple(f"/bin/{name}" for name in ("sh", "mkdir", "rm", "chmod", 
 
 def node_image() -> str:
     """Return the name of the node image in the engine, made if need be."""
-    name = f"tuning.dev/kind-node:{KUBERNETES}-{_key()}"
+    name = f"{REPOSITORY}:{KUBERNETES}-{_key()}"
     if not engine.image_id(name):
         _make(name)
+        engine.remove_others(name)
     return name
 
 
