@@ -51,7 +51,7 @@ def record() -> Iterator[Record]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     secret = kind.kubectl("get", "secret", DATABASE, "-n", NAMESPACE, "-o", "jsonpath={.data.url}")
     url = make_url(base64.b64decode(secret).decode())
-    with _port_forward(f"service/{DATABASE}", 5432) as port:
+    with port_forward(NAMESPACE, f"service/{DATABASE}", 5432) as port:
         local = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
         storage = optuna.storages.RDBStorage(local, skip_table_creation=True)
         try:
@@ -62,16 +62,10 @@ def record() -> Iterator[Record]:
 
 
 @contextlib.contextmanager
-def _port_forward(target: str, port: int) -> Iterator[int]:
-    command = [
-        str(kubectl()),
-        f"--kubeconfig={kind.KUBECONFIG}",
-        "-n",
-        NAMESPACE,
-        "port-forward",
-        target,
-        f":{port}",
-    ]
+def port_forward(namespace: str, target: str, port: int) -> Iterator[int]:
+    """Reach a port of a service or pod through the API server; yields the local port."""
+    config, where = f"--kubeconfig={kind.KUBECONFIG}", f"--namespace={namespace}"
+    command = [str(kubectl()), config, where, "port-forward", target, f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         try:

@@ -19,7 +19,8 @@ from sqlalchemy import make_url
 
 from dev.cluster.programs import helm
 from dev.demo import system
-from tests.e2e.kit import Kubectl, code, port_forward, study
+from dev.demo.record import port_forward
+from tests.e2e.kit import Kubectl, code, study
 
 RELEASE = "second"
 NAME = f"{RELEASE}-tuning-operator"
@@ -81,7 +82,7 @@ class Release:
     def storage(self) -> Iterator[optuna.storages.RDBStorage]:
         """Open the database with plain Optuna."""
         url = make_url(base64.b64decode(self.secret("postgres")["url"]).decode())
-        with port_forward(self.kubectl, f"svc/{NAME}-postgres", 5432) as port:
+        with port_forward(self.kubectl.namespace, f"svc/{NAME}-postgres", 5432) as port:
             local = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
             storage = optuna.storages.RDBStorage(local)
             try:
