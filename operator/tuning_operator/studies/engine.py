@@ -25,6 +25,7 @@ from tuning_operator.protocol import (
 from tuning_operator.studies import checks
 from tuning_operator.studies.errors import unknown_study, unknown_trial
 from tuning_operator.studies.feed import ChangeFeed, Key
+from tuning_operator.studies.pruning import OptunaPruning, Pruning, make_pruning
 from tuning_operator.studies.records import PRUNE_REQUESTED, record_of, view_of
 from tuning_operator.studies.results import Result, read_result
 from tuning_operator.studies.samplers import build_pruner, build_sampler
@@ -70,14 +71,15 @@ class StudyEngine:
         self._lock = asyncio.Lock()
         self._tuner = Tuner(study, definition)
         self._board = Scoreboard(study.directions)
+        self._pruning: Pruning = OptunaPruning(study.pruner, study)
 
     async def load(self) -> None:
         """Take in what the record holds."""
-        self._recount()
         async with self._lock:
+            await self._in_thread(self._recount)
             for number in self._board.running:
                 await self._in_thread(self._tuner.resume, number)
-                self._board.note(self.study.frozen(number))
+                self._note(self.study.frozen(number))
         await self._settle()
 
     async def redefine(self, definition: StudyDefinition) -> None:
@@ -85,7 +87,9 @@ class StudyEngine:
         async with self._lock:
             if definition.sampler != self.definition.sampler:
                 self.study.sampler = build_sampler(definition, self.study.get_trials(deepcopy=False))
-            self.study.pruner = build_pruner(definition)
+            if definition.pruner != self.definition.pruner:
+                self.study.pruner = build_pruner(definition)
+                await self._in_thread(self._recount)
             self.definition = definition
             self._tuner.definition = definition
 
@@ -107,8 +111,9 @@ class StudyEngine:
             self.gone = True
             raise unknown_study(*self.key) from None
         trials = self.study.get_trials(deepcopy=False)
-        for number in [*self._board.unfinished, *range(self._board.total, len(trials))]:
-            self._board.note(trials[number])
+        async with self._lock:
+            for number in [*self._board.unfinished, *range(self._board.total, len(trials))]:
+                self._note(trials[number])
 
     async def ask(self, request: AskRequest) -> StudySummary:
         """Start trials until as many run as wanted, at most 16; return how the study stands then."""
@@ -191,7 +196,7 @@ class StudyEngine:
     def _judge(self, trial_id: int) -> bool:
         storage = self.study.storage
         trial = storage.get_trial(trial_id)
-        prune = bool(self.study.pruner.prune(self.study, trial))
+        prune = self._pruning.should_prune(trial)
         if prune and PRUNE_REQUESTED not in trial.system_attrs:
             storage.set_trial_system_attr(trial_id, PRUNE_REQUESTED, datetime.now(UTC).isoformat())
             self._feed.mark(self.key)
@@ -213,7 +218,7 @@ class StudyEngine:
             number, written = await self._in_thread(self._tuner.start)
             writes.append(written)
             trial = self.study.frozen(number)
-            self._board.note(trial)
+            self._note(trial)
             return trial.state == TrialState.RUNNING
 
     def _room(self, request: AskRequest) -> bool:
@@ -228,7 +233,7 @@ class StudyEngine:
             if not checks.started(self._trial(number)).state.is_finished():
                 _, written = await self._in_thread(self._tuner.end, number, result)
                 writes.append(written)
-                self._board.note(self.study.frozen(number))
+                self._note(self.study.frozen(number))
                 self._feed.mark(self.key)
         await self._settle(*writes)
         return self.record(number)
@@ -242,11 +247,19 @@ class StudyEngine:
                 if not several:
                     await self._store.durable()
         except UpdateFinishedTrialError:  # someone else ended the trial first: his telling holds
-            self._recount()
+            async with self._lock:
+                await self._in_thread(self._recount)
+
+    def _note(self, trial: FrozenTrial) -> None:
+        """Take in a trial as it is now. The lock is held, so that nothing slips through a recount."""
+        self._board.note(trial)
+        self._pruning.note(trial)
 
     def _recount(self) -> None:
-        self._board = Scoreboard(self.study.directions)
-        self._board.note_all(self.study.get_trials(deepcopy=False))
+        """Take in all trials anew; blocking."""
+        board = Scoreboard(self.study.directions)
+        board.note_all(self.study.get_trials(deepcopy=False))
+        self._board, self._pruning = board, make_pruning(self.study.pruner, self.study)
 
     def _trial(self, number: int) -> FrozenTrial:
         try:
