@@ -1,4 +1,4 @@
-"""What the operator itself refuses in a study, beyond what the API server and the study server check."""
+"""What the operator itself refuses in a study, before it asks the study server."""
 
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import space
@@ -8,12 +8,16 @@ from tuning_operator.resource.study import TuningStudy
 
 def check(study: TuningStudy) -> tuple[Problem, ...]:
     """Return why the study cannot run as it is written; nothing: it can, as far as the operator can tell."""
-    flaws = space.problems(study.spec.search_space, study.spec.initial_trials)
-    found = tuple(Problem(field=flaw.field, message=flaw.message) for flaw in flaws)
-    name = study.metadata["name"]
-    if len(name) <= MAX_STUDY_NAME:
-        return found
-    message = (
-        f"{name!r} has {len(name)} characters, at most {MAX_STUDY_NAME} leave room for the names of its pods"
+    spec = study.spec
+    flaws = space.problems(spec.search_space, spec.initial_trials)
+    return (
+        *_name(study.metadata["name"]),
+        *(Problem(field=field, message=message) for field, message in flaws),
     )
-    return (Problem(field="metadata.name", message=message), *found)
+
+
+def _name(name: str) -> tuple[Problem, ...]:
+    if len(name) <= MAX_STUDY_NAME:
+        return ()
+    message = f"{name!r} has {len(name)} characters, at most {MAX_STUDY_NAME} leave room for its pods' names"
+    return (Problem(field="metadata.name", message=message),)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -73,6 +73,9 @@ async def _watch(kube: KubernetesApi, settings: OperatorSettings, queue: WorkQue
         registry=registry,
         settings=kopf_settings(),
         standalone=True,
+        identity=cast(
+            "Any", "tuning-operator"
+        ),  # kopf asks for the user's name else; a container may have none
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )

@@ -50,6 +50,24 @@ async def test_the_definition_is_declared_once_a_generation() -> None:
     assert world.server.definitions[KEY].sampler.name == "RandomSampler"
 
 
+async def test_pods_find_their_trainer() -> None:
+    world = World()
+    await world.settle()
+    volumes = world.jobs[0]["spec"]["template"]["spec"]["volumes"]
+    mounted = {volume["configMap"]["name"] for volume in volumes if "configMap" in volume}
+    assert mounted == world.kube.named("ConfigMap")
+
+
+async def test_an_initial_trial_outside_its_range_is_told() -> None:
+    world, faults = World(initialTrials=[{"x": 0.5}, {"x": 99}]), Faults()
+    world.start_operator(faults)
+    await world.settle()
+    message = world.condition("Accepted")["message"]
+    assert "spec.initialTrials[1].x" in message
+    assert "99" in message
+    assert "declare" not in faults.calls
+
+
 async def test_a_server_that_lost_the_study_is_told_again() -> None:
     world = World()
     await world.settle()
