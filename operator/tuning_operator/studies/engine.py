@@ -25,7 +25,8 @@ from tuning_operator.protocol import (
 from tuning_operator.studies import checks
 from tuning_operator.studies.errors import unknown_study, unknown_trial
 from tuning_operator.studies.feed import ChangeFeed, Key
-from tuning_operator.studies.pruning import OptunaPruning, Pruning, make_pruning
+from tuning_operator.studies.pruning import Pruning, make_pruning
+from tuning_operator.studies.pruning.base import OptunaPruning
 from tuning_operator.studies.records import PRUNE_REQUESTED, record_of, view_of
 from tuning_operator.studies.results import Result, read_result
 from tuning_operator.studies.samplers import build_pruner, build_sampler
