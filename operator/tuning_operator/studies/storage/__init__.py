@@ -2,6 +2,7 @@
 
 from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable
 from tuning_operator.studies.storage.storage import PostgresStorage
+from tuning_operator.studies.storage.store import PostgresStore
 from tuning_operator.studies.storage.writes import Writes
 
-__all__ = ["Fenced", "PostgresStorage", "StorageUnavailable", "Writes"]
+__all__ = ["Fenced", "PostgresStorage", "PostgresStore", "StorageUnavailable", "Writes"]

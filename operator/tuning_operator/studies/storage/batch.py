@@ -126,7 +126,7 @@ class Batch:
 
     def _create_in_study(self, connection: Connection, study_id: int, changes: Sequence[CreateTrial]) -> None:
         frontier = self._frontier(study_id)
-        theirs = sorted(loader.trial_states(connection, study_id, frontier.last_id, ()))
+        theirs = loader.new_trials(connection, study_id, frontier.last_id)
         self._done.found[study_id] += loader.trials(connection, theirs)
         first = frontier.count + len(theirs)
         rows = [

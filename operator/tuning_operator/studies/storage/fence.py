@@ -2,8 +2,8 @@
 
 Two guards: a session's advisory lock, held by the writing connection itself, so that the next writer waits
 until this one is gone, its last transaction included; and a row that names the holder and the last
-transaction, looked at within every transaction. A writer that comes back after a lost connection learns from that row
-whether another was there meanwhile, and whether the commit that it did not see answered was one.
+transaction, looked at within every transaction. A writer that comes back after a lost connection learns from
+that row whether another was there meanwhile, and whether the commit that it did not see answered was one.
 """
 
 import threading

@@ -37,7 +37,6 @@ class Library:
             url,
             pool_size=4,
             max_overflow=4,
-            pool_pre_ping=True,
             isolation_level="REPEATABLE READ",  # a study's tables are read as of one moment
             connect_args=CONNECT_ARGS,
         )
@@ -102,6 +101,10 @@ class Library:
         records = [self._memory.take_in(header) for header in self._read(loader.headers)]
         return [record for record in records if record is not None]
 
+    def running(self) -> list[str]:
+        """Return the names of the studies with a running trial."""
+        return self._read(loader.running)
+
     def forget(self, study_id: int) -> None:
         """Drop a study from memory."""
         self._memory.drop(study_id)
@@ -113,31 +116,32 @@ class Library:
         """
         record = self.loaded(study_id)
         with record.lock:
-            unfinished = list(record.unfinished)
-            foreign = {trial_id for trial_id in unfinished if record.is_foreign(trial_id)}
-            known = {trial_id: record.trials[trial_id].state for trial_id in unfinished}
+            known = {trial_id: record.trials[trial_id].state for trial_id in record.unfinished}
+            foreign = [trial_id for trial_id in known if record.is_foreign(trial_id)]
             beyond = record.frontier().last_id
 
-        def look(connection: Connection) -> tuple[list[loader.Header], list[FrozenTrial]]:
-            header = loader.headers(connection, schema.studies.c.study_id == study_id)
-            states = loader.trial_states(connection, study_id, beyond, unfinished)
-            changed = {trial_id for trial_id, state in states.items() if known.get(trial_id) != state}
-            return header, loader.trials(connection, sorted(changed | foreign & states.keys()))
+        def look(connection: Connection) -> tuple[loader.StudyAttrs | None, list[FrozenTrial]]:
+            attrs = loader.study_attrs(connection, study_id)
+            new = loader.new_trials(connection, study_id, beyond)
+            states = loader.states(connection, known) if known else {}
+            changed = {trial_id for trial_id, state in states.items() if known[trial_id] != state}
+            return attrs, loader.trials(connection, sorted({*new, *changed, *foreign}))
 
-        found, trials = self._read(look)
-        if not found:
+        attrs, trials = self._read(look)
+        if attrs is None:
             self.forget(study_id)
             raise KeyError(f"Another process deleted the study with study_id {study_id}.")
-        self._take_attrs(record, found[0], settled)
+        self._take_attrs(record, attrs, settled)
         with record.lock:
             for trial in trials:
                 if id_of(trial) in record.trials and not record.changed_since(id_of(trial), settled):
                     record.replace_by_foreign(trial)
         self._memory.fill(record, trials)
 
-    def _take_attrs(self, record: StudyRecord, fresh: loader.Header, settled: int) -> None:
+    @staticmethod
+    def _take_attrs(record: StudyRecord, fresh: loader.StudyAttrs, settled: int) -> None:
         with record.lock:
-            for kind, attrs in fresh.attrs.items():
+            for kind, attrs in fresh.items():
                 for key, value in attrs.items():
                     if not record.changed_since((kind, key), settled):
                         record.set_attr(kind, key, value)
@@ -219,5 +223,5 @@ class Library:
             elif isinstance(change, SetStudyAttr):
                 if (record := self._memory.study(change.study_id)) is None:
                     return
-                for header in loader.headers(connection, schema.studies.c.study_id == change.study_id):
-                    put_back_attrs(record, header, rest)
+                if attrs := loader.study_attrs(connection, change.study_id):
+                    put_back_attrs(record, attrs, rest)

@@ -10,13 +10,30 @@ from typing import Any, TypeAlias, TypeVar
 from optuna.distributions import BaseDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Column, Connection, Enum, Select, String, Table, select, type_coerce
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    Connection,
+    Enum,
+    Integer,
+    String,
+    Table,
+    any_,
+    bindparam,
+    exists,
+    literal,
+    null,
+    select,
+    type_coerce,
+    union_all,
+)
+from sqlalchemy.sql.elements import CollectionAggregate, ColumnElement
 
 from tuning_operator.studies.storage import schema
 from tuning_operator.studies.storage.changes import AttrKind, distribution_of
 
-_Ids: TypeAlias = Select[Any] | Sequence[int]
+_Ids: TypeAlias = CollectionAggregate[Any]  # ANY of an array or of a subquery
+StudyAttrs: TypeAlias = dict[AttrKind, dict[str, Any]]
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 _ByTrial: TypeAlias = dict[int, dict[_K, _V]]
@@ -31,7 +48,7 @@ class Header:
     study_id: int
     name: str
     directions: list[StudyDirection]
-    attrs: dict[AttrKind, dict[str, Any]]
+    attrs: StudyAttrs
 
 
 def headers(connection: Connection, *only: ColumnElement[bool]) -> list[Header]:
@@ -72,16 +89,43 @@ def _study_attrs(connection: Connection, table: Table, ids: Sequence[int]) -> di
     return found
 
 
-def trial_states(
-    connection: Connection, study_id: int, beyond: int, among: Iterable[int]
-) -> dict[int, TrialState]:
-    """Return the states of the trials with a higher id than `beyond` and of those in `among`."""
-    table = schema.trials
-    wanted = (table.c.trial_id > beyond) | table.c.trial_id.in_(list(among))
+def study_attrs(connection: Connection, study_id: int) -> StudyAttrs | None:
+    """Return a study's attributes, None when there is no such study; one statement."""
+    user, system, studies = schema.study_user_attrs, schema.study_system_attrs, schema.studies
     rows = connection.execute(
-        select(table.c.trial_id, table.c.state).where(table.c.study_id == study_id, wanted)
-    )
-    return {trial_id: state for trial_id, state in rows}  # noqa: C416  rows are no pairs to mypy
+        union_all(
+            select(literal("study"), studies.c.study_name, null()).where(studies.c.study_id == study_id),
+            select(literal("user"), user.c.key, user.c.value_json).where(user.c.study_id == study_id),
+            select(literal("system"), system.c.key, system.c.value_json).where(system.c.study_id == study_id),
+        )
+    ).all()
+    if not rows:
+        return None
+    return {
+        "user": {key: json.loads(text) for kind, key, text in rows if kind == "user"},
+        "system": {key: json.loads(text) for kind, key, text in rows if kind == "system"},
+    }
+
+
+def new_trials(connection: Connection, study_id: int, beyond: int) -> list[int]:
+    """Return the ids of a study's trials with a higher id than `beyond`, in order."""
+    table = schema.trials
+    query = select(table.c.trial_id).where(table.c.study_id == study_id, table.c.trial_id > beyond)
+    return list(connection.execute(query.order_by(table.c.trial_id)).scalars())
+
+
+def states(connection: Connection, ids: Iterable[int]) -> dict[int, TrialState]:
+    """Return the states of the trials of these ids that there are."""
+    table = schema.trials
+    rows = connection.execute(select(table.c.trial_id, table.c.state).where(table.c.trial_id == _any_of(ids)))
+    return {row.trial_id: row.state for row in rows}
+
+
+def running(connection: Connection) -> list[str]:
+    """Return the names of the studies with a running trial."""
+    studies, table = schema.studies, schema.trials
+    has_running = exists().where(table.c.study_id == studies.c.study_id, table.c.state == TrialState.RUNNING)
+    return list(connection.execute(select(studies.c.study_name).where(has_running)).scalars())
 
 
 def study_of(connection: Connection, trial_id: int) -> int | None:
@@ -93,12 +137,13 @@ def study_of(connection: Connection, trial_id: int) -> int | None:
 def study_trials(connection: Connection, study_id: int) -> list[FrozenTrial]:
     """Return all trials of a study, by id. The connection's transaction must be REPEATABLE READ."""
     table = schema.trials
-    return _trials(connection, select(table.c.trial_id).where(table.c.study_id == study_id))
+    mine = select(table.c.trial_id).where(table.c.study_id == study_id)
+    return _trials(connection, any_(mine.scalar_subquery()))
 
 
 def trials(connection: Connection, ids: Sequence[int]) -> list[FrozenTrial]:
     """Return the trials of these ids that there are, by id."""
-    return _trials(connection, ids) if ids else []
+    return _trials(connection, _any_of(ids)) if ids else []
 
 
 def _trials(connection: Connection, ids: _Ids) -> list[FrozenTrial]:
@@ -172,8 +217,12 @@ def _rows(
 ) -> Sequence[Any]:
     """Return (trial_id, *columns) of the trials' rows; enumerations as their names."""
     wanted = [_plain(table.c[name]) for name in columns]
-    query = select(table.c.trial_id, *wanted).where(table.c.trial_id.in_(ids)).order_by(table.c[order])
+    query = select(table.c.trial_id, *wanted).where(table.c.trial_id == ids).order_by(table.c[order])
     return connection.execute(query).all()
+
+
+def _any_of(ids: Iterable[int]) -> _Ids:
+    return any_(bindparam("ids", list(ids), type_=ARRAY(Integer)))  # one text for any number of ids
 
 
 def _plain(column: Column[Any]) -> ColumnElement[Any]:

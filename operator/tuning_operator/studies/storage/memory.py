@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.studies.storage.batch import Frontier
 from tuning_operator.studies.storage.changes import AttrKind, Change, SetStudyAttr, TrialChange
-from tuning_operator.studies.storage.loader import Header
+from tuning_operator.studies.storage.loader import Header, StudyAttrs
 
 
 class StudyRecord:
@@ -40,6 +40,7 @@ class StudyRecord:
         self.best: FrozenTrial | None = None
         self.distributions: dict[str, BaseDistribution] = {}
         """By parameter, that of the first trial that has it."""
+        self._last_id = -1
         self._last_change: dict[tuple[AttrKind, str] | int, int] = {}
 
     def add(self, trial: FrozenTrial) -> None:
@@ -48,6 +49,7 @@ class StudyRecord:
         if trial_id in self.trials:
             return
         self.ids[trial.number] = trial_id
+        self._last_id = max(self._last_id, trial_id)
         self._put(trial)
 
     def replace(self, trial: FrozenTrial) -> None:
@@ -97,7 +99,7 @@ class StudyRecord:
 
     def frontier(self) -> Frontier:
         """Return the end of what is known."""
-        return Frontier(len(self.trials), next(reversed(self.trials), -1))
+        return Frontier(len(self.trials), self._last_id)
 
     def note_change(self, change: Change) -> None:
         """Remember that a change is ours, so that an older look at the database cannot undo it."""
@@ -207,10 +209,10 @@ def put_back_trial(record: StudyRecord, fresh: FrozenTrial, rest: Callable[[], l
         record.replace_by_foreign(fresh)
 
 
-def put_back_attrs(record: StudyRecord, fresh: Header, rest: Callable[[], list[Change]]) -> None:
+def put_back_attrs(record: StudyRecord, fresh: StudyAttrs, rest: Callable[[], list[Change]]) -> None:
     """Take a study's attributes as the database has them, and what is still to be written to them."""
     with record.lock:
-        record.attrs = fresh.attrs
+        record.attrs = fresh
         for change in rest():
             if isinstance(change, SetStudyAttr) and change.study_id == record.study_id:
                 record.set_attr(change.kind, change.key, json.loads(change.text))

@@ -152,6 +152,10 @@ class PostgresStorage(BaseStorage):
         with record.lock:
             return dict(record.counts)
 
+    def running(self) -> list[str]:
+        """Return the names of the studies with a running trial, as the database has them."""
+        return self._library.running()
+
     def _answer(self, change: Change) -> Any:
         """Write what memory can't foresee; return the database's answer."""
         self.wait_for_lock(self._timeout)

@@ -1,0 +1,65 @@
+"""The storage as the study server uses it: on an event loop, which must not wait for the database."""
+
+import asyncio
+from contextlib import AbstractContextManager
+
+from optuna.storages import BaseStorage
+
+from tuning_operator.studies.storage.errors import Fenced
+from tuning_operator.studies.storage.storage import PostgresStorage
+from tuning_operator.studies.storage.writes import Writes
+
+
+class PostgresStore:
+    """A `tuning_operator.studies.store.Store` in Postgres."""
+
+    def __init__(self, url: str, *, shard: int = 0, write_timeout: float = 60.0) -> None:
+        """Connect to nothing yet. The arguments are those of PostgresStorage."""
+        self._postgres = PostgresStorage(
+            url, shard=shard, write_timeout=write_timeout, wait=False, on_fenced=self._note_fenced
+        )
+        self._lost = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def storage(self) -> BaseStorage:
+        """The storage as Optuna knows it; no write waits until it is durable: see `durable`."""
+        return self._postgres
+
+    @property
+    def writable(self) -> bool:
+        """Whether this process is the writer and the database answered when last looked at."""
+        return self._postgres.writable()
+
+    async def open(self) -> None:
+        """Become the only writer; return when that is so."""
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._postgres.wait_for_lock)
+
+    async def lost(self) -> None:
+        """Return when another writer may have taken over: from then on nothing can be written."""
+        await self._lost.wait()
+
+    async def close(self) -> None:
+        """Make durable what is not yet, and let others write."""
+        await asyncio.to_thread(self._postgres.close)
+
+    def deferred(self) -> AbstractContextManager[Writes]:
+        """Have this task's or thread's writes in the block collected: whoever is given them waits."""
+        return self._postgres.deferred(wait=False)
+
+    async def durable(self) -> None:
+        """Return when all that anyone wrote before is durable."""
+        await self._postgres.durable()
+
+    def refresh(self, study_id: int) -> None:
+        """Read what others wrote to a study; blocking. Raises KeyError when they deleted it."""
+        self._postgres.refresh(study_id)
+
+    def running(self) -> list[str]:
+        """Return the names of the studies with a running trial; blocking."""
+        return self._postgres.running()
+
+    def _note_fenced(self, _: Fenced) -> None:
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._lost.set)
