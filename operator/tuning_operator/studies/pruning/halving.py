@@ -144,15 +144,17 @@ class HyperbandPruning:
         return step is not None and self._halving_of(trial).should_prune(trial, step)
 
     def _begin(self) -> bool:
-        if not setting(self._pruner, "pruners"):
+        if setting(self._pruner, "n_brackets") is None:
             if setting(self._pruner, "max_resource") == "auto" and self._longest is None:
                 return False
             _initialize(self._pruner, self._study)
         self._halvings = [Halving(pruner, self._study) for pruner in setting(self._pruner, "pruners")]
+        if not self._halvings:  # max_resource turned out to be below min_resource
+            return False
         for trial in self._early:
             self._halving_of(trial).note(trial)
         self._early.clear()
-        return bool(self._halvings)
+        return True
 
     def _halving_of(self, trial: FrozenTrial) -> Halving:
         return self._halvings[self._pruner._get_bracket_id(self._study, trial)]  # noqa: SLF001
