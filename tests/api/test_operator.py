@@ -1,15 +1,18 @@
 """A study's whole life, with the operator's and the study server's real processes on a real API server."""
 
 import asyncio
+import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from kubernetes.aio import client, config
 
-from tests.api.api import Api
+from dev.cluster import programs
+from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.operator_kit import (
     Cluster,
     Pod,
@@ -22,11 +25,59 @@ from tests.api.operator_kit import (
     phase,
     running_system,
 )
+from tests.unit.chart.helm import Chart
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "tuning-system"
+ACCOUNT = "tuning-operator"
+
+pytestmark = SETUP_MAY_BUILD
 
 
 @pytest.fixture(scope="module")
-def system(api: Api, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    with running_system(tmp_path_factory.mktemp("system"), api.kubeconfig, "memory:") as system:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("system")
+
+
+@pytest.fixture(scope="module")
+def operator_kubeconfig(api: Api, folder: Path) -> Path:
+    """The operator has the rights that the chart gives it, and no others."""
+    chart = Chart(programs.helm(), ROOT / "charts" / "tuning-operator")
+    rights = [
+        found
+        for found in chart.render({}).all
+        if found["kind"] in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
+        and found["metadata"]["name"] == ACCOUNT
+    ]
+    assert len(rights) == 3
+    namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
+    return kubeconfig_of(api, [namespace, *rights], folder)
+
+
+def kubeconfig_of(api: Api, manifests: list[dict[str, Any]], folder: Path) -> Path:
+    """Return a kubeconfig whose user is the chart's service account."""
+    kubectl = [api.kubectl_path, "--kubeconfig", str(api.kubeconfig)]
+    subprocess.run(
+        [*kubectl, "apply", "-f", "-"], input=yaml.safe_dump_all(manifests), text=True, check=True, timeout=60
+    )
+    token = subprocess.run(
+        [*kubectl, "-n", SYSTEM, "create", "token", ACCOUNT],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    ).stdout.strip()
+    content = yaml.safe_load(api.kubeconfig.read_text())
+    for user in content["users"]:
+        user["user"] = {"token": token}
+    file = folder / "kubeconfig"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+@pytest.fixture(scope="module")
+def system(operator_kubeconfig: Path, folder: Path) -> Iterator[System]:
+    with running_system(folder, operator_kubeconfig, "memory:") as system:
         yield system
 
 
@@ -43,6 +94,17 @@ async def cluster(system: System, kubeconfig: Path) -> AsyncIterator[Cluster]:
 
 
 async def test_a_study_from_apply_to_the_best_parameters(cluster: Cluster) -> None:
+    config_maps: set[str] = set()
+
+    async def life(pod: Pod) -> None:
+        """A kubelet would wait for what the pod mounts."""
+        mounted = {v["configMap"]["name"] for v in pod.body["spec"]["volumes"] if "configMap" in v}
+        for name in mounted:
+            assert (await cluster.node.core.read_namespaced_config_map(name, cluster.namespace)).immutable
+        config_maps.update(mounted)
+        await completes(pod)
+
+    cluster.node.life = life
     await cluster.apply(maxTrials=6)
     status = await cluster.wait(phase("Completed", "Failed"))
     assert status["phase"] == "Completed"
@@ -53,6 +115,7 @@ async def test_a_study_from_apply_to_the_best_parameters(cluster: Cluster) -> No
     assert status["completionTime"] >= status["startTime"]
     assert set(await cluster.jobs()) == {f"mnist-{n}" for n in range(6)}
     assert len(cluster.node.jobs) == 6, "one Job a trial"
+    assert len(config_maps) == 1, "the trainer"
     events = await cluster.told("Started", "NewBest", "Completed")
     assert "MaxTrialsReached" in events["Completed"]
 
