@@ -111,8 +111,8 @@ class StudyEngine:
         except KeyError:
             self.gone = True
             raise unknown_study(*self.key) from None
-        trials = self.study.get_trials(deepcopy=False)
         async with self._lock:
+            trials = self.study.get_trials(deepcopy=False)
             for number in [*self._board.unfinished, *range(self._board.total, len(trials))]:
                 self._note(trials[number])
 

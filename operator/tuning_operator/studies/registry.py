@@ -7,10 +7,10 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from optuna.exceptions import DuplicatedStudyError
-from optuna.study import StudyDirection
 
-from tuning_operator.protocol import Failure, Problem, StudyDefinition, StudySummary
+from tuning_operator.protocol import Failure, StudyDefinition, StudySummary
 from tuning_operator.resource import names
+from tuning_operator.studies.continuity import direction_problems, directions_of, space_problems
 from tuning_operator.studies.engine import StudyEngine, Surroundings
 from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
 from tuning_operator.studies.feed import Key
@@ -98,31 +98,24 @@ class Registry:
         return found
 
     def _record(self, key: Key, definition: StudyDefinition) -> None:
-        """Put a study and its definition on record."""
-        study_id, storage = self._create_or_check(key, definition), self._store.storage
-        stored = definition.model_dump_json()
-        if storage.get_study_system_attrs(study_id).get(DEFINITION) != stored:
-            storage.set_study_system_attr(study_id, DEFINITION, stored)
-            metrics = [objective.metric for objective in definition.objectives]
-            storage.set_study_system_attr(study_id, METRIC_NAMES, metrics)
-
-    def _create_or_check(self, key: Key, definition: StudyDefinition) -> int:
-        """Return the id of the study, which exists then. Raises Conflict."""
+        """Put a study and its definition on record. Raises Conflict."""
         storage, name = self._store.storage, names.optuna_study_name(*key)
-        directions = [StudyDirection[objective.direction.upper()] for objective in definition.objectives]
         try:
-            return storage.create_new_study(directions, name)
+            study_id = storage.create_new_study(directions_of(definition), name)
         except DuplicatedStudyError:
             study_id = storage.get_study_id_from_name(name)
+        stored = definition.model_dump_json()
+        if storage.get_study_system_attrs(study_id).get(DEFINITION) == stored:
+            return
         recorded = storage.get_study_directions(study_id)
-        if recorded != directions:
-            was = ", ".join(direction.name.lower() for direction in recorded)
-            message = (
-                f"the record of {name} has the directions {was}, and directions cannot change: use these, "
-                "give the study another name, or delete its record"
-            )
-            raise Conflict(Problem(field="objectives", message=message))
-        return study_id
+        trials = storage.get_all_trials(study_id, deepcopy=False)
+        if problems := direction_problems(name, recorded, definition) + space_problems(
+            name, trials, definition
+        ):
+            raise Conflict(*problems)
+        storage.set_study_system_attr(study_id, DEFINITION, stored)
+        metrics = [objective.metric for objective in definition.objectives]
+        storage.set_study_system_attr(study_id, METRIC_NAMES, metrics)
 
     async def _find(self, key: Key) -> StudyEngine:
         engine = self.loaded(key)

@@ -13,9 +13,11 @@ from fastapi import FastAPI
 
 from tuning_operator.studies.app import create_app
 from tuning_operator.studies.certificate import Certificate
+from tuning_operator.studies.engine import COMMIT_SECONDS
 from tuning_operator.studies.keyset import ApiServer, PublishedKeys
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.settings import StudySettings
+from tuning_operator.studies.storage import PostgresStore
 from tuning_operator.studies.store import MemoryStore, Store
 from tuning_operator.studies.tokens import Keys, LocalKeys, Verifier
 
@@ -23,6 +25,8 @@ log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL = 0.0005
 """Seconds a sampling thread may keep the interpreter while a report waits; Python's own is 0.005."""
+MEMORY = "memory:"
+"""The database URL of a server that keeps nothing."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than most trials take between two reports, so that each need not shake hands anew."""
 
@@ -114,7 +118,8 @@ def make_keys(settings: StudySettings) -> Keys:
 
 def make_store(settings: StudySettings) -> Store:
     """Return where studies are kept."""
-    return MemoryStore()
+    url = settings.database_url.get_secret_value()
+    return MemoryStore() if url == MEMORY else PostgresStore(url, write_timeout=COMMIT_SECONDS)
 
 
 async def _raise_failure(task: asyncio.Task[None]) -> None:

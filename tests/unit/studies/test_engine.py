@@ -452,6 +452,21 @@ async def test_directions_cannot_change(registry: Registry, servers: Servers) ->
             await server.declare(KEY, minimized)
 
 
+async def test_a_study_declared_anew_must_go_with_its_record(registry: Registry) -> None:
+    kinds = {"name": "kind", "type": "categorical", "choices": ["a", "b"]}
+    engine = await declared(registry, definition(searchSpace=[X, kinds]))
+    await ask(engine, 1)
+    await registry.forget(KEY)
+    wider = definition(searchSpace=[X | {"high": 2}, kinds])
+    assert await ask(await declared(registry, wider), 1) == [1]
+    other = definition(searchSpace=[X | {"low": 1, "log": True}, kinds | {"choices": ["a"]}])
+    with pytest.raises(Conflict) as refused:
+        await registry.declare(KEY, other)
+    assert [problem.field for problem in refused.value.problems] == ["searchSpace[0]", "searchSpace[1]"]
+    assert "give the study another name" in str(refused.value)
+    assert (await registry.find(KEY)).definition == wider
+
+
 async def test_a_study_needs_to_be_declared(registry: Registry, servers: Servers) -> None:
     with pytest.raises(NotFound, match="ml/mnist is not known"):
         await registry.find(KEY)
