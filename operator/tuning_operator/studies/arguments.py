@@ -1,6 +1,7 @@
 """Arguments of Optuna's classes as a manifest gives them, checked against the classes' own signatures."""
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
@@ -122,7 +123,9 @@ def _unknown(
     if not known:
         return f"{made.__name__} takes no arguments: remove it"
     usable = [
-        other for other, parameter in known.items() if _kinds(parameter) or _objects(parameter, objects)
+        other
+        for other, parameter in known.items()
+        if _usable(_kinds(parameter)) or _objects(parameter, objects)
     ]
     return f"{made.__name__} has no argument '{name}'{meant(name, usable)} It takes: {', '.join(usable)}"
 
@@ -133,9 +136,9 @@ def _misfit(parameter: inspect.Parameter, value: Any, objects: Mapping[str, Any]
         least = LEAST.get(parameter.name)
         return f"must be {least} or more, not {value}" if least is not None and value < least else None
     if _objects(parameter, objects):
-        return None
+        return None if value is not None else _wanted(parameter, objects)
     return (
-        f"{_shown(value)} is not {' or '.join(kind.words for kind in kinds)}"
+        f"must be {_words(kinds)}, not {json.dumps(value, default=repr)}"
         if _usable(kinds)
         else _program(parameter)
     )
@@ -144,7 +147,7 @@ def _misfit(parameter: inspect.Parameter, value: Any, objects: Mapping[str, Any]
 def _wanted(parameter: inspect.Parameter, objects: Mapping[str, Any]) -> str:
     if _objects(parameter, objects):
         return "give {name: ..., args: {...}}"
-    return f"give {' or '.join(kind.words for kind in _kinds(parameter))}"
+    return f"give {_words(_kinds(parameter))}"
 
 
 def _program(parameter: inspect.Parameter) -> str:
@@ -157,17 +160,13 @@ def _kinds(parameter: inspect.Parameter) -> list[Kind]:
     return [KINDS[name] for name in alternatives(parameter) if name in KINDS]
 
 
+def _words(kinds: list[Kind]) -> str:
+    return " or ".join(kind.words for kind in kinds if kind.words != "null")
+
+
 def _usable(kinds: list[Kind]) -> bool:
     return any(kind.words != "null" for kind in kinds)
 
 
 def _objects(parameter: inspect.Parameter, objects: Mapping[str, Any]) -> bool:
     return any(name in objects for name in alternatives(parameter))
-
-
-def _shown(value: Any) -> str:
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, repr(value))
-        if isinstance(value, bool | None)
-        else repr(value)
-    )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -138,6 +139,26 @@ BAD_SAMPLERS = [
         "sampler.args.fixed_params.yy",
         "did you mean y?",
     ),
+    (
+        sampler("PartialFixedSampler", fixed_params={}, base_sampler="TPE"),
+        "sampler.args.base_sampler",
+        "{name:",
+    ),
+    (
+        sampler("PartialFixedSampler", fixed_params={}, base_sampler=None),
+        "sampler.args.base_sampler",
+        "{name:",
+    ),
+    (
+        sampler("NSGAIIISampler", reference_points=[[1, 2], [3]]),
+        "sampler.args.reference_points",
+        "one length",
+    ),
+    (
+        sampler("BruteForceSampler") | {"searchSpace": [Y | {"high": 1e9}]},
+        "searchSpace[0].step",
+        "1,000,000,000",
+    ),
     (sampler("GridSampler") | {"searchSpace": [X, FREE]}, "searchSpace[1].step", "give it a step"),
     (sampler("BruteForceSampler") | {"searchSpace": [X, FREE]}, "searchSpace[1].step", "give it a step"),
     (sampler("GridSampler") | {"searchSpace": [Y, DEEP]}, "searchSpace[1].when", "BruteForceSampler"),
@@ -190,6 +211,15 @@ BAD_PRUNERS = [
     ),
     (pruner("ThresholdPruner"), "pruner.args", "lower or upper"),
     (pruner("ThresholdPruner", lower=2, upper=1), "pruner.args.lower", "smaller than upper"),
+    (
+        pruner(
+            "PatientPruner",
+            patience=1,
+            wrapped_pruner={"name": "HyperbandPruner", "args": {"max_resource": 0}},
+        ),
+        "pruner.args.wrapped_pruner.args.max_resource",
+        "at least min_resource",
+    ),
     (pruner("WilcoxonPruner", p_threshold=2), "pruner.args.p_threshold", "between 0 and 1"),
     (pruner("NopPruner", patience=2), "pruner.args.patience", "NopPruner takes no arguments"),
     (pruner("MedianPruner") | {"objectives": [LOSS, COST]}, "pruner", "several objectives"),
@@ -349,3 +379,27 @@ def test_a_grid_without_its_own_values_has_the_search_space() -> None:
 def test_optunas_defaults_are_kept() -> None:
     assert isinstance(build_sampler(definition()), optuna.samplers.TPESampler)
     assert math.isclose(build_pruner(definition())._percentile, 50.0)
+
+
+def test_what_a_function_would_give_is_not_offered() -> None:
+    [(_, message)] = told(**sampler("TPESampler", sede=1))
+    assert "gamma" not in message
+    assert message.endswith("multivariate, group, warn_independent_sampling, constant_liar")
+
+
+def test_fixed_parameters_are_no_part_of_a_grid() -> None:
+    grid = {"name": "GridSampler"}
+    parts = definition(**sampler("PartialFixedSampler", fixed_params={"x": 0.5}, base_sampler=grid))
+    study = fresh(parts)
+    with suppress(RuntimeError):  # after the last one: `stop` outside of `optimize`
+        run(study, parts, 9)
+    assert len({tuple(sorted(trial.params.items())) for trial in study.trials}) == len(study.trials) == 8
+    assert {trial.params["x"] for trial in study.trials} == {0.5}
+
+
+def test_the_largest_definition_is_judged_at_once() -> None:
+    many = [Y | {"name": f"p{index}", "high": 10_000} for index in range(100)]
+    initial = [{f"p{index}": number + 1 for index in range(100)} for number in range(1000)]
+    begun = time.process_time()
+    assert told(searchSpace=many, initialTrials=initial) == []
+    assert time.process_time() - begun < 2

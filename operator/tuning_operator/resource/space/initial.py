@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 
-from tuning_operator.resource.space.values import Flaw, same, shown, value_flaw
+from tuning_operator.resource.space.values import Flaw, is_number, shown, value_flaw
 from tuning_operator.resource.space.walk import holds
 from tuning_operator.resource.study import Parameter, Scalar
 
@@ -16,15 +16,15 @@ def initial_flaws(search_space: Sequence[Parameter], initial_trials: Sequence[Po
     Parameters left out are sampled, so one whose condition hangs on those is good.
     """
     by_name = {parameter.name: parameter for parameter in search_space}
+    seen: dict[frozenset[tuple[str, str, Scalar]], int] = {}
     for index, point in enumerate(initial_trials):
         for name, value in point.items():
             if message := _flaw(by_name, point, name, value):
                 yield Flaw(f"initialTrials[{index}].{name}", message)
-        for earlier in range(index):
-            if _same_point(point, initial_trials[earlier]):
-                message = f"this is initialTrials[{earlier}] again, and would not be tried twice: remove one"
-                yield Flaw(f"initialTrials[{index}]", message)
-                break
+        first = seen.setdefault(_identity(point), index)
+        if first != index:
+            message = f"this is initialTrials[{first}] again, and would not be tried twice: remove one"
+            yield Flaw(f"initialTrials[{index}]", message)
 
 
 def _flaw(by_name: Mapping[str, Parameter], point: Point, name: str, value: Scalar) -> str | None:
@@ -58,5 +58,8 @@ def _condition_flaw(by_name: Mapping[str, Parameter], point: Point, parameter: P
     return None
 
 
-def _same_point(one: Point, other: Point) -> bool:
-    return one.keys() == other.keys() and all(same(value, other[name]) for name, value in one.items())
+def _identity(point: Point) -> frozenset[tuple[str, str, Scalar]]:
+    """Return what two points have in common that are one and the same: 1 is 1.0, but not true."""
+    return frozenset(
+        (name, "number" if is_number(value) else type(value).__name__, value) for name, value in point.items()
+    )
