@@ -168,7 +168,8 @@ class StudyEngine:
         with self._store.deferred() as writes:
             try:
                 fresh = self._keep(trial, values)
-                prune = self._judge(id_of(trial))
+                told = PRUNE_REQUESTED in trial.system_attrs and not fresh  # sent again: as before
+                prune = told or self._judge(id_of(trial))
             except UpdateFinishedTrialError:  # it was told to end meanwhile
                 return True
         await self._settle(*([writes] if fresh else []))

@@ -1,0 +1,111 @@
+"""Pruning behind the study server: a report sent again is answered as before, by a new server too."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from tuning_operator.protocol import AskRequest, StudyDefinition, TellRequest
+from tuning_operator.studies.engine import Surroundings
+from tuning_operator.studies.feed import ChangeFeed, Key
+from tuning_operator.studies.registry import Registry
+from tuning_operator.studies.store import MemoryStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tuning_operator.studies.engine import StudyEngine
+
+KEY = Key("ml", "mnist")
+PRUNERS: dict[str, dict[str, Any]] = {
+    "MedianPruner": {"n_startup_trials": 1},
+    "PercentilePruner": {"percentile": 50.0, "n_startup_trials": 1},
+    "SuccessiveHalvingPruner": {"min_resource": 1, "reduction_factor": 2},
+    "HyperbandPruner": {"min_resource": 1, "max_resource": 3},
+    "ThresholdPruner": {"upper": 1.5},
+}
+TRIALS = 12
+STEPS = (1, 2, 3, 4)
+
+
+def definition(pruner: str) -> StudyDefinition:
+    return StudyDefinition.model_validate(
+        {
+            "objectives": [{"metric": "loss", "direction": "minimize"}],
+            "searchSpace": [{"name": "x", "type": "float", "low": 0, "high": 1}],
+            "sampler": {"name": "RandomSampler", "args": {"seed": 1}},
+            "pruner": {"name": pruner, "args": PRUNERS[pruner]},
+        }
+    )
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[], Registry]]:
+    """Starts a server on the one record there is."""
+    store = MemoryStore()
+
+    async def unsettled() -> list[Key]:
+        return []
+
+    with ThreadPoolExecutor(2) as executor:
+        yield lambda: Registry(Surroundings(store, executor, ChangeFeed(unsettled)))
+
+
+def loss(number: int, step: int) -> float:
+    return 1 + (number * 7 % 5) / 5 + 1 / step
+
+
+async def next_trial(engine: StudyEngine, number: int) -> None:
+    await engine.ask(AskRequest(parallelism=1, max_trials=number + 1))
+    assert engine.record(number).state == "RUNNING"
+
+
+async def end(engine: StudyEngine, number: int, *, pruned: bool) -> None:
+    told: dict[str, Any] = (
+        {"state": "PRUNED"} if pruned else {"state": "COMPLETE", "values": [loss(number, 5)]}
+    )
+    await engine.tell(number, TellRequest.model_validate(told))
+
+
+@pytest.mark.parametrize("restarting", [False, True], ids=["same server", "new server"])
+@pytest.mark.parametrize("pruner", PRUNERS)
+async def test_a_report_sent_again_gets_the_same_answer(
+    start: Callable[[], Registry], pruner: str, restarting: bool
+) -> None:
+    registry = start()
+    await registry.declare(KEY, definition(pruner))
+    engine = await registry.find(KEY)
+    stopped = 0
+    for number in range(TRIALS):
+        await next_trial(engine, number)
+        prune = False
+        for step in STEPS:
+            prune = await engine.report(number, [(step, loss(number, step))])
+            if restarting:
+                engine = await start().find(KEY)
+            assert await engine.report(number, [(step, loss(number, step))]) == prune
+            if prune:
+                break
+        stopped += prune
+        await end(engine, number, pruned=prune)
+    assert stopped > 0
+
+
+async def test_a_pruner_can_change_in_the_middle_of_a_trial(start: Callable[[], Registry]) -> None:
+    """The new one knows what was reported before, the running trial's rungs included."""
+    registry = start()
+    await registry.declare(KEY, definition("SuccessiveHalvingPruner"))
+    engine = await registry.find(KEY)
+    await next_trial(engine, 0)
+    await engine.report(0, [(1, 2.0)])
+    await registry.declare(KEY, definition("MedianPruner"))
+    assert isinstance(engine.study.pruner, optuna.pruners.MedianPruner)
+    await end(engine, 0, pruned=False)
+    await next_trial(engine, 1)
+    assert await engine.report(1, [(1, 3.0)]), "worse than the median of trial 0"
+    await registry.declare(KEY, definition("SuccessiveHalvingPruner"))
+    await end(engine, 1, pruned=False)
+    await next_trial(engine, 2)
+    assert await engine.report(2, [(1, 2.5)]), "worse than trial 0 at the first rung"
