@@ -26,8 +26,11 @@ def build_image(name: str, dockerfile: Path, context: Path) -> None:
     base = base_image(dockerfile.read_text())
     baseimages.ensure(base)
     argument = f"--build-arg={BASE_ARGUMENT}={base_with_settings(base)}"
+    before = engine.image_id(name)
     with step(f"build {name}"):
         engine.build("--network=host", argument, f"--file={dockerfile}", f"--tag={name}", context)
+    if before and before != engine.image_id(name):
+        engine.remove(before)
 
 
 def base_image(dockerfile: str) -> str:

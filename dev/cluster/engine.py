@@ -41,4 +41,9 @@ def remove_others(name: str) -> None:
     ).split()
     for other in listed:
         if other != name:
-            succeeds("docker", "image", "rm", other)
+            remove(other)
+
+
+def remove(image: str) -> None:
+    """Remove an image with what only it was built from, unless a container or several names use it."""
+    succeeds("docker", "image", "rm", image)

@@ -166,8 +166,8 @@ def _started_again() -> bool:
 def _wait_for_system() -> None:
     for namespace in ("kube-system", "local-path-storage"):
         kubectl(
-            "wait", "--for=condition=Available", "deployment", "--all", f"--namespace={namespace}", "--timeout=180s",
-            "--request-timeout=0",
+            "wait", "--for=condition=Available", "deployment", "--all", f"--namespace={namespace}",
+            "--timeout=180s", "--request-timeout=0",
         )  # fmt: skip
 
 

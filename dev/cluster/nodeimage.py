@@ -36,14 +36,15 @@ BUSYBOX_LINKS = tuple(f"/bin/{name}" for name in ("sh", "mkdir", "rm", "chmod", 
 
 def node_image() -> str:
     """Return the name of the node image in the engine, made if need be."""
-    name = f"{REPOSITORY}:{KUBERNETES}-{_key()}"
+    name = f"{REPOSITORY}:{KUBERNETES}-{key()}"
     if not engine.image_id(name):
         _make(name)
         engine.remove_others(name)
     return name
 
 
-def _key() -> str:
+def key() -> str:
+    """Return what identifies the image: versions, packages and recipe."""
     files = [file for folder in (RECIPE, PAUSE) for file in sorted(folder.rglob("*")) if file.is_file()]
     versions = [f"{module}@{version}" for module, version in (MODULES[tool] for tool in TOOLS)]
     return digest(KUBERNETES, SUITE, *PACKAGES, *PROXY_PACKAGES, *versions, *files)
