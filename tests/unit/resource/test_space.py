@@ -125,7 +125,7 @@ GOOD_TRIALS = [
 
 BAD_TRIALS = [
     ({"layer": 2}, "initialTrials[0].layer", "did you mean layers?"),
-    ({"zzz": 2}, "initialTrials[0].zzz", "correct the name, or remove it"),
+    ({"zzz": 2}, "initialTrials[0].zzz", "correct the name, or remove it. It has: lr,"),
     ({"lr": 1}, "initialTrials[0].lr", "1 is outside the range of lr, 1e-05 to 0.1"),
     ({"lr": True}, "initialTrials[0].lr", "true is not a number"),
     ({"lr": None}, "initialTrials[0].lr", "null is not a number"),

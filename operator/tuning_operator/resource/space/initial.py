@@ -38,7 +38,7 @@ def _flaw(by_name: Mapping[str, Parameter], point: Point, name: str, value: Scal
 def unknown(name: str, known: list[str]) -> str:
     """Return the message that the search space has no such parameter."""
     close = get_close_matches(name, known, n=1)
-    mend = f"did you mean {close[0]}?" if close else "correct the name, or remove it"
+    mend = f"did you mean {close[0]}?" if close else "correct the name, or remove it."
     return f"the search space has no parameter {name}: {mend} It has: {', '.join(known)}"
 
 
