@@ -73,8 +73,9 @@ def test_a_study_completes_prunes_and_reports_the_best(kubectl: Kubectl, image: 
         assert len(pruned) == status["trials"]["pruned"]
         for trial in pruned:  # it stopped early, and its pod ended well
             assert len(trial.intermediate_values) < 30
-            pods = kubectl.items("pods", f"tuning.dev/study=sweep,tuning.dev/trial={trial.number}")
-            assert [p["status"]["phase"] for p in pods] == ["Succeeded"]
+            pod = f"tuning.dev/study=sweep,tuning.dev/trial={trial.number}"
+            kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod", "-l", pod, "--timeout=30s")
+            assert len(kubectl.items("pods", pod)) == 1
 
     by_name = {name.partition("/")[2] for name in watch.names}
     assert by_name == {f"sweep-{n}" for n in range(12)}
