@@ -43,7 +43,8 @@ class Process:
         self._ready_url = ready_url
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> None:
+        self._environment |= environment
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
         deadline = time.monotonic() + 60
@@ -78,16 +79,13 @@ class System:
     operator: Process
     server: Process
     server_url: str
-    probe_url: str
 
 
 @contextlib.contextmanager
 def running_system(folder: Path, kubeconfig: Path, database_url: str) -> Iterator[System]:
     """Have both processes run for a while."""
-    server_port, probe_port = _free_port(), _free_port()
-    server_url, probe_url = (f"http://127.0.0.1:{port}" for port in (server_port, probe_port))
-    token = folder / "token"
-    token.write_text(mint_operator(SECRET))
+    server_port = _free_port()
+    server_url = f"http://127.0.0.1:{server_port}"
     server = Process(
         "studies",
         folder,
@@ -99,25 +97,29 @@ def running_system(folder: Path, kubeconfig: Path, database_url: str) -> Iterato
         },
         f"{server_url}/readyz",
     )
-    operator = Process(
-        "operator",
-        folder,
-        {
-            "KUBECONFIG": str(kubeconfig),
-            "TUNING_STUDY_SERVER_URL": server_url,
-            "TUNING_TOKEN_FILE": str(token),
-            "TUNING_PROBE_HOST": "127.0.0.1",
-            "TUNING_PROBE_PORT": str(probe_port),
-        },
-        f"{probe_url}/healthz",
-    )
+    operator = operator_process(folder, kubeconfig, server_url)
     server.start()
     operator.start()
     try:
-        yield System(operator, server, server_url, probe_url)
+        yield System(operator, server, server_url)
     finally:
         operator.kill()
         server.kill()
+
+
+def operator_process(folder: Path, kubeconfig: Path, server_url: str) -> Process:
+    """Return an operator, not started yet."""
+    folder.mkdir(exist_ok=True)
+    token, port = folder / "token", _free_port()
+    token.write_text(mint_operator(SECRET))
+    environment = {
+        "KUBECONFIG": str(kubeconfig),
+        "TUNING_STUDY_SERVER_URL": server_url,
+        "TUNING_TOKEN_FILE": str(token),
+        "TUNING_PROBE_HOST": "127.0.0.1",
+        "TUNING_PROBE_PORT": str(port),
+    }
+    return Process("operator", folder, environment, f"http://127.0.0.1:{port}/healthz")
 
 
 def _free_port() -> int:

@@ -1,12 +1,15 @@
 """A study's whole life, with the operator's and the study server's real processes on a real API server."""
 
 import asyncio
+import contextlib
 import subprocess
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 from kubernetes.aio import client, config
@@ -22,9 +25,11 @@ from tests.api.operator_kit import (
     eventually,
     holds,
     node_of,
+    operator_process,
     phase,
     running_system,
 )
+from tests.support.postgres import EmbeddedPostgres
 from tests.unit.chart.helm import Chart
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +82,10 @@ def kubeconfig_of(api: Api, manifests: list[dict[str, Any]], folder: Path) -> Pa
 
 @pytest.fixture(scope="module")
 def system(operator_kubeconfig: Path, folder: Path) -> Iterator[System]:
-    with running_system(folder, operator_kubeconfig, "memory:") as system:
+    with (
+        EmbeddedPostgres() as postgres,
+        running_system(folder, operator_kubeconfig, postgres.url) as system,
+    ):
         yield system
 
 
@@ -382,6 +390,48 @@ async def test_killing_the_operator_loses_and_doubles_nothing(cluster: Cluster) 
     assert len(cluster.node.pods) == 10
 
 
+async def test_killing_the_study_server_loses_and_doubles_nothing(cluster: Cluster) -> None:
+    """Pods keep their results until the server is back, as the trainer does."""
+    server, killed = cluster.system.server, asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        if pod.trial == 2 and not killed.is_set():
+            server.kill()
+            killed.set()
+            await cluster.wait(holds("Stalled"))
+            await asyncio.to_thread(server.start)
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                await pod.completes(float(pod.trial))
+                return
+            await asyncio.sleep(0.2)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=8, parallelism=3)
+    await killed.wait()
+    stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
+    assert stalled["reason"] == "StudyServerUnavailable"
+    status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    assert status["trials"] == {"total": 8, "running": 0, "complete": 8, "pruned": 0, "failed": 0}
+    assert condition(status, "Stalled")["status"] == "False"
+    assert len(cluster.node.jobs) == 8
+    assert len(cluster.node.pods) == 8
+
+
+async def test_two_operators_do_no_harm(cluster: Cluster, folder: Path, operator_kubeconfig: Path) -> None:
+    twin = operator_process(folder / "twin", operator_kubeconfig, cluster.system.server_url)
+    await asyncio.to_thread(twin.start)
+    try:
+        await cluster.apply(maxTrials=12, parallelism=4)
+        status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    finally:
+        twin.kill()
+    assert status["trials"] == {"total": 12, "running": 0, "complete": 12, "pruned": 0, "failed": 0}
+    assert len(cluster.node.jobs) == 12
+    assert len(cluster.node.pods) == 12
+
+
 async def test_a_study_deleted_while_the_operator_was_away(cluster: Cluster) -> None:
     running = asyncio.Event()
 
@@ -397,6 +447,23 @@ async def test_a_study_deleted_while_the_operator_was_away(cluster: Cluster) -> 
     await cluster.delete()
     await asyncio.to_thread(cluster.system.operator.start)
     await eventually(cluster.nothing_runs)
+
+
+async def test_an_operator_of_some_namespaces_leaves_the_others_alone(cluster: Cluster) -> None:
+    operator = cluster.system.operator
+    operator.stop()
+    await asyncio.to_thread(operator.start, TUNING_NAMESPACES='["default"]')
+    await cluster.apply()
+    served = replace(cluster, namespace="default")
+    await served.apply("barrier", suspend=True)
+    await served.wait(phase("Suspended"), "barrier")
+    await served.delete("barrier")
+    assert "status" not in await cluster.get()
+    operator.stop()
+    await asyncio.to_thread(operator.start, TUNING_NAMESPACES=f'["default", "{cluster.namespace}"]')
+    await cluster.wait(phase("Completed"))
+    operator.stop()
+    await asyncio.to_thread(operator.start, TUNING_NAMESPACES="[]")
 
 
 async def test_the_operator_ends_when_told(system: System) -> None:

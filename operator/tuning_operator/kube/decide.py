@@ -20,7 +20,7 @@ from tuning_operator.resource.study import TuningStudy
 START_GRACE = timedelta(minutes=5)
 """How long a run that needs a mend to start holds its slot: time to create a secret or push an image."""
 
-HOPELESS = frozenset({"ImagePull", "ContainerConfig", "Volume"})
+HOPELESS = frozenset({"ImagePull", "ContainerConfig", "Evicted", "Volume"})
 """Troubles that only a person can mend. Capacity and quota come back by themselves, so runs wait for them."""
 
 

@@ -21,6 +21,8 @@ Json = Mapping[str, Any]
 
 TEMPLATE = "spec.trial.template"
 MESSAGE_LIMIT = 800
+EVICTIONS = 3
+"""Evictions of one trial's pods after which the next pod is not expected to fare better."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,18 @@ def _created(item: Json) -> datetime | None:
     return parse_time(item["metadata"].get("creationTimestamp"))
 
 
+def _progressed(pod: Json) -> datetime | None:
+    """Return when the pod last got a step further: it may wait an hour for its GPU, then pull its image."""
+    steps = ("PodScheduled", "PodReadyToStartContainers", "Initialized")
+    conditions = pod.get("status", {}).get("conditions", [])
+    times = [
+        parse_time(c.get("lastTransitionTime"))
+        for c in conditions
+        if c["type"] in steps and c["status"] == "True"
+    ]
+    return max((time for time in times if time), default=_created(pod))
+
+
 def _containers(pod: Json) -> Iterator[tuple[str, str, Json]]:
     """Yield (name, image as the manifest has it, status) of each container, init containers first."""
     spec, status = pod.get("spec", {}), pod.get("status", {})
@@ -125,7 +139,7 @@ def _image(evidence: Evidence) -> Trouble | None:
         f"the image {image} of container {container} cannot be pulled ({reason}): {detail}",
         f"Check the image's name and tag in {TEMPLATE}, that the registry has it, and for a private "
         "registry imagePullSecrets.",
-        _created(pod),
+        _progressed(pod),
     )
 
 
@@ -142,7 +156,7 @@ def _container_config(evidence: Evidence) -> Trouble | None:
         else f"Correct the container's settings in {TEMPLATE}."
     )
     text = f"container {container} cannot be created ({reason}): {message}"
-    return _trouble("ContainerConfig", text, remedy, _created(pod))
+    return _trouble("ContainerConfig", text, remedy, _progressed(pod))
 
 
 def _unschedulable(evidence: Evidence) -> Trouble | None:
@@ -164,6 +178,7 @@ def _unschedulable(evidence: Evidence) -> Trouble | None:
 
 _TOO_LARGE = f"Lower the request in {TEMPLATE} (resources.limits), or add such a node."
 _LOWER = f"Wait for other work to end, lower spec.parallelism or the request in {TEMPLATE}, or add nodes."
+_REQUEST = f"Request what the trial needs in {TEMPLATE} (resources.requests: memory, ephemeral-storage)."
 _PLACEMENT = f"Correct nodeSelector, affinity, tolerations or volumes in {TEMPLATE}, or the nodes themselves."
 
 
@@ -189,7 +204,7 @@ def _volume(evidence: Evidence) -> Trouble | None:
         if missing
         else f"Check the volumes in {TEMPLATE}."
     )
-    return _trouble("Volume", f"a volume cannot be mounted: {message}", remedy, _created(evidence.pod))
+    return _trouble("Volume", f"a volume cannot be mounted: {message}", remedy, _progressed(evidence.pod))
 
 
 def _sandbox(evidence: Evidence) -> Trouble | None:
@@ -198,7 +213,7 @@ def _sandbox(evidence: Evidence) -> Trouble | None:
         return None
     remedy = "Ask the cluster's administrator to look at the node's container runtime and network."
     text = f"the node cannot set up its pod: {event.get('message', '')}"
-    return _trouble("Node", text, remedy, _created(evidence.pod))
+    return _trouble("Node", text, remedy, _progressed(evidence.pod))
 
 
 def _pod_refused(evidence: Evidence) -> Trouble | None:
@@ -237,6 +252,15 @@ def _node_away(evidence: Evidence) -> Trouble | None:
     )
 
 
+def _evicted_again(evidence: Evidence) -> Trouble | None:
+    """The Job makes a new pod after an eviction; a trial that uses up any node would never end."""
+    evicted = [pod for pod in evidence.pods if pod.get("status", {}).get("reason") == "Evicted"]
+    if len(evicted) < EVICTIONS:
+        return None
+    message = f"{len(evicted)} of its pods were evicted: {evicted[-1]['status'].get('message', '')}"
+    return _trouble("Evicted", message, _REQUEST, _created(evidence.job))
+
+
 def _last_event(evidence: Evidence, *reasons: str) -> Json | None:
     found = [event for event in evidence.events if event.get("reason") in reasons]
     return max(found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), default=None)
@@ -244,6 +268,7 @@ def _last_event(evidence: Evidence, *reasons: str) -> Json | None:
 
 WAITING: tuple[Check, ...] = (
     _node_away,
+    _evicted_again,
     _image,
     _container_config,
     _unschedulable,

@@ -5,7 +5,7 @@ kopf is the informer. Its `on.event` handlers leave no finalizer, annotation or 
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import kopf
@@ -53,8 +53,13 @@ def kopf_settings() -> kopf.OperatorSettings:
     return settings
 
 
-async def follow_changes(server: StudyServer, queue: WorkQueue[StudyKey]) -> None:
-    """Add the key of each study that changed at the study server: a result is acted on as it arrives."""
+async def follow_changes(
+    server: StudyServer, queue: WorkQueue[StudyKey], namespaces: Collection[str] = ()
+) -> None:
+    """Add the key of each study that changed at the study server: a result is acted on as it arrives.
+
+    With `namespaces`, studies of others are left to the operators that serve them.
+    """
     cursor, away = None, False
     while True:
         try:
@@ -68,4 +73,5 @@ async def follow_changes(server: StudyServer, queue: WorkQueue[StudyKey]) -> Non
             queue.hasten()
         cursor, away = changes.cursor, False
         for namespace, name in changes.studies:
-            queue.add(StudyKey(namespace, name))
+            if not namespaces or namespace in namespaces:
+                queue.add(StudyKey(namespace, name))

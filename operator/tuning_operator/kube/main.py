@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+import signal
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -39,6 +40,7 @@ def run() -> None:
 
 async def operate(settings: OperatorSettings) -> None:
     """Connect all parts and run them; when one ends, all end, and Kubernetes starts the process anew."""
+    told_to_end = _signals()  # first: kopf listens for signals too, but only once it runs
     server = HttpStudyServer(settings.study_server_url, settings.token_file, settings.study_server_ca_file)
     kube = await connect()
     queue: WorkQueue[StudyKey] = WorkQueue()
@@ -50,7 +52,12 @@ async def operate(settings: OperatorSettings) -> None:
     )
     try:
         parts = [work(queue, reconciler, pulse, settings.resync_seconds) for _ in range(settings.workers)]
-        await _until_first_ends(_watch(kube, settings, queue), follow_changes(server, queue), *parts)
+        await _until_first_ends(
+            _watch(kube, settings, queue),
+            follow_changes(server, queue, settings.namespaces),
+            told_to_end(),
+            *parts,
+        )
     finally:
         await listener.cleanup()
         await kube.close()
@@ -79,6 +86,18 @@ async def _watch(kube: KubernetesApi, settings: OperatorSettings, queue: WorkQue
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
+
+
+def _signals() -> Callable[[], Coroutine[Any, Any, None]]:
+    """Listen for the signals that end a process; return what waits for one."""
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+
+    async def wait() -> None:
+        await told.wait()
+
+    return wait
 
 
 async def _until_first_ends(*parts: Coroutine[Any, Any, None]) -> None:

@@ -108,6 +108,16 @@ def test_a_pod_on_its_way_is_no_trouble(evidence: Evidence) -> None:
     assert why_not_started(evidence) is None
 
 
+def test_a_trial_that_is_evicted_again_and_again() -> None:
+    evicted = [pod(age=age, **EVICTED) for age in (300, 200, 100)]
+    fresh = pod(phase="Pending")
+    assert why_not_started(Evidence(job(), [*evicted[:2], fresh])) is None
+    trouble = why_not_started(Evidence(job(), [*evicted, fresh]))
+    assert trouble is not None
+    assert trouble.failure.category == "Evicted"
+    assert "3 of its pods" in trouble.failure.message
+
+
 def test_an_unreachable_node() -> None:
     lost = pod(phase="Running", spec={"nodeName": "gpu-7"}, conditions=[
         {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}])  # fmt: skip
@@ -121,6 +131,12 @@ def test_an_unreachable_node() -> None:
 def test_since_when() -> None:
     image = why_not_started(Evidence(job(), [pod(age=77, **waiting("ErrImagePull"))]))
     full = why_not_started(Evidence(job(), [pod(age=600, **unschedulable(FULL))]))
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-21T11:59:30Z"}
+    queued = why_not_started(
+        Evidence(job(), [pod(age=3600, **waiting("ErrImagePull"), conditions=[scheduled])])
+    )
+    assert queued is not None
+    assert queued.since == ago(30), "the wait for a GPU does not count"
     assert image is not None
     assert full is not None
     assert (image.since, full.since) == (ago(77), ago(60))

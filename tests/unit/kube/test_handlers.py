@@ -32,8 +32,8 @@ class Feed:
         return answer
 
 
-async def follow(feed: Feed, queue: WorkQueue[StudyKey], seconds: float) -> None:
-    task = asyncio.create_task(follow_changes(feed, queue))  # type: ignore[arg-type]
+async def follow(feed: Feed, queue: WorkQueue[StudyKey], seconds: float, *namespaces: str) -> None:
+    task = asyncio.create_task(follow_changes(feed, queue, namespaces))  # type: ignore[arg-type]
     await asyncio.sleep(seconds)
     assert not task.done()
     task.cancel()
@@ -64,6 +64,15 @@ async def test_a_server_that_comes_back_is_heard_at_once() -> None:
         ("9", POLL_SECONDS),
     ]
     assert {await queue.get(), await queue.get()} == {KEY, OTHER}, "studies in back-off are tried again"
+
+
+@pytest.mark.looptime
+async def test_studies_of_other_namespaces_are_others() -> None:
+    queue: WorkQueue[StudyKey] = WorkQueue()
+    feed = Feed(Changes(cursor="1", studies=[("theirs", "a"), ("ml", "b")]))
+    await follow(feed, queue, 1, "ml")
+    assert await queue.get() == OTHER
+    assert len(queue) == 1
 
 
 def test_kopf_asks_for_our_objects_only() -> None:
