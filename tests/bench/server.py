@@ -114,6 +114,8 @@ def measure(url: str, name: str, count: int, seconds: float) -> None:
     operator = httpx.Client(
         base_url=url, headers={"Authorization": f"Bearer {mint_operator(SECRET)}"}, timeout=300, verify=NO_TLS
     )
+    while operator.get("/readyz").status_code != 200:
+        time.sleep(0.05)
     path = f"/v1/studies/ml/{name}"
     operator.put(path, json=DEFINITION).raise_for_status()
     asks = []

@@ -227,7 +227,7 @@ class StudyEngine:
         board = self._board
         if self.gone or board.running_count >= request.parallelism or board.started >= request.max_trials:
             return False
-        return board.waiting > 0 or not self.study.exhausted
+        return board.waiting > 0 or not (self.study.exhausted or self.study.all_begun)
 
     async def _end(self, number: int, result: Result) -> TrialRecord:
         async with self._lock:

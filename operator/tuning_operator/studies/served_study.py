@@ -10,6 +10,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.samplers import GridSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
@@ -40,6 +41,17 @@ class ServedStudy(optuna.Study):
     def exhausted(self) -> bool:
         """Whether the sampler said that there is nothing left to try."""
         return self._storage.get_study_system_attrs(self._study_id).get(EXHAUSTED) == self._sampler_name
+
+    @property
+    def all_begun(self) -> bool:
+        """Whether each point of a grid runs or has ended.
+
+        Optuna would run one again beside the trial that runs it, lest that one never ends; here, all do.
+        """
+        if not isinstance(self.sampler, GridSampler):
+            return False
+        begun = {trial.system_attrs.get("grid_id") for trial in self.get_trials(deepcopy=False)} - {None}
+        return len(begun) >= self.sampler._n_min_trials  # noqa: SLF001
 
     def stop(self) -> None:
         """Note that the sampler has tried everything: called by it in place of `optimize`'s loop ending."""

@@ -30,8 +30,8 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        """Whether this server is the one that writes the record."""
-        return self._open.is_set()
+        """Whether this server is the one that writes the record, and the database answers."""
+        return self._open.is_set() and self._store.writable
 
     @property
     def studies(self) -> Registry:
@@ -56,7 +56,7 @@ class Service:
     async def stop(self) -> None:
         """Make everything durable and let go of the record."""
         self._open.clear()
-        self._executor.shutdown()
+        await asyncio.to_thread(self._executor.shutdown)
         await self._store.close()
 
     async def _unsettled(self) -> list[Key]:
@@ -66,6 +66,6 @@ class Service:
         return [Standing(engine.key, engine.counts) for engine in self._studies]
 
     def _check_ready(self) -> None:
-        if not self.ready:
+        if not self._open.is_set():
             message = "the study server starts: it waits for the database, or for an earlier server to end"
             raise Unavailable(Problem(field="server", message=message))

@@ -197,6 +197,20 @@ async def test_a_grid_ends_when_all_is_tried(registry: Registry, servers: Server
     assert await ask(engine, 1) == [3], "who enqueues a trial gets it"
 
 
+async def test_a_grid_is_tried_once_at_any_parallelism(registry: Registry) -> None:
+    kinds = {"name": "kind", "type": "categorical", "choices": ["a", "b", "c", "d"]}
+    engine = await declared(registry, definition(searchSpace=[kinds], sampler={"name": "GridSampler"}))
+    assert await ask(engine, 3) == [0, 1, 2]
+    await engine.tell(1, complete(1))
+    await engine.tell(0, TellRequest(state="FAIL"))
+    assert await ask(engine, 3) == [2, 3]
+    assert not engine.summary().exhausted
+    await engine.tell(3, complete(1))
+    await engine.tell(2, complete(1))
+    assert engine.summary().exhausted
+    assert {engine.record(number).parameters["kind"] for number in range(4)} == {"a", "b", "c", "d"}
+
+
 # Suggesting
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import certifi
 import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -14,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tuning_operator.resource.names import TOKEN_AUDIENCE
 from tuning_operator.studies.errors import Forbidden, Unauthenticated, Unavailable
 from tuning_operator.studies.keyset import REFRESH_SECONDS, Published, PublishedKeys
+from tuning_operator.studies.keyset import ApiServer as ClusterKeys
 from tuning_operator.studies.tokens import (
     LEEWAY_SECONDS,
     LOCAL_OPERATOR,
@@ -232,6 +237,41 @@ async def test_local_tokens() -> None:
     )
     assert "has expired" in await refusal(verifier, mint_operator(secret, seconds=-60))
     assert "algorithm" in await refusal(verifier, token())
+
+
+class Discovery(BaseHTTPRequestHandler):
+    """The two paths of an API server, for those who show a token."""
+
+    def do_GET(self) -> None:
+        replies = {
+            "/.well-known/openid-configuration": {"issuer": ISSUER, "jwks_uri": "https://elsewhere/jwks"},
+            "/openid/v1/jwks": {"keys": [jwk(RSA, "one", "RS256")]},
+        }
+        known = self.headers["Authorization"] == "Bearer own-token"
+        self.send_response(200 if known and self.path in replies else 403)
+        self.end_headers()
+        self.wfile.write(json.dumps(replies.get(self.path)).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """The tests' output stays clean."""
+
+
+async def test_keys_and_issuer_are_what_the_api_server_says(tmp_path: Path) -> None:
+    own = tmp_path / "token"
+    own.write_text("own-token\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Discovery) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        verifier = Verifier(PublishedKeys(ClusterKeys(url, own, Path(certifi.where()), None).fetch), "a:b")
+        assert isinstance(await verifier.identify(token()), TrialPod)
+        other = ClusterKeys(url, own, Path(certifi.where()), "https://configured")
+        assert "another issuer than https://configured" in await refusal(
+            Verifier(PublishedKeys(other.fetch), "a:b"), token()
+        )
+        own.write_text("stale")
+        with pytest.raises(Unavailable, match="403"):
+            await Verifier(PublishedKeys(other.fetch), "a:b").identify(token())
+        server.shutdown()
 
 
 @pytest.mark.parametrize(
