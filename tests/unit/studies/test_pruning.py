@@ -75,7 +75,12 @@ class Restart:
     """The server starts anew, and plain Optuna takes over the other record."""
 
 
-Event = Report | End | Added | Restart
+@dataclass(frozen=True)
+class Recount:
+    """The server takes in all trials again, for the same pruner."""
+
+
+Event = Report | End | Added | Restart | Recount
 
 FINITE = (0.0, 0.25, 0.5, 1.0, 2.0, -1.0)
 """Few, so that there are ties."""
@@ -105,9 +110,9 @@ class Historian:
             life = rng.choice(running)
             events.append(life.pop(0))
             running = [other for other in running if other]
-        for _ in range(rng.choice([0, 1, 3])):
+        for _ in range(rng.choice([0, 1, 4])):
             reports = {rng.randrange(12): self._value(rng) for _ in range(rng.randrange(6))}
-            other = rng.choice([Restart(), Added(reports, rng.choice(ENDS))])
+            other = rng.choice([Restart(), Recount(), Added(reports, rng.choice(ENDS))])
             events.insert(rng.randrange(len(events) + 1), other)
         return events
 
@@ -218,6 +223,9 @@ def check_same(history: Sequence[Event], direction: str, make: Callable[[], Base
             optunas, ours = ours, optunas
             optunas.use_optuna(make())
             ours.use_ours(make())
+            continue
+        if isinstance(event, Recount):
+            ours.use_ours(ours.study.pruner)
             continue
         expected = optunas.play(event)
         assert ours.play(event) == expected, event
@@ -354,6 +362,16 @@ def test_hyperband_without_room_for_a_bracket_prunes_nothing() -> None:
     one = End(0, TrialState.COMPLETE, 1.0)
     history = [Report(0, 1, 1.0), one, Report(1, 9, 2.0), Report(1, 10, 2.0), Restart(), Report(1, 11, 2.0)]
     assert check_same(history, "minimize", lambda: optuna.pruners.HyperbandPruner(min_resource=5)) == 0
+
+
+def test_what_auto_found_stays_for_a_pruner() -> None:
+    """Longer trials that come later do not move the rungs."""
+    short = [Report(0, 100, 1.0), Report(0, 200, 1.0), End(0, TrialState.COMPLETE, 1.0), Report(1, 1, 2.0)]
+    long = [Report(1, 900, 0.0), End(1, TrialState.COMPLETE, 0.0)]
+    later = [Report(2, 2, 1.0), Report(3, 2, 2.0)]
+    make = optuna.pruners.SuccessiveHalvingPruner
+    assert check_same([*short, *long, Recount(), *later], "minimize", make) == 2
+    assert check_same([*short, *long, Restart(), *later], "minimize", make) == 0
 
 
 def test_a_trial_that_has_ended_takes_no_rung() -> None:

@@ -4,10 +4,8 @@ A rung is a step at which trials compete; the value with which a trial reached r
 `completed_rung_i` (`optuna/pruners/_successive_halving.py`, `_hyperband.py`).
 """
 
-import bisect
 import copy
 import math
-from array import array
 from collections import defaultdict
 
 import optuna
@@ -16,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.studies.pruning.base import setting
+from tuning_operator.studies.pruning.ordered import Ordered
 
 _RUNG = "completed_rung_"
 
@@ -27,13 +26,13 @@ class Rungs:
         self._study = study
         self._maximize = study.direction == StudyDirection.MAXIMIZE
         self._seen: set[tuple[int, int]] = set()
-        self._values: defaultdict[int, array[float]] = defaultdict(lambda: array("d"))
+        self._values: defaultdict[int, Ordered] = defaultdict(Ordered)
 
     def note(self, number: int, rung: int, value: float) -> None:
         """Take in the value of a trial at a rung, once."""
         if (number, rung) not in self._seen:
             self._seen.add((number, rung))
-            bisect.insort(self._values[rung], value)
+            self._values[rung].add(value)
 
     def enter(self, trial: FrozenTrial, rung: int, value: float) -> None:
         """Write to the record that a trial reached a rung, and take it in."""
@@ -43,11 +42,11 @@ class Rungs:
 
     def competing(self, rung: int) -> int:
         """Return how many trials reached a rung."""
-        return len(self._values[rung])
+        return len(self._values[rung].numbers())
 
     def among_best(self, rung: int, value: float, reduction_factor: int) -> bool:
         """Return whether the value is among the best 1/reduction_factor of a rung; of fewer: the best."""
-        values = self._values[rung]
+        values = self._values[rung].numbers()
         index = max(len(values) // reduction_factor - 1, 0)
         return value >= values[-(index + 1)] if self._maximize else value <= values[index]
 
@@ -95,6 +94,7 @@ class SuccessiveHalvingPruning:
     """SuccessiveHalvingPruner; `min_resource: auto` is a hundredth of the longest complete trial's steps."""
 
     def __init__(self, pruner: SuccessiveHalvingPruner, study: optuna.Study) -> None:
+        self._pruner = pruner
         self._halving = Halving(pruner, study)
         self._longest: int | None = None
 
@@ -109,8 +109,13 @@ class SuccessiveHalvingPruning:
         if step is None:
             return False
         if self._halving.min_resource is None and self._longest is not None:
-            self._halving.min_resource = max(self._longest // 100, 1)
+            self._estimate(self._longest)
         return self._halving.should_prune(trial, step)
+
+    def _estimate(self, longest: int) -> None:
+        """Estimate once for a pruner, as Optuna does: another pruning made for it goes on with the same."""
+        self._halving.min_resource = max(longest // 100, 1)
+        self._pruner._min_resource = self._halving.min_resource  # noqa: SLF001
 
 
 class HyperbandPruning:

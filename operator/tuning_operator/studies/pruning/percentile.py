@@ -1,8 +1,6 @@
 """MedianPruner and PercentilePruner by sorted values for each step (`optuna/pruners/_percentile.py`)."""
 
-import bisect
 import math
-from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -12,6 +10,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.studies.pruning.base import setting
+from tuning_operator.studies.pruning.ordered import Ordered
 
 
 class StepValues:
@@ -20,14 +19,14 @@ class StepValues:
     def __init__(self) -> None:
         self.count = 0
         """How many reported, NaN included."""
-        self.numbers = array("d")
-        """The values that are numbers, in order."""
+        self.ordered = Ordered()
+        """The values that are numbers."""
 
     def add(self, value: float) -> None:
         """Take in a value."""
         self.count += 1
         if not math.isnan(value):
-            bisect.insort(self.numbers, value)
+            self.ordered.add(value)
 
 
 class PercentilePruning:
@@ -78,7 +77,7 @@ class PercentilePruning:
     def _limit(self, step: int) -> float:
         if (values := self._steps.get(step)) is None or values.count < self._n_min_trials:
             return math.nan
-        return quantile(values.numbers, self._quantile)
+        return quantile(values.ordered.numbers(), self._quantile)
 
 
 def quantile(ordered: Sequence[float], fraction: float) -> float:
