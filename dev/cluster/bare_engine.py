@@ -29,7 +29,6 @@ STATE = ROOT / "engine"
 SOCKET = Path("/var/run/docker.sock")
 CAP_SYS_RESOURCE = 24
 BRIDGE = r"docker0|br-[0-9a-f]{12}"
-ENDED = (psutil.NoSuchProcess, psutil.AccessDenied)
 
 _CONTAINERD = """version = 2
 root = "{state}/containerd"
@@ -81,14 +80,16 @@ def is_ours() -> bool:
 def _check_that_we_may() -> None:
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
         raise LackingError(
-            "no Docker engine answers. Start Docker (Docker Desktop; `sudo systemctl start docker`)."
+            f"no Docker engine answers ({engine.complaint()}). Start Docker (Docker Desktop; "
+            "`sudo systemctl start docker`), and see that you may use it (`sudo usermod -aG docker $USER`, "
+            "then log in again)."
         )
     if os.environ.get("DOCKER_HOST"):
         raise LackingError(f"the Docker engine at DOCKER_HOST={os.environ['DOCKER_HOST']} does not answer.")
-    if found("dockerd") and Path("/run/systemd/system").exists():
-        raise LackingError("the Docker engine does not run. Start it: `systemctl start docker`.")
     if other := _others():
         raise LackingError(f"a Docker engine runs (process {other[0].pid}) but does not answer. Restart it.")
+    if found("dockerd") and Path("/run/systemd/system").exists():
+        raise LackingError("the Docker engine does not run. Start it: `systemctl start docker`.")
     STATE.mkdir(parents=True, exist_ok=True)
     kind = run("stat", "--file-system", "--format=%T", STATE).strip()
     if kind in {"overlayfs", "tmpfs", "nfs"}:
@@ -143,9 +144,9 @@ def _runtime() -> list[str]:
     if int(bounding.split()[1], 16) & (1 << CAP_SYS_RESOURCE):
         return []
     wrapper = STATE / "runc-within-limits"
-    wrapper.write_text(
-        f"#!{sys.executable}\n" + Path(__file__).with_name("runc_within_limits.py").read_text()
-    )
+    python = Path(sys.executable).resolve()  # not the virtual environment's: that one comes and goes
+    program = Path(__file__).with_name("runc_within_limits.py").read_text()
+    wrapper.write_text(f"#!{python} -IS\n{program}")
     wrapper.chmod(0o755)
     return [f"--add-runtime=within-limits={wrapper}", "--default-runtime=within-limits"]
 
@@ -154,7 +155,7 @@ def _orphans() -> Iterator[psutil.Process]:
     """Yield the processes of our containers: a killed engine leaves them."""
     folder = STATE / "data/containers"
     ids = [container.name for container in folder.iterdir()] if folder.exists() else []
-    for process in psutil.process_iter(["cmdline"]):
+    for process in psutil.process_iter():
         try:
             groups = Path(f"/proc/{process.pid}/cgroup").read_text()
         except OSError:

@@ -15,6 +15,15 @@ def answers() -> bool:
     return found("docker") is not None and succeeds("docker", "version")
 
 
+def complaint() -> str:
+    """Return why no engine answers, in the Docker client's words."""
+    try:
+        run("docker", "version", "--format", "{{.Server.Version}}")
+    except CommandError as error:
+        return str(error).splitlines()[-1]
+    return ""
+
+
 def image_id(name: str) -> str | None:
     """Return the id of an image that the engine has."""
     try:

@@ -32,12 +32,14 @@ def up() -> None:
         CommandError: a step failed.
     """
     bare_engine.up()
-    if not healthy():
-        with lock("kind"):
-            if not healthy() and not _started_again():
-                _create()
-    _wait_for_system()
-    _give_gpus()
+    if healthy():
+        _make_useful()
+        return
+    with lock("kind"):
+        if not healthy() and not _started_again():
+            _create()
+        with step("wait for name service and storage"):
+            _make_useful()
 
 
 def down() -> None:
@@ -163,12 +165,13 @@ def _started_again() -> bool:
     return True
 
 
-def _wait_for_system() -> None:
+def _make_useful() -> None:
     for namespace in ("kube-system", "local-path-storage"):
         kubectl(
             "wait", "--for=condition=Available", "deployment", "--all", f"--namespace={namespace}",
             "--timeout=180s", "--request-timeout=0",
         )  # fmt: skip
+    _give_gpus()
 
 
 def _create() -> None:

@@ -25,6 +25,7 @@ from dev.cluster import (
     run,
     runc_within_limits,
 )
+from dev.cluster.console import LackingError
 
 
 @pytest.fixture
@@ -241,6 +242,39 @@ def test_dockers_firewall_rules_go_and_others_stay():
     )
 
 
+class TestNoEngineAnswers:
+    @pytest.fixture(autouse=True)
+    def machine(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(bare_engine, "STATE", tmp_path)
+        monkeypatch.setattr(bare_engine.engine, "answers", lambda: False)
+        monkeypatch.setattr(bare_engine.engine, "complaint", lambda: "permission denied on the socket")
+        monkeypatch.setattr(bare_engine.os, "geteuid", lambda: 0)
+        monkeypatch.setattr(bare_engine.sys, "platform", "linux")
+        monkeypatch.setattr(bare_engine, "found", lambda _: None)
+        monkeypatch.setattr(bare_engine, "_others", list)
+        monkeypatch.delenv("DOCKER_HOST", raising=False)
+
+    def test_who_is_not_root_is_told_the_clients_words_and_the_mend(self, monkeypatch):
+        monkeypatch.setattr(bare_engine.os, "geteuid", lambda: 1000)
+        with pytest.raises(LackingError, match=r"permission denied on the socket.*usermod -aG docker"):
+            bare_engine.up()
+
+    def test_an_engine_elsewhere_is_named(self, monkeypatch):
+        monkeypatch.setenv("DOCKER_HOST", "tcp://far:2375")
+        with pytest.raises(LackingError, match="DOCKER_HOST=tcp://far:2375 does not answer"):
+            bare_engine.up()
+
+    def test_anothers_engine_that_hangs_is_left_alone(self, monkeypatch):
+        monkeypatch.setattr(bare_engine, "_others", lambda: [psutil.Process()])
+        with pytest.raises(LackingError, match=r"process \d+\) but does not answer"):
+            bare_engine.up()
+
+    def test_a_cache_folder_that_can_not_hold_overlays_is_told(self, monkeypatch):
+        monkeypatch.setattr(bare_engine, "run", lambda *_: "overlayfs\n")
+        with pytest.raises(LackingError, match="set XDG_CACHE_HOME"):
+            bare_engine.up()
+
+
 @pytest.mark.parametrize(
     ("told", "enough"),
     [
@@ -280,7 +314,7 @@ class TestBuild:
             "FROM base:1",
             "COPY ca.crt /etc/ssl/certs/ca-certificates.crt",
             "COPY pip.conf /etc/pip.conf",
-            "ENV SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PIP_CERT=/etc/ssl/certs/ca-certificates.crt",
+            f"ENV SSL_CERT_FILE={host_settings.BUNDLE} PIP_CERT={host_settings.BUNDLE}",
             "ENV UV_DEFAULT_INDEX=https://index",
         ]
 
