@@ -39,7 +39,7 @@ def demo() -> None:
         study = follow(trials)
     if study["status"]["phase"] != "Completed" or "best" not in study["status"]:
         raise CommandError(f"the study ended badly: see `kubectl describe tuningstudy {NAME}`")
-    console.print(view.ending(study))
+    console.print("", view.ending(study))
 
 
 def start(trials: Record) -> None:
@@ -76,7 +76,7 @@ def _tell(trials: list[FrozenTrial], told: set[int]) -> None:
     for trial in trials:
         if trial.state.is_finished() and trial.number not in told:
             told.add(trial.number)
-            console.print(f"  {view.line(trial)}", markup=False)
+            console.print(f"  {view.line(trial)}", markup=False, soft_wrap=True)
 
 
 def main() -> None:

@@ -108,7 +108,7 @@ def ending(study: dict[str, Any]) -> Panel:
     name, status = study["metadata"]["name"], study["status"]
     best, counts = status["best"], status["trials"]
     metric = study["spec"]["objectives"][0]["metric"]
-    more = json.dumps({"spec": {"maxTrials": study["spec"]["maxTrials"] * 2}})
+    more = json.dumps({"spec": {"maxTrials": study["spec"]["maxTrials"] * 2}}, separators=(",", ":"))
     parameters = "\n".join(f"  {key} = {number(value)}" for key, value in best["parameters"].items())
     text = f"""\
 [bold green]best {metric} {number(best["values"][0])}[/], trial {best["number"]}:

@@ -95,7 +95,7 @@ def test_the_ending_has_the_best_parameters_the_pruned_count_and_commands() -> N
         "make demo-down",
     ):
         assert word in text
-    assert '{"spec": {"maxTrials": 40}}' in text
+    assert '{"spec":{"maxTrials":40}}' in text
 
 
 def test_a_line_tells_a_finished_trial() -> None:
