@@ -50,7 +50,8 @@ def down() -> None:
         if engine.answers():
             with step("delete the cluster"):
                 _delete()
-                succeeds("docker", "network", "rm", "kind")
+                if bare_engine.is_ours():
+                    succeeds("docker", "network", "rm", "kind")
         KUBECONFIG.unlink(missing_ok=True)
         if bare_engine.is_ours():
             with step("stop the Docker engine"):
