@@ -4,11 +4,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tuning_operator.protocol import Counts
 from tuning_operator.studies.feed import Key
+from tuning_operator.studies.store import Store
 
 FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -24,9 +25,10 @@ class Standing(NamedTuple):
 class Metrics:
     """The server's metrics, in a registry of their own."""
 
-    def __init__(self, standings: Callable[[], Iterable[Standing]]) -> None:
+    def __init__(self, standings: Callable[[], Iterable[Standing]], store: Store) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_Trials(standings))
+        self._registry.register(_Commits(store))
         self.ask = Histogram(
             "tuning_ask_seconds",
             "Time from a request to start trials to its reply, sampling and commit included.",
@@ -49,6 +51,20 @@ class Metrics:
     def render(self) -> bytes:
         """Return the metrics as Prometheus reads them."""
         return generate_latest(self._registry)
+
+
+class _Commits(Collector):
+    """Transactions: the reports and results for each of them are the size of a batch."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "tuning_commits",
+            "Transactions committed; requests at the same time share one.",
+            self._store.commits,
+        )
 
 
 class _Trials(Collector):

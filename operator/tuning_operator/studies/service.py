@@ -22,7 +22,7 @@ class Service:
     def __init__(self, store: Store, verifier: Verifier) -> None:
         self.verifier = verifier
         self.feed = ChangeFeed(self._unsettled)
-        self.metrics = Metrics(self._standings)
+        self.metrics = Metrics(self._standings, store)
         self._store = store
         self._executor = ThreadPoolExecutor(SAMPLING_THREADS, thread_name_prefix="sampling")
         self._studies = Registry(Surroundings(store, self._executor, self.feed))

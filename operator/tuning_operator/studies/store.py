@@ -28,6 +28,10 @@ class Store(Protocol):
     def writable(self) -> bool:
         """Whether this process is the writer and the database answered when last looked at."""
 
+    @property
+    def commits(self) -> int:
+        """How many transactions were committed since the start."""
+
     async def open(self) -> None:
         """Become the only writer; return when that is so."""
 
@@ -65,6 +69,7 @@ class MemoryStore:
     """A store that forgets everything when the process ends: for tests, and for trying out."""
 
     writable = True
+    commits = 0
 
     def __init__(self) -> None:
         self.storage: BaseStorage = optuna.storages.InMemoryStorage()

@@ -12,7 +12,6 @@ from tuning_operator.studies.storage import PostgresStore
 
 from tests.support.http_trial import run_study, run_trial
 from tests.support.study_server import RunningServer, running_server
-from tests.unit.studies.conftest import own_driver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,7 +46,7 @@ def objective(trial: Any) -> float:
 
 def recorded(database_url: str) -> optuna.Study:
     """Return the study as plain Optuna reads it from the database."""
-    return optuna.load_study(study_name=STUDY, storage=own_driver(database_url))
+    return optuna.load_study(study_name=STUDY, storage=database_url)
 
 
 @pytest.fixture
@@ -101,6 +100,16 @@ def test_a_second_server_waits_until_the_first_has_ended(database_url: str) -> N
             assert operator.get(PATH).status_code == 200
 
 
+def test_commits_are_counted(server: RunningServer) -> None:
+    def commits() -> float:
+        lines = server.operator().get("/metrics").text.splitlines()
+        return next(float(line.split()[1]) for line in lines if line.startswith("tuning_commits_total"))
+
+    before = commits()
+    run_study(server, STUDY, DEFINITION, objective, 1)
+    assert commits() > before
+
+
 def test_what_plain_optuna_writes_is_picked_up(server: RunningServer, database_url: str) -> None:
     operator = server.operator()
     operator.put(PATH, json=DEFINITION)
@@ -131,7 +140,7 @@ def test_a_result_that_plain_optuna_told_first_holds(server: RunningServer, data
 def test_a_record_that_others_deleted_is_not_known(server: RunningServer, database_url: str) -> None:
     operator = server.operator()
     operator.put(PATH, json=DEFINITION)
-    optuna.delete_study(study_name=STUDY, storage=own_driver(database_url))
+    optuna.delete_study(study_name=STUDY, storage=database_url)
     assert operator.post(f"{PATH}/ask", json={"parallelism": 1, "maxTrials": 9}).status_code == 404
     assert operator.put(PATH, json=DEFINITION).status_code == 200
     asked = operator.post(f"{PATH}/ask", json={"parallelism": 1, "maxTrials": 9})

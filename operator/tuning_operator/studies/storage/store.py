@@ -31,6 +31,11 @@ class PostgresStore:
         """Whether this process is the writer and the database answered when last looked at."""
         return self._postgres.writable()
 
+    @property
+    def commits(self) -> int:
+        """How many transactions were committed since the start."""
+        return self._postgres.commits
+
     async def open(self) -> None:
         """Become the only writer; return when that is so."""
         self._loop = asyncio.get_running_loop()
