@@ -61,6 +61,7 @@ class Release:
 
     def uninstall(self) -> None:
         self.run("uninstall", RELEASE, "--wait", "--timeout=2m")
+        self.kubectl.run("wait", "--for=delete", "pods", "-l", OF_RELEASE, "--timeout=60s")
 
     def secret(self, name: str) -> dict[str, str]:
         return self.kubectl.json("get", "secret", f"{NAME}-{name}")["data"]
