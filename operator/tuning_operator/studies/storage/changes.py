@@ -13,6 +13,8 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from tuning_operator.studies.storage import checks
+
 AttrKind = Literal["user", "system"]
 
 
@@ -170,15 +172,19 @@ def as_recorded(template: FrozenTrial, trial_id: int, number: int) -> FrozenTria
         number=number,
         state=template.state,
         value=None,
-        values=[float(value) for value in template.values] if template.values else None,
+        values=[checks.number(value) for value in template.values] if template.values else None,
         datetime_start=template.datetime_start,
         datetime_complete=template.datetime_complete,
         params={
-            name: distributions[name].to_external_repr(template.distributions[name].to_internal_repr(value))
+            name: distributions[name].to_external_repr(
+                checks.number(template.distributions[name].to_internal_repr(value))
+            )
             for name, value in template.params.items()
         },
         distributions=distributions,
         user_attrs=json.loads(json.dumps(template.user_attrs)),
         system_attrs=json.loads(json.dumps(template.system_attrs)),
-        intermediate_values={int(step): float(value) for step, value in template.intermediate_values.items()},
+        intermediate_values={
+            int(step): checks.number(value) for step, value in template.intermediate_values.items()
+        },
     )

@@ -24,6 +24,11 @@ def integer(number: int) -> int:
     return int(number)
 
 
+def number(value: float) -> float:
+    """Return a number as it is read back: PostgreSQL takes Optuna's -0.0 for 0.0."""
+    return float(value) + 0.0
+
+
 def template(trial: FrozenTrial) -> None:
     """Check all names and steps of a trial that is to be created. Raises ValueError."""
     for name in (*trial.params, *trial.user_attrs, *trial.system_attrs):

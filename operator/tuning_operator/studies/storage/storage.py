@@ -152,6 +152,11 @@ class PostgresStorage(BaseStorage):
         with record.lock:
             return dict(record.counts)
 
+    @property
+    def commits(self) -> int:
+        """How many transactions were committed, for metrics."""
+        return self._committer.commits
+
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial, as the database has them."""
         return self._library.running()
@@ -261,11 +266,11 @@ class PostgresStorage(BaseStorage):
                 check_distribution_compatibility(record.distributions[param_name], distribution)
 
         name, text = checks.key(param_name), distribution_to_json(distribution)
-        self._change_trial(SetParam(trial_id, name, float(param_value_internal), text), check)
+        self._change_trial(SetParam(trial_id, name, checks.number(param_value_internal), text), check)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Set a step's value. Raises KeyError, UpdateFinishedTrialError."""
-        self._change_trial(SetIntermediate(trial_id, checks.integer(step), float(intermediate_value)))
+        self._change_trial(SetIntermediate(trial_id, checks.integer(step), checks.number(intermediate_value)))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set a user attribute. Raises KeyError, UpdateFinishedTrialError."""
@@ -284,7 +289,9 @@ class PostgresStorage(BaseStorage):
         """
         trial = self.get_trial(trial_id)
         now = datetime.now()  # noqa: DTZ005  Optuna's trials have naive local times
-        change = SetState(trial_id, state, None if values is None else [float(value) for value in values])
+        change = SetState(
+            trial_id, state, None if values is None else [checks.number(value) for value in values]
+        )
         if state == TrialState.RUNNING:
             self.check_trial_is_updatable(trial_id, trial.state)
             if trial.state != TrialState.WAITING:
