@@ -13,6 +13,7 @@ import yaml
 from sqlalchemy import make_url
 from tuning_operator.kube.settings import OperatorSettings
 from tuning_operator.resource import crdgen, names
+from tuning_operator.studies.settings import StudySettings
 
 from tests.unit.chart.helm import CERT_MANAGER, EXTERNAL, VALUE_SETS, Chart, Objects, environment, labels, pod
 
@@ -93,11 +94,21 @@ def test_the_operator_understands_its_environment(chart: Chart, monkeypatch: pyt
     assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
 
 
-def test_the_study_server_knows_the_operator_by_its_service_account(chart: Chart) -> None:
+def test_the_study_server_understands_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = chart.render(release="other")
+    (container,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
+    variables = environment(container) | {"TUNING_DATABASE_URL": "postgresql://tuning@db/tuning"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = StudySettings()
+    assert set(variables) <= {f"TUNING_{field.upper()}" for field in StudySettings.model_fields}
+    assert settings.port == container["ports"][0]["containerPort"]
     operator = pod(rendered.one("Deployment", "operator"))["serviceAccountName"]
-    (server,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
-    assert environment(server)["TUNING_OPERATOR_SERVICE_ACCOUNT"] == f"tuning-system:{operator}"
+    assert settings.operator_service_account == f"tuning-system:{operator}"
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "tls"]
+    (volume,) = [v for v in pod(rendered.one("StatefulSet", "study-server"))["volumes"] if v["name"] == "tls"]
+    files = {Path(mount["mountPath"]) / item["path"] for item in volume["secret"]["items"]}
+    assert {settings.tls_cert_file, settings.tls_key_file} == files
 
 
 def shaken_hands(authority: str, certificate: Path, host: str) -> None:
