@@ -30,7 +30,8 @@ api: sync ## The resource, the operator and the chart on a real API server
 	$(RUN) pytest tests/api
 
 e2e: sync ## Studies in real pods on a kind cluster
-	$(RUN) pytest tests/e2e --timeout=900
+	$(RUN) pytest tests/e2e --timeout=900 -n 2 -m "not disruptive"
+	$(RUN) pytest tests/e2e --timeout=900 -m disruptive
 
 generate: sync ## Make crds/, the chart's copy and docs/reference from the models
 	$(RUN) python -m tuning_operator.resource.crdgen > crds/tuningstudies.tuning.dev.yaml

@@ -12,10 +12,15 @@ from dev.demo import system
 from tests.e2e.kit import Kubectl
 
 
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Have the cluster once, before the tests are handed to workers."""
+    if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
+        system.up()
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Kubectl:
     """kubectl on a cluster that runs this checkout's operator."""
-    system.up()
     return Kubectl(str(programs.kubectl()), str(kind.KUBECONFIG), "default")
 
 

@@ -153,7 +153,10 @@ def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
                     {
                         "name": "trainer",
                         "image": image,
-                        "resources": {"limits": {GPU: 1, "cpu": "500m", "memory": "256Mi"}},
+                        "resources": {
+                            "limits": {GPU: 1, "cpu": "500m", "memory": "256Mi"},
+                            "requests": {"cpu": "50m", "memory": "64Mi"},
+                        },
                     }
                 ]
             }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.e2e.kit import SYSTEM, Kubectl, code, optuna_record, phase, study
 from tests.e2e.test_main_path import JobWatch, running_at_once
 
@@ -16,6 +18,7 @@ STEADY = """
 """
 
 
+@pytest.mark.disruptive
 def test_killing_the_operator_and_the_server_loses_and_doubles_nothing(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(
         code("tough-code", STEADY),
