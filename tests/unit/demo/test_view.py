@@ -11,7 +11,7 @@ from rich.console import Console, RenderableType
 
 from dev.demo import view
 
-NOON = datetime(2026, 1, 1, 12)  # noqa: DTZ001  the record's times have no zone
+NOON = datetime(2026, 1, 1, 12)
 STUDY: dict[str, Any] = {
     "metadata": {"name": "mnist"},
     "spec": {
