@@ -2,7 +2,12 @@
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Tune models on Kubernetes with Optuna.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,  # a pod log is no terminal
+    help="Tune models on Kubernetes with Optuna.",
+)
 
 
 @app.command()
