@@ -1,4 +1,4 @@
-"""Whatever is called in whatever order: answers are those of Optuna in memory, and Postgres holds the same."""
+"""Whatever is called in whatever order: the answers are as in memory, and Postgres holds the same."""
 
 import json
 import math
@@ -26,6 +26,8 @@ DISTRIBUTIONS: dict[str, list[BaseDistribution]] = {
     "i": [IntDistribution(0, 8, step=2), IntDistribution(0, 3)],
     "c": [CategoricalDistribution(["a", None, 0.5, True]), CategoricalDistribution(["a"])],
 }
+WINTER = datetime.fromisoformat("2026-01-05"), datetime.fromisoformat("2026-02-05")
+"""Local times that are one moment each, where clocks are set twice a year."""
 numbers = st.floats(width=32) | st.sampled_from([0.0, 1e300, -1e-300])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text(max_size=5),
@@ -64,9 +66,7 @@ def templates(draw: st.DrawFn) -> FrozenTrial:
         system_attrs=draw(st.dictionaries(keys, json_values, max_size=2)),
         intermediate_values=draw(st.dictionaries(st.integers(0, 3), numbers, max_size=3)),
     )
-    trial.datetime_start = draw(
-        st.none() | st.datetimes(datetime.min.replace(year=1990), datetime.max.replace(year=2100))
-    )
+    trial.datetime_start = draw(st.none() | st.datetimes(*WINTER))
     return trial
 
 

@@ -64,6 +64,17 @@ def test_the_second_waits_for_the_first(new_storage: NewStorage) -> None:
     assert second.get_n_trials(study_id) == 2
 
 
+def test_who_waits_can_be_closed(new_storage: NewStorage) -> None:
+    first, second = new_storage(), new_storage()
+    first.wait_for_lock(30)
+    with pytest.raises(StorageUnavailable):
+        second.wait_for_lock(0.1)
+    second.close(timeout=30)
+    with pytest.raises(StorageUnavailable):
+        second.create_new_study(MINIMIZE)
+    assert first.writable()
+
+
 def test_shards_do_not_wait_for_each_other(new_storage: NewStorage) -> None:
     first, second = new_storage(shard=0), new_storage(shard=1)
     assert first.create_new_study(MINIMIZE) != second.create_new_study(MINIMIZE)

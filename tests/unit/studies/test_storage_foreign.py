@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import optuna
 import pytest
@@ -10,7 +11,9 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
-from tuning_operator.studies.storage import PostgresStorage
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+from tuning_operator.studies.storage import PostgresStorage, StorageUnavailable
 
 MINIMIZE = [StudyDirection.MINIMIZE]
 
@@ -106,6 +109,36 @@ def test_who_ends_a_trial_first_has_ended_it(
     assert storage.get_best_trial(study_id).number == 0
     with pytest.raises(UpdateFinishedTrialError):
         storage.set_trial_intermediate_value(trial_id, 1, 1.0)
+
+
+def test_a_refused_result_is_not_the_best(storage: PostgresStorage, plain: RDBStorage, study_id: int) -> None:
+    good = storage.create_new_trial(study_id, create_trial(value=3.0))
+    contested = storage.create_new_trial(study_id)
+    plain.set_trial_state_values(contested, TrialState.FAIL)
+    with storage.deferred(wait=False) as writes:
+        storage.set_trial_state_values(contested, TrialState.COMPLETE, [1.0])
+    with pytest.raises(UpdateFinishedTrialError):
+        writes.wait(30)
+    assert storage.get_best_trial(study_id)._trial_id == good
+    assert storage.counts(study_id)[TrialState.FAIL] == 1
+    assert storage.get_all_trials(study_id) == plain.get_all_trials(study_id)
+
+
+def test_a_foreign_lock_on_one_study_does_not_stop_the_others(
+    storage: PostgresStorage, study_id: int, database_url: str
+) -> None:
+    other = storage.create_new_study(MINIMIZE, "other")
+    trial_id = storage.create_new_trial(other)
+    engine = create_engine(database_url, poolclass=NullPool)
+    with ThreadPoolExecutor(1) as threads, engine.begin() as connection:
+        connection.execute(text("SELECT * FROM studies WHERE study_name = 'shared' FOR UPDATE"))
+        blocked = threads.submit(storage.create_new_trial, study_id)
+        storage.set_trial_intermediate_value(trial_id, 0, 0.5)
+        with pytest.raises(StorageUnavailable, match="Another session"):
+            blocked.result(30)
+        storage.set_trial_intermediate_value(trial_id, 1, 0.5)
+    assert storage.get_trial_number_from_id(storage.create_new_trial(study_id)) == 1
+    assert storage.get_trial(trial_id).intermediate_values == {0: 0.5, 1: 0.5}
 
 
 async def test_an_outrun_write_tells_who_waits_for_it(

@@ -228,6 +228,7 @@ class Batch:
         for change in changes:
             if not connection.execute(statements.LOCK_STUDIES, {"ids": [change.study_id]}).all():
                 self._refuse(change, _no_study(change.study_id))
+                continue
             for statement in statements.DELETE_STUDY:
                 connection.execute(statement, {"study_id": change.study_id})
 

@@ -11,13 +11,13 @@ from sqlalchemy import Connection
 from tuning_operator.studies.storage import statements
 from tuning_operator.studies.storage.batch import Batch, Done, Frontier
 from tuning_operator.studies.storage.changes import Barrier, Change, SetState, TrialChange
-from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable, is_away, is_passing
+from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable, is_away, is_locked, is_passing
 from tuning_operator.studies.storage.fence import FencedConnection
 
 log = logging.getLogger(__name__)
 
 LARGEST_BATCH = 2000
-_PATIENCE = 5  # attempts at a transaction that others are in the way of
+_PATIENCE = 5  # attempts at a change in a deadlock; a batch is halved, so that the rest goes on
 _HEARTBEAT = 5.0  # seconds without a write after which the connection is tried
 
 
@@ -100,6 +100,8 @@ class Committer:
         with self._changed:
             self._closing = True
             self._changed.notify()
+        if self.idle:  # it may wait for the lock or the database, for nothing
+            self._fenced_connection.stop()
         self._thread.join(timeout)
         self._fenced_connection.stop()
         self._thread.join(timeout)
@@ -162,7 +164,9 @@ class Committer:
                 self._write(part[:middle])
                 self._write(part[middle:])
             else:
-                log.exception("The database refused %s", part[0])
+                log.exception("The database refused a %s", type(part[0]).__name__)
+                if is_locked(error):
+                    error = StorageUnavailable("Another session holds the study or the trial: try again.")
                 self._refuse(part[0], error)
             return
         self._settle(part, done)
@@ -173,7 +177,7 @@ class Committer:
             self._taken.popleft()
             self.settled = change.seq
             if error := done.refused.get(change):
-                log.warning("Not written: %s: %s", change, error)
+                log.warning("A %s was not written: %s", type(change).__name__, error)
                 change.outcome.set_exception(error)
             else:
                 change.outcome.set_result(done.results.get(change))
@@ -207,7 +211,7 @@ class Committer:
                 if is_away(error):
                     log.warning("The database is away, writes wait: %s", error)
                     self._fenced_connection.drop()
-                elif is_passing(error) and failures < _PATIENCE:
+                elif is_passing(error) and len(changes) == 1 and failures < _PATIENCE:
                     failures += 1
                 else:
                     raise

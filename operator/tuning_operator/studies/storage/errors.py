@@ -3,7 +3,8 @@
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
 _AWAY = ("08", "53", "57", "25006")  # connection, resources, shutdown; a standby answers after a failover
-_PASSING = ("40001", "40P01", "55P03")  # serialization, deadlock, lock not available
+_PASSING = ("40001", "40P01")  # serialization, deadlock
+_LOCKED = "55P03"
 
 
 class Fenced(RuntimeError):  # noqa: N818  it is a state more than a mistake
@@ -29,3 +30,8 @@ def is_away(error: BaseException) -> bool:
 def is_passing(error: BaseException) -> bool:
     """Whether the same statements may well succeed when they are tried again."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) in _PASSING
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another session holds a row for longer than we wait."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) == _LOCKED

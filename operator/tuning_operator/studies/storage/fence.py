@@ -37,7 +37,7 @@ CONNECT_ARGS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 25_000,
     "options": "-c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5 -c tcp_keepalives_count=3"
-    " -c lock_timeout=10s",
+    " -c lock_timeout=1s",
 }
 
 
@@ -55,7 +55,10 @@ class FencedConnection:
         self._on_first = on_first
         self._session = f"tuning-studies-{shard}-{self._holder}"[:63]
         self._engine = create_engine(
-            url, poolclass=NullPool, connect_args={**CONNECT_ARGS, "application_name": self._session}
+            url,
+            poolclass=NullPool,
+            hide_parameters=True,  # an error's text goes to logs; users' values need not
+            connect_args={**CONNECT_ARGS, "application_name": self._session},
         )
         self._connection: Connection | None = None
         self._has_held = False

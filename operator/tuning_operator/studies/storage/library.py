@@ -37,6 +37,7 @@ class Library:
             url,
             pool_size=4,
             max_overflow=4,
+            hide_parameters=True,
             isolation_level="REPEATABLE READ",  # a study's tables are read as of one moment
             connect_args=CONNECT_ARGS,
         )

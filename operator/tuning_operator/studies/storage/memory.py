@@ -35,7 +35,7 @@ class StudyRecord:
         self.ids: dict[int, int] = {}
         """The trials' ids by their numbers."""
         self.unfinished: dict[int, None] = {}
-        """The ids of the WAITING and RUNNING trials, in order."""
+        """The ids of the WAITING and RUNNING trials."""
         self.counts = dict.fromkeys(TrialState, 0)
         self.best: FrozenTrial | None = None
         self.distributions: dict[str, BaseDistribution] = {}
@@ -57,6 +57,8 @@ class StudyRecord:
         if before := self.trials.get(id_of(trial)):
             self.counts[before.state] -= 1
             self._put(trial)
+            if before is self.best:
+                self.best = min(filter(self._is_ranked, self.trials.values()), key=self._rank, default=None)
 
     def replace_by_foreign(self, trial: FrozenTrial) -> None:
         """Take a trial as another process left it; it is theirs from now on."""
@@ -73,13 +75,11 @@ class StudyRecord:
             self.unfinished.setdefault(trial_id)
             return
         self.unfinished.pop(trial_id, None)
-        if trial.state == TrialState.COMPLETE and self._is_best(trial):
+        if self._is_ranked(trial) and (self.best is None or self._rank(trial) < self._rank(self.best)):
             self.best = trial
 
-    def _is_best(self, trial: FrozenTrial) -> bool:
-        if len(self.directions) > 1 or not trial.values:
-            return False
-        return self.best is None or self._rank(trial) < self._rank(self.best)
+    def _is_ranked(self, trial: FrozenTrial) -> bool:
+        return trial.state == TrialState.COMPLETE and len(self.directions) == 1 and bool(trial.values)
 
     def _rank(self, trial: FrozenTrial) -> tuple[bool, float, int]:
         value = trial.values[0]
@@ -95,7 +95,8 @@ class StudyRecord:
         wanted = tuple(state for state in TrialState if state in states)
         if any(state.is_finished() for state in wanted):
             return [trial for trial in self.trials.values() if trial.state in wanted]
-        return [trial for trial_id in self.unfinished if (trial := self.trials[trial_id]).state in wanted]
+        unfinished = [self.trials[trial_id] for trial_id in sorted(self.unfinished)]
+        return [trial for trial in unfinished if trial.state in wanted]
 
     def frontier(self) -> Frontier:
         """Return the end of what is known."""

@@ -98,13 +98,17 @@ class PostgresStorage(BaseStorage):
         Raises StorageUnavailable after `timeout` seconds; it goes on in the background and can be waited for
         again. Raises RuntimeError when the tables are of another version of Optuna.
         """
+        if not self._committer.ready.is_set():
+            self._start()
+        if not self._committer.ready.wait(timeout):
+            raise StorageUnavailable("Another process is the writer, or the database is away.")
+        self._committer.check()
+
+    def _start(self) -> None:
         with self._starting:
             if not self._started:
                 self._started = True
                 self._committer.start()
-        if not self._committer.ready.wait(timeout):
-            raise StorageUnavailable("Another process is the writer, or the database is away.")
-        self._committer.check()
 
     def writable(self) -> bool:
         """Whether the lock is held, as far as is known without asking the database."""
