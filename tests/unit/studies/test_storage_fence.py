@@ -162,11 +162,11 @@ def test_two_servers_make_the_tables_at_once(postgres: EmbeddedPostgres) -> None
         storage.close()
 
 
-def test_tables_of_another_optuna_are_told(new_storage: NewStorage, database_url: str) -> None:
+def test_tables_of_another_optuna_are_told(database_url: str) -> None:
     execute(database_url, "UPDATE alembic_version SET version_num = 'v2.6.0.a'")
     try:
         with pytest.raises(RuntimeError, match="optuna storage upgrade"):
-            new_storage().wait_for_lock(30)
+            PostgresStorage(database_url).wait_for_lock(30)
     finally:
         execute(database_url, f"UPDATE alembic_version SET version_num = '{head()}'")
 

@@ -46,8 +46,12 @@ def run(storage: BaseStorage, name: str) -> None:
 
 
 def described(trial: FrozenTrial) -> dict[str, object]:
-    """Everything of a trial; repr, since NaN equals nothing."""
-    return {name: repr(value) for name, value in vars(trial).items()}
+    """Everything of a trial; repr, since NaN equals nothing. The tables keep the order of parameters only."""
+    unordered = ("intermediate_values", "_user_attrs", "_system_attrs")
+    return {
+        name: repr(sorted(value.items()) if name in unordered else value)
+        for name, value in vars(trial).items()
+    }
 
 
 def assert_same_study(one: BaseStorage, other: BaseStorage, name: str) -> None:
