@@ -16,6 +16,7 @@ from tuning_operator.studies.storage import (
     StorageUnavailable,
     schema,
 )
+from tuning_operator.studies.storage.committer import Committer
 
 from tests.support.postgres import EmbeddedPostgres
 
@@ -81,9 +82,9 @@ def test_shards_do_not_wait_for_each_other(new_storage: NewStorage) -> None:
 
 
 def test_who_lost_the_lock_to_another_writes_nothing_more(new_storage: NewStorage, database_url: str) -> None:
-    fenced: list[Fenced] = []
+    fenced: list[Exception] = []
     called = threading.Event()
-    first = new_storage(on_fenced=lambda error: (fenced.append(error), called.set()))
+    first = new_storage(on_end=lambda error: (fenced.append(error), called.set()))
     study_id = first.create_new_study(MINIMIZE, "study")
     trial_id = first.create_new_trial(study_id)
     second = new_storage()
@@ -197,3 +198,19 @@ async def test_the_servers_store(database_url: str) -> None:
     await store.lost()
     assert not store.writable
     await store.close()
+
+
+def test_a_fault_of_the_writer_is_told_to_all(
+    new_storage: NewStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Exception] = []
+    called = threading.Event()
+    storage = new_storage(on_end=lambda error: (ended.append(error), called.set()))
+    study_id = storage.create_new_study(MINIMIZE)
+    monkeypatch.setattr(Committer, "_settle", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        storage.create_new_trial(study_id)
+    assert called.wait(30)
+    assert isinstance(ended[0], ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        storage.set_study_user_attr(study_id, "key", 1)

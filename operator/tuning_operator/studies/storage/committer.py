@@ -41,11 +41,11 @@ class Committer:
     """The queue and its thread."""
 
     def __init__(
-        self, connection: FencedConnection, ledger: Ledger, on_fenced: Callable[[Fenced], None] | None
+        self, connection: FencedConnection, ledger: Ledger, on_end: Callable[[Exception], None] | None
     ) -> None:
         self._fenced_connection = connection
         self._ledger = ledger
-        self._on_fenced = on_fenced
+        self._on_end = on_end
         self._queue: deque[Change] = deque()
         self._changed = threading.Condition()
         self._seq = 0
@@ -131,8 +131,8 @@ class Committer:
         self.ready.set()
         for change in left:
             change.outcome.set_exception(error)
-        if isinstance(error, Fenced) and self._on_fenced is not None:
-            self._on_fenced(error)
+        if self._on_end is not None and not isinstance(error, StorageUnavailable):
+            self._on_end(error)
 
     def _take(self) -> bool:
         """Move the next batch from the queue; returns False when there is nothing left to do ever."""

@@ -39,7 +39,7 @@ from tuning_operator.studies.storage.changes import (
     as_recorded,
 )
 from tuning_operator.studies.storage.committer import Committer
-from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable
+from tuning_operator.studies.storage.errors import StorageUnavailable
 from tuning_operator.studies.storage.fence import FencedConnection
 from tuning_operator.studies.storage.library import Library
 from tuning_operator.studies.storage.memory import StudyRecord
@@ -57,7 +57,7 @@ class PostgresStorage(BaseStorage):
         shard: The number of the lock; who holds it is the only writer.
         write_timeout: Seconds until a waiting call raises StorageUnavailable; None: never.
         wait: Whether a write outside a `deferred` block waits until it is durable.
-        on_fenced: Called from another thread when this process can never write again.
+        on_end: Called from another thread when this process can never write again: with Fenced or a fault.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PostgresStorage(BaseStorage):
         shard: int = 0,
         write_timeout: float | None = 60.0,
         wait: bool = True,
-        on_fenced: Callable[[Fenced], None] | None = None,
+        on_end: Callable[[Exception], None] | None = None,
     ) -> None:
         self._arguments: dict[str, Any] = {
             "url": url,
@@ -79,7 +79,7 @@ class PostgresStorage(BaseStorage):
         self._wait = wait
         self._library = Library(schema.database_url(url), write_timeout)
         connection = FencedConnection(schema.database_url(url), shard, self._library.prepare)
-        self._committer = Committer(connection, self._library, on_fenced)
+        self._committer = Committer(connection, self._library, on_end)
         self._starting = threading.Lock()
         self._started = False
         self._collecting: ContextVar[Writes | None] = ContextVar("collecting", default=None)

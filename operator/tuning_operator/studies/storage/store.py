@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager
 
 from optuna.storages import BaseStorage
 
-from tuning_operator.studies.storage.errors import Fenced
 from tuning_operator.studies.storage.storage import PostgresStorage
 from tuning_operator.studies.storage.writes import Writes
 
@@ -16,7 +15,7 @@ class PostgresStore:
     def __init__(self, url: str, *, shard: int = 0, write_timeout: float = 60.0) -> None:
         """Connect to nothing yet. The arguments are those of PostgresStorage."""
         self._postgres = PostgresStorage(
-            url, shard=shard, write_timeout=write_timeout, wait=False, on_fenced=self._note_fenced
+            url, shard=shard, write_timeout=write_timeout, wait=False, on_end=self._note_end
         )
         self._lost = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -65,6 +64,6 @@ class PostgresStore:
         """Return the names of the studies with a running trial; blocking."""
         return self._postgres.running()
 
-    def _note_fenced(self, _: Fenced) -> None:
+    def _note_end(self, _: Exception) -> None:
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._lost.set)
