@@ -462,10 +462,24 @@ CASES = [
         {"spec.trial.command": ["python", "train.py"], "spec.trial.objective": REMOVED},
     ),
     Case(
-        "neither-objective-nor-command",
+        "script-and-objective",
+        {"spec.trial.script": "train.py"},
+        "spec.trial.script",
+        "a trial runs either script or objective or command: leave one of them",
+        {"spec.trial.script": "train.py", "spec.trial.objective": REMOVED},
+    ),
+    Case(
+        "script-that-is-no-file",
+        {"spec.trial.script": "train", "spec.trial.objective": REMOVED},
+        "spec.trial.script",
+        "train must be a Python file, for example train.py",
+        {"spec.trial.script": "examples/train.py", "spec.trial.objective": REMOVED},
+    ),
+    Case(
+        "nothing-to-run",
         {"spec.trial.objective": REMOVED},
         "spec.trial",
-        "say what a trial runs: objective (module:function) or command (any program)",
+        "say what a trial runs: objective (module:function), script (a whole Optuna script) or command",
     ),
     Case(
         "objective-without-function",
@@ -541,7 +555,7 @@ CASES = [
             {f"{CONTAINERS}.0.{key}": ["python", "train.py"]},
             "spec.trial.template.spec.containers",
             "command and args of the container trainer are set by the study: "
-            "say what to run in trial.objective or trial.command",
+            "say what to run in trial.objective, trial.script or trial.command",
             {f"{CONTAINERS}.1": {"name": "sidecar", "image": "x", key: ["serve"]}},
         )
         for key in ("command", "args")

@@ -3,13 +3,14 @@
 import base64
 import copy
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
-from tuning_operator.resource.study import TrialSpec, TuningStudy
+from tuning_operator.resource.study import Pruner, TrialSpec, TuningStudy, TuningStudySpec
 
 TRAINER_PATH = "/var/run/tuning.dev/trainer"
 TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
@@ -147,6 +148,8 @@ def _trainer(
 def _arguments(spec: TrialSpec) -> list[str]:
     if spec.objective:
         return ["objective", spec.objective]
+    if spec.script:
+        return ["script", spec.script]
     return ["command", "--", *(spec.command or [])]
 
 
@@ -158,9 +161,20 @@ def _environment(study: TuningStudy, trial: int, runtime: Runtime) -> dict[str, 
         "TUNING_TOKEN_FILE": f"{TOKEN_PATH}/token",
         "TUNING_STUDY": f"{namespace}/{name}",
         "TUNING_TRIAL_NUMBER": str(trial),
+        "TUNING_CONFIG": json.dumps(_config(study.spec)),
     }
     if runtime.ca:
         environment["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
     if study.spec.trial.source:
         environment["TUNING_SOURCE"] = SOURCE_PATH
     return environment
+
+
+def _config(spec: TuningStudySpec) -> dict[str, Any]:
+    """Return a command's time to stop and what a script must not contradict."""
+    optunas_own = Pruner(name="MedianPruner" if len(spec.objectives) == 1 else "NopPruner")
+    return {
+        "pruneGraceSeconds": seconds(spec.trial.prune_grace),
+        "sampler": spec.sampler.model_dump(),
+        "pruner": (spec.pruner or optunas_own).model_dump(),
+    }

@@ -282,14 +282,21 @@ DURATION = rules(Rule("self.matches('[1-9]')", "{self} is no time at all: make i
 
 TRIAL = rules(
     Rule(
-        "has(self.objective) || has(self.command)",
-        "say what a trial runs: objective (module:function) or command (any program)",
+        "has(self.objective) || has(self.script) || has(self.command)",
+        "say what a trial runs: objective (module:function), script (a whole Optuna script) or command (any "
+        "program)",
         reason="FieldValueRequired",
     ),
     Rule(
         "!has(self.objective) || !has(self.command)",
         "a trial runs either objective or command: remove one",
         ".command",
+        "FieldValueForbidden",
+    ),
+    Rule(
+        "!has(self.script) || !(has(self.objective) || has(self.command))",
+        "a trial runs either script or objective or command: leave one of them",
+        ".script",
         "FieldValueForbidden",
     ),
 )
@@ -306,7 +313,7 @@ POD = rules(
     Rule(
         f"self.containers.all(c, c.name != '{_TRAINER}' || (!has(c.command) && !has(c.args)))",
         f"command and args of the container {_TRAINER} are set by the study: say what to run in "
-        "trial.objective or trial.command",
+        "trial.objective, trial.script or trial.command",
         ".containers",
         "FieldValueForbidden",
     ),

@@ -147,7 +147,7 @@ class Source(Model):
 
 
 class TrialSpec(Model, json_schema_extra=rules.TRIAL):
-    """What one trial runs. Exactly one of objective and command."""
+    """What one trial runs. Exactly one of objective, script and command."""
 
     objective: str | None = Field(
         None,
@@ -156,6 +156,13 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
         max_length=500,
         json_schema_extra=rules.OBJECTIVE_FUNCTION
         | rules.told("{self} must be module:function, for example train:objective"),
+    )
+    script: str | None = Field(
+        None,
+        description="A whole Optuna script, unmodified: its `study.optimize` runs this one trial.",
+        pattern=r"^\S+\.py$",
+        max_length=500,
+        json_schema_extra=rules.told("{self} must be a Python file, for example train.py"),
     )
     command: list[Annotated[str, Field(max_length=32_768)]] | None = Field(
         None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from typing import Any
 
 import pytest
@@ -95,6 +96,11 @@ def test_the_trainer_container() -> None:
         "train:objective",
     ]
     env = {e["name"]: e["value"] for e in trainer["env"]}
+    assert json.loads(env.pop("TUNING_CONFIG")) == {
+        "pruneGraceSeconds": 30,
+        "sampler": {"name": "TPESampler", "args": {}},
+        "pruner": {"name": "MedianPruner", "args": {}},
+    }
     assert env == {
         "HF_HOME": "/data",
         "TUNING_TRIAL_URL": "https://studies.tuning:8443/v1/studies/ml/mnist/trials/7",
@@ -104,7 +110,7 @@ def test_the_trainer_container() -> None:
         "TUNING_TRIAL_NUMBER": "7",
         "TUNING_SOURCE": "/var/run/tuning.dev/source",
     }
-    assert len(trainer["env"]) == len(env), "no variable twice: the API server would take the last"
+    assert len(trainer["env"]) == len(env) + 1, "no variable twice: the API server would take the last"
     mounts = {m["name"]: m["mountPath"] for m in trainer["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
     token = next(v for v in pod["volumes"] if v["name"] == "tuning-token")["projected"]["sources"][0]
@@ -131,6 +137,12 @@ def test_any_program_and_any_python() -> None:
     trainer = container(trial_job(study(trial=command), 0, RUNTIME))
     assert trainer["command"][0] == "/opt/conda/bin/python"
     assert trainer["command"][2:] == ["command", "--", "./train.sh", "--fast"]
+
+
+def test_a_whole_script() -> None:
+    script = {"objective": None, "script": "examples/train.py"}
+    trainer = container(trial_job(study(trial=script), 0, RUNTIME))
+    assert trainer["command"][2:] == ["script", "examples/train.py"]
 
 
 def test_without_source_and_authority() -> None:
