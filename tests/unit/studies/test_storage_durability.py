@@ -102,7 +102,7 @@ def test_a_killed_connection_loses_and_doubles_nothing(storage: PostgresStorage,
     with load.running():
         for _ in range(5):
             load.await_progress()
-            assert kill_writer(database_url) == 1
+            assert wait_until(lambda: kill_writer(database_url) == 1)
         load.await_progress()
     load.check(database_url)
 
