@@ -89,7 +89,8 @@ class Kubectl:
         self, kind: str, name: str | None, timeout: float, selector: str = ""
     ) -> Iterator[Iterator[dict[str, Any]]]:
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "get", kind]
-        command += [name] if name else []
+        # by selector, not by name: kubectl drops the first event of a watch on one object, which may be news
+        command += [f"--field-selector=metadata.name={name}"] if name else []
         command += ["-l", selector] if selector else []
         command += ["--watch", "-o", "json", f"--request-timeout={timeout:.0f}s"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
