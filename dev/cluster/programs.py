@@ -26,7 +26,6 @@ MODULES = {
     "kind": ("sigs.k8s.io/kind", "v0.33.0"),
     "crictl": ("sigs.k8s.io/cri-tools/cmd/crictl", "v1.36.0"),
     "local-path-provisioner": ("github.com/rancher/local-path-provisioner", "v0.0.30"),
-    "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
 }
 """Each in a module of its own: their dependencies clash."""
 

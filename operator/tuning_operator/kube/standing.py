@@ -47,11 +47,6 @@ def new_status(
     )
 
 
-def stalled(study: TuningStudy, trouble: Failure, now: datetime) -> TuningStudyStatus:
-    """Return the study's own status with the trouble that stopped the pass."""
-    return with_trouble(study.status, study.metadata.get("generation", 1), trouble, now)
-
-
 def with_trouble(
     status: TuningStudyStatus, generation: int, trouble: Failure, now: datetime
 ) -> TuningStudyStatus:

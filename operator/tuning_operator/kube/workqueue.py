@@ -25,7 +25,6 @@ class WorkQueue(Generic[K]):
         self._later: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
         self._wake = asyncio.Condition()
-        self._waiting_since: float | None = None
 
     def add(self, key: K) -> None:
         """Have the key worked on as soon as a worker is free."""

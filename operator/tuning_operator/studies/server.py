@@ -120,9 +120,3 @@ def make_store(settings: StudySettings) -> Store:
     """Return where studies are kept."""
     url = settings.database_url.get_secret_value()
     return MemoryStore() if url == MEMORY else PostgresStore(url, write_timeout=COMMIT_SECONDS)
-
-
-async def _raise_failure(task: asyncio.Task[None]) -> None:
-    """Pass on what ended a task, unless it was cancelled."""
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
