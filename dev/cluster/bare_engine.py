@@ -124,13 +124,13 @@ def _start() -> None:
     (STATE / "containerd.toml").write_text(_CONTAINERD.format(state=STATE))
     processes.start(STATE, "containerd", "containerd", "--config", f"{STATE}/containerd.toml")
     wait("containerd", (STATE / "containerd.sock").exists)
-    processes.start(
+    dockerd = processes.start(
         STATE, "dockerd", "dockerd", f"--data-root={STATE}/data", f"--exec-root={STATE}/exec",
         f"--pidfile={STATE}/docker.pid", f"--host=unix://{SOCKET}", f"--containerd={STATE}/containerd.sock",
         "--storage-driver=overlay2", "--oom-score-adjust=0", *_runtime(),
     )  # fmt: skip
     try:
-        wait("the Docker engine", lambda: engine.answers() or not processes.running(STATE, "dockerd"))
+        wait("the Docker engine", lambda: engine.answers() or not processes.alive(dockerd))
         run("docker", "version")
     except CommandError as error:
         raise LackingError(f"Docker does not start here:\n{processes.log_tail(STATE, 'dockerd')}") from error

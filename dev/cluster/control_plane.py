@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    import psutil
+
 SERVICES = "10.96.0.0/16"
 FIRST_SERVICE = "10.96.0.1"
 STOP_ORDER = ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
@@ -81,10 +83,12 @@ class ControlPlane:
             client, peer, port = _free_ports(3)
             self._write_credentials(port)
             self._start_etcd(etcd, client, peer)
-            self._start_api_server(api_server, client, port)
-            self._wait("kube-apiserver", "/readyz")
-            self._start_controllers(manager, scheduler)
-            self._wait("kube-controller-manager", "/api/v1/namespaces/default/serviceaccounts/default")
+            server = self._start_api_server(api_server, client, port)
+            self._wait("kube-apiserver", server, "/readyz")
+            controllers = self._start_controllers(manager, scheduler)
+            self._wait(
+                "kube-controller-manager", controllers, "/api/v1/namespaces/default/serviceaccounts/default"
+            )
 
     def remove(self) -> None:
         """Stop it, and remove its state."""
@@ -111,9 +115,9 @@ class ControlPlane:
             f"--initial-cluster=default={urls[1]}",
         )  # fmt: skip
 
-    def _start_api_server(self, executable: Path, etcd: int, port: int) -> None:
+    def _start_api_server(self, executable: Path, etcd: int, port: int) -> psutil.Process:
         keys = self._certificates
-        processes.start(
+        return processes.start(
             self.folder, "kube-apiserver", executable, f"--etcd-servers=http://127.0.0.1:{etcd}",
             "--bind-address=127.0.0.1", f"--secure-port={port}", "--endpoint-reconciler-type=none",
             f"--tls-cert-file={keys}/server.crt", f"--tls-private-key-file={keys}/server.key",
@@ -124,21 +128,21 @@ class ControlPlane:
             "--max-requests-inflight=3000", "--max-mutating-requests-inflight=1000",
         )  # fmt: skip
 
-    def _start_controllers(self, manager: Path, scheduler: Path) -> None:
+    def _start_controllers(self, manager: Path, scheduler: Path) -> psutil.Process:
         common = (
             f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0",
             "--kube-api-qps=1000", "--kube-api-burst=2000",
         )  # fmt: skip
         keys = self._certificates
-        processes.start(
+        processes.start(self.folder, "kube-scheduler", scheduler, *common)
+        return processes.start(
             self.folder, "kube-controller-manager", manager, *common, f"--root-ca-file={keys}/ca.crt",
             f"--service-account-private-key-file={keys}/sa.key",
         )  # fmt: skip
-        processes.start(self.folder, "kube-scheduler", scheduler, *common)
 
-    def _wait(self, name: str, path: str) -> None:
+    def _wait(self, name: str, process: psutil.Process, path: str) -> None:
         try:
-            wait(name, lambda: self._serves(path) or not processes.running(self.folder, name))
+            wait(name, lambda: self._serves(path) or not processes.alive(process))
         except CommandError as error:
             raise CommandError(f"{error}\n{processes.log_tail(self.folder, name)}") from error
         if not self._serves(path):

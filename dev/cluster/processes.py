@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def start(folder: Path, name: str, program: str | Path, *arguments: str) -> None:
+def start(folder: Path, name: str, program: str | Path, *arguments: str) -> psutil.Process:
     """Start a program in a session of its own, with its output in FOLDER/NAME.log.
 
-    One of the arguments must name the folder: by it the process is found again.
+    One of the arguments must name the folder: by it the process is found again. Not at once, though: the
+    kernel lets us go on a moment before the new program's command line can be read. Whoever waits for the
+    program's start asks the process returned (`alive`).
     """
     executable = found(str(program))
     if executable is None:
@@ -27,11 +29,20 @@ def start(folder: Path, name: str, program: str | Path, *arguments: str) -> None
         streams = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
         null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         environment = {**os.environ, "PATH": SEARCH_PATH}
-        os.posix_spawn(
+        pid = os.posix_spawn(
             executable, [executable, *arguments], environment, file_actions=[null, *streams], setsid=True
         )
     finally:
         os.close(log)
+    return psutil.Process(pid)
+
+
+def alive(process: psutil.Process) -> bool:
+    """Say whether a process still runs: a child of ours that ended stays a zombie until we end."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def running(folder: Path, name: str) -> list[psutil.Process]:

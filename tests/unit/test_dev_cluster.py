@@ -101,15 +101,16 @@ class TestCache:
 class TestProcesses:
     def test_are_found_by_folder_and_stopped(self, tmp_path):
         (tmp_path / "file").touch()
-        processes.start(tmp_path, "tail", "tail", "-f", f"{tmp_path}/file")
+        started = processes.start(tmp_path, "tail", "tail", "-f", f"{tmp_path}/file")
+        assert processes.alive(started)
         other = tmp_path / "other"
-        found = processes.running(tmp_path, "tail")
-        assert len(found) == 1
+        run.wait("its command line", lambda: bool(processes.running(tmp_path, "tail")), 10)
+        assert processes.running(tmp_path, "tail") == [started]
         assert processes.running(other, "tail") == []
         assert processes.running(tmp_path, "etcd") == []
         processes.stop(tmp_path, "tail")
         assert processes.running(tmp_path, "tail") == []
-        assert not psutil.pid_exists(found[0].pid)
+        assert not processes.alive(started)
 
     def test_log_holds_what_was_said(self, tmp_path):
         processes.start(tmp_path, "ls", "ls", f"{tmp_path}/missing")
