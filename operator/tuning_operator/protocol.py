@@ -47,6 +47,9 @@ class StudyDefinition(Model):
     sampler: Sampler = Field(default_factory=Sampler)
     pruner: Pruner | None = None
     initial_trials: list[dict[str, Scalar]] = Field(default_factory=list)
+    warm_start: str | None = Field(
+        None, description="A study of the same namespace whose finished trials are copied at the creation."
+    )
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
 
 
@@ -78,6 +81,34 @@ class Counts(Model):
     complete: int = 0
     pruned: int = 0
     fail: int = 0
+    copied: int = Field(0, description="Trials copied from another study, in none of the other counts.")
+
+
+class RefitRecord(Model):
+    """The final training as the record has it."""
+
+    trial: int = Field(description="The trial whose parameters are used.")
+    digest: str = Field(description="What the operator said when it began: another digest is another refit.")
+    state: Literal["RUNNING", "COMPLETE", "FAIL"]
+    values: list[Number] | None = None
+    user_attrs: dict[str, Any] = Field(default_factory=dict)
+    started: datetime | None = None
+    finished: datetime | None = None
+    failure: Failure | None = Field(
+        None,
+        description="Why the last try failed. The state stays RUNNING then: whether there is another try is "
+        "the operator's to say, by telling FAIL.",
+    )
+
+
+class RefitRequest(Model):
+    """PUT .../refit (operator): begin the final training with a trial's parameters; idempotent.
+
+    The same trial and digest change nothing, others begin anew.
+    """
+
+    trial: int = Field(ge=0)
+    digest: str = Field(max_length=64)
 
 
 class StudySummary(Model):
@@ -91,6 +122,7 @@ class StudySummary(Model):
     )
     trials_since_best: int = Field(0, description="Completed trials after the best one.")
     last_failure: TrialRecord | None = Field(None, description="The failed trial of the highest number.")
+    refit: RefitRecord | None = None
     exhausted: bool = Field(
         False,
         description="The sampler has tried all there is (GridSampler, say); asking brings no more trials.",
@@ -191,11 +223,16 @@ class FinishedTrial(Model):
 
 
 class FinishedStudy(Model):
-    """GET .../refit/study: all trials, so that the code below a script's `optimize` runs in the refit Job.
+    """All that a study's record holds.
 
-    The refit's pod is a trial's as far as the protocol goes: TUNING_TRIAL_URL is .../refit, and GET, /report
-    (prune is always false), /attributes and /result work there as on a trial. Its TrialView is the best
-    trial's, with state RUNNING until its result is told; a COMPLETE without values is a success there.
+    GET .../record, for the operator and for people: a token of any service account of the study's namespace
+    that is bound to no pod. GET .../refit/study, for the refit's pod: the code below a script's `optimize`
+    runs there with it.
+
+    The refit's pod is a trial's as far as the protocol goes: TUNING_TRIAL_URL is .../refit, and GET,
+    /suggest, /report (prune is always false), /attributes and /result work there as on a trial. Its
+    TrialView is the best trial's, with state RUNNING until the refit is COMPLETE or the operator has told FAIL, and without
+    what that trial reported. A COMPLETE without values is a success there; a FAIL by the pod is one try's.
     """
 
     directions: list[Literal["minimize", "maximize"]]

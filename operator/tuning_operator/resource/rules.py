@@ -256,6 +256,24 @@ SPEC = rules(
         "FieldValueRequired",
     ),
     Rule(
+        "!has(self.refit) || self.objectives.size() < 2 || has(self.refit.metric)",
+        "several objectives have no single best trial: name the metric whose best trial of the Pareto front "
+        "is taken",
+        ".refit.metric",
+        "FieldValueRequired",
+    ),
+    Rule(
+        "!has(self.refit) || !has(self.refit.metric) || self.objectives.exists(o, o.metric == "
+        "self.refit.metric)",
+        "{self.refit.metric} is none of the objectives: name one of them",
+        ".refit.metric",
+    ),
+    Rule(
+        "has(self.warmStart) == has(oldSelf.warmStart)",
+        f"what a study continues from can neither be added nor removed: {_NEW_STUDY}",
+        ".warmStart",
+    ),
+    Rule(
         "!has(self.trial.command) || has(self.searchSpace)",
         "a command cannot suggest its own parameters: declare them",
         ".searchSpace",
@@ -280,6 +298,26 @@ COMMAND = rules(
 
 DURATION = rules(Rule("self.matches('[1-9]')", "{self} is no time at all: make it longer, or remove it"))
 
+METRICS = rules(
+    Rule(
+        "has(self.pattern) || has(self.file)",
+        "give a pattern, a file or both, or leave metrics out",
+        reason="FieldValueRequired",
+    )
+)
+
+WARM_START = rules(
+    Rule("self == oldSelf", f"what a study continues from cannot change: {_NEW_STUDY}"),
+)
+
+REFIT = rules(
+    Rule(
+        "[has(self.objective), has(self.script), has(self.command)].filter(given, given).size() <= 1",
+        "a refit runs objective, script or command: leave one of them, or none for what a trial runs",
+        reason="FieldValueForbidden",
+    ),
+)
+
 TRIAL = rules(
     Rule(
         "has(self.objective) || has(self.script) || has(self.command)",
@@ -297,6 +335,12 @@ TRIAL = rules(
         "!has(self.script) || !(has(self.objective) || has(self.command))",
         "a trial runs either script or objective or command: leave one of them",
         ".script",
+        "FieldValueForbidden",
+    ),
+    Rule(
+        "!has(self.metrics) || has(self.command)",
+        "metrics are read from a command's output; an objective or a script reports its own: remove it",
+        ".metrics",
         "FieldValueForbidden",
     ),
 )

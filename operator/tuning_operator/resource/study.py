@@ -146,30 +146,65 @@ class Source(Model):
     )
 
 
-class TrialSpec(Model, json_schema_extra=rules.TRIAL):
-    """What one trial runs. Exactly one of objective, script and command."""
-
-    objective: str | None = Field(
-        None,
-        description="`module:function`, an Optuna objective: takes a trial, returns the value or values.",
+Function = Annotated[
+    str,
+    Field(
         pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
         max_length=500,
         json_schema_extra=rules.OBJECTIVE_FUNCTION
         | rules.told("{self} must be module:function, for example train:objective"),
-    )
-    script: str | None = Field(
-        None,
-        description="A whole Optuna script, unmodified: its `study.optimize` runs this one trial.",
+    ),
+]
+
+Script = Annotated[
+    str,
+    Field(
         pattern=r"^\S+\.py$",
         max_length=500,
         json_schema_extra=rules.told("{self} must be a Python file, for example train.py"),
-    )
-    command: list[Annotated[str, Field(max_length=32_768)]] | None = Field(
+    ),
+]
+
+Command = Annotated[
+    list[Annotated[str, Field(max_length=32_768)]],
+    Field(min_length=1, max_length=1000, json_schema_extra=rules.COMMAND),
+]
+
+
+class Metrics(Model, json_schema_extra=rules.METRICS):
+    """Where a command's metrics are read, if not from lines such as `accuracy=0.93` on standard output."""
+
+    pattern: str | None = Field(
         None,
-        description="Any program: parameters reach it as environment variables.",
+        description="A Python regular expression for its lines; the group (?P<accuracy>...) is the metric "
+        "accuracy, (?P<step>...) the step. Or groups name and value; or one group, for one objective.",
         min_length=1,
-        max_length=1000,
-        json_schema_extra=rules.COMMAND,
+        max_length=2000,
+    )
+    file: str | None = Field(
+        None,
+        description="A file to which the program appends lines, each a JSON object or one with "
+        "`accuracy=0.93`; read besides standard output.",
+        min_length=1,
+        max_length=4096,
+    )
+
+
+class TrialSpec(Model, json_schema_extra=rules.TRIAL):
+    """What one trial runs. Exactly one of objective, script and command."""
+
+    objective: Function | None = Field(
+        None,
+        description="`module:function`, an Optuna objective: takes a trial, returns the value or values.",
+    )
+    script: Script | None = Field(
+        None, description="A whole Optuna script, unmodified: its `study.optimize` runs this one trial."
+    )
+    command: Command | None = Field(
+        None, description="Any program: parameters reach it as environment variables."
+    )
+    metrics: Metrics | None = Field(
+        None, description="How a command's metrics are read. Omitted: lines such as `accuracy=0.93`."
     )
     source: Source | None = Field(None, description="Code from a ConfigMap, without building an image.")
     python: str = Field(
@@ -188,6 +223,47 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     ttl_after_finished: Duration = Field("1d", description="How long finished Jobs and their logs are kept.")
     template: PodTemplate = Field(
         description="A PodTemplateSpec. Its container `trainer` runs the trial; request GPUs there."
+    )
+
+
+class RefitSpec(Model, json_schema_extra=rules.REFIT):
+    """One more Job when the study has completed, with the best trial's parameters: the final training.
+
+    Without objective, script and command it runs what a trial runs; TUNING_ROLE is `final` there.
+    """
+
+    objective: Function | None = Field(
+        None, description="`module:function`: takes the best trial; what it returns is kept as the result."
+    )
+    script: Script | None = Field(
+        None, description="An Optuna script: `optimize` returns at once, and the code below it runs."
+    )
+    command: Command | None = Field(
+        None, description="Any program; the best parameters reach it as a trial's do."
+    )
+    source: Source | None = Field(None, description="Code from a ConfigMap. Omitted: the trial's source.")
+    metric: Name | None = Field(
+        None,
+        description="Several objectives only: of the Pareto front, the trial with the best value of this "
+        "metric is taken.",
+    )
+    retries: int = Field(2, description="How often a refit that fails is tried again.", ge=0, le=20)
+    timeout: Duration | None = Field(
+        None, description="How long one try may run, for example 6h.", json_schema_extra=rules.DURATION
+    )
+    template: PodTemplate | None = Field(
+        None, description="A PodTemplateSpec with a container `trainer`. Omitted: the trial's template."
+    )
+
+
+class WarmStart(Model):
+    """Trials that another study has made already."""
+
+    study: str = Field(
+        description="A study of the same namespace (its record, so it may be deleted by now): its finished "
+        "trials are there from the beginning, beyond maxTrials.",
+        min_length=1,
+        max_length=253,
     )
 
 
@@ -237,11 +313,17 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         description="Known good points, tried first; parameters left out are sampled.",
         max_length=1000,
     )
+    warm_start: WarmStart | None = Field(
+        None, description="Continue from another study's trials.", json_schema_extra=rules.WARM_START
+    )
     suspend: bool = Field(False, description="While true, no trial is started; running trials finish.")
     deletion_policy: Literal["Retain", "Delete"] = Field(
         "Retain", description="What happens to the study in the database when this resource is deleted."
     )
     trial: TrialSpec = Field(description="What one trial runs.")
+    refit: RefitSpec | None = Field(
+        None, description="One more Job with the best parameters when the study has completed."
+    )
 
 
 class Condition(Model):
@@ -263,6 +345,9 @@ class TrialCounts(Model):
     complete: int = Field(0, description="Trials that returned a value.")
     pruned: int = Field(0, description="Trials stopped early.")
     failed: int = Field(0, description="Trials that ended without a value.")
+    copied: int | None = Field(
+        None, description="Trials taken from spec.warmStart, in none of the other counts."
+    )
 
 
 class BestTrial(Model):
@@ -271,6 +356,26 @@ class BestTrial(Model):
     number: int = Field(description="The trial's number.")
     values: list[float] = Field(description="Its values, in the order of the objectives.")
     parameters: dict[str, Any] = Field(description="Its parameters.")
+
+
+class RefitStatus(Model):
+    """How the refit stands."""
+
+    phase: Literal["Pending", "Running", "Completed", "Failed"] = Field(
+        description="Pending until its pod runs. Of the refit alone: the study's phase is Completed already."
+    )
+    job: str = Field(description="The Job's name; its log is `kubectl logs job/NAME`.")
+    trial: int = Field(description="The number of the trial whose parameters are used.")
+    values: list[float] | None = Field(
+        None, description="What the final training returned, in the order of the objectives, if it did."
+    )
+    model: str | None = Field(
+        None, description="Where the model is: the user attribute `model` that the final training set."
+    )
+    attributes: dict[str, Any] | None = Field(
+        None, description="The other user attributes that the final training set, the first 20."
+    )
+    message: str | None = Field(None, description="What stands in its way, or why it failed, with the mend.")
 
 
 class TuningStudyStatus(Model):
@@ -295,6 +400,7 @@ class TuningStudyStatus(Model):
     pareto_front: list[BestTrial] | None = Field(
         None, description="The trials no other dominates (several objectives), the first 50 by number."
     )
+    refit: RefitStatus | None = Field(None, description="The final training (spec.refit).")
 
 
 class TuningStudy(BaseModel):
