@@ -232,7 +232,8 @@ class FinishedStudy(Model):
     The refit's pod is a trial's as far as the protocol goes: TUNING_TRIAL_URL is .../refit, and GET,
     /suggest, /report (prune is always false), /attributes and /result work there as on a trial. Its
     TrialView is the best trial's, with state RUNNING until the refit is COMPLETE or the operator has told
-    FAIL, and without what that trial reported. A COMPLETE without values is a success there; a FAIL by the pod is one try's.
+    FAIL, and without what that trial reported. A COMPLETE without values is a success there; a FAIL by the
+    pod is one try's.
     """
 
     directions: list[Literal["minimize", "maximize"]]
