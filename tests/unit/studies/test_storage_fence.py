@@ -7,7 +7,7 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.pool import NullPool
 from tuning_operator.studies.storage import (
     Fenced,
@@ -74,6 +74,17 @@ def test_who_waits_can_be_closed(new_storage: NewStorage) -> None:
     with pytest.raises(StorageUnavailable):
         second.create_new_study(MINIMIZE)
     assert first.writable()
+
+
+def test_what_it_waits_for_is_told_once(
+    new_storage: NewStorage, database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    elsewhere = make_url(database_url).set(database="nobody_made_it").render_as_string(hide_password=False)
+    with pytest.raises(StorageUnavailable):
+        new_storage(url=elsewhere).wait_for_lock(0.5)  # several attempts
+    told = [record.message for record in caplog.records if "cannot be written yet" in record.message]
+    assert len(told) == 1
+    assert 'database "nobody_made_it" does not exist' in told[0]
 
 
 def test_shards_do_not_wait_for_each_other(new_storage: NewStorage) -> None:

@@ -6,6 +6,7 @@ transaction, looked at within every transaction. A writer that comes back after 
 that row whether another was there meanwhile, and whether the commit that it did not see answered was one.
 """
 
+import logging
 import threading
 import uuid
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from tenacity import (
+    RetryCallState,
     Retrying,
     retry_if_exception,
     sleep_using_event,
@@ -25,6 +27,8 @@ from tenacity import (
 
 from tuning_operator.studies.storage import schema
 from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable, is_away
+
+log = logging.getLogger(__name__)
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 1.0  # seconds between two attempts
 
@@ -63,6 +67,7 @@ class FencedConnection:
         self._connection: Connection | None = None
         self._has_held = False
         self._stopping = threading.Event()
+        self._told = ""
         self.last_committed = 0
         """The number of the last transaction that the database has, as seen when the connection was made."""
 
@@ -108,12 +113,22 @@ class FencedConnection:
             wait=wait_random_exponential(multiplier=_SHORTEST_WAIT, max=_LONGEST_WAIT),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
+            before_sleep=self._tell,
             reraise=True,
         )
+        self._told = ""
         try:
             return attempts(connect)
         except (LockHeldError, DBAPIError) as error:
             raise StorageUnavailable(f"Shard {self._shard} cannot be written: {error}") from error
+
+    def _tell(self, attempt: RetryCallState) -> None:
+        """Log what is waited for, once: a wrong password or database looks as if the database were away."""
+        error = attempt.outcome.exception() if attempt.outcome else None
+        reason = str(getattr(error, "orig", None) or error).strip()
+        if reason != self._told:
+            self._told = reason
+            log.warning("Shard %s cannot be written yet, trying again: %s", self._shard, reason)
 
     def _connect(self) -> Connection:
         connection = self._engine.connect()
