@@ -1,0 +1,88 @@
+"""The shipped examples in real pods: the manifest at a reduced size through an overlay, always the same code."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.e2e.kit import Kubectl, phase
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+ENDED = phase("Completed", "Failed")
+
+
+def load(name: str, overlay: dict[str, Any] | None = None, manifest: str = "study.yaml") -> dict[str, Any]:
+    """Return an example's study; the overlay is merged onto its spec."""
+    study = yaml.safe_load((EXAMPLES / name / manifest).read_text())
+    return study | {"spec": merged(study["spec"], overlay or {})}
+
+
+def code(kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
+    """Return what else the example's kustomization makes: its ConfigMaps with the code."""
+    objects = yaml.safe_load_all(kubectl.run("kustomize", str(EXAMPLES / name)))
+    return [found for found in objects if found["kind"] != "TuningStudy"]
+
+
+def apply(
+    kubectl: Kubectl, name: str, overlay: dict[str, Any] | None = None, manifest: str = "study.yaml"
+) -> str:
+    """Apply an example, or a further manifest of its folder, at a reduced size; return the study's name."""
+    study = load(name, overlay, manifest)
+    kubectl.apply(*code(kubectl, name), study)
+    return study["metadata"]["name"]
+
+
+def completed(kubectl: Kubectl, study: str, timeout: float = 300) -> dict[str, Any]:
+    """Wait for the study's end, which must be a good one without failed trials; return its status."""
+    status = kubectl.wait(study, ENDED, timeout)["status"]
+    good = status["phase"] == "Completed" and not status["trials"]["failed"]
+    assert good, f"{kubectl.story(study)}\n{logs(kubectl, study)}"
+    return status
+
+
+def refitted(kubectl: Kubectl, study: str, timeout: float = 180) -> dict[str, Any]:
+    """Wait for the refit's end, which must be a good one; return status.refit."""
+    refit = kubectl.wait(study, refit_phase("Completed", "Failed"), timeout)["status"]["refit"]
+    assert refit["phase"] == "Completed", f"{refit}\n{kubectl.run('logs', f'job/{study}-refit', check=False)}"
+    return refit
+
+
+def refit_phase(*names: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda study: study.get("status", {}).get("refit", {}).get("phase") in names
+
+
+def logs(kubectl: Kubectl, study: str) -> str:
+    """Return the last lines of every trial."""
+    selector = f"tuning.dev/study={study}"
+    return kubectl.run("logs", "-l", selector, "--prefix", "--tail=20", "--max-log-requests=50", check=False)
+
+
+def trainer(env: dict[str, str] | None = None, **container: Any) -> dict[str, Any]:
+    """Return an overlay for the trial's container: environment variables, and any of its fields."""
+    variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
+    return pod(containers=[{"name": "trainer", "env": variables} | container])
+
+
+def pod(**fields: Any) -> dict[str, Any]:
+    """Return an overlay for the trial's pod: volumes, initContainers, ..."""
+    return {"trial": {"template": {"spec": fields}}}
+
+
+def merged(base: Any, patch: Any) -> Any:
+    """Merge as Kubernetes does: mappings by key (None removes), lists of named things by name, all else replaced."""
+    if isinstance(base, dict) and isinstance(patch, dict):
+        kept = {key: value for key, value in base.items() if key not in patch}
+        new = {key: merged(base.get(key), value) for key, value in patch.items() if value is not None}
+        return kept | new
+    if _named(base) and _named(patch):
+        by_name = {entry["name"]: entry for entry in base}
+        return list((by_name | {e["name"]: merged(by_name.get(e["name"]), e) for e in patch}).values())
+    return copy.deepcopy(patch)
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) and "name" in entry for entry in value)
