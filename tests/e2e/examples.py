@@ -1,4 +1,4 @@
-"""The shipped examples in real pods: the manifest at a reduced size through an overlay, always the same code."""
+"""The shipped examples in real pods: manifests at a reduced size through an overlay, always the same code."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def pod(**fields: Any) -> dict[str, Any]:
 
 
 def merged(base: Any, patch: Any) -> Any:
-    """Merge as Kubernetes does: mappings by key (None removes), lists of named things by name, all else replaced."""
+    """Merge as Kubernetes does: mappings by key (None removes), named things by name, all else replaced."""
     if isinstance(base, dict) and isinstance(patch, dict):
         kept = {key: value for key, value in base.items() if key not in patch}
         new = {key: merged(base.get(key), value) for key, value in patch.items() if value is not None}
