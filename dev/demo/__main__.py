@@ -19,7 +19,7 @@ from dev.demo.record import Record, record
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
-EXAMPLE = system.ROOT / "examples" / "mnist"
+MANIFESTS = system.ROOT / "dev" / "demo"
 NAME = "mnist"
 NAMESPACE = "default"
 SECONDS = 900
@@ -50,8 +50,8 @@ def start(trials: Record) -> None:
             kind.kubectl("patch", "tuningstudy", NAME, "-n", NAMESPACE, "--type=merge", f"--patch={policy}")
             kind.kubectl("delete", "tuningstudy", NAME, "-n", NAMESPACE, "--timeout=60s")
             wait("the operator forgets the study", lambda: not trials.has(f"{NAMESPACE}/{NAME}"), 60)
-    with step("kubectl apply -k examples/mnist"):
-        kind.kubectl("apply", "-n", NAMESPACE, "-k", str(EXAMPLE))
+    with step("kubectl apply -k dev/demo (examples/mnist with 20 trials, four at a time)"):
+        kind.kubectl("apply", "-n", NAMESPACE, "-k", str(MANIFESTS))
 
 
 def follow(trials: Record) -> dict[str, Any]:

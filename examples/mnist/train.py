@@ -101,5 +101,5 @@ def rate(network: nn.Module, valid: Split) -> float:
 
 if __name__ == "__main__":
     study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_warmup_steps=2))
-    study.optimize(objective, n_trials=20)
+    study.optimize(objective, n_trials=10)
     print(f"best accuracy {study.best_value:.4f} with {study.best_params}")

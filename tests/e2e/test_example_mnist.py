@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import copy
-from pathlib import Path
-from typing import Any
-
 import pytest
-import yaml
 
-from tests.e2e.kit import Kubectl, optuna_record, phase
+from tests.e2e import examples
+from tests.e2e.kit import Kubectl, optuna_record
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "mnist"
 PACKAGES = ["accelerate", "datasets", "lightning", "optuna", "optuna_integration", "plotly"]
 PACKAGES += ["sklearn", "torch", "torchvision", "transformers"]
 
@@ -34,56 +29,49 @@ for name in ("train", "t10k"):
 """Handwritten digits as files of MNIST's own format: nothing can be downloaded here."""
 
 
-@pytest.mark.timeout(900)
-def test_the_example_finds_a_good_network_and_prunes_bad_ones(kubectl: Kubectl) -> None:
-    kubectl.run("apply", "-k", str(EXAMPLE))
-    done = kubectl.wait("mnist", phase("Completed", "Failed"), timeout=800)
-    status = done["status"]
-    assert status["phase"] == "Completed", kubectl.story("mnist")
-    assert status["progress"] == "20/20"
-    assert status["trials"]["failed"] == 0, kubectl.story("mnist")
-    assert status["trials"]["pruned"] >= 1
+GOOD = [{"learning_rate": 0.01, "hidden_size": 128}, {"learning_rate": 0.003, "hidden_size": 64}]
+HOPELESS = {"learning_rate": 1e-5, "hidden_size": 64}
+REDUCED = {
+    "maxTrials": 5,
+    "initialTrials": [*GOOD, HOPELESS],
+    "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 2, "n_warmup_steps": 2}},
+}
+
+
+@pytest.mark.timeout(600)
+def test_the_example_finds_a_good_network_and_prunes_a_bad_one(kubectl: Kubectl) -> None:
+    name = examples.apply(kubectl, "mnist", REDUCED)
+    status = examples.completed(kubectl, name)
+    assert status["progress"] == "5/5"
     assert status["best"]["values"][0] > 0.9
     assert set(status["best"]["parameters"]) == {"learning_rate", "hidden_size"}
-    log = kubectl.logs_of_trial("mnist", status["best"]["number"])
+    log = kubectl.logs_of_trial(name, status["best"]["number"])
     assert "1797 pictures, scikit-learn's handwritten digits (MNIST_DIR is not set)" in log
     assert "threads: 1" in log, "the container's CPU limit, not the node's cores"
-    with optuna_record(kubectl, "mnist") as record:
+    with optuna_record(kubectl, name) as record:
+        assert [trial.params for trial in record.trials[:3]] == [*GOOD, HOPELESS]
+        assert record.trials[2].state.name == "PRUNED"
         complete = [t for t in record.trials if t.state.name == "COMPLETE"]
         assert all(sorted(t.intermediate_values) == list(range(20)) for t in complete)
 
 
-def with_mnist_files(study: dict[str, Any]) -> dict[str, Any]:
-    """Return the study with MNIST on a volume, as its comments say."""
-    study = copy.deepcopy(study)
-    study["spec"] |= {"maxTrials": 1, "parallelism": 1}
-    pod = study["spec"]["trial"]["template"]["spec"]
-    (trainer,) = pod["containers"]
-    mount = {"name": "data", "mountPath": "/data"}
-    pod["volumes"] = [{"name": "data", "emptyDir": {}}]
-    pod["initContainers"] = [
-        {
-            "name": "files",
-            "image": trainer["image"],
-            "command": ["python3", "-c", WRITE_MNIST],
-            "volumeMounts": [mount],
-        }
-    ]
-    trainer["volumeMounts"] = [mount]
-    trainer["env"].append({"name": "MNIST_DIR", "value": "/data"})
-    return study
-
-
 @pytest.mark.timeout(600)
 def test_mnist_files_are_used_where_they_are(kubectl: Kubectl) -> None:
-    code = {"train.py": (EXAMPLE / "train.py").read_text()}
-    kubectl.apply(
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "mnist-code"}, "data": code},
-        with_mnist_files(yaml.safe_load((EXAMPLE / "study.yaml").read_text())),
-    )
-    status = kubectl.wait("mnist", phase("Completed", "Failed"), timeout=500)["status"]
-    assert status["phase"] == "Completed", kubectl.story("mnist")
-    log = kubectl.logs_of_trial("mnist", 0)
+    """On a volume, as the manifest's comments say."""
+    image = examples.load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"]
+    mounts = [{"name": "data", "mountPath": "/data"}]
+    files = {
+        "name": "files",
+        "image": image,
+        "command": ["python3", "-c", WRITE_MNIST],
+        "volumeMounts": mounts,
+    }
+    volume = examples.pod(volumes=[{"name": "data", "emptyDir": {}}], initContainers=[files])
+    reading = examples.trainer(env={"MNIST_DIR": "/data"}, volumeMounts=mounts)
+    overlay = examples.merged(examples.merged({"maxTrials": 1, "parallelism": 1}, volume), reading)
+    name = examples.apply(kubectl, "mnist", overlay)
+    examples.completed(kubectl, name)
+    log = kubectl.logs_of_trial(name, 0)
     assert "1797 pictures, MNIST from /data" in log
     assert "COMPLETE" in log
 
@@ -91,8 +79,7 @@ def test_mnist_files_are_used_where_they_are(kubectl: Kubectl) -> None:
 def test_the_image_is_locked_down_and_complete(kubectl: Kubectl) -> None:
     """Any user ID, a read-only root file system, and every package that the examples build on."""
     imports = f"import {', '.join(PACKAGES)}, os; print('uid', os.getuid())"
-    study = yaml.safe_load((EXAMPLE / "study.yaml").read_text())
-    image = study["spec"]["trial"]["template"]["spec"]["containers"][0]["image"]
+    image = examples.load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"]
     container = {
         "name": "main",
         "image": image,

@@ -1,95 +1,155 @@
-"""Every example: a manifest that can work, code that fits it, and one command that applies both."""
+"""Every example: manifests that can work, code that fits them, and one command that applies both."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from tuning_operator.resource import space
 from tuning_operator.resource.study import Parameter, TuningStudySpec
 
 from dev.cluster import programs
+from tests.unit.examples.table import ROWS
 
-EXAMPLES = sorted((Path(__file__).parents[3] / "examples").iterdir())
+ROOT = Path(__file__).parents[3] / "examples"
+EXAMPLES = sorted(folder for folder in ROOT.iterdir() if folder.is_dir())
 each_example = pytest.mark.parametrize("example", EXAMPLES, ids=lambda folder: folder.name)
 
 
-def manifest(example: Path) -> dict[str, Any]:
-    return yaml.safe_load((example / "study.yaml").read_text())
+class Manifest(NamedTuple):
+    """A TuningStudy of an example."""
+
+    file: Path
+    name: str
+    spec: TuningStudySpec
 
 
-def spec(example: Path) -> TuningStudySpec:
-    return TuningStudySpec.model_validate(manifest(example)["spec"])
+def manifests(example: Path) -> list[Manifest]:
+    found = [(file, yaml.safe_load(file.read_text())) for file in sorted(example.glob("*.yaml"))]
+    return [
+        Manifest(file, content["metadata"]["name"], TuningStudySpec.model_validate(content["spec"]))
+        for file, content in found
+        if content["kind"] == "TuningStudy"
+    ]
+
+
+MANIFESTS = [manifest for example in EXAMPLES for manifest in manifests(example)]
+each_manifest = pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda found: found.name)
+
+
+def kustomized(folder: Path) -> list[dict[str, Any]]:
+    command = [programs.kubectl(), "kustomize", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    return list(yaml.safe_load_all(done.stdout))
 
 
 @each_example
-def test_the_manifest_is_valid_and_named_as_its_folder(example: Path) -> None:
-    assert manifest(example)["metadata"]["name"] == example.name
-    assert spec(example).max_trials > 0
-    assert (example / "README.md").read_text().count("kubectl apply -k") > 0
+def test_the_study_is_named_as_its_folder_and_the_readme_applies_it(example: Path) -> None:
+    assert {found.file.name: found.name for found in manifests(example)}["study.yaml"] == example.name
+    assert f"kubectl apply -k examples/{example.name}" in (example / "README.md").read_text()
+
+
+def test_the_table_of_examples_is_complete() -> None:
+    linked = re.findall(r"^\| \[([\w-]+)\]\(([\w-]+)\) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert sorted(linked) == [(folder.name, folder.name) for folder in EXAMPLES]
+
+
+@each_manifest
+def test_the_search_space_and_the_initial_trials_can_work(manifest: Manifest) -> None:
+    assert space.problems(manifest.spec.search_space, manifest.spec.initial_trials) == ()
+
+
+@pytest.mark.parametrize("name", sorted(ROWS))
+def test_the_study_is_the_one_that_the_table_of_typical_studies_asks_for(name: str) -> None:
+    spec = TuningStudySpec.model_validate(yaml.safe_load((ROOT / name / "study.yaml").read_text())["spec"])
+    written = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    assert {field: written.get(field) for field in ROWS[name]} == ROWS[name]
 
 
 @each_example
 def test_one_command_applies_the_study_and_its_code(example: Path) -> None:
-    command = [programs.kubectl(), "kustomize", example]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    objects = {found["kind"]: found for found in yaml.safe_load_all(done.stdout)}
-    study = TuningStudySpec.model_validate(objects["TuningStudy"]["spec"])
-    code = objects["ConfigMap"]
-    assert study.trial.source
-    assert study.trial.source.config_map == code["metadata"]["name"]
-    module, _, function = (study.trial.objective or "").partition(":")
-    functions = [
-        node.name
-        for node in ast.parse(code["data"][f"{module}.py"]).body
-        if isinstance(node, ast.FunctionDef)
-    ]
-    assert function in functions
+    objects = kustomized(example)
+    code = {found["metadata"]["name"]: found for found in objects if found["kind"] == "ConfigMap"}
+    assert example.name in {found["metadata"]["name"] for found in objects if found["kind"] == "TuningStudy"}
+    for manifest in manifests(example):
+        for runs in filter(None, (manifest.spec.trial, manifest.spec.refit)):
+            source = runs.source or manifest.spec.trial.source
+            if source:
+                assert_code_has(code[source.config_map]["data"], runs)
 
 
-def suggested(code: str) -> dict[str, dict[str, Any]]:
-    """Read the calls of `trial.suggest_*`, as the manifest would write them."""
-    found = {}
-    for node in ast.walk(ast.parse(code)):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr.startswith("suggest_")
-        ):
-            name, *values = map(ast.literal_eval, node.args)
-            options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in node.keywords}
-            kind = node.func.attr.removeprefix("suggest_")
-            bounds = (
-                {"choices": values[0]}
-                if kind == "categorical"
-                else dict(zip(("low", "high"), values, strict=True))
-            )
-            found[name] = {"type": kind, **bounds, **options}
+def assert_code_has(files: dict[str, str], runs: Any) -> None:
+    """What the manifest names is there: the function, the script, or a file that the command names."""
+    if runs.objective:
+        module, _, function = runs.objective.partition(":")
+        assert function in functions(files[f"{module}.py"])
+    elif runs.script:
+        assert runs.script in files
+    elif runs.command:
+        assert set(files) & {Path(word).name for word in runs.command}
+
+
+def functions(code: str) -> dict[str, ast.FunctionDef]:
+    return {node.name: node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
+
+
+class Suggested(NamedTuple):
+    """A call of `trial.suggest_*`, as the manifest would write it; the name is a pattern where it is made."""
+
+    name: str
+    parameter: dict[str, Any]
+
+
+def suggested(code: str, function: str) -> list[Suggested]:
+    """Read the calls of a function and of those of the same file that it calls."""
+    known, seen, waiting, found = functions(code), set[str](), [function], []
+    while waiting:
+        seen.add(name := waiting.pop())
+        for call in (node for node in ast.walk(known[name]) if isinstance(node, ast.Call)):
+            if isinstance(call.func, ast.Name) and call.func.id in set(known) - seen:
+                waiting.append(call.func.id)
+            if isinstance(call.func, ast.Attribute) and call.func.attr.startswith("suggest_"):
+                found.append(suggestion(call, call.func.attr.removeprefix("suggest_")))
     return found
 
 
+def suggestion(call: ast.Call, kind: str) -> Suggested:
+    values = [ast.literal_eval(value) for value in call.args[1:]]
+    options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    bounds = (
+        {"choices": values[0]} if kind == "categorical" else dict(zip(("low", "high"), values, strict=True))
+    )
+    return Suggested(pattern(call.args[0]), {"type": kind, **bounds, **options})
+
+
+def pattern(name: ast.expr) -> str:
+    """Return a regular expression for a name: itself, or an f-string's fixed parts."""
+    if isinstance(name, ast.JoinedStr):
+        fixed = [re.escape(p.value) if isinstance(p, ast.Constant) else r"\w+" for p in name.values]
+        return "".join(fixed)
+    return re.escape(ast.literal_eval(name))
+
+
 def declared(parameter: Parameter) -> dict[str, Any]:
-    return {
-        key: value
-        for key, value in parameter.model_dump(exclude={"name"}).items()
-        if value not in (None, False)
-    }
+    given = parameter.model_dump(exclude={"name", "when"})
+    return {key: value for key, value in given.items() if value not in (None, False)}
 
 
-@each_example
-def test_code_and_manifest_search_the_same_space(example: Path) -> None:
+@pytest.mark.parametrize(
+    "manifest",
+    [found for found in MANIFESTS if found.spec.trial.objective and found.spec.search_space],
+    ids=lambda found: found.name,
+)
+def test_code_and_manifest_search_the_same_space(manifest: Manifest) -> None:
     """The same file gives the same search under plain Optuna, where the manifest has no say."""
-    study = spec(example)
-    module = (study.trial.objective or "").partition(":")[0]
-    in_code = suggested((example / f"{module}.py").read_text())
-    assert in_code == {parameter.name: declared(parameter) for parameter in study.search_space or []}
-
-
-def test_mnist_is_what_the_demo_promises() -> None:
-    study = spec(EXAMPLES[0].with_name("mnist"))
-    assert (study.max_trials, study.parallelism) == (20, 4)
-    assert study.pruner
-    assert study.pruner.name == "MedianPruner"
-    (container,) = study.trial.template["spec"]["containers"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    module, _, function = (manifest.spec.trial.objective or "").partition(":")
+    calls = suggested((manifest.file.parent / f"{module}.py").read_text(), function)
+    used = set()
+    for parameter in manifest.spec.search_space or []:
+        (call,) = [call for call in calls if re.fullmatch(call.name, parameter.name)]
+        assert call.parameter == declared(parameter), parameter.name
+        used.add(call.name)
+    assert used == {call.name for call in calls}
