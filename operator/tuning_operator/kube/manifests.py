@@ -31,17 +31,19 @@ class Runtime:
 
 def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
     """Return the ConfigMap that carries the trainer into pods; named by its content, so never changed."""
-    metadata = _metadata(study, _trainer_name(study, runtime), {})
-    data = {"data": {"ca.crt": runtime.ca}} if runtime.ca else {}
-    archive = {"trainer.zip": base64.b64encode(runtime.trainer).decode()}
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata,
+        "metadata": _metadata(study, _trainer_name(study, runtime), {}),
         "immutable": True,
-        "binaryData": archive,
-        **data,
+        "binaryData": {"trainer.zip": base64.b64encode(runtime.trainer).decode()},
+        "data": _address(runtime),
     }
+
+
+def _address(runtime: Runtime) -> dict[str, str]:
+    """Return how the study server is reached: for pods, and for kubectl's plugin."""
+    return {"server-url": runtime.server_url, **({"ca.crt": runtime.ca} if runtime.ca else {})}
 
 
 def trial_job(study: TuningStudy, trial: int, runtime: Runtime) -> dict[str, Any]:
@@ -84,7 +86,8 @@ def _metadata(study: TuningStudy, name: str, labels: Mapping[str, str]) -> dict[
 
 
 def _trainer_name(study: TuningStudy, runtime: Runtime) -> str:
-    digest = hashlib.sha256(runtime.trainer + (runtime.ca or "").encode()).hexdigest()
+    address = json.dumps(_address(runtime), sort_keys=True)
+    digest = hashlib.sha256(runtime.trainer + address.encode()).hexdigest()
     return f"{study.metadata['name']}-trainer-{digest[:10]}"
 
 

@@ -163,7 +163,8 @@ def test_the_config_map_is_named_by_its_content() -> None:
     first = trainer_config_map(study(), RUNTIME)
     assert first["immutable"] is True
     assert base64.b64decode(first["binaryData"]["trainer.zip"]) == b"zip"
-    assert first["data"] == {"ca.crt": "PEM"}
+    assert first["data"] == {"server-url": "https://studies.tuning:8443/", "ca.crt": "PEM"}
+    assert first["metadata"]["labels"] == {names.LABEL_STUDY: "mnist"}, "how kubectl's plugin finds it"
     assert first["metadata"]["ownerReferences"][0]["uid"] == UID
     volume = next(
         v
@@ -173,9 +174,15 @@ def test_the_config_map_is_named_by_its_content() -> None:
     assert volume["configMap"]["name"] == first["metadata"]["name"]
     others = {
         trainer_config_map(study(), r)["metadata"]["name"]
-        for r in (RUNTIME, Runtime(b"zap", "u", "PEM"), Runtime(b"zip", "u", "RENEWED"), Runtime(b"zip", "u"))
+        for r in (
+            RUNTIME,
+            Runtime(b"zap", "u", "PEM"),
+            Runtime(b"zip", "u", "RENEWED"),
+            Runtime(b"zip", "u"),
+            Runtime(b"zip", "v"),
+        )
     }
-    assert len(others) == 4
+    assert len(others) == 5
 
 
 @pytest.mark.parametrize("trial", [0, 99_999])
