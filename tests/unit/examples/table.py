@@ -11,4 +11,16 @@ ROWS: dict[str, dict[str, Any]] = {
         ],
         "maxTrials": 10,
     },
+    "dynamic-ann": {
+        "objectives": [{"metric": "accuracy", "direction": "maximize"}],
+        "searchSpace": [
+            {"name": "n_layers", "type": "int", "low": 1, "high": 3},
+            {"name": "hidden_size", "type": "int", "low": 64, "high": 256, "step": 64},
+            {"name": "dropout", "type": "float", "low": 0.1, "high": 0.5},
+            {"name": "lr", "type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+            {"name": "optimizer", "type": "categorical", "choices": ["Adam", "RMSprop", "SGD"]},
+            {"name": "batch_size", "type": "categorical", "choices": [32, 64, 128]},
+        ],
+        "maxTrials": 50,
+    },
 }

@@ -73,7 +73,9 @@ def test_the_study_is_the_one_that_the_table_of_typical_studies_asks_for(name: s
 def test_one_command_applies_the_study_and_its_code(example: Path) -> None:
     objects = kustomized(example)
     code = {found["metadata"]["name"]: found for found in objects if found["kind"] == "ConfigMap"}
-    assert example.name in {found["metadata"]["name"] for found in objects if found["kind"] == "TuningStudy"}
+    applied = {found["metadata"]["name"] for found in objects if found["kind"] == "TuningStudy"}
+    assert applied
+    assert applied <= {found.name for found in manifests(example)}
     for manifest in manifests(example):
         for runs in filter(None, (manifest.spec.trial, manifest.spec.refit)):
             source = runs.source or manifest.spec.trial.source
@@ -85,15 +87,16 @@ def assert_code_has(files: dict[str, str], runs: Any) -> None:
     """What the manifest names is there: the function, the script, or a file that the command names."""
     if runs.objective:
         module, _, function = runs.objective.partition(":")
-        assert function in functions(files[f"{module}.py"])
+        assert function in definitions(files[f"{module}.py"])
     elif runs.script:
         assert runs.script in files
     elif runs.command:
         assert set(files) & {Path(word).name for word in runs.command}
 
 
-def functions(code: str) -> dict[str, ast.FunctionDef]:
-    return {node.name: node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
+def definitions(code: str) -> dict[str, ast.FunctionDef | ast.ClassDef]:
+    """Return the functions and classes of a file by name."""
+    return {n.name: n for n in ast.parse(code).body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
 
 
 class Suggested(NamedTuple):
@@ -104,8 +107,8 @@ class Suggested(NamedTuple):
 
 
 def suggested(code: str, function: str) -> list[Suggested]:
-    """Read the calls of a function and of those of the same file that it calls."""
-    known, seen, waiting, found = functions(code), set[str](), [function], []
+    """Read the calls of a function and of what it calls in the same file."""
+    known, seen, waiting, found = definitions(code), set[str](), [function], []
     while waiting:
         seen.add(name := waiting.pop())
         for call in (node for node in ast.walk(known[name]) if isinstance(node, ast.Call)):

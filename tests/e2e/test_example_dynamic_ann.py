@@ -1,0 +1,59 @@
+"""examples/dynamic-ann: the architecture as part of the search, conditional parameters, and the refit."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e import examples
+from tests.e2e.kit import Kubectl, optuna_record
+
+GOOD = {"n_layers": 1, "hidden_size": 128, "dropout": 0.2, "lr": 0.009, "optimizer": "Adam", "batch_size": 32}
+
+
+@pytest.mark.timeout(600)
+def test_the_best_network_is_trained_on_all_data_and_kept(kubectl: Kubectl, image: str) -> None:
+    name = examples.apply(kubectl, "dynamic-ann", {"maxTrials": 3, "parallelism": 2, "initialTrials": [GOOD]})
+    best = examples.completed(kubectl, name)["best"]
+    assert best["values"][0] > 0.9
+    assert "scikit-learn's handwritten digits" in kubectl.logs_of_trial(name, best["number"])
+    with optuna_record(kubectl, name) as record:
+        assert record.trials[0].params == GOOD
+        assert sorted(record.trials[0].intermediate_values) == [0, 1, 2, 3, 4]
+
+    refit = examples.refitted(kubectl, name)
+    assert refit["trial"] == best["number"]
+    assert refit["values"][0] > 0.9
+    assert refit["model"] == "/models/dynamic-ann.pt"
+    assert f"test accuracy {refit['values'][0]:.4f}" in kubectl.run("logs", f"job/{refit['job']}")
+    listing = look_into_volume(kubectl, image, "dynamic-ann-models", "ls -s /volume")
+    assert "dynamic-ann.pt" in listing
+
+
+def look_into_volume(kubectl: Kubectl, image: str, claim: str, line: str) -> str:
+    """Return what a shell line says in a pod that has the volume at /volume."""
+    mount = {"name": "volume", "mountPath": "/volume"}
+    container = {"name": "main", "image": image, "command": ["sh", "-c", line], "volumeMounts": [mount]}
+    volume = {"name": "volume", "persistentVolumeClaim": {"claimName": claim}}
+    pod = {"restartPolicy": "Never", "containers": [container], "volumes": [volume]}
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": pod})
+    kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/look", "--timeout=60s")
+    return kubectl.run("logs", "look")
+
+
+SHALLOW = {"n_layers": 1, "hidden_size_1": 64}
+DEEP = {"n_layers": 3, "hidden_size_1": 64, "hidden_size_2": 128, "hidden_size_3": 192}
+COMMON = {"dropout", "lr", "optimizer", "batch_size"}
+
+
+@pytest.mark.timeout(600)
+def test_a_size_per_layer_declared_and_define_by_run(kubectl: Kubectl) -> None:
+    overlay = {"maxTrials": 2, "parallelism": 2, "initialTrials": [SHALLOW, DEEP]}
+    files = ("study-per-layer.yaml", "study-define-by-run.yaml")
+    studies = [examples.apply(kubectl, "dynamic-ann", overlay, file) for file in files]
+    for name in studies:
+        examples.completed(kubectl, name)
+        with optuna_record(kubectl, name) as record:
+            shallow, deep = record.trials
+            assert shallow.params.keys() == SHALLOW.keys() | COMMON
+            assert shallow.params.items() >= SHALLOW.items()
+            assert deep.params.items() >= DEEP.items()
