@@ -7,8 +7,14 @@ import enum
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tuning_trainer.console import say
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tuning_trainer.trial_storage import TrialStorage
+
+NO_STOP = "study.stop is not used: spec.objectives[].target or spec.maxTrials ends the study"
 
 
 class StudyDirection(enum.IntEnum):
@@ -22,8 +28,9 @@ class StudyDirection(enum.IntEnum):
 class TrialStudy:
     """What `trial.study` gives. Study attributes set here live as long as the pod."""
 
-    def __init__(self, name: str, directions: Sequence[str]) -> None:
+    def __init__(self, name: str, directions: Sequence[str], storage: TrialStorage) -> None:
         self.study_name = name
+        self._storage = storage
         self._directions = [direction.upper() for direction in directions]
         self._user_attrs: dict[str, Any] = {}
 
@@ -58,6 +65,10 @@ class TrialStudy:
     def set_user_attr(self, key: str, value: Any) -> None:
         """Set an attribute for the rest of this process."""
         self._user_attrs[key] = value
+
+    def stop(self) -> None:
+        """Say that a trial does not end its study: the manifest does."""
+        say(NO_STOP)
 
     def __getattr__(self, name: str) -> NoReturn:
         """Say why the rest of Optuna's Study is missing; an AttributeError, so that `hasattr` works."""

@@ -13,6 +13,7 @@ from tuning_trainer import distributions as dists
 from tuning_trainer.client import Refused
 from tuning_trainer.console import warn
 from tuning_trainer.study import TrialStudy
+from tuning_trainer.trial_storage import SYSTEM, TrialStorage, split
 from tuning_trainer.wire import numbers_from_wire
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 PATIENCE = 1800.0
 """Seconds for which a trial that cannot go on without an answer waits for the server."""
 
-_SYSTEM = "system_attrs:"
-"""System attributes (older code sets them; Optuna 5 has none) are user attributes with this prefix."""
-
 
 class Trial:
     """One evaluation of the objective. Signatures, checks and messages are those of optuna.trial.Trial."""
@@ -36,8 +34,11 @@ class Trial:
         record = view["trial"]
         self._client = client
         self._outbox = outbox
-        self.study = TrialStudy(study, [objective["direction"] for objective in view["objectives"]])
+        self.storage = TrialStorage(self)
+        directions = [objective["direction"] for objective in view["objectives"]]
+        self.study = TrialStudy(study, directions, self.storage)
         self._number: int = record["number"]
+        self._trial_id = self._number  # what Optuna's artifacts and integrations call it by
         self._started: str | None = record.get("started")
         self._declared: bool = view["fixed"]
         self._params: dict[str, Any] = dict(record.get("parameters") or {})
@@ -45,11 +46,7 @@ class Trial:
         self._distributions = {name: dists.from_wire(form) for name, form in forms.items()}
         self._reported = {int(step): value for step, value in numbers_from_wire(view.get("reported")).items()}
         self._restored_steps = set(self._reported)  # reported by an earlier pod of this trial
-        attrs = dict(view.get("userAttrs") or {})
-        self._user_attrs = {key: value for key, value in attrs.items() if not key.startswith(_SYSTEM)}
-        self._system_attrs = {
-            key[len(_SYSTEM) :]: value for key, value in attrs.items() if key.startswith(_SYSTEM)
-        }
+        self._user_attrs, self._system_attrs = split(view.get("userAttrs") or {})
         self._constraints = numbers_from_wire(view.get("constraints"))
         self._asked_to_prune = False
 
@@ -174,7 +171,15 @@ class Trial:
     def set_system_attr(self, key: str, value: Any) -> None:
         """Deprecated by Optuna 3.1 and gone from 5.0: use set_user_attr."""
         warn("set_system_attr has been deprecated in v3.1.0. Use set_user_attr instead.", FutureWarning)
-        self._set_attr(_SYSTEM + key, key, value)
+        self.note(key, value)
+
+    def note(self, key: str, value: Any) -> None:
+        """Set a system attribute, as Optuna's own modules do: without a warning.
+
+        Raises:
+            TypeError: the value cannot be written as JSON.
+        """
+        self._set_attr(SYSTEM + key, key, value)
         self._system_attrs[key] = value
 
     def set_constraint(self, key: str, value: float) -> None:
@@ -281,7 +286,8 @@ class Trial:
 
     def _set_attr(self, wire_key: str, key: str, value: Any) -> None:
         try:
-            value = json.loads(json.dumps(value))  # a copy: what is sent later must not change meanwhile
+            # a copy: what is sent later must not change meanwhile
+            value = json.loads(json.dumps(value, default=_as_plain))
         except (TypeError, ValueError) as error:
             raise TypeError(
                 f"The attribute {key!r} cannot be stored: {error}. Save it to a file and set the file's path."
@@ -300,6 +306,13 @@ def _as_float(value: Any) -> float:
         raise TypeError(
             f"The `value` argument is of type '{type(value)}' but supposed to be a float."
         ) from None
+
+
+def _as_plain(value: Any) -> Any:
+    """Return a NumPy number or array, or a tensor, as JSON has it."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
 def _warn_of_deprecation(name: str, arguments: str) -> None:
