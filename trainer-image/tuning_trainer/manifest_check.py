@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import Failure, TrialFailure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONSTRAINTS = "constraints_func"
+INSTEAD = {"source_trials": "spec.warmStart continues from another study's trials."}
+"""Fields that take the place of arguments which are Python objects."""
 
 
 def check_asked(asked: dict[str, Any], directions: list[str], config: dict[str, Any]) -> None:
@@ -27,8 +34,19 @@ def check_asked(asked: dict[str, Any], directions: list[str], config: dict[str, 
 
 def described(thing: Any) -> dict[str, Any]:
     """Return a sampler or pruner as the manifest would have it, its arguments as far as YAML can say them."""
-    given = {name: value for name, value in vars(thing).get("_tuning_arguments", {}).items() if _plain(value)}
+    given = {name: value for name, value in _given(thing).items() if _plain(value)}
     return {"name": type(thing).__name__, "args": given}
+
+
+def constraints_function(sampler: Any) -> Callable[[Any], Any] | None:
+    """Return the constraints_func that a sampler was made with: it runs in the pod, after the objective."""
+    found: Callable[[Any], Any] | None = _given(sampler).get(CONSTRAINTS) if sampler is not None else None
+    return found
+
+
+def _given(thing: Any) -> dict[str, Any]:
+    given: dict[str, Any] = vars(thing).get("_tuning_arguments", {})
+    return given
 
 
 def _check_directions(asked: dict[str, Any], directions: list[str]) -> None:
@@ -45,6 +63,7 @@ def _check_directions(asked: dict[str, Any], directions: list[str]) -> None:
 
 
 def _check_named(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
+    _check_can_be_said(kind, thing)
     script = described(thing)
     known = _defaults(thing) | (manifest.get("args") or {})
     missing = object()
@@ -56,6 +75,24 @@ def _check_named(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
         f"spec.{kind}: {_worded(manifest)}",
         f"Write spec.{kind}: {json.dumps(script)} in the manifest, or take the {kind} out of the script.",
     )
+
+
+def _check_can_be_said(kind: str, thing: Any) -> None:
+    """Refuse what no manifest can hold: the study server would run something else."""
+    made = f"The script's {kind} {type(thing).__name__}"
+    if not type(thing).__module__.startswith(("optuna.", "tuning_trainer.")):
+        raise TrialFailure(
+            Failure(
+                "Script",
+                f"{made} is not one of optuna.{kind}s, and the study server runs these only.",
+                f"Take the {kind} out of the script, and name one of Optuna's in spec.{kind}.",
+            )
+        )
+    for name, value in _given(thing).items():
+        if not _plain(value) and name != CONSTRAINTS:
+            what = f"{made} is given {name}={type(value).__name__}, which a manifest cannot hold."
+            instead = INSTEAD.get(name, f"spec.{kind}.args takes numbers, texts and lists.")
+            raise TrialFailure(Failure("Script", what, f"Leave {name} out. {instead}"))
 
 
 def contradiction(script: str, manifest: str, remedy: str) -> TrialFailure:

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
 class ImportBridge:
     """A study that the module runs while it is imported is a mistake; one of the objective's own is not."""
 
+    offline = False
+
     def __init__(self) -> None:
         self.inside = False
+
+    def owns(self, study: Any) -> bool:
+        """Return that no study is the manifest's: they are the module's own."""
+        del study
+        return False
 
     def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
         """Create the study as asked: to create one does no harm."""
@@ -38,11 +45,7 @@ class ImportBridge:
             "Put that under `if __name__ == '__main__':`, or run the whole script with trial.script.",
         )
 
-    def ask(self, study: Any) -> NoReturn:
-        """Refuse likewise."""
-        self.optimize(study, {})
-
-    tell = optimize
+    ask = tell = optimize
 
 
 def run_objective(

@@ -13,7 +13,9 @@ import sys
 from importlib.abc import Loader, MetaPathFinder
 from typing import TYPE_CHECKING, Any, Protocol
 
+from tuning_trainer.closed_storages import keep_closed
 from tuning_trainer.console import PACKAGE, say
+from tuning_trainer.study import NO_STOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +23,13 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 STAND_IN = f"{PACKAGE}/standin"
+UNUSED = {
+    "enqueue_trial": "study.enqueue_trial is not used: known good points are spec.initialTrials",
+    "add_trial": "study.add_trial is not used: trials of another study are spec.warmStart",
+    "add_trials": "study.add_trials is not used: trials of another study are spec.warmStart",
+    "stop": NO_STOP,
+}
+"""Methods of the manifest's study that concern more than one trial, and the fields that take their place."""
 
 
 class Bridge(Protocol):
@@ -28,6 +37,11 @@ class Bridge(Protocol):
 
     inside: bool
     """Whether the objective is running, so that studies are the user's own affair."""
+    offline: bool
+    """Whether storages that the code names stay closed: the study server keeps the study."""
+
+    def owns(self, study: Any) -> bool:
+        """Return whether the study is the manifest's."""
 
     def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
         """Return the study for a call of create_study or load_study with these arguments."""
@@ -35,8 +49,8 @@ class Bridge(Protocol):
     def optimize(self, study: Any, asked: dict[str, Any]) -> None:
         """Do what `study.optimize` with these arguments means here."""
 
-    def ask(self, study: Any) -> Any:
-        """Return the trial for `study.ask`."""
+    def ask(self, study: Any, asked: dict[str, Any]) -> Any:
+        """Return the trial for `study.ask` with these arguments."""
 
     def tell(self, study: Any, asked: dict[str, Any]) -> Any:
         """Do what `study.tell` with these arguments means here."""
@@ -99,13 +113,21 @@ def _patch(optuna: ModuleType, bridge: Bridge) -> None:
         for module in ("optuna", "optuna.study", "optuna.study.study"):
             if hasattr(sys.modules.get(module), name):
                 setattr(sys.modules[module], name, replaced)
-    study = sys.modules["optuna.study"].Study
-    for name in ("optimize", "ask", "tell"):
-        setattr(study, name, _running(getattr(study, name), getattr(bridge, name), bridge))
+    _patch_study(sys.modules["optuna.study"].Study, bridge)
+    if bridge.offline:
+        keep_closed(bridge)
     for module in ("optuna.samplers", "optuna.pruners"):
         for kind in vars(sys.modules[module]).values():
             if inspect.isclass(kind) and kind.__module__.startswith("optuna."):
                 _record_arguments(kind)
+
+
+def _patch_study(study: type, bridge: Bridge) -> None:
+    for name in ("optimize", "ask", "tell"):
+        setattr(study, name, _running(getattr(study, name), getattr(bridge, name), bridge))
+    for name in UNUSED:
+        if hasattr(study, name):
+            setattr(study, name, _unused(getattr(study, name), bridge))
 
 
 def _creating(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any]:
@@ -129,7 +151,19 @@ def _running(original: Callable[..., Any], ours: Callable[..., Any], bridge: Bri
             return original(self, *args, **kwargs)
         asked = dict(signature.bind(self, *args, **kwargs).arguments)
         asked.pop("self")
-        return ours(self, asked) if original.__name__ != "ask" else ours(self)
+        return ours(self, asked)
+
+    return run
+
+
+def _unused(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not bridge.owns(self):
+            return original(self, *args, **kwargs)
+        given = f", here {args[0]}" if original.__name__ == "enqueue_trial" and args else ""
+        say(f"{UNUSED[original.__name__]}{given}")
+        return None
 
     return run
 

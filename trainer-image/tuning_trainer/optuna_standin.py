@@ -99,6 +99,9 @@ class Study:
     ) -> None:
         """Run the pod's trial."""
 
+    def stop(self) -> None:
+        """Do nothing: the manifest ends the study."""
+
     def ask(self, fixed_distributions: Any = None) -> Any:
         """Return the pod's trial."""
 

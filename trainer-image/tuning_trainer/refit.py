@@ -12,6 +12,7 @@ from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.optuna_standin import FinishedTrial
 from tuning_trainer.outcome import Outcome
 from tuning_trainer.script import execute, find_script
+from tuning_trainer.trial_storage import split
 from tuning_trainer.wire import numbers_from_wire
 
 if TYPE_CHECKING:
@@ -36,16 +37,27 @@ def refit_script(arguments: list[str], settings: Settings, finished: dict[str, A
 
 
 class FinishedBridge:
-    """Gives the script the finished study."""
+    """Gives the script the finished study: the same one, however often it creates or loads it."""
+
+    offline = True
 
     def __init__(self, finished: dict[str, Any]) -> None:
         self.inside = False
         self._finished = finished
+        self._study: Any = None
+
+    def owns(self, study: Any) -> bool:
+        """Return whether it is the finished study."""
+        return study is self._study
 
     def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
-        """Return the finished study, whatever storage the script names."""
+        """Return the finished study, kept in the script's storage where that is an object (in memory)."""
         del original
+        if self._study is not None:
+            return self._study
         kept = {name: asked[name] for name in ("sampler", "pruner", "study_name") if asked.get(name)}
+        if asked.get("storage") is not None and not isinstance(asked["storage"], str):
+            kept["storage"] = asked["storage"]
         optuna = sys.modules["optuna"]
         self.inside = True
         try:
@@ -53,6 +65,7 @@ class FinishedBridge:
             _fill(optuna, study, self._finished)
         finally:
             self.inside = False
+        self._study = study
         return study
 
     def optimize(self, study: Any, asked: dict[str, Any]) -> None:
@@ -60,9 +73,9 @@ class FinishedBridge:
         del study, asked
         say("the study is finished: optimize returns at once, and the code below it runs")
 
-    def ask(self, study: Any) -> NoReturn:
+    def ask(self, study: Any, asked: dict[str, Any]) -> NoReturn:
         """Refuse: a loop of ask and tell has no end in a finished study."""
-        del study
+        del study, asked
         raise TrialFailure(
             Failure(
                 "Script",
@@ -71,10 +84,7 @@ class FinishedBridge:
             )
         )
 
-    def tell(self, study: Any, asked: dict[str, Any]) -> NoReturn:
-        """Refuse likewise."""
-        del asked
-        self.ask(study)
+    tell = ask
 
 
 def _fill(optuna: Any, study: Any, finished: dict[str, Any]) -> None:
@@ -99,19 +109,27 @@ def _frozen(optuna: Any, trial: dict[str, Any]) -> Any:
     """Return Optuna's FrozenTrial."""
     read = optuna.distributions.json_to_distribution
     constraints = numbers_from_wire(trial.get("constraints"))
+    user_attrs, system_attrs = split(trial.get("userAttrs") or {})
     reported = numbers_from_wire(trial.get("reported"))
     frozen = optuna.trial.create_trial(
         state=optuna.trial.TrialState[trial["state"]],
         values=_values(trial),
         params=trial.get("parameters") or {},
         distributions={name: read(json.dumps(form)) for name, form in trial.get("distributions", {}).items()},
-        user_attrs=trial.get("userAttrs") or {},
-        system_attrs={f"constraints:{name}": value for name, value in constraints.items()},
+        user_attrs=user_attrs,
+        system_attrs={**system_attrs, **_constraints(constraints)},
         intermediate_values={int(step): value for step, value in reported.items()},
     )
     frozen.datetime_start = _local(trial.get("started"))
     frozen.datetime_complete = _local(trial.get("finished"))
     return frozen
+
+
+def _constraints(named: dict[str, float]) -> dict[str, Any]:
+    """Return constraint values as Optuna keeps them: those of a sampler's constraints_func as one list."""
+    if list(named) == [str(position) for position in range(len(named))]:
+        return {"constraints": list(named.values())} if named else {}
+    return {f"constraints:{name}": value for name, value in named.items()}
 
 
 def _local(time: str | None) -> dt.datetime | None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tuning_trainer import optuna_hook
 from tuning_trainer.console import say
 from tuning_trainer.failure import Failure, TrialFailure
-from tuning_trainer.manifest_check import check_asked
+from tuning_trainer.manifest_check import check_asked, constraints_function
 from tuning_trainer.outcome import Outcome, outcome_of_exception, outcome_of_value
-from tuning_trainer.script_source import check_source
+from tuning_trainer.script_source import check_caller, check_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +38,8 @@ class TrialOver(SystemExit):
 class TrialBridge:
     """In a trial's pod: the script's study runs one trial."""
 
+    offline = True
+
     def __init__(
         self,
         trial: Trial,
@@ -51,6 +53,12 @@ class TrialBridge:
         self._metrics = metrics
         self._config = config
         self._deliver = deliver
+        self._studies: list[Any] = []
+        self._constraints: Callable[[Trial], Any] | None = None
+
+    def owns(self, study: Any) -> bool:
+        """Return whether the script made the study outside the objective."""
+        return any(study is one for one in self._studies)
 
     def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
         """Return an empty study in memory with the manifest's directions, the script's name and attributes.
@@ -65,11 +73,13 @@ class TrialBridge:
             say("the script's storage is not used: the study server keeps the study")
         kept = {name: asked[name] for name in ("sampler", "pruner", "study_name") if asked.get(name)}
         create = sys.modules["optuna"].create_study
+        self._constraints = constraints_function(asked.get("sampler"))
         self.inside = True
         try:
-            return create(directions=directions, **kept)
+            self._studies.append(create(directions=directions, **kept))
         finally:
             self.inside = False
+        return self._studies[-1]
 
     def optimize(self, study: Any, asked: dict[str, Any]) -> NoReturn:
         """Run the pod's trial, tell its result, end the script.
@@ -78,7 +88,7 @@ class TrialBridge:
             TrialFailure: the script asks for what a pod cannot do.
             TrialOver: the trial is over.
         """
-        del study
+        check_caller(sys._getframe())  # noqa: SLF001  who calls is all that tells
         jobs = asked.get("n_jobs", 1)
         if jobs != 1:
             raise TrialFailure(
@@ -90,14 +100,16 @@ class TrialBridge:
             )
         for name in [name for name in IGNORED if asked.get(name)]:
             say(f"{name} of optimize is not used: the manifest decides ({IGNORED[name]})")
-        self.ask()
-        self._end(self._run(asked["func"]))
+        trial = self.ask(study, {})
+        self._end(self._run(lambda: outcome_of_value(asked["func"](trial), self._metrics)))
 
-    def ask(self, study: Any = None) -> Trial:
-        """Return the pod's trial."""
+    def ask(self, study: Any, asked: dict[str, Any]) -> Trial:
+        """Return the pod's trial, with the parameters that the call asks for."""
         del study
         if self.over is not None:
             raise self.over
+        for name, distribution in (asked.get("fixed_distributions") or {}).items():
+            self._trial._suggest(name, distribution)  # noqa: SLF001  as Optuna's integrations do
         return self._trial
 
     def tell(self, study: Any, asked: dict[str, Any]) -> NoReturn:
@@ -109,16 +121,25 @@ class TrialBridge:
             self._end(Outcome(state.name, failure=failure if state.name == "FAIL" else None))
         self._end(outcome_of_value(asked.get("values"), self._metrics))
 
-    def _run(self, objective: Callable[[Trial], Any]) -> Outcome:
+    def _run(self, objective: Callable[[], Outcome]) -> Outcome:
         self.inside = True
         try:
-            return outcome_of_value(objective(self._trial), self._metrics)
+            return objective()
         except BaseException as error:  # noqa: BLE001  whatever ends the objective ends the trial, and is told
             return outcome_of_exception(error)
         finally:
             self.inside = False
 
+    def _constrained(self, outcome: Outcome) -> Outcome:
+        """Call the sampler's constraints_func, as its after_trial would."""
+        for position, value in enumerate(self._constraints(self._trial) if self._constraints else ()):
+            self._trial.set_constraint(str(position), value)
+        return outcome
+
     def _end(self, outcome: Outcome) -> NoReturn:
+        if outcome.state != "FAIL":
+            ended = outcome
+            outcome = self._run(lambda: self._constrained(ended))
         self.over = TrialOver(self._deliver(outcome))
         raise self.over
 

@@ -1,10 +1,18 @@
-"""What can be told from a script's text before it runs."""
+"""What can be told from a script's text before it runs, and from who calls `optimize`."""
 
 from __future__ import annotations
 
 import ast
+from typing import TYPE_CHECKING
 
+from tuning_trainer.console import PACKAGE
 from tuning_trainer.failure import Failure, TrialFailure
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+STEPWISE = "optuna_integration.lightgbm"
+"""LightGBMTuner optimizes a few parameters at a time, each step with what the one before it has found."""
 
 
 def check_source(name: str, source: bytes) -> None:
@@ -24,6 +32,24 @@ def check_source(name: str, source: bytes) -> None:
                 calls = [one.lineno for one in block if _optimizes(one, studies)]
                 if len(calls) > 1 or (calls and isinstance(node, (ast.For, ast.While))):
                     raise _twice(name, calls)
+
+
+def check_caller(frame: FrameType | None) -> None:
+    """Refuse a caller of `optimize` that goes on with what its trials have found in this very process.
+
+    Raises:
+        TrialFailure: every pod would run the first of many steps.
+    """
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    if frame is not None and frame.f_globals.get("__name__", "").startswith(STEPWISE):
+        raise TrialFailure(
+            Failure(
+                "Script",
+                "LightGBMTuner optimizes step by step in one process, but a pod runs one trial.",
+                "Write an objective that suggests LightGBM's parameters, or run the tuner as a plain Job.",
+            )
+        )
 
 
 def _twice(name: str, lines: list[int]) -> TrialFailure:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tests.unit.trainer.pod import Pod
+import json
+
+import optuna
+import pytest
+
+from tests.unit.trainer.pod import BARE, FULL, Pod
 from tests.unit.trainer.twin import Twin
 
 
@@ -28,3 +33,152 @@ def test_optunas_artifacts_and_integrations_keep_their_notes_on_the_trial(pod: P
     assert attrs["system_attrs:terminator:cv_scores"] == [0.5, 0.25]
     assert attrs["recall"] == 0.5
     assert [key for key in attrs if key.startswith("system_attrs:artifacts:")]
+
+
+def test_storages_stay_closed_and_what_concerns_other_trials_is_said(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+        from optuna.storages import JournalStorage, RDBStorage
+        from optuna.storages.journal import JournalFileBackend
+        from optuna.study import MaxTrialsCallback
+
+        def objective(trial):
+            if trial.suggest_float("x", 0, 1) > 0:
+                study.stop()
+                trial.study.stop()
+            return 0.5
+
+        RDBStorage("postgresql://nobody@nowhere.invalid/none", heartbeat_interval=60)
+        journal = JournalStorage(JournalFileBackend("/nowhere/journal.log"))
+        optuna.delete_study(study_name="mine", storage="sqlite:////nowhere/study.db")
+        study = optuna.create_study(study_name="mine", storage=journal, direction="maximize")
+        study.enqueue_trial({"x": 0.25})
+        study.optimize(objective, n_trials=3, callbacks=[MaxTrialsCallback(3)], catch=(ValueError,),
+                       gc_after_trial=True, show_progress_bar=True)
+    """)
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 0.5
+    assert "spec.initialTrials, here {'x': 0.25}" in ended.err
+    assert ended.err.count("study.stop is not used") == 2
+    assert "the script's storage is not used" in ended.err
+
+
+@pytest.mark.parametrize("python", [BARE, FULL], ids=["bare", "optuna"])
+def test_the_samplers_constraints_func_runs_in_the_pod(pod: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps({"sampler": {"name": "TPESampler", "args": {}}})
+    pod.write("""
+        import optuna
+
+        def objective(trial):
+            trial.set_user_attr("size", trial.suggest_int("n", 1, 8))
+            return 1.0
+
+        def constraints(trial):
+            return trial.user_attrs["size"] - 8, 3
+
+        sampler = optuna.samplers.TPESampler(constraints_func=constraints)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.optimize(objective)
+    """)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    trial = twin.study.trials[0]
+    assert trial.constraints == {"0": trial.params["n"] - 8, "1": 3}
+
+
+def test_a_constraints_func_that_fails_is_the_trials_failure(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        sampler = optuna.samplers.TPESampler(constraints_func=lambda trial: [trial.user_attrs["size"]])
+        optuna.create_study(direction="maximize", sampler=sampler).optimize(lambda trial: 1.0)
+    """)
+    assert pod.run("script", "train.py").code == 1
+    assert twin.failure.message == "KeyError: 'size'"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "says"),
+    [
+        ("Mine()", "The script's sampler Mine is not one of optuna.samplers"),
+        ("optuna.samplers.TPESampler(gamma=lambda n: 3)", "is given gamma=function, which a manifest cannot"),
+        ("optuna.samplers.CmaEsSampler(source_trials=[object()])", "spec.warmStart"),
+    ],
+)
+def test_a_sampler_that_no_manifest_can_hold_is_told(pod: Pod, twin: Twin, sampler: str, says: str) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps({"sampler": {"name": "TPESampler", "args": {}}})
+    pod.write(f"""
+        import optuna
+
+        class Mine(optuna.samplers.RandomSampler):
+            pass
+
+        optuna.create_study(direction="maximize", sampler={sampler}).optimize(lambda trial: 1.0)
+    """)
+    assert pod.run("script", "train.py").code == 1
+    assert says in f"{twin.failure.message} {twin.failure.remedy}"
+
+
+def test_a_study_built_step_by_step_is_told(pod: Pod, twin: Twin) -> None:
+    package = pod.source / "optuna_integration" / "lightgbm"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("def run(study, objective):\n    study.optimize(objective)\n")
+    pod.write("""
+        import optuna, optuna_integration.lightgbm
+
+        optuna_integration.lightgbm.run(optuna.create_study(direction="maximize"), lambda trial: 1.0)
+    """)
+    assert pod.run("script", "train.py").code == 1
+    assert "LightGBMTuner optimizes step by step" in twin.failure.message
+
+
+def test_ask_with_distributions_and_tell_by_number(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        study = optuna.create_study(direction="maximize")
+        space = {"x": optuna.distributions.FloatDistribution(0.5, 1)}
+        for _ in range(3):
+            trial = study.ask(space)
+            for step in range(2):
+                trial.report(trial.params["x"], step)
+                if trial.should_prune():
+                    study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+            study.tell(trial.number, trial.params["x"])
+    """)
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == twin.study.trials[0].params["x"] >= 0.5
+
+
+def test_the_refit_has_notes_and_constraints_and_one_study_however_it_is_loaded(pod: Pod, twin: Twin) -> None:
+    twin.study.tell(twin.trial, state=optuna.trial.TrialState.FAIL)
+    for value in (1.0, 2.0):
+        trial = twin.study.ask()
+        trial.set_user_attr("system_attrs:artifacts:a", json.dumps({"artifact_id": "a", "filename": "m.pt"}))
+        trial.set_constraint("0", -1)
+        twin.study.tell(trial, value)
+    twin.finished = twin.study.trials
+    twin.trial = twin.study.ask()
+    twin.final = True
+    pod.environ["TUNING_ROLE"] = "final"
+    pod.write("""
+        import optuna
+        from optuna.study import MaxTrialsCallback
+
+        storage = optuna.storages.RDBStorage("sqlite:///study.db")
+        study = optuna.create_study(study_name="mine", storage=storage, load_if_exists=True)
+        study.enqueue_trial({"x": 1})
+        study.optimize(None, n_trials=50, callbacks=[MaxTrialsCallback(10)])
+        again = optuna.load_study(study_name="mine", storage=storage)
+        assert len(again.trials) == len(study.trials) == 3
+        complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        assert all(trial.system_attrs["constraints"] == [-1] for trial in complete)
+        assert all(trial.constraints == {"0": -1} for trial in complete)
+        assert "artifacts:a" in storage.get_trial_system_attrs(study.best_trial._trial_id)
+        assert study.best_trial.user_attrs == {}
+    """)
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+    assert not (pod.folder / "study.db").exists()
