@@ -35,6 +35,7 @@ GOOD: dict[str, Any] = {
         "maxTrialsWithoutImprovement": 50,
         "timeout": "1h",
         "initialTrials": [{"lr": 0.001, "n_layers": 2, "optimizer": "Adam"}],
+        "warmStart": {"study": "earlier"},
         "suspend": False,
         "deletionPolicy": "Retain",
         "trial": {

@@ -21,6 +21,11 @@ PARETO = {
 }
 """The changes that make a good manifest a good one with two objectives."""
 
+COMMAND = {"spec.trial.command": ["./train"], "spec.trial.objective": REMOVED}
+"""The changes that make a good manifest a good one with a command."""
+
+TRAINER = {"containers": [{"name": "trainer", "image": "torch"}]}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -534,14 +539,14 @@ CASES = [
         "no-container-trainer",
         {f"{CONTAINERS}.0.name": "main"},
         "spec.trial.template.spec.containers",
-        "a trial runs in the container named trainer: name one so, and only one",
+        "the container named trainer is the one that trains: name one so, and only one",
         {f"{CONTAINERS}.1": {"name": "main", "image": "x"}},
     ),
     Case(
         "two-containers-trainer",
         {f"{CONTAINERS}.1": {"name": "trainer", "image": "x"}},
         "spec.trial.template.spec.containers",
-        "a trial runs in the container named trainer: name one so, and only one",
+        "the container named trainer is the one that trains: name one so, and only one",
     ),
     Case(
         "container-without-image",
@@ -555,7 +560,7 @@ CASES = [
             {f"{CONTAINERS}.0.{key}": ["python", "train.py"]},
             "spec.trial.template.spec.containers",
             "command and args of the container trainer are set by the study: "
-            "say what to run in trial.objective, trial.script or trial.command",
+            "say what to run in objective, script or command, beside the template",
             {f"{CONTAINERS}.1": {"name": "sidecar", "image": "x", key: ["serve"]}},
         )
         for key in ("command", "args")
@@ -564,9 +569,134 @@ CASES = [
         "restart-policy",
         {"spec.trial.template.spec.restartPolicy": "OnFailure"},
         "spec.trial.template.spec.restartPolicy",
-        "must be Never or left out: a trial that fails is told so, not started again in place",
+        "must be Never or left out: what fails is told so, not started again in place",
         {"spec.trial.template.spec.restartPolicy": REMOVED},
     ),
+    # A command's metrics
+    Case(
+        "metrics-of-an-objective",
+        {"spec.trial.metrics": {"pattern": "accuracy=(.*)"}},
+        "spec.trial.metrics",
+        "metrics are read from a command's output; an objective or a script reports its own: remove it",
+        COMMAND | {"spec.trial.metrics": {"pattern": "accuracy=(.*)"}},
+    ),
+    Case(
+        "metrics-of-a-script",
+        {"spec.trial.metrics": {"file": "/m"}, "spec.trial.script": "a.py", "spec.trial.objective": REMOVED},
+        "spec.trial.metrics",
+        "metrics are read from a command's output; an objective or a script reports its own: remove it",
+        COMMAND | {"spec.trial.metrics": {"file": "/tmp/metrics.jsonl"}},
+    ),
+    Case(
+        "metrics-of-nothing",
+        COMMAND | {"spec.trial.metrics": {}},
+        "spec.trial.metrics",
+        "give a pattern, a file or both, or leave metrics out",
+        COMMAND | {"spec.trial.metrics": {"pattern": "accuracy=(.*)", "file": "/tmp/metrics.jsonl"}},
+    ),
+    # The refit
+    Case(
+        "refit-of-two-ways",
+        {"spec.refit": {"objective": "train:final", "command": ["./final"]}},
+        "spec.refit",
+        "a refit runs either objective or script or command: leave one, or none for what a trial runs",
+        {"spec.refit": {"command": ["./final"]}},
+    ),
+    Case(
+        "refit-of-all-ways",
+        {"spec.refit": {"objective": "train:final", "command": ["./final"], "script": "final.py"}},
+        "spec.refit",
+        "a refit runs either objective or script or command: leave one, or none for what a trial runs",
+        {"spec.refit": {}},
+    ),
+    Case(
+        "refit-of-several-objectives",
+        PARETO | {"spec.refit": {}},
+        "spec.refit.metric",
+        "several objectives have no single best trial: name a metric, and the trial of the Pareto front with "
+        "its best value is taken",
+        PARETO | {"spec.refit": {"metric": "latency"}},
+    ),
+    Case(
+        "refit-for-an-unknown-metric",
+        PARETO | {"spec.refit": {"metric": "latncy"}},
+        "spec.refit.metric",
+        "latncy is none of the objectives: name one of them",
+        {"spec.refit": {"metric": "accuracy"}},
+    ),
+    Case(
+        "refit-objective-in-a-file",
+        {"spec.refit": {"objective": "train.py:final"}},
+        "spec.refit.objective",
+        "train.py:final names a file: leave out .py, since a module has no ending",
+        {"spec.refit": {"objective": "train:final", "source": {"configMap": "final-code"}}},
+    ),
+    Case(
+        "refit-script-that-is-no-file",
+        {"spec.refit": {"script": "final"}},
+        "spec.refit.script",
+        "final must be a Python file, for example train.py",
+        {"spec.refit": {"script": "final.py"}},
+    ),
+    Case(
+        "refit-command-in-one-text",
+        {"spec.refit": {"command": ["python final.py"]}},
+        "spec.refit.command",
+        "python final.py would be the name of one program: write each argument as an item of its own",
+        {"spec.refit": {"command": ["python", "final.py"]}, SPACE: REMOVED},
+    ),
+    Case(
+        "refit-with-negative-retries",
+        {"spec.refit": {"retries": -1}},
+        "spec.refit.retries",
+        "should be greater than or equal to 0",
+        {"spec.refit": {"retries": 0}},
+    ),
+    Case(
+        "refit-in-no-time",
+        {"spec.refit": {"timeout": "0s"}},
+        "spec.refit.timeout",
+        "0s is no time at all: make it longer, or remove it",
+        {"spec.refit": {"timeout": "6h"}},
+    ),
+    *(
+        Case(
+            f"refit-template-{name}",
+            {"spec.refit": {"template": {"spec": {**TRAINER, **fault}}}},
+            f"spec.refit.template.spec.{field}",
+            says,
+            {"spec.refit": {"template": {"spec": TRAINER}}},
+        )
+        for name, fault, field, says in (
+            (
+                "without-trainer",
+                {"containers": [{"name": "main", "image": "x"}]},
+                "containers",
+                "the container named trainer is the one that trains: name one so, and only one",
+            ),
+            (
+                "with-command",
+                {"containers": [{"name": "trainer", "image": "x", "command": ["python"]}]},
+                "containers",
+                "say what to run in objective, script or command, beside the template",
+            ),
+            (
+                "restarted",
+                {"restartPolicy": "OnFailure"},
+                "restartPolicy",
+                "must be Never or left out: what fails is told so, not started again in place",
+            ),
+        )
+    ),
+    # What a study continues from
+    Case(
+        "warm-start-in-another-namespace",
+        {"spec.warmStart.study": "vision/mnist"},
+        "spec.warmStart.study",
+        "vision/mnist has a slash: give the bare name of a study of this namespace",
+        {"spec.warmStart": REMOVED},
+    ),
+    Case("warm-start-from-nothing", {"spec.warmStart": {}}, "spec.warmStart.study", "Required value"),
 ]
 
 NEW_STUDY = "create a new study; initialTrials can carry the known good points over"
@@ -628,6 +758,20 @@ FROZEN = [
         f"the search space of a study can neither be added nor removed: {NEW_STUDY}",
         {"metadata.labels": {"a": "b"}},
     ),
+    Case(
+        "warm-start",
+        {"spec.warmStart.study": "another"},
+        "spec.warmStart",
+        f"what a study continues from cannot change: {NEW_STUDY}",
+        {"spec.refit": {"objective": "train:final"}},
+    ),
+    Case(
+        "no-more-warm-start",
+        {"spec.warmStart": REMOVED},
+        "spec.warmStart",
+        f"what a study continues from can neither be added nor removed: {NEW_STUDY}",
+        {"spec.trial.ttlAfterFinished": "2d"},
+    ),
 ]
 
 
@@ -680,6 +824,13 @@ def test_a_search_space_cannot_be_added(api: Api) -> None:
     with api.created(MINIMAL) as study:
         causes = api.causes_of_change(changed({SPACE: GOOD["spec"]["searchSpace"]}, study))
     assert [cause.field for cause in causes] == [SPACE]
+    assert "can neither be added nor removed" in causes[0].message
+
+
+def test_a_warm_start_cannot_be_added(api: Api) -> None:
+    with api.created(MINIMAL) as study:
+        causes = api.causes_of_change(changed({"spec.warmStart": {"study": "earlier"}}, study))
+    assert [cause.field for cause in causes] == ["spec.warmStart"]
     assert "can neither be added nor removed" in causes[0].message
 
 

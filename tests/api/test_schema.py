@@ -26,6 +26,14 @@ STATUS: dict[str, Any] = {
         "values": [0.9712],
         "parameters": {"lr": 0.001, "n_layers": 2, "optimizer": "Adam", "f": True},
     },
+    "refit": {
+        "phase": "Completed",
+        "job": "seen-refit",
+        "trial": 5,
+        "values": [0.98],
+        "model": "/models/mnist.pt",
+        "attributes": {"sizes": [64, 32], "epochs": 10},
+    },
     "conditions": [
         {
             "type": "Accepted",
@@ -152,7 +160,14 @@ def test_applying_twice_changes_nothing(api: Api) -> None:
             ["low", "The smallest value, included. Required for float and int."],
         ),
         ("tuningstudy.spec.searchSpace.when", ["anyOf", "The parameter has one of these values."]),
-        ("tuningstudy.spec.trial.template.spec.containers", ["`trainer` is the one that runs the trial"]),
+        ("tuningstudy.spec.trial.template.spec.containers", ["`trainer` is the one that trains"]),
+        ("tuningstudy.spec.trial.metrics", ["pattern", "(?P<accuracy>...)", "TUNING_METRICS_FILE"]),
+        (
+            "tuningstudy.spec.refit",
+            ["retries", "A change of these fields, or another best trial, makes a new"],
+        ),
+        ("tuningstudy.spec.warmStart", ["study", "They are copied once"]),
+        ("tuningstudy.status.refit", ["model", "the user attribute `model`", "kubectl logs job/NAME"]),
         ("tuningstudy.status.best", ["values", "in the order of the objectives"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -188,6 +203,8 @@ def test_columns(api: Api) -> None:
     assert dict(zip(wide[0][8:], wide[1][8:], strict=True)) == {
         "BEST PARAMETERS": '{"f":true,"lr":0.001,"n_layers":2,"optimizer":"Adam"}',
         "ACCEPTED": "True",
+        "REFIT": "Completed",
+        "MODEL": "/models/mnist.pt",
         "STALLED": "No node has a free GPU.",
     }
 

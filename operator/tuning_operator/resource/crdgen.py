@@ -35,6 +35,8 @@ COLUMNS = [
         1,
         "Whether the study can be run.",
     ),
+    ("Refit", "string", ".status.refit.phase", 1, "Pending, Running, Completed or Failed."),
+    ("Model", "string", ".status.refit.model", 1, "Where the refit has put the model."),
     ("Stalled", "string", '.status.conditions[?(@.type=="Stalled")].message', 1, "Why trials cannot start."),
 ]
 

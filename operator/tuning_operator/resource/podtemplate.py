@@ -5,6 +5,9 @@ from typing import Any
 from tuning_operator.resource import rules
 
 _ANY = {"x-kubernetes-preserve-unknown-fields": True}
+_NOT_THE_TRAINERS = (
+    "Not for the container `trainer`: objective, script or command beside the template say what it runs."
+)
 
 
 def _texts(description: str) -> dict[str, Any]:
@@ -20,15 +23,11 @@ CONTAINER: dict[str, Any] = {
         "name": {
             "type": "string",
             "maxLength": 63,
-            "description": "The container's name; `trainer` is the one that runs the trial.",
+            "description": "The container's name; `trainer` is the one that trains.",
         },
         "image": {"type": "string", "minLength": 1, "description": "The image to run."},
-        "command": _texts(
-            "Not for the container `trainer`: trial.objective or trial.command says what it runs."
-        ),
-        "args": _texts(
-            "Not for the container `trainer`: trial.objective or trial.command says what it runs."
-        ),
+        "command": _texts(_NOT_THE_TRAINERS),
+        "args": _texts(_NOT_THE_TRAINERS),
     },
 }
 
@@ -41,7 +40,7 @@ POD: dict[str, Any] = {
         "restartPolicy": {"type": "string", "description": "Never, or left out."},
         "containers": {
             "type": "array",
-            "description": "The pod's containers; the one named `trainer` runs the trial.",
+            "description": "The pod's containers; the one named `trainer` is the one that trains.",
             "minItems": 1,
             "maxItems": 50,
             "items": CONTAINER,

@@ -61,7 +61,8 @@ def _object(field: Schema) -> tuple[Schema | None, str]:
 def _row(name: str, field: Schema, required: bool) -> str:
     default = [f"Default: `{json.dumps(field['default'])}`."] if "default" in field else []
     need = ["**Required.**"] if required else []
-    said = " ".join([*need, field["description"], *_bounds(field), *default])
+    summary = field["description"].partition("\n\n")[0]  # an object's section says the rest
+    said = " ".join([*need, summary, *_bounds(field), *default])
     return f"| `{name}` | {_type(field)} | {_cell(said)} |"
 
 

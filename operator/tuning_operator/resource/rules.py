@@ -257,8 +257,8 @@ SPEC = rules(
     ),
     Rule(
         "!has(self.refit) || self.objectives.size() < 2 || has(self.refit.metric)",
-        "several objectives have no single best trial: name the metric whose best trial of the Pareto front "
-        "is taken",
+        "several objectives have no single best trial: name a metric, and the trial of the Pareto front with "
+        "its best value is taken",
         ".refit.metric",
         "FieldValueRequired",
     ),
@@ -310,10 +310,17 @@ WARM_START = rules(
     Rule("self == oldSelf", f"what a study continues from cannot change: {_NEW_STUDY}"),
 )
 
+STUDY_NAME = rules(
+    Rule(
+        "!self.contains('/')",
+        "{self} has a slash: give the bare name of a study of this namespace",
+    ),
+)
+
 REFIT = rules(
     Rule(
         "[has(self.objective), has(self.script), has(self.command)].filter(given, given).size() <= 1",
-        "a refit runs objective, script or command: leave one of them, or none for what a trial runs",
+        "a refit runs either objective or script or command: leave one, or none for what a trial runs",
         reason="FieldValueForbidden",
     ),
 )
@@ -350,20 +357,20 @@ _TRAINER = names.TRAINER_CONTAINER
 POD = rules(
     Rule(
         f"self.containers.exists_one(c, c.name == '{_TRAINER}')",
-        f"a trial runs in the container named {_TRAINER}: name one so, and only one",
+        f"the container named {_TRAINER} is the one that trains: name one so, and only one",
         ".containers",
         "FieldValueRequired",
     ),
     Rule(
         f"self.containers.all(c, c.name != '{_TRAINER}' || (!has(c.command) && !has(c.args)))",
-        f"command and args of the container {_TRAINER} are set by the study: say what to run in "
-        "trial.objective, trial.script or trial.command",
+        f"command and args of the container {_TRAINER} are set by the study: say what to run in objective, "
+        "script or command, beside the template",
         ".containers",
         "FieldValueForbidden",
     ),
     Rule(
         "!has(self.restartPolicy) || self.restartPolicy == 'Never'",
-        "must be Never or left out: a trial that fails is told so, not started again in place",
+        "must be Never or left out: what fails is told so, not started again in place",
         ".restartPolicy",
     ),
 )

@@ -172,19 +172,23 @@ Command = Annotated[
 
 
 class Metrics(Model, json_schema_extra=rules.METRICS):
-    """Where a command's metrics are read, if not from lines such as `accuracy=0.93` on standard output."""
+    """Only with command: how its metrics are read. Omitted: lines such as `accuracy=0.93`, or JSON.
+
+    A metric's last value is the trial's; values with a step before that are reported and may prune it.
+    """
 
     pattern: str | None = Field(
         None,
-        description="A Python regular expression for its lines; the group (?P<accuracy>...) is the metric "
-        "accuracy, (?P<step>...) the step. Or groups name and value; or one group, for one objective.",
+        description="A Python regular expression, searched in each line: the group (?P<accuracy>...) is the "
+        "metric accuracy, (?P<step>...) the step. Or groups named `name` and `value`; or a single group, "
+        "where there is one objective.",
         min_length=1,
         max_length=2000,
     )
     file: str | None = Field(
         None,
-        description="A file to which the program appends lines, each a JSON object or one with "
-        "`accuracy=0.93`; read besides standard output.",
+        description="A file to which the program appends lines, JSON objects or `accuracy=0.93`, read "
+        "besides standard output. Omitted: the file that TUNING_METRICS_FILE names.",
         min_length=1,
         max_length=4096,
     )
@@ -201,11 +205,11 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
         None, description="A whole Optuna script, unmodified: its `study.optimize` runs this one trial."
     )
     command: Command | None = Field(
-        None, description="Any program: parameters reach it as environment variables."
+        None,
+        description="Any program: parameters reach it as environment variables, as {{name}} in its arguments "
+        "and as a JSON file.",
     )
-    metrics: Metrics | None = Field(
-        None, description="How a command's metrics are read. Omitted: lines such as `accuracy=0.93`."
-    )
+    metrics: Metrics | None = None
     source: Source | None = Field(None, description="Code from a ConfigMap, without building an image.")
     python: str = Field(
         "python3",
@@ -229,17 +233,24 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
 class RefitSpec(Model, json_schema_extra=rules.REFIT):
     """One more Job when the study has completed, with the best trial's parameters: the final training.
 
-    Without objective, script and command it runs what a trial runs; TUNING_ROLE is `final` there.
+    Without objective, script and command it runs what a trial runs. TUNING_ROLE is `final` there. A change of
+    these fields, or another best trial, makes a new refit; that is also how a failed one is tried again.
     """
 
     objective: Function | None = Field(
-        None, description="`module:function`: takes the best trial; what it returns is kept as the result."
+        None,
+        description="`module:function`: takes the best trial, may return its value, and says where the model "
+        'is by trial.set_user_attr("model", ...).',
     )
     script: Script | None = Field(
-        None, description="An Optuna script: `optimize` returns at once, and the code below it runs."
+        None,
+        description="An Optuna script: `optimize` returns at once, and the code below it runs, with "
+        'best_params and the like. study.set_user_attr("model", ...) says where the model is.',
     )
     command: Command | None = Field(
-        None, description="Any program; the best parameters reach it as a trial's do."
+        None,
+        description="Any program; the best parameters reach it as a trial's do. A JSON object in the file "
+        'that TUNING_RESULT_FILE names is kept: {"model": ...} says where the model is.',
     )
     source: Source | None = Field(None, description="Code from a ConfigMap. Omitted: the trial's source.")
     metric: Name | None = Field(
@@ -247,9 +258,17 @@ class RefitSpec(Model, json_schema_extra=rules.REFIT):
         description="Several objectives only: of the Pareto front, the trial with the best value of this "
         "metric is taken.",
     )
-    retries: int = Field(2, description="How often a refit that fails is tried again.", ge=0, le=20)
+    retries: int = Field(
+        2,
+        description="How often a refit that fails is tried again, in a new pod and after a while. A pod that "
+        "was evicted or drained does not count.",
+        ge=0,
+        le=20,
+    )
     timeout: Duration | None = Field(
-        None, description="How long one try may run, for example 6h.", json_schema_extra=rules.DURATION
+        None,
+        description="How long one try may run, for example 6h. Omitted: as long as it takes.",
+        json_schema_extra=rules.DURATION,
     )
     template: PodTemplate | None = Field(
         None, description="A PodTemplateSpec with a container `trainer`. Omitted: the trial's template."
@@ -257,13 +276,18 @@ class RefitSpec(Model, json_schema_extra=rules.REFIT):
 
 
 class WarmStart(Model):
-    """Trials that another study has made already."""
+    """Continue from another study's trials.
+
+    They are copied once, when this study is created: complete and pruned ones whose parameters its search
+    space allows. The sampler and the pruner learn from them, and one of them may be the best.
+    """
 
     study: str = Field(
-        description="A study of the same namespace (its record, so it may be deleted by now): its finished "
-        "trials are there from the beginning, beyond maxTrials.",
+        description="The name of a study in this namespace. Its record counts, so the resource may be "
+        "deleted by now (deletionPolicy Retain). Its trials do not count towards maxTrials.",
         min_length=1,
         max_length=253,
+        json_schema_extra=rules.STUDY_NAME,
     )
 
 
@@ -313,17 +337,13 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         description="Known good points, tried first; parameters left out are sampled.",
         max_length=1000,
     )
-    warm_start: WarmStart | None = Field(
-        None, description="Continue from another study's trials.", json_schema_extra=rules.WARM_START
-    )
+    warm_start: WarmStart | None = Field(None, json_schema_extra=rules.WARM_START)
     suspend: bool = Field(False, description="While true, no trial is started; running trials finish.")
     deletion_policy: Literal["Retain", "Delete"] = Field(
         "Retain", description="What happens to the study in the database when this resource is deleted."
     )
     trial: TrialSpec = Field(description="What one trial runs.")
-    refit: RefitSpec | None = Field(
-        None, description="One more Job with the best parameters when the study has completed."
-    )
+    refit: RefitSpec | None = None
 
 
 class Condition(Model):
@@ -362,10 +382,13 @@ class RefitStatus(Model):
     """How the refit stands."""
 
     phase: Literal["Pending", "Running", "Completed", "Failed"] = Field(
-        description="Pending until its pod runs. Of the refit alone: the study's phase is Completed already."
+        description="Pending while no pod of it runs. Of the refit alone: the study's phase is Completed "
+        "already."
     )
     job: str = Field(description="The Job's name; its log is `kubectl logs job/NAME`.")
-    trial: int = Field(description="The number of the trial whose parameters are used.")
+    trial: int | None = Field(
+        None, description="The number of the trial whose parameters are used; absent where there is none."
+    )
     values: list[float] | None = Field(
         None, description="What the final training returned, in the order of the objectives, if it did."
     )
