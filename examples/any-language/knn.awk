@@ -1,0 +1,46 @@
+# The k nearest irises tell the species of one: prints its metric in words of its own.
+#
+#   awk -v k=5 -v power=2 -f knn.awk iris.csv
+BEGIN { FS = "," }
+NR == 1 { next }                                  # the heading
+{ species[NR] = $5; for (i = 1; i <= 4; i++) measure[NR, i] = $i }
+
+END {
+    for (flower = 2; flower <= NR; flower += 3) { # every third one is asked about, the others are known
+        asked++
+        if (guess(flower) == species[flower]) right++
+    }
+    printf "%.2f %% of %d unseen flowers are right\n", 100 * right / asked, asked
+}
+
+# The species that most of the k nearest known flowers have; of equals the nearest one's.
+function guess(flower,    other, place, nearest, distance, votes, best) {
+    for (place = 1; place <= k; place++) distance[place] = 1e9
+    for (other = 2; other <= NR; other++) {
+        if ((other - 2) % 3 == 0) continue
+        insert(distance, nearest, apart(flower, other), species[other])
+    }
+    for (place = k; place >= 1; place--) votes[nearest[place]]++
+    for (place = 1; place <= k; place++) if (votes[nearest[place]] > votes[best]) best = nearest[place]
+    return best
+}
+
+# Keep the k smallest distances in order, and whose they are.
+function insert(distance, nearest, d, name,    place) {
+    if (d >= distance[k]) return
+    for (place = k; place > 1 && distance[place - 1] > d; place--) {
+        distance[place] = distance[place - 1]
+        nearest[place] = nearest[place - 1]
+    }
+    distance[place] = d
+    nearest[place] = name
+}
+
+# Minkowski's distance to the power: 1 counts blocks, 2 is Euclid's squared.
+function apart(one, other,    i, d, sum) {
+    for (i = 1; i <= 4; i++) {
+        d = measure[one, i] - measure[other, i]
+        sum += (d < 0 ? -d : d) ^ power
+    }
+    return sum
+}
