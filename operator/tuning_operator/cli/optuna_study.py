@@ -1,0 +1,82 @@
+"""A study's record as Optuna's own study, in memory: what Optuna can say of a study, it says of this one."""
+
+import json
+import warnings
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from tuning_operator.protocol import FinishedStudy, FinishedTrial
+
+
+def study_of(
+    record: FinishedStudy,
+    metrics: Sequence[str],
+    objective: int | None = None,
+    only: Collection[int] | None = None,
+) -> optuna.Study:
+    """Return the record as an Optuna study.
+
+    Args:
+        record: its trials are numbered from 0, in order.
+        metrics: the objectives' names.
+        objective: make it a study of this one objective, so that it has a best value and a direction.
+        only: the numbers of the trials to take. The others keep their places, without content, so that
+            numbers stay what they are.
+    """
+    chosen = range(len(metrics)) if objective is None else [objective]
+    study = optuna.create_study(directions=[record.directions[i] for i in chosen])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names([metrics[i] for i in chosen])
+    for name, value in record.user_attrs.items():
+        study.set_user_attr(name, value)
+    study.add_trials(
+        [
+            _trial(trial, chosen)
+            if only is None or trial.number in only
+            else create_trial(state=TrialState.WAITING)
+            for trial in sorted(record.trials, key=lambda trial: trial.number)
+        ]
+    )
+    return study
+
+
+def _trial(trial: FinishedTrial, objectives: Collection[int]) -> FrozenTrial:
+    distributions = {name: _distribution(json.dumps(form)) for name, form in trial.distributions.items()}
+    params = {
+        name: _comparable(value) if isinstance(distributions[name], CategoricalDistribution) else value
+        for name, value in trial.parameters.items()
+    }
+    return create_trial(
+        state=TrialState[trial.state],
+        values=None if trial.values is None else [trial.values[i] for i in objectives],
+        params=params,
+        distributions=distributions,
+        user_attrs=trial.user_attrs,
+        intermediate_values=trial.reported,
+        constraints=trial.constraints,
+    )
+
+
+@lru_cache(maxsize=1000)
+def _distribution(form: str) -> BaseDistribution:
+    """Return the distribution of Optuna's JSON form; most trials of a study share theirs."""
+    distribution = json_to_distribution(form)
+    if isinstance(distribution, CategoricalDistribution):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a choice may be a tuple here
+            return CategoricalDistribution([_comparable(choice) for choice in distribution.choices])
+    return distribution
+
+
+def _comparable(choice: Any) -> Any:
+    """Return a choice such that it can be a dictionary's key, as Optuna's plots want it."""
+    if isinstance(choice, list):
+        return tuple(map(_comparable, choice))
+    return json.dumps(choice) if isinstance(choice, dict) else choice

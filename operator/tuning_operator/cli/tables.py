@@ -1,0 +1,51 @@
+"""What people see of trials in a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from tuning_operator.cli import standing
+
+Trial = Mapping[str, Any]
+
+
+def show_best(study: standing.Resource, trials: Trial | Sequence[Trial]) -> None:
+    """Print the best trial, or the Pareto front, below the study's standing."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(standing.headline(study), markup=False)
+    if isinstance(trials, Mapping):
+        _show_trial(console, trials)
+    else:
+        _show_front(console, trials)
+    for obstacle in standing.obstacles(study):
+        console.print(obstacle, markup=False)
+
+
+def _show_trial(console: Console, trial: Trial) -> None:
+    values = ", ".join(f"{metric} {_shown(value)}" for metric, value in trial["values"].items())
+    console.print(f"Best trial {trial['number']}: {values}", markup=False)
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, value in trial["parameters"].items():
+        table.add_row(name, _shown(value))
+    console.print(table)
+
+
+def _show_front(console: Console, trials: Sequence[Trial]) -> None:
+    console.print(f"Pareto front, {len(trials)} trials:")
+    metrics = list(trials[0]["values"])
+    parameters = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
+    table = Table("TRIAL", *metrics, *parameters, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for trial in trials:
+        cells = [trial["values"][metric] for metric in metrics]
+        cells += [trial["parameters"].get(name, "") for name in parameters]
+        table.add_row(str(trial["number"]), *map(_shown, cells))
+    console.print(table)
+    if len(trials) == standing.SHOWN_FRONT:
+        console.print(f"(the status holds the first {standing.SHOWN_FRONT}; `kubectl tuning plot` draws all)")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
