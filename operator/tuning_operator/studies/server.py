@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import sys
@@ -80,11 +81,18 @@ class StudyServer(uvicorn.Server):
         """Become the record's only writer; end the server when that fails, or is no longer so."""
         try:
             await self.service.start()
+            settle_heap()
             log.info("Ready: this server writes the record")
             await self.service.lost()
             raise Replaced("another study server writes the record now: this one ends")
         finally:
             self.should_exit = True
+
+
+def settle_heap() -> None:
+    """Spare what is there to stay, modules above all, from garbage collection: that held replies up 0.1 s."""
+    gc.collect()
+    gc.freeze()
 
 
 def uvicorn_config(app: FastAPI, settings: StudySettings, certificate: Certificate | None) -> uvicorn.Config:

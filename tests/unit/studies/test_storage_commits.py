@@ -136,7 +136,7 @@ def test_only_the_refused_write_fails(storage: PostgresStorage, study_id: int, d
         good = {step: 0.5 for step in range(20) if step != 13}
         assert stored(database_url, study_id) == [good] * 3
         assert [t.intermediate_values for t in storage.get_all_trials(study_id)] == [good] * 3
-        assert sum(o.exception() is not None for o in writes._outcomes) == 2
+        assert sum(change.outcome.exception() is not None for change in writes._changes) == 2
     finally:
         with engine.begin() as connection:
             connection.execute(text("ALTER TABLE trial_intermediate_values DROP CONSTRAINT no_13"))

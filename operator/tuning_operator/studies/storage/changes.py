@@ -34,7 +34,7 @@ class Change:
 
 @dataclass(eq=False)
 class Barrier(Change):
-    """Nothing to write: its outcome is set when all before it have theirs."""
+    """Nothing to write: it takes the place of a change that was withdrawn, so that no number is missing."""
 
 
 @dataclass(eq=False)

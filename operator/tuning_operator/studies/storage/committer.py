@@ -1,6 +1,7 @@
 """Group commit: one thread writes whatever is queued, in one transaction, and then tells who waits for it."""
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,7 @@ from tuning_operator.studies.storage.batch import Batch, Done, Frontier
 from tuning_operator.studies.storage.changes import Barrier, Change, SetState, TrialChange
 from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable, is_away, is_locked, is_passing
 from tuning_operator.studies.storage.fence import FencedConnection
+from tuning_operator.studies.storage.milestone import Milestone
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="study-committer", daemon=True)
         self.ready = threading.Event()
         """Set when this process is the writer, and when it never will be: see `check`."""
-        self.settled = 0
+        self.settled = Milestone()
         """All changes up to this number are durable or refused, and memory says so."""
         self.commits = 0
         """How many transactions were committed."""
@@ -69,7 +71,12 @@ class Committer:
     @property
     def idle(self) -> bool:
         """Whether everything is settled."""
-        return self.settled == self._seq
+        return self.settled.reached >= self._seq
+
+    @property
+    def last(self) -> int:
+        """The number of the change queued last."""
+        return self._seq
 
     def start(self) -> None:
         """Start the thread; it begins with waiting for the lock."""
@@ -93,7 +100,7 @@ class Committer:
         """Take a change out of the queue, if no transaction with it has begun."""
         with self._changed:
             if change in self._queue:
-                self._queue.remove(change)
+                self._queue[self._queue.index(change)] = Barrier(seq=change.seq)
 
     def close(self, timeout: float) -> None:
         """Write what is queued, for at most `timeout` seconds, then let the lock go."""
@@ -131,6 +138,7 @@ class Committer:
         self.ready.set()
         for change in left:
             change.outcome.set_exception(error)
+        self.settled.reach(math.inf)
         if self._on_end is not None and not isinstance(error, StorageUnavailable):
             self._on_end(error)
 
@@ -175,12 +183,12 @@ class Committer:
         self._ledger.settle(done)
         for change in part:
             self._taken.popleft()
-            self.settled = change.seq
             if error := done.refused.get(change):
                 log.warning("A %s was not written: %s", type(change).__name__, error)
                 change.outcome.set_exception(error)
             else:
                 change.outcome.set_result(done.results.get(change))
+        self.settled.reach(part[-1].seq)
 
     def _refuse(self, change: Change, error: Exception) -> None:
         while True:
@@ -192,8 +200,8 @@ class Committer:
                     raise
                 self._fenced_connection.drop()
         self._taken.popleft()
-        self.settled = change.seq
         change.outcome.set_exception(error)
+        self.settled.reach(change.seq)
 
     def _attempt(self, changes: Sequence[Change]) -> Done:
         """Commit a transaction, again after each loss of the connection, yet once only."""

@@ -110,7 +110,7 @@ class Library:
         """Drop a study from memory."""
         self._memory.drop(study_id)
 
-    def refresh(self, study_id: int, settled: int) -> None:
+    def refresh(self, study_id: int, settled: float) -> None:
         """Take in what others wrote to a study, except where a change of ours after `settled` is newer.
 
         Raises KeyError when the study is gone.
@@ -140,7 +140,7 @@ class Library:
         self._memory.fill(record, trials)
 
     @staticmethod
-    def _take_attrs(record: StudyRecord, fresh: loader.StudyAttrs, settled: int) -> None:
+    def _take_attrs(record: StudyRecord, fresh: loader.StudyAttrs, settled: float) -> None:
         with record.lock:
             for kind, attrs in fresh.items():
                 for key, value in attrs.items():

@@ -113,7 +113,7 @@ class StudyRecord:
         """Remember that a trial is ours, by the change of that number."""
         self._last_change[trial_id] = seq
 
-    def changed_since(self, what: tuple[AttrKind, str] | int, settled: int) -> bool:
+    def changed_since(self, what: tuple[AttrKind, str] | int, settled: float) -> bool:
         """Whether an attribute or a trial (by id) has a change of ours that was not settled at that time."""
         return self._last_change.get(what, 0) > settled
 

@@ -1,6 +1,5 @@
 """An Optuna storage that answers from memory and writes to Optuna's own schema in Postgres."""
 
-import asyncio
 import copy
 import json
 import threading
@@ -25,7 +24,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tuning_operator.studies.storage import checks, schema
 from tuning_operator.studies.storage.changes import (
     AttrKind,
-    Barrier,
     Change,
     CreateStudy,
     CreateTrial,
@@ -128,7 +126,7 @@ class PostgresStorage(BaseStorage):
         With `wait` the block's end waits until all are durable and raises the first one's error. Otherwise
         that is up to the caller: see Writes. Holds for the thread or asyncio task.
         """
-        writes = Writes()
+        writes = Writes(self._committer.settled)
         token = self._collecting.set(writes)
         try:
             yield writes
@@ -139,15 +137,12 @@ class PostgresStorage(BaseStorage):
 
     async def durable(self) -> None:
         """Return when all that was written until now, by anyone, is durable or refused. Raises Fenced."""
-        if not self._committer.idle:
-            barrier = Barrier()
-            self._committer.enqueue(barrier)
-            await asyncio.wrap_future(barrier.outcome)
+        await self._committer.settled.wait(self._committer.last)
         self._committer.check()
 
     def refresh(self, study_id: int) -> None:
         """Take in what others wrote to a study. Raises KeyError when it is gone, StorageUnavailable."""
-        settled = self._committer.settled
+        settled = self._committer.settled.reached
         self._library.refresh(study_id, settled)
 
     def counts(self, study_id: int) -> dict[TrialState, int]:
@@ -183,7 +178,7 @@ class PostgresStorage(BaseStorage):
     def _finish(self, change: Change) -> None:
         writes = self._collecting.get()
         if writes is not None:
-            writes.add(change.outcome)
+            writes.add(change)
         elif self._wait:
             wait_for(change.outcome, self._timeout)
 

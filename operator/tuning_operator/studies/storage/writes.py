@@ -1,42 +1,44 @@
 """Waiting for writes: in threads, on an event loop, for one write or for many."""
 
-import asyncio
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
+from tuning_operator.studies.storage.changes import Change
 from tuning_operator.studies.storage.errors import StorageUnavailable
+from tuning_operator.studies.storage.milestone import Milestone
 
 
 class Writes:
     """What a deferred block wrote."""
 
-    def __init__(self) -> None:
-        self._outcomes: list[Future[Any]] = []
+    def __init__(self, settled: Milestone) -> None:
+        """`settled` reaches a change's number when the change has its outcome."""
+        self._settled = settled
+        self._changes: list[Change] = []
 
-    def add(self, outcome: Future[Any]) -> None:
+    def add(self, change: Change) -> None:
         """Count one more."""
-        self._outcomes.append(outcome)
+        self._changes.append(change)
 
     async def durable(self) -> None:
         """Return when all are durable. Raises the error of the first that was refused."""
-        for outcome in reversed(self._outcomes):  # the last one first: the others are mostly done then
-            if not outcome.done():
-                await asyncio.wait([asyncio.wrap_future(outcome)])
+        if self._changes:
+            await self._settled.wait(max(change.seq for change in self._changes))
         self._raise_first()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait as `durable` does, in a thread. Raises StorageUnavailable after `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        for outcome in self._outcomes:
+        for change in self._changes:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            wait_for(outcome, left, raising=False)
+            wait_for(change.outcome, left, raising=False)
         self._raise_first()
 
     def _raise_first(self) -> None:
-        for outcome in self._outcomes:
-            outcome.result()
+        for change in self._changes:
+            change.outcome.result()
 
 
 def wait_for(outcome: Future[Any], timeout: float | None, *, raising: bool = True) -> Any:
