@@ -24,6 +24,9 @@ app = typer.Typer(
     help="Tune models on Kubernetes: start a study from a script, see its best trial, draw its plots.",
 )
 
+IMAGE = "tuning-trainer:dev"
+"""What trainer-image/Dockerfile makes."""
+
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="The TuningStudy's name.")]
 Namespace = Annotated[
     str | None, typer.Option("--namespace", "-n", help="The study's namespace; the context's, if left out.")
@@ -111,6 +114,32 @@ def plot(
             written += _write(drawing, folder, chosen)
     if not written:
         raise PluginError(f"nothing could be drawn of {study}")
+
+
+@app.command()
+def init(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="An Optuna script, for example train.py.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The manifest.", show_default="study.yaml beside the script")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The study's name.", show_default="the script's")] = None,
+    image: Annotated[str, typer.Option(help="The image that the trials run in.")] = IMAGE,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each trial.")] = 1,
+    python: Annotated[
+        str | None, typer.Option(help="The Python that runs the script here.", show_default="python")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+) -> None:
+    """Write a study's manifest from an Optuna script: runs it here, up to its `optimize`."""
+    from tuning_operator.cli.init import Request
+    from tuning_operator.cli.init import init as make
+
+    made = make(Request(script, out, name, image, gpus, python, force))
+    for note in made.notes:
+        typer.echo(f"note: {note}", err=True)
+    for file in made.files:
+        typer.echo(file)
+    typer.echo(f"kubectl apply -k {script.parent}   # starts the study {made.name}", err=True)
 
 
 def _write(drawing: "Drawing", folder: Path, formats: list[Form]) -> int:

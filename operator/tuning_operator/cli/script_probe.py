@@ -1,0 +1,71 @@
+"""What an Optuna script asks for: it runs up to its `optimize`, with the user's own Python."""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pydantic import Field
+
+from tuning_operator.cli.errors import PluginError
+from tuning_operator.protocol import Failure
+from tuning_operator.resource.study import Model, Pruner, Sampler, Scalar
+from tuning_operator.resource.trainer_archive import trainer_archive
+
+
+class AskedStudy(Model):
+    """The study that a script makes, as the trainer runtime saw it."""
+
+    call: str
+    study_name: str | None = None
+    directions: list[str] = Field(min_length=1)
+    metric_names: list[str] | None = None
+    sampler: Sampler | None = None
+    pruner: Pruner | None = None
+    n_trials: int | None = None
+    timeout: float | None = None
+    parallelism: int | None = None
+    initial_trials: list[dict[str, Scalar]] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
+class Probed(Model):
+    """What the trainer runtime's mode `init` writes; either study or failure is there."""
+
+    script: str
+    python: str
+    optuna: str | None = None
+    failure: Failure | None = None
+    study: AskedStudy | None = None
+
+
+def probe(script: Path, python: str | None) -> AskedStudy:
+    """Run a script up to its `optimize`; what it prints goes to standard error. Raises PluginError."""
+    program = _python(python)
+    with tempfile.TemporaryDirectory(prefix="kubectl-tuning-") as folder:
+        trainer, told = Path(folder, "trainer.zip"), Path(folder, "study.json")
+        trainer.write_bytes(trainer_archive().content)
+        command = [program, str(trainer), "init", "--output", str(told), str(script)]
+        done = subprocess.run(command, stdout=sys.stderr, check=False)  # noqa: S603
+        if not told.exists():
+            raise PluginError(f"{program} could not run {script}: it ended with exit code {done.returncode}")
+        probed = Probed.model_validate_json(told.read_bytes())
+    if probed.study is None:
+        raise PluginError(_told(script, program, probed.failure))
+    return probed.study
+
+
+def _python(wanted: str | None) -> str:
+    names = [wanted] if wanted else ["python", "python3"]
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        raise PluginError(f"there is no {names[0]} here: say with --python which Python runs your script")
+    return found
+
+
+def _told(script: Path, python: str, failure: Failure | None) -> str:
+    if failure is None:
+        return f"{script} was run by {python}, and nothing is known of its study"
+    lines = [f"{script}, run by {python}: {failure.message}", failure.remedy, failure.traceback]
+    return "\n".join(filter(None, lines))
