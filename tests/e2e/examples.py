@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,6 +56,20 @@ def refitted(kubectl: Kubectl, study: str, timeout: float = 180) -> dict[str, An
 
 def refit_phase(*names: str) -> Callable[[dict[str, Any]], bool]:
     return lambda study: study.get("status", {}).get("refit", {}).get("phase") in names
+
+
+def plots(kubectl: Kubectl, study: str, folder: Path, *names: str) -> set[str]:
+    """Draw plots as a user does, by `kubectl tuning plot`; return the names of the pages that hold one."""
+    (programs := folder / "programs").mkdir()
+    (programs / "kubectl").symlink_to(kubectl.kubectl)
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = ["kubectl", "tuning", "plot", study, "--namespace", kubectl.namespace]
+    command += ["--kubeconfig", kubectl.kubeconfig, "--out", str(folder), "--format", "html"]
+    command += [f"--plot={name}" for name in names]
+    environ = os.environ | {"PATH": path}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return {page.stem for page in folder.glob("*.html") if "Plotly.newPlot" in page.read_text()}
 
 
 def logs(kubectl: Kubectl, study: str) -> str:

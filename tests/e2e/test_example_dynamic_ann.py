@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.e2e import examples
 from tests.e2e.kit import Kubectl, optuna_record
 
 GOOD = {"n_layers": 1, "hidden_size": 128, "dropout": 0.2, "lr": 0.009, "optimizer": "Adam", "batch_size": 32}
+PLOTS = ("optimization-history", "param-importances", "parallel-coordinate")
 
 
 @pytest.mark.timeout(600)
-def test_the_best_network_is_trained_on_all_data_and_kept(kubectl: Kubectl, image: str) -> None:
+def test_the_best_network_is_trained_on_all_data_and_kept(
+    kubectl: Kubectl, image: str, tmp_path: Path
+) -> None:
     name = examples.apply(kubectl, "dynamic-ann", {"maxTrials": 3, "parallelism": 2, "initialTrials": [GOOD]})
     best = examples.completed(kubectl, name)["best"]
     assert best["values"][0] > 0.9
@@ -27,6 +32,7 @@ def test_the_best_network_is_trained_on_all_data_and_kept(kubectl: Kubectl, imag
     assert f"test accuracy {refit['values'][0]:.4f}" in kubectl.run("logs", f"job/{refit['job']}")
     listing = look_into_volume(kubectl, image, "dynamic-ann-models", "ls -s /volume")
     assert "dynamic-ann.pt" in listing
+    assert examples.plots(kubectl, name, tmp_path, *PLOTS) == set(PLOTS)
 
 
 def look_into_volume(kubectl: Kubectl, image: str, claim: str, line: str) -> str:
