@@ -1,0 +1,1 @@
+"""Objectives of the trainer image: tuning without code of one's own."""
