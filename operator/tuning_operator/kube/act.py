@@ -2,13 +2,25 @@
 
 from collections.abc import Sequence
 
-from tuning_operator.kube.actions import Action, Ask, Start, Stop, Tell
+from tuning_operator.kube.actions import (
+    Action,
+    Ask,
+    BeginRefit,
+    FailRefit,
+    Start,
+    StartRefit,
+    Stop,
+    StopRefit,
+    Tell,
+)
+from tuning_operator.kube.assignment import Assignment, refit_assignment, trial_assignment
 from tuning_operator.kube.client import KubeApi, KubeError
-from tuning_operator.kube.manifests import Runtime, trainer_config_map, trial_job
+from tuning_operator.kube.diagnose import TRIAL, Subject, refit_subject
+from tuning_operator.kube.manifests import Runtime, job, trainer_config_map
 from tuning_operator.kube.observation import StudyKey
 from tuning_operator.kube.study_server import StudyServer
-from tuning_operator.protocol import AskRequest, Failure, TellRequest
-from tuning_operator.resource.names import job_name
+from tuning_operator.protocol import AskRequest, Failure, RefitRequest, TellRequest
+from tuning_operator.resource.names import REFIT, job_name
 from tuning_operator.resource.study import TuningStudy
 
 REFUSED = frozenset({400, 403, 422})
@@ -16,11 +28,11 @@ REFUSED = frozenset({400, 403, 422})
 
 
 class RunRefused(Exception):  # noqa: N818
-    """A trial's run cannot be made as the study wants it."""
+    """A trial's or the refit's run cannot be made as the study wants it."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, of_refit: bool) -> None:
         super().__init__(failure.message)
-        self.failure = failure
+        self.failure, self.of_refit = failure, of_refit
 
 
 class Actor:
@@ -38,6 +50,8 @@ class Actor:
         """
         for action in actions:
             match action:
+                case BeginRefit() | StartRefit() | StopRefit() | FailRefit():
+                    await self._refit(key, study, action)
                 case Tell():
                     request = TellRequest(state=action.state, failure=action.failure)
                     await self._server.tell(key, action.trial, request)
@@ -47,23 +61,38 @@ class Actor:
                 case Stop():
                     await self._kube.delete_job(key.namespace, job_name(key.name, action.trial))
                 case Start():
-                    await self._start(study, action.trial)
+                    await self._start(study, trial_assignment(study, action.trial), TRIAL)
 
-    async def _start(self, study: TuningStudy, trial: int) -> None:
+    async def _refit(
+        self, key: StudyKey, study: TuningStudy, action: BeginRefit | StartRefit | StopRefit | FailRefit
+    ) -> None:
+        spec = study.spec.refit
+        match action:
+            case BeginRefit():
+                request = RefitRequest(trial=action.trial, digest=action.digest)
+                await self._server.begin_refit(key, request)
+            case StartRefit() if spec:
+                request = RefitRequest(trial=action.trial, digest=action.digest)
+                await self._start(study, refit_assignment(study, spec, request), refit_subject(study))
+            case StopRefit():
+                await self._kube.delete_job(key.namespace, job_name(key.name, REFIT))
+            case FailRefit():
+                await self._server.tell_refit(key, TellRequest(state="FAIL", failure=action.failure))
+
+    async def _start(self, study: TuningStudy, work: Assignment, subject: Subject) -> None:
         try:
             await self._kube.create(trainer_config_map(study, self._runtime))
-            await self._kube.create(trial_job(study, trial, self._runtime))
+            await self._kube.create(job(study, work, self._runtime))
         except KubeError as error:
             if error.status not in REFUSED:
                 raise
-            raise RunRefused(_explained(error)) from error
+            raise RunRefused(_explained(error, subject), subject is not TRIAL) from error
 
 
-def _explained(error: KubeError) -> Failure:
+def _explained(error: KubeError, subject: Subject) -> Failure:
     if "exceeded quota" in error.message:
         remedy = "Wait for other work to end, lower spec.parallelism, or ask for a larger ResourceQuota."
         return Failure(category="Quota", message=error.message, remedy=remedy)
-    remedy = "Correct spec.trial.template; `kubectl explain job.spec.template.spec` describes its fields."
-    return Failure(
-        category="JobRefused", message=f"The trial's Job is refused: {error.message}", remedy=remedy
-    )
+    remedy = f"Correct {subject.template}; `kubectl explain job.spec.template.spec` describes its fields."
+    message = f"The {subject.noun}'s Job is refused: {error.message}"
+    return Failure(category="JobRefused", message=message, remedy=remedy)

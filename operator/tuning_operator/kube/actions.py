@@ -38,7 +38,35 @@ class Ask:
     max_trials: int
 
 
-Action = Tell | Stop | Start | Ask
+@dataclass(frozen=True)
+class BeginRefit:
+    """Have the record take results of a refit; the same trial and digest change nothing."""
+
+    trial: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class StartRefit:
+    """Give the refit its run; nothing happens when it has one."""
+
+    trial: int
+    digest: str
+
+
+@dataclass(frozen=True)
+class StopRefit:
+    """End the refit's run and have it removed; nothing happens when there is none."""
+
+
+@dataclass(frozen=True)
+class FailRefit:
+    """End the refit in the record. Never overwrites a result."""
+
+    failure: Failure | None = None
+
+
+Action = Tell | Stop | Start | Ask | BeginRefit | StartRefit | StopRefit | FailRefit
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,10 @@ class KubeApi(Protocol):
         """Create an object; return False if one of this name is there already."""
 
     async def delete_job(self, namespace: str, name: str) -> None:
-        """Delete a Job, its pods after it; a Job that is gone is no error."""
+        """Delete a Job, its pods before it: until they are gone, it is there and being deleted.
+
+        A Job that is gone is no error.
+        """
 
     async def replace_status(self, body: Json) -> None:
         """Write a study's status; refused (409) if the study changed since `body` was read."""
@@ -93,8 +96,8 @@ class KubernetesApi:
         return True
 
     async def delete_job(self, namespace: str, name: str) -> None:
-        """Delete a Job, its pods after it; a Job that is gone is no error."""
-        options = {"propagationPolicy": "Background"}
+        """Delete a Job, its pods before it; a Job that is gone is no error."""
+        options = {"propagationPolicy": "Foreground"}
         try:
             await self._request("DELETE", _path("Job", namespace, name), body=options)
         except KubeError as error:

@@ -5,42 +5,19 @@ Nothing is remembered between passes but the record (study server), the runs (cl
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tuning_operator.kube.actions import Action, Ask, Plan, Start, Stop, Tell
 from tuning_operator.kube.observation import Observation, Run
+from tuning_operator.kube.patience import Clock, hopeless
+from tuning_operator.kube.refit import due, refit_actions
 from tuning_operator.kube.standing import new_status
 from tuning_operator.kube.story import tell_story
 from tuning_operator.kube.verdict import Verdict, elapsed, judge
 from tuning_operator.protocol import Failure, StudySummary, TrialRecord
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
-
-START_GRACE = timedelta(minutes=5)
-"""How long a run that needs a mend to start holds its slot: time to create a secret or push an image."""
-
-HOPELESS = frozenset({"ImagePull", "ContainerConfig", "Evicted", "Volume"})
-"""Troubles that only a person can mend. Capacity and quota come back by themselves, so runs wait for them."""
-
-
-@dataclass
-class Clock:
-    """The moment of the decision, and the later moments at which it may turn out differently."""
-
-    now: datetime
-    upcoming: list[datetime] = field(default_factory=list)
-
-    def passed(self, moment: datetime) -> bool:
-        """Tell whether the moment is past; if not, it is one to wake up for."""
-        if moment <= self.now:
-            return True
-        self.upcoming.append(moment)
-        return False
-
-    def until_next(self) -> float | None:
-        """Return the seconds until the nearest moment asked about."""
-        return (min(self.upcoming) - self.now).total_seconds() if self.upcoming else None
 
 
 @dataclass(frozen=True)
@@ -65,11 +42,13 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     summary = seen.summary or StudySummary()
     verdict = judge(study, summary, now)
     case = Case(study, summary, dict(seen.runs), verdict, clock)
+    refit = due(study, summary, verdict)
     actions = [*_trials(case), *_lingering(case)]
     if not seen.problems:
         actions += _ask(case)
+    actions += refit_actions(study, seen, refit, clock)
     _wake_at_timeout(case)
-    status = new_status(study, seen, verdict, clock.passed, now)
+    status = new_status(study, seen, verdict, refit, clock.passed, now)
     return Plan(
         actions=tuple(actions),
         status=status,
@@ -116,12 +95,9 @@ def _told_to_stop(case: Case, trial: TrialRecord, run: Run | None) -> tuple[Acti
 
 def _cannot_start(case: Case, trial: TrialRecord, run: Run | None) -> tuple[Action, ...]:
     """Free the slot of a run that waits for a mend that does not come."""
-    trouble = run.trouble if run and run.state == "starting" else None
-    if trouble is None or trouble.since is None or trouble.failure.category not in HOPELESS:
+    if run is None or run.trouble is None or not hopeless(run, case.clock):
         return ()
-    if not case.clock.passed(trouble.since + START_GRACE):
-        return ()
-    return (Tell(trial.number, "FAIL", trouble.failure), Stop(trial.number))
+    return (Tell(trial.number, "FAIL", run.trouble.failure), Stop(trial.number))
 
 
 def _without_run(_: Case, trial: TrialRecord, run: Run | None) -> tuple[Action, ...]:

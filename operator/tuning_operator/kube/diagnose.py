@@ -1,4 +1,4 @@
-"""Why a trial's Job does not start, or ended without a result: status to sentence and mend.
+"""Why a trial's or a refit's Job does not start, or ended without a result: status to sentence and mend.
 
 Categories are a contract with programs: do not rename them.
 """
@@ -6,7 +6,7 @@ Categories are a contract with programs: do not rename them.
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,13 +16,34 @@ from tuning_operator.kube.conditions import parse_time, shorten
 from tuning_operator.kube.observation import Trouble
 from tuning_operator.protocol import Failure
 from tuning_operator.resource.names import TRAINER_CONTAINER
+from tuning_operator.resource.study import TuningStudy
 
 Json = Mapping[str, Any]
 
-TEMPLATE = "spec.trial.template"
 MESSAGE_LIMIT = 800
 EVICTIONS = 3
 """Evictions of one trial's pods after which the next pod is not expected to fare better."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a Job is for, and where the manifest says what it runs."""
+
+    noun: str
+    template: str
+    source: str
+    timeout: str
+
+
+TRIAL = Subject("trial", "spec.trial.template", "spec.trial.source", "spec.trial.timeout")
+
+
+def refit_subject(study: TuningStudy) -> Subject:
+    """Return the refit as a subject: what it does not say itself, the trial says."""
+    refit = study.spec.refit
+    template = "spec.refit.template" if refit and refit.template else TRIAL.template
+    source = "spec.refit.source" if refit and refit.source else TRIAL.source
+    return Subject("refit", template, source, "spec.refit.timeout")
 
 
 @dataclass(frozen=True)
@@ -36,6 +57,12 @@ class Evidence:
     """Events of the Job and of its pods."""
     largest: Mapping[str, int] | None = None
     """The most that any single node has of each extended resource (`nvidia.com/gpu`); None: not known."""
+    subject: Subject = TRIAL
+
+    @property
+    def template(self) -> str:
+        """Where the manifest has the pod's template."""
+        return self.subject.template
 
     @property
     def pod(self) -> Json | None:
@@ -49,8 +76,10 @@ def why_not_started(evidence: Evidence) -> Trouble | None:
 
 
 def why_ended(evidence: Evidence) -> Trouble:
-    """Return why a Job ended without a result."""
-    return _first(ENDED, evidence) or _trouble("Lost", "The trial's Job ended and its pod is gone.")
+    """Return why a Job ended without a result: of several tries the last one tells, if it does."""
+    last = replace(evidence, pods=[evidence.pod] if evidence.pod else [])
+    found = _first(OF_A_POD, last) or _first(OF_A_POD, evidence) or _first(OF_THE_JOB, evidence)
+    return found or _trouble("Lost", f"The {evidence.subject.noun}'s Job ended and its pod is gone.")
 
 
 def job_state(job: Json) -> str:
@@ -137,8 +166,8 @@ def _image(evidence: Evidence) -> Trouble | None:
     return _trouble(
         "ImagePull",
         f"the image {image} of container {container} cannot be pulled ({reason}): {detail}",
-        f"Check the image's name and tag in {TEMPLATE}, that the registry has it, and for a private "
-        "registry imagePullSecrets.",
+        f"Check the image's name and tag in {evidence.template}, that the registry has it, and for a "
+        "private registry imagePullSecrets.",
         _progressed(pod),
     )
 
@@ -151,9 +180,10 @@ def _container_config(evidence: Evidence) -> Trouble | None:
     container, _, reason, message = found
     missing = re.search(r'(secret|configmap) "([^"]+)" not found', message)
     remedy = (
-        f"Create the {missing[1]} {missing[2]} in the study's namespace, or correct its name in {TEMPLATE}."
+        f"Create the {missing[1]} {missing[2]} in the study's namespace, or correct its name in "
+        f"{evidence.template}."
         if missing
-        else f"Correct the container's settings in {TEMPLATE}."
+        else f"Correct the container's settings in {evidence.template}."
     )
     text = f"container {container} cannot be created ({reason}): {message}"
     return _trouble("ContainerConfig", text, remedy, _progressed(pod))
@@ -166,20 +196,18 @@ def _unschedulable(evidence: Evidence) -> Trouble | None:
     if pod is None or found is None or found.get("reason") != "Unschedulable":
         return None
     since, message = parse_time(found.get("lastTransitionTime")), found.get("message", "")
+    template = evidence.template
     too_large = _larger_than_any_node(pod, evidence.largest)
     if too_large:
-        return _trouble("Unschedulable", f"{too_large} ({message})", _TOO_LARGE, since)
+        remedy = f"Lower the request in {template} (resources.limits), or add such a node."
+        return _trouble("Unschedulable", f"{too_large} ({message})", remedy, since)
     short = sorted(set(re.findall(r"Insufficient ([^\s,.]+(?:\.[^\s,.]+)*)", message)))
     if short and not re.search(r"affinity|selector|taint|persistentvolumeclaim", message):
         what = f"no node has enough free {', '.join(short)} for its pod: {message}"
-        return _trouble("Capacity", what, _LOWER, since)
-    return _trouble("Unschedulable", f"no node takes its pod: {message}", _PLACEMENT, since)
-
-
-_TOO_LARGE = f"Lower the request in {TEMPLATE} (resources.limits), or add such a node."
-_LOWER = f"Wait for other work to end, lower spec.parallelism or the request in {TEMPLATE}, or add nodes."
-_REQUEST = f"Request what the trial needs in {TEMPLATE} (resources.requests: memory, ephemeral-storage)."
-_PLACEMENT = f"Correct nodeSelector, affinity, tolerations or volumes in {TEMPLATE}, or the nodes themselves."
+        lower = f"lower spec.parallelism or the request in {template}"
+        return _trouble("Capacity", what, f"Wait for other work to end, {lower}, or add nodes.", since)
+    remedy = f"Correct nodeSelector, affinity, tolerations or volumes in {template}, or the nodes themselves."
+    return _trouble("Unschedulable", f"no node takes its pod: {message}", remedy, since)
 
 
 def _larger_than_any_node(pod: Json, largest: Mapping[str, int] | None) -> str | None:
@@ -200,9 +228,9 @@ def _volume(evidence: Evidence) -> Trouble | None:
     missing = re.search(r'(secret|configmap|persistentvolumeclaim) "([^"]+)" not found', message)
     remedy = (
         f"Create the {missing[1]} {missing[2].rpartition('/')[2]} in the study's namespace, or correct its "
-        f"name in spec.trial.source or {TEMPLATE}."
+        f"name in {evidence.subject.source} or {evidence.template}."
         if missing
-        else f"Check the volumes in {TEMPLATE}."
+        else f"Check the volumes in {evidence.template}."
     )
     return _trouble("Volume", f"a volume cannot be mounted: {message}", remedy, _progressed(evidence.pod))
 
@@ -224,7 +252,7 @@ def _pod_refused(evidence: Evidence) -> Trouble | None:
     if "exceeded quota" in message:
         remedy = "Wait for other work to end, lower spec.parallelism, or ask for a larger ResourceQuota."
         return _trouble("Quota", f"the namespace's quota is used up: {message}", remedy, since)
-    remedy = f"Correct {TEMPLATE} to what the cluster's policies and the namespace's limits allow."
+    remedy = f"Correct {evidence.template} to what cluster policies and the namespace's limits allow."
     return _trouble("PodRefused", f"its pod is refused: {message}", remedy, since)
 
 
@@ -247,7 +275,8 @@ def _node_away(evidence: Evidence) -> Trouble | None:
     return _trouble(
         "Node",
         f"its node {node} is unreachable, so its pod cannot be replaced yet",
-        f"Bring the node back, or delete it (kubectl delete node {node}): the trial then starts again.",
+        f"Bring the node back, or delete it (kubectl delete node {node}): the {evidence.subject.noun} then "
+        "starts again.",
         parse_time(leaving),
     )
 
@@ -258,7 +287,12 @@ def _evicted_again(evidence: Evidence) -> Trouble | None:
     if len(evicted) < EVICTIONS:
         return None
     message = f"{len(evicted)} of its pods were evicted: {evicted[-1]['status'].get('message', '')}"
-    return _trouble("Evicted", message, _REQUEST, _created(evidence.job))
+    return _trouble("Evicted", message, _request_more(evidence.subject), _created(evidence.job))
+
+
+def _request_more(subject: Subject) -> str:
+    needs = f"Request what the {subject.noun} needs in {subject.template}"
+    return f"{needs} (resources.requests: memory, ephemeral-storage)."
 
 
 def _last_event(evidence: Evidence, *reasons: str) -> Json | None:
@@ -310,7 +344,8 @@ def _out_of_memory(evidence: Evidence) -> Trouble | None:
     return _trouble(
         "OutOfMemory",
         f"Container {killed} needed more memory than its limit and was killed.",
-        f"Raise resources.limits.memory in {TEMPLATE}, or let the trial need less (a smaller batch, say).",
+        f"Raise resources.limits.memory in {evidence.template}, or let the {evidence.subject.noun} "
+        "need less (a smaller batch, say).",
     )
 
 
@@ -319,17 +354,16 @@ def _evicted(evidence: Evidence) -> Trouble | None:
     if pod is None or pod.get("status", {}).get("reason") != "Evicted":
         return None
     text = f"The node evicted its pod: {pod['status'].get('message', '')}"
-    return _trouble(
-        "Evicted", text, f"Request what the trial needs in {TEMPLATE} (memory, ephemeral-storage)."
-    )
+    return _trouble("Evicted", text, _request_more(evidence.subject))
 
 
 def _deadline(evidence: Evidence) -> Trouble | None:
     pod_reason = (evidence.pod or {}).get("status", {}).get("reason")
     if pod_reason != "DeadlineExceeded" and _job_condition(evidence, "DeadlineExceeded") is None:
         return None
-    text = "The trial ran longer than its timeout (spec.trial.timeout) and was stopped."
-    return _trouble("Timeout", text, "Raise spec.trial.timeout, or let the trial do less.")
+    noun, timeout = evidence.subject.noun, evidence.subject.timeout
+    text = f"The {noun} ran longer than its timeout ({timeout}) and was stopped."
+    return _trouble("Timeout", text, f"Raise {timeout}, or let the {noun} do less.")
 
 
 def _cannot_run(evidence: Evidence) -> Trouble | None:
@@ -337,7 +371,7 @@ def _cannot_run(evidence: Evidence) -> Trouble | None:
         reason, message = state.get("reason"), state.get("message", "")
         if reason not in ("StartError", "ContainerCannotRun", "RunContainerError"):
             continue
-        remedy = f"Check the container's command and image in {TEMPLATE}."
+        remedy = f"Check the container's command and image in {evidence.template}."
         if name == TRAINER_CONTAINER and re.search(r"no such file|not found in \$PATH|not found", message):
             remedy = (
                 "The image needs Python 3.9 or newer: name it in spec.trial.python (a path, say "
@@ -350,7 +384,8 @@ def _cannot_run(evidence: Evidence) -> Trouble | None:
 def _exit_code(evidence: Evidence) -> Trouble | None:
     for name, state in _terminated(evidence):
         code, said = state["exitCode"], (state.get("message") or "").strip()
-        text = f"Container {name} exited with code {code}{_signal(code)} before the trial had a result."
+        noun = evidence.subject.noun
+        text = f"Container {name} exited with code {code}{_signal(code)} before the {noun} had a result."
         logs = f"kubectl logs job/{evidence.job['metadata']['name']} shows what it said last."
         return _trouble("ExitCode", f"{text} {said}".strip(), logs)
     return None
@@ -366,8 +401,8 @@ def _no_result(evidence: Evidence) -> Trouble | None:
         return None
     return _trouble(
         "NoResult",
-        "The trial's container ended without an error and without a result.",
-        "Let the objective return its value; a call of os._exit ends the trial before it is told.",
+        f"The {evidence.subject.noun}'s container ended without an error and without a result.",
+        "Let the code run to its end; a call of os._exit ends the process before its result is told.",
     )
 
 
@@ -375,8 +410,8 @@ def _job_failed(evidence: Evidence) -> Trouble | None:
     condition = _job_condition(evidence)
     if condition is None:
         return None
-    text = f"The trial's Job failed ({condition.get('reason')}): {condition.get('message', '')}"
-    return _trouble("JobFailed", text)
+    said = f"({condition.get('reason')}): {condition.get('message', '')}"
+    return _trouble("JobFailed", f"The {evidence.subject.noun}'s Job failed {said}")
 
 
 def _job_condition(evidence: Evidence, reason: str | None = None) -> Json | None:
@@ -390,13 +425,13 @@ def _job_condition(evidence: Evidence, reason: str | None = None) -> Json | None
     return None
 
 
-ENDED: tuple[Check, ...] = (
+OF_A_POD: tuple[Check, ...] = (
     _out_of_memory,
     _evicted,
     _deadline,
     _cannot_run,
     _told_by_trainer,
     _exit_code,
-    _no_result,
-    _job_failed,
 )
+
+OF_THE_JOB: tuple[Check, ...] = (_no_result, _job_failed)

@@ -1,4 +1,4 @@
-"""The objects made for a study: the Job of a trial, and the ConfigMap with the trainer."""
+"""The objects made for a study: the Job of a trial or of the refit, and the ConfigMap with the trainer."""
 
 import base64
 import copy
@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuning_operator.kube.assignment import Assignment
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
-from tuning_operator.resource.study import Pruner, TrialSpec, TuningStudy, TuningStudySpec
+from tuning_operator.resource.study import Pruner, TuningStudy, TuningStudySpec
 
 TRAINER_PATH = "/var/run/tuning.dev/trainer"
 TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
@@ -46,24 +47,22 @@ def _address(runtime: Runtime) -> dict[str, str]:
     return {"server-url": runtime.server_url, **({"ca.crt": runtime.ca} if runtime.ca else {})}
 
 
-def trial_job(study: TuningStudy, trial: int, runtime: Runtime) -> dict[str, Any]:
-    """Return the Job of a trial: the study's pod template with the container `trainer` filled in."""
-    labels = {names.LABEL_TRIAL: str(trial), names.LABEL_ROLE: "trial"}
-    spec = study.spec.trial
+def job(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, Any]:
+    """Return the Job that does the work: the pod template with the container `trainer` filled in."""
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(study, names.job_name(study.metadata["name"], trial), labels),
+        "metadata": _metadata(study, work.job, work.labels),
         "spec": {
-            "backoffLimit": 0,
+            "backoffLimit": work.retries,
             # A drained node or a preemption is no failure of the trial: the next pod takes it up.
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
                 ]
             },
-            "ttlSecondsAfterFinished": seconds(spec.ttl_after_finished),
-            "template": _pod_template(study, trial, runtime, labels),
+            "ttlSecondsAfterFinished": seconds(study.spec.trial.ttl_after_finished),
+            "template": _pod_template(study, work, runtime),
         },
     }
 
@@ -91,22 +90,21 @@ def _trainer_name(study: TuningStudy, runtime: Runtime) -> str:
     return f"{study.metadata['name']}-trainer-{digest[:10]}"
 
 
-def _pod_template(
-    study: TuningStudy, trial: int, runtime: Runtime, labels: Mapping[str, str]
-) -> dict[str, Any]:
-    template = copy.deepcopy(study.spec.trial.template)
+def _pod_template(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, Any]:
+    template: dict[str, Any] = copy.deepcopy(dict(work.template))
     metadata = template.setdefault("metadata", {})
-    metadata["labels"] = {**metadata.get("labels", {}), names.LABEL_STUDY: study.metadata["name"], **labels}
+    ours = {names.LABEL_STUDY: study.metadata["name"], **work.labels}
+    metadata["labels"] = {**metadata.get("labels", {}), **ours}
     pod = template["spec"]
     pod["restartPolicy"] = "Never"  # another pod is the Job's decision, by its podFailurePolicy
     pod.setdefault("automountServiceAccountToken", False)
-    if study.spec.trial.timeout:
+    if work.timeout:
         # The pod's deadline and not the Job's: it does not count while the pod waits for a GPU, and
         # leaves the pod and its logs behind.
-        pod["activeDeadlineSeconds"] = seconds(study.spec.trial.timeout)
-    pod["volumes"] = [*pod.get("volumes", []), *_volumes(study, runtime)]
+        pod["activeDeadlineSeconds"] = seconds(work.timeout)
+    pod["volumes"] = [*pod.get("volumes", []), *_volumes(study, work, runtime)]
     pod["containers"] = [
-        _trainer(container, study, trial, runtime)
+        _trainer(container, study, work, runtime)
         if container["name"] == names.TRAINER_CONTAINER
         else container
         for container in pod["containers"]
@@ -114,32 +112,30 @@ def _pod_template(
     return template
 
 
-def _volumes(study: TuningStudy, runtime: Runtime) -> list[dict[str, Any]]:
+def _volumes(study: TuningStudy, work: Assignment, runtime: Runtime) -> list[dict[str, Any]]:
     token = {"path": "token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS}
     volumes: list[dict[str, Any]] = [
         {"name": "tuning-trainer", "configMap": {"name": _trainer_name(study, runtime)}},
         {"name": "tuning-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]
-    source = study.spec.trial.source
-    if source:
-        volumes.append({"name": "tuning-source", "configMap": {"name": source.config_map}})
+    if work.source:
+        volumes.append({"name": "tuning-source", "configMap": {"name": work.source}})
     return volumes
 
 
 def _trainer(
-    container: Mapping[str, Any], study: TuningStudy, trial: int, runtime: Runtime
+    container: Mapping[str, Any], study: TuningStudy, work: Assignment, runtime: Runtime
 ) -> dict[str, Any]:
     """Return the container `trainer` as the user wrote it, with what the runtime needs."""
-    spec = study.spec.trial
     mounts = {"tuning-trainer": TRAINER_PATH, "tuning-token": TOKEN_PATH}
-    if spec.source:
+    if work.source:
         mounts["tuning-source"] = SOURCE_PATH
-    ours = _environment(study, trial, runtime)
+    ours = _environment(study, work, runtime)
     theirs = [variable for variable in container.get("env", []) if variable["name"] not in ours]
     return {
         "terminationMessagePolicy": "FallbackToLogsOnError",  # a crash without a word leaves its last lines
         **container,
-        "command": [spec.python, f"{TRAINER_PATH}/trainer.zip", *_arguments(spec)],
+        "command": [study.spec.trial.python, f"{TRAINER_PATH}/trainer.zip", *work.arguments],
         "env": [*theirs, *({"name": name, "value": value} for name, value in ours.items())],
         "volumeMounts": [
             *container.get("volumeMounts", []),
@@ -148,36 +144,30 @@ def _trainer(
     }
 
 
-def _arguments(spec: TrialSpec) -> list[str]:
-    if spec.objective:
-        return ["objective", spec.objective]
-    if spec.script:
-        return ["script", spec.script]
-    return ["command", "--", *(spec.command or [])]
-
-
-def _environment(study: TuningStudy, trial: int, runtime: Runtime) -> dict[str, str]:
+def _environment(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, str]:
     namespace, name = study.metadata["namespace"], study.metadata["name"]
-    url = f"{runtime.server_url.rstrip('/')}/v1/studies/{namespace}/{name}/trials/{trial}"
     environment = {
-        "TUNING_TRIAL_URL": url,
+        "TUNING_TRIAL_URL": f"{runtime.server_url.rstrip('/')}/v1/studies/{namespace}/{name}/{work.path}",
         "TUNING_TOKEN_FILE": f"{TOKEN_PATH}/token",
         "TUNING_STUDY": f"{namespace}/{name}",
-        "TUNING_TRIAL_NUMBER": str(trial),
+        "TUNING_TRIAL_NUMBER": str(work.trial),
+        "TUNING_ROLE": work.role,
         "TUNING_CONFIG": json.dumps(_config(study.spec)),
     }
     if runtime.ca:
         environment["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
-    if study.spec.trial.source:
+    if work.source:
         environment["TUNING_SOURCE"] = SOURCE_PATH
     return environment
 
 
 def _config(spec: TuningStudySpec) -> dict[str, Any]:
-    """Return a command's time to stop and what a script must not contradict."""
+    """Return a command's time to stop, where its metrics are, and what a script must not contradict."""
     optunas_own = Pruner(name="MedianPruner" if len(spec.objectives) == 1 else "NopPruner")
+    metrics = spec.trial.metrics
     return {
         "pruneGraceSeconds": seconds(spec.trial.prune_grace),
         "sampler": spec.sampler.model_dump(),
         "pruner": (spec.pruner or optunas_own).model_dump(),
+        **({"metrics": metrics.model_dump(exclude_none=True)} if metrics else {}),
     }

@@ -40,6 +40,8 @@ class Run:
     trouble: Trouble | None = None
     lingering_since: datetime | None = None
     """When the run was first seen going on after its trial had finished."""
+    digest: str | None = None
+    """Of the refit's run: which refit it is."""
 
 
 @dataclass(frozen=True)
@@ -48,5 +50,6 @@ class Observation:
 
     summary: StudySummary | None
     runs: Mapping[int, Run] = field(default_factory=dict)
+    refit: Run | None = None
     problems: tuple[Problem, ...] = ()
     """Why this generation of the spec is refused; empty: it is accepted."""

@@ -74,7 +74,8 @@ class Reconciler:
             await self._actor.act(key, study, plan.actions)
         except (StudyServerUnavailable, RunRefused, KubeError) as error:
             if failure := _failure(error):
-                status = with_trouble(plan.status, study.metadata["generation"], failure, now)
+                of_refit = isinstance(error, RunRefused) and error.of_refit
+                status = with_trouble(plan.status, study.metadata["generation"], failure, now, of_refit)
                 events = tuple(tell_story(study.status, status, seen.summary or StudySummary()))
                 await publish(self._kube, body, status, events, now)
             raise

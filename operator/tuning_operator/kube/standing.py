@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
-from tuning_operator.kube.conditions import Finding, Type, apply, find, holds, rfc3339, told
+from tuning_operator.kube.conditions import Finding, Type, apply, find, holds, rfc3339, shorten, told
 from tuning_operator.kube.observation import Observation, Run
+from tuning_operator.kube.refit_standing import refit_status
 from tuning_operator.kube.verdict import ENDED, Verdict, finished
-from tuning_operator.protocol import Failure, Problem, StudySummary, TrialRecord
+from tuning_operator.protocol import Failure, Problem, RefitRequest, StudySummary, TrialRecord
 from tuning_operator.resource.study import BestTrial, Scalar, TrialCounts, TuningStudy, TuningStudyStatus
 
 CAPACITY_GRACE = timedelta(seconds=30)
@@ -23,10 +24,11 @@ def new_status(
     study: TuningStudy,
     seen: Observation,
     verdict: Verdict | None,
+    refit: RefitRequest | None,
     passed: Callable[[datetime], bool],
     now: datetime,
 ) -> TuningStudyStatus:
-    """Return the status that tells what is seen and judged."""
+    """Return the status that tells what is seen and judged; `refit` is the one that is due."""
     summary, old = seen.summary, study.status
     phase = _phase(study, seen, verdict)
     generation = study.metadata.get("generation", 1)
@@ -39,21 +41,27 @@ def new_status(
         start_time=_start_time(old, phase, now),
         completion_time=(old.completion_time or rfc3339(now)) if phase in ENDED else None,
         progress=f"{done}/{study.spec.max_trials}",
-        trials=_counts(summary) if summary else old.trials,
+        trials=_counts(study, summary) if summary else old.trials,
         best=_best(summary.best) if summary else old.best,
         pareto_front=[best for trial in summary.pareto_front if (best := _best(trial))] or None
         if summary
         else old.pareto_front,
+        refit=refit_status(study, seen, refit, verdict),
     )
 
 
 def with_trouble(
-    status: TuningStudyStatus, generation: int, trouble: Failure, now: datetime
+    status: TuningStudyStatus, generation: int, trouble: Failure, now: datetime, of_refit: bool = False
 ) -> TuningStudyStatus:
-    """Return the status with the condition Stalled."""
+    """Return the status with the condition Stalled; the refit's own trouble is told with the refit, too."""
     finding = Finding("Stalled", True, trouble.category, told(trouble))
     conditions = apply(status.conditions, [finding], generation, now)
-    return status.model_copy(update={"conditions": conditions, "phase": status.phase or "Pending"})
+    refit = status.refit
+    if refit and of_refit:
+        refit = refit.model_copy(update={"message": shorten(told(trouble))})
+    return status.model_copy(
+        update={"conditions": conditions, "phase": status.phase or "Pending", "refit": refit}
+    )
 
 
 def refused(
@@ -126,11 +134,18 @@ def _stalled(seen: Observation, passed: Callable[[datetime], bool]) -> Finding:
     mine = [run for run in seen.runs.values() if run.trial in running]
     troubled = sorted((run for run in mine if _is_news(run, mine, passed)), key=lambda run: run.trial)
     if not troubled:
-        return Finding("Stalled", False, "Progressing", "Nothing stands in the way of the trials.")
+        return _stalled_refit(seen, passed)
     first = troubled[0]
     alike = sum(1 for run in troubled if _category(run) == _category(first))
     who = f"Trial {first.trial}" + (f" (and {alike - 1} more)" if alike > 1 else "")
     return Finding("Stalled", True, _category(first), f"{who} cannot start: {_told(first)}")
+
+
+def _stalled_refit(seen: Observation, passed: Callable[[datetime], bool]) -> Finding:
+    record, run = seen.summary.refit if seen.summary else None, seen.refit
+    if record and record.state == "RUNNING" and run and _is_news(run, [], passed):
+        return Finding("Stalled", True, _category(run), f"The refit cannot start: {_told(run)}")
+    return Finding("Stalled", False, "Progressing", "Nothing stands in the way of the trials.")
 
 
 def _is_news(run: Run, others: list[Run], passed: Callable[[datetime], bool]) -> bool:
@@ -151,7 +166,7 @@ def _told(run: Run) -> str:
     return told(run.trouble.failure) if run.trouble else ""
 
 
-def _counts(summary: StudySummary) -> TrialCounts:
+def _counts(study: TuningStudy, summary: StudySummary) -> TrialCounts:
     counts = summary.counts
     return TrialCounts(
         total=counts.running + finished(summary),
@@ -159,6 +174,7 @@ def _counts(summary: StudySummary) -> TrialCounts:
         complete=counts.complete,
         pruned=counts.pruned,
         failed=counts.fail,
+        copied=counts.copied if study.spec.warm_start else None,
     )
 
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from tuning_operator.kube.actions import Event
 from tuning_operator.kube.conditions import find
 from tuning_operator.kube.verdict import ENDED, last_failure
-from tuning_operator.protocol import StudySummary
-from tuning_operator.resource.study import TrialCounts, TuningStudyStatus
+from tuning_operator.protocol import RefitRecord, StudySummary
+from tuning_operator.resource.study import RefitStatus, TrialCounts, TuningStudyStatus
 
 
 def tell_story(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummary) -> Iterator[Event]:
@@ -18,6 +18,7 @@ def tell_story(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySum
     for teller in (_refusal, _stall, _phase, _trials, _best):
         yield from teller(old, new, summary)
     yield from _end(old, new)
+    yield from _refit(old.refit, new.refit, summary.refit)
 
 
 Teller = Callable[[TuningStudyStatus, TuningStudyStatus, StudySummary], Iterator[Event]]
@@ -73,3 +74,19 @@ def _end(old: TuningStudyStatus, new: TuningStudyStatus) -> Iterator[Event]:
     assert condition is not None  # noqa: S101  the phase comes with its condition
     key = str(new.completion_time)
     yield Event(new.phase, f"{condition.reason}: {condition.message}", key=key, warning=new.phase == "Failed")
+
+
+def _refit(old: RefitStatus | None, new: RefitStatus | None, record: RefitRecord | None) -> Iterator[Event]:
+    if new is None or (old and (old.phase, old.trial) == (new.phase, new.trial)):
+        return
+    key = f"{record.digest}/{record.started}" if record else ""
+    if new.phase == "Running":
+        message = f"The final training runs in Job {new.job}, with the parameters of trial {new.trial}."
+        yield Event("RefitStarted", message, key=key)
+    elif new.phase == "Completed":
+        values = f" {', '.join(f'{value:.6g}' for value in new.values)}." if new.values else ""
+        model = f" The model is in {new.model}." if new.model else ""
+        message = f"The final training with the parameters of trial {new.trial} has completed.{values}{model}"
+        yield Event("RefitCompleted", message, key=key)
+    elif new.phase == "Failed":
+        yield Event("RefitFailed", new.message or "", key=key, warning=True)

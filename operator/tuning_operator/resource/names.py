@@ -9,7 +9,14 @@ PLURAL = "tuningstudies"
 LABEL_STUDY = f"{GROUP}/study"
 LABEL_TRIAL = f"{GROUP}/trial"
 LABEL_ROLE = f"{GROUP}/role"
-"""`trial` or `final` (the refit)."""
+ROLE_TRIAL = "trial"
+ROLE_FINAL = "final"
+"""The refit's."""
+LABEL_DIGEST = f"{GROUP}/digest"
+"""Which refit a Job is: all of a study have one name."""
+
+REFIT = "refit"
+"""What stands for the trial's number in the name of the refit's Job."""
 
 MAX_STUDY_NAME = 45
 """A Job's pods are named `{job}-{5 characters}` and names end at 63; a trial's number needs the rest."""

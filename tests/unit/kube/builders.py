@@ -111,7 +111,7 @@ def failed_job(trial: int = 0, reason: str = "BackoffLimitExceeded") -> dict[str
 def pod(
     trial: int = 0, *, age: float = 10, spec: dict[str, Any] | None = None, **status: Any
 ) -> dict[str, Any]:
-    labels = {names.LABEL_STUDY: "mnist", names.LABEL_TRIAL: str(trial)}
+    labels = {names.LABEL_STUDY: "mnist", names.LABEL_TRIAL: str(trial), names.LABEL_ROLE: "trial"}
     containers = [{"name": "trainer", "image": "python:3.12", "resources": {"limits": {GPU: 4}}}]
     return {
         "metadata": {"name": f"mnist-{trial}-abcde", "namespace": "ml", "uid": f"pod-{trial}",

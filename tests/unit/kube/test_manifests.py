@@ -7,8 +7,11 @@ import json
 from typing import Any
 
 import pytest
-from tuning_operator.kube.manifests import Runtime, trainer_config_map, trial_job
+from tuning_operator.kube import manifests
+from tuning_operator.kube.assignment import refit_assignment, refit_request, trial_assignment
+from tuning_operator.kube.manifests import Runtime, trainer_config_map
 from tuning_operator.resource import names
+from tuning_operator.resource.study import TuningStudy
 
 from tests.unit.kube.builders import UID, study
 
@@ -39,6 +42,16 @@ SPEC: dict[str, Any] = {
         },
     },
 }
+
+
+def trial_job(study: TuningStudy, trial: int, runtime: Runtime) -> dict[str, Any]:
+    return manifests.job(study, trial_assignment(study, trial), runtime)
+
+
+def refit_job(study: TuningStudy, trial: int = 7) -> dict[str, Any]:
+    refit = study.spec.refit
+    assert refit
+    return manifests.job(study, refit_assignment(study, refit, refit_request(refit, trial)), RUNTIME)
 
 
 def container(job: dict[str, Any], name: str = "trainer") -> dict[str, Any]:
@@ -108,6 +121,7 @@ def test_the_trainer_container() -> None:
         "TUNING_CA_FILE": "/var/run/tuning.dev/trainer/ca.crt",
         "TUNING_STUDY": "ml/mnist",
         "TUNING_TRIAL_NUMBER": "7",
+        "TUNING_ROLE": "trial",
         "TUNING_SOURCE": "/var/run/tuning.dev/source",
     }
     assert len(trainer["env"]) == len(env) + 1, "no variable twice: the API server would take the last"
@@ -137,6 +151,13 @@ def test_any_program_and_any_python() -> None:
     trainer = container(trial_job(study(trial=command), 0, RUNTIME))
     assert trainer["command"][0] == "/opt/conda/bin/python"
     assert trainer["command"][2:] == ["command", "--", "./train.sh", "--fast"]
+
+
+def test_where_a_commands_metrics_are() -> None:
+    metrics = {"pattern": "accuracy=(.*)"}
+    command = {"objective": None, "command": ["./train.sh"], "metrics": metrics}
+    env = {e["name"]: e["value"] for e in container(trial_job(study(trial=command), 0, RUNTIME))["env"]}
+    assert json.loads(env["TUNING_CONFIG"])["metrics"] == metrics
 
 
 def test_a_whole_script() -> None:
@@ -196,3 +217,57 @@ def test_names_fit(trial: int) -> None:
     assert all(len(value) <= 63 for value in job["metadata"]["labels"].values())
     assert len(trainer_config_map(longest, RUNTIME)["metadata"]["name"]) <= 253
     assert names.parse_job_name(job["metadata"]["name"]) == (longest.metadata["name"], str(trial))
+
+
+def test_the_refits_job_is_the_trials_but_for_its_role() -> None:
+    given = study(trial=SPEC, refit={})
+    job, trial = refit_job(given), trial_job(given, 7, RUNTIME)
+    digest = job["metadata"]["labels"][names.LABEL_DIGEST]
+    labels = {
+        names.LABEL_STUDY: "mnist",
+        names.LABEL_TRIAL: "7",
+        names.LABEL_ROLE: "final",
+        names.LABEL_DIGEST: digest,
+    }
+    assert job["metadata"] == trial["metadata"] | {"name": "mnist-refit", "labels": labels}
+    assert job["spec"]["backoffLimit"] == 2
+    assert job["spec"]["podFailurePolicy"] == trial["spec"]["podFailurePolicy"]
+    template = job["spec"]["template"]
+    assert template["metadata"]["labels"] == {"team": "vision", **labels}
+    assert "activeDeadlineSeconds" not in template["spec"], "the trial's timeout is no measure for it"
+    own, trials = container(job), container(trial)
+    assert own["command"] == trials["command"]
+    env, trials_env = ({e["name"]: e["value"] for e in c["env"]} for c in (own, trials))
+    assert env == trials_env | {
+        "TUNING_ROLE": "final",
+        "TUNING_TRIAL_URL": "https://studies.tuning:8443/v1/studies/ml/mnist/refit",
+    }
+    assert template["spec"]["volumes"] == trial["spec"]["template"]["spec"]["volumes"]
+
+
+def test_what_a_refit_says_itself() -> None:
+    template = {"spec": {"containers": [{"name": "trainer", "image": "torch:full"}]}}
+    refit = {
+        "script": "final.py",
+        "source": {"configMap": "final-code"},
+        "retries": 0,
+        "timeout": "6h",
+        "template": template,
+    }
+    job = refit_job(study(trial=SPEC, refit=refit))
+    pod = job["spec"]["template"]["spec"]
+    assert job["spec"]["backoffLimit"] == 0
+    assert container(job)["image"] == "torch:full"
+    assert container(job)["command"][2:] == ["script", "final.py"]
+    assert pod["activeDeadlineSeconds"] == 6 * 3600
+    assert {"name": "tuning-source", "configMap": {"name": "final-code"}} in pod["volumes"]
+
+
+def test_which_refit_it_is() -> None:
+    """The trial and all that the spec says of it; what is said by saying nothing is the same."""
+    refits = [
+        study(refit=said).spec.refit for said in ({}, {"retries": 2}, {"retries": 3}, {"script": "f.py"})
+    ]
+    digests = [refit_request(refit, 7).digest for refit in refits if refit]
+    assert digests[0] == digests[1]
+    assert len({*digests, *(refit_request(refit, 8).digest for refit in refits if refit)}) == 6

@@ -68,7 +68,8 @@ class World:
 
     @property
     def jobs(self) -> dict[int, dict[str, Any]]:
-        found = (o for (kind, _, _), o in self.kube.objects.items() if kind == "Job")
+        jobs = (o for (kind, _, _), o in self.kube.objects.items() if kind == "Job")
+        found = [job for job in jobs if job["metadata"]["labels"].get(names.LABEL_ROLE) == names.ROLE_TRIAL]
         return {int(job["metadata"]["labels"][names.LABEL_TRIAL]): job for job in found}
 
     def alive(self) -> list[int]:
