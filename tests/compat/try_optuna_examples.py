@@ -130,7 +130,10 @@ class Trying:
     def _refit(self, patience: float) -> None:
         operator = self.server.operator()
         summary = operator.get(self._path).raise_for_status().json()
-        best = summary.get("best") or summary["paretoFront"][0]
+        best = next(iter([summary["best"]] if summary.get("best") else summary["paretoFront"]), None)
+        if best is None:
+            self.tried.refit = "no feasible trial"
+            return
         begin = {"trial": best["number"], "digest": "1"}
         operator.put(f"{self._path}/refit", json=begin).raise_for_status()
         token = self.server.pod_token("ml", self.study, "refit")  # type: ignore[arg-type]  its Job is named so

@@ -15,7 +15,7 @@ from tuning_trainer.console import say
 from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.manifest_check import check_asked, constraints_function
 from tuning_trainer.outcome import Outcome, outcome_of_exception, outcome_of_value
-from tuning_trainer.script_source import check_caller, check_source
+from tuning_trainer.script_source import INTEGRATIONS, caller_outside, check_caller, check_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,10 @@ class TrialBridge:
             TrialFailure: script and manifest contradict one another.
         """
         del original
+        if caller_outside().startswith(
+            INTEGRATIONS
+        ):  # OptunaSearchCV, whose sampler has a new seed each time
+            asked.pop("sampler", None)
         directions = [direction.name.lower() for direction in self._trial.study.directions]
         check_asked(asked, directions, self._config)
         if asked.get("storage") is not None:
@@ -88,7 +92,7 @@ class TrialBridge:
             TrialFailure: the script asks for what a pod cannot do.
             TrialOver: the trial is over.
         """
-        check_caller(sys._getframe())  # noqa: SLF001  who calls is all that tells
+        check_caller(caller_outside())
         jobs = asked.get("n_jobs", 1)
         if jobs != 1:
             raise TrialFailure(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from typing import TYPE_CHECKING
 
 from tuning_trainer.console import PACKAGE
@@ -11,6 +12,7 @@ from tuning_trainer.failure import Failure, TrialFailure
 if TYPE_CHECKING:
     from types import FrameType
 
+INTEGRATIONS = "optuna_integration."
 STEPWISE = "optuna_integration.lightgbm"
 """LightGBMTuner optimizes a few parameters at a time, each step with what the one before it has found."""
 
@@ -34,15 +36,13 @@ def check_source(name: str, source: bytes) -> None:
                     raise _twice(name, calls)
 
 
-def check_caller(frame: FrameType | None) -> None:
+def check_caller(caller: str) -> None:
     """Refuse a caller of `optimize` that goes on with what its trials have found in this very process.
 
     Raises:
         TrialFailure: every pod would run the first of many steps.
     """
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        frame = frame.f_back
-    if frame is not None and frame.f_globals.get("__name__", "").startswith(STEPWISE):
+    if caller.startswith(STEPWISE):
         raise TrialFailure(
             Failure(
                 "Script",
@@ -50,6 +50,14 @@ def check_caller(frame: FrameType | None) -> None:
                 "Write an objective that suggests LightGBM's parameters, or run the tuner as a plain Job.",
             )
         )
+
+
+def caller_outside() -> str:
+    """Return the name of the module that called the runtime: the script's, `__main__`, or a library's."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001  as the warnings module does
+    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
 
 
 def _twice(name: str, lines: list[int]) -> TrialFailure:

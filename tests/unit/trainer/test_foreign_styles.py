@@ -133,6 +133,25 @@ def test_a_study_built_step_by_step_is_told(pod: Pod, twin: Twin) -> None:
     assert "LightGBMTuner optimizes step by step" in twin.failure.message
 
 
+def test_the_sampler_that_an_integration_chooses_contradicts_nothing(pod: Pod, twin: Twin) -> None:
+    package = pod.source / "optuna_integration" / "sklearn"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text(
+        "import optuna, random\n\n\n"
+        "def search(objective):\n"
+        "    sampler = optuna.samplers.TPESampler(seed=random.randint(0, 2**31))\n"
+        "    optuna.create_study(direction='maximize', sampler=sampler).optimize(objective)\n"
+    )
+    pod.environ["TUNING_CONFIG"] = json.dumps({"sampler": {"name": "TPESampler", "args": {}}})
+    pod.write("""
+        import optuna_integration.sklearn
+
+        optuna_integration.sklearn.search(lambda trial: 0.5)
+    """)
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+
+
 def test_ask_with_distributions_and_tell_by_number(pod: Pod, twin: Twin) -> None:
     pod.write("""
         import optuna
