@@ -67,10 +67,10 @@ def _trial(trial: FinishedTrial, objectives: Collection[int]) -> FrozenTrial:
 @lru_cache(maxsize=1000)
 def _distribution(form: str) -> BaseDistribution:
     """Return the distribution of Optuna's JSON form; most trials of a study share theirs."""
-    distribution = json_to_distribution(form)
-    if isinstance(distribution, CategoricalDistribution):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a choice may be a tuple here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a choice may be a list
+        distribution = json_to_distribution(form)
+        if isinstance(distribution, CategoricalDistribution):
             return CategoricalDistribution([_comparable(choice) for choice in distribution.choices])
     return distribution
 

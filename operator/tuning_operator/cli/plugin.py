@@ -88,7 +88,8 @@ def plot(
         Path | None, typer.Option(help="The folder to write to.", show_default="STUDY-plots")
     ] = None,
     plots: Annotated[
-        list[PlotName] | None, typer.Option("--plot", help="Only this one; may be given several times.")
+        list[PlotName] | None,
+        typer.Option("--plot", metavar="NAME", help=f"Only this one (several times: these): {', '.join(PlotName)}."),
     ] = None,
     formats: Annotated[str, typer.Option("--format", metavar="html,png", help="What to write.")] = "html,png",
     namespace: Namespace = None,
@@ -205,7 +206,7 @@ def _dumped(data: Any, output: Output) -> str:
 def main() -> None:
     """Run the plugin."""
     try:
-        app()
+        app(prog_name="kubectl tuning")
     except PluginError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
