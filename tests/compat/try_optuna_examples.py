@@ -172,8 +172,8 @@ class Trying:
             lines = ended.err.strip().splitlines() or [""]
             said = f"{what}: {failure.get('message') or f'exit code {ended.code}: {lines[-1]}'}"
         else:
-            ignored = re.findall(r"tuning: (.* (?:is|are) not used.*)", ended.err)
-            said = f"{what}: {'; '.join(ignored)}" if ignored else ""
+            unused = re.findall(r"tuning: (.+?)(?: of optimize)? is not used", ended.err)
+            said = f"not used: {', '.join(dict.fromkeys(unused))}" if unused else ""
         said = said.replace("\n", " ")[:400]
         if said and said not in self.tried.said:
             self.tried.said.append(said)
