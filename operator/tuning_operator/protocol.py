@@ -22,10 +22,21 @@ def _number(value: Any) -> Any:
     return value
 
 
+def _attribute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _attribute(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_attribute(inner) for inner in value]
+    return _number(value)
+
+
 Number = Annotated[float, PlainSerializer(_number, when_used="json")]
 
 Value = Annotated[Any, PlainSerializer(_number, when_used="json")]
 """A parameter's value: a number, or whatever choice the objective gave (None, a list) as JSON has it."""
+
+Attributes = Annotated[dict[str, Any], PlainSerializer(_attribute, when_used="json")]
+"""User attributes: whatever JSON can hold."""
 
 
 class Failure(Model):
@@ -91,7 +102,7 @@ class RefitRecord(Model):
     digest: str = Field(description="What the operator said when it began: another digest is another refit.")
     state: Literal["RUNNING", "COMPLETE", "FAIL"]
     values: list[Number] | None = None
-    user_attrs: dict[str, Any] = Field(default_factory=dict)
+    user_attrs: Attributes = Field(default_factory=dict)
     started: datetime | None = None
     finished: datetime | None = None
     failure: Failure | None = Field(
@@ -165,7 +176,7 @@ class TrialView(Model):
         description="By parameter, in Optuna's JSON form: {name: FloatDistribution, attributes: {}}.",
     )
     reported: dict[int, Number] = Field(default_factory=dict, description="Values reported so far, by step.")
-    user_attrs: dict[str, Any] = Field(default_factory=dict)
+    user_attrs: Attributes = Field(default_factory=dict)
     constraints: dict[str, Number] = Field(
         default_factory=dict,
         description="Constraint values set so far, by name (Optuna's trial.constraints).",
@@ -203,7 +214,7 @@ class AttributesRequest(Model):
     As in Optuna, a user attribute set again is replaced, and the first value of a constraint holds.
     """
 
-    user_attrs: dict[str, Any] = Field(default_factory=dict)
+    user_attrs: Attributes = Field(default_factory=dict)
     constraints: dict[str, Number] = Field(default_factory=dict)
 
 
@@ -216,7 +227,7 @@ class FinishedTrial(Model):
     parameters: dict[str, Value] = Field(default_factory=dict)
     distributions: dict[str, dict[str, Any]] = Field(default_factory=dict)
     reported: dict[int, Number] = Field(default_factory=dict)
-    user_attrs: dict[str, Any] = Field(default_factory=dict)
+    user_attrs: Attributes = Field(default_factory=dict)
     constraints: dict[str, Number] = Field(default_factory=dict)
     started: datetime | None = None
     finished: datetime | None = None
@@ -238,7 +249,7 @@ class FinishedStudy(Model):
 
     directions: list[Literal["minimize", "maximize"]]
     trials: list[FinishedTrial]
-    user_attrs: dict[str, Any] = Field(default_factory=dict)
+    user_attrs: Attributes = Field(default_factory=dict)
 
 
 class Changes(Model):

@@ -5,12 +5,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST
-from pydantic import BaseModel
 
 from tuning_operator.protocol import (
     AskRequest,
     AttributesRequest,
     Changes,
+    FinishedStudy,
     ReportReply,
     ReportRequest,
     StudyDefinition,
@@ -22,19 +22,20 @@ from tuning_operator.protocol import (
     TrialView,
 )
 from tuning_operator.studies import app_errors
-from tuning_operator.studies.app_callers import either, operator, pod, service_of
+from tuning_operator.studies.app_callers import either, operator, pod, reader
+from tuning_operator.studies.app_parts import STUDY, Served, Study, reply
+from tuning_operator.studies.app_record import record_reply
+from tuning_operator.studies.app_refit import refit
 from tuning_operator.studies.app_reports import Reports
-from tuning_operator.studies.feed import Key
 from tuning_operator.studies.service import Service
 
 LONGEST_POLL = 300.0
 
 open_to_all = APIRouter()
-studies = APIRouter(prefix="/v1/studies/{namespace}/{name}")
-trials = APIRouter(prefix="/v1/studies/{namespace}/{name}/trials/{number}")
+studies = APIRouter(prefix=STUDY)
+trials = APIRouter(prefix=f"{STUDY}/trials/{{number}}")
 changes = APIRouter(prefix="/v1/changes")
 
-Served = Annotated[Service, Depends(service_of)]
 OPERATOR = [Depends(operator)]
 POD = [Depends(pod)]
 EITHER = [Depends(either)]
@@ -51,19 +52,11 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for router in (open_to_all, changes, studies, trials):
+    for router in (open_to_all, changes, studies, refit, trials):
         app.include_router(router)
     app_errors.install(app)
     app.add_middleware(Reports, service=service)
     return app
-
-
-async def study_key(namespace: str, name: str) -> Key:
-    """Return the study that a path names."""
-    return Key(namespace, name)
-
-
-Study = Annotated[Key, Depends(study_key)]
 
 
 @studies.put("", dependencies=OPERATOR, response_model=StudySummary)
@@ -89,6 +82,12 @@ async def ask(service: Served, key: Study, request: AskRequest) -> Response:
 async def forget(service: Served, key: Study) -> None:
     """End a study whose resource is gone."""
     await service.studies.forget(key)
+
+
+@studies.get("/record", dependencies=[Depends(reader)], response_model=FinishedStudy)
+async def record(service: Served, key: Study) -> Response:
+    """Return all that a study's record holds."""
+    return record_reply((await service.studies.find(key)).study)
 
 
 @changes.get("", dependencies=OPERATOR, response_model=Changes)
@@ -150,8 +149,3 @@ async def readyz(service: Served) -> Response:
 async def metrics(service: Served) -> Response:
     """Return metrics for Prometheus."""
     return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
-
-
-def reply(model: BaseModel) -> Response:
-    """Return a model as the protocol writes it."""
-    return Response(model.model_dump_json(by_alias=True), media_type="application/json")

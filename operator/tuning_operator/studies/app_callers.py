@@ -4,10 +4,12 @@ from starlette.requests import Request
 
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.tokens import (
+    REFIT,
     Identity,
     Verifier,
     authorize_either,
     authorize_operator,
+    authorize_reader,
     authorize_trial,
     unauthenticated,
 )
@@ -33,6 +35,23 @@ async def either(request: Request, namespace: str, name: str, number: int) -> No
     """Let the operator and the trial's own pod pass. Raises Unauthenticated, Forbidden."""
     caller = await caller_of(request, request.app.state.service.verifier)
     authorize_either(caller, namespace, name, number)
+
+
+async def refit_pod(request: Request, namespace: str, name: str) -> None:
+    """Let only the refit's own pod pass. Raises Unauthenticated, Forbidden."""
+    authorize_trial(await caller_of(request, request.app.state.service.verifier), namespace, name, REFIT)
+
+
+async def refit_either(request: Request, namespace: str, name: str) -> Identity:
+    """Let the operator and the refit's own pod pass; return which. Raises Unauthenticated, Forbidden."""
+    caller = await caller_of(request, request.app.state.service.verifier)
+    authorize_either(caller, namespace, name, REFIT)
+    return caller
+
+
+async def reader(request: Request, namespace: str) -> None:
+    """Let the operator and the namespace's readers pass. Raises Unauthenticated, Forbidden."""
+    authorize_reader(await caller_of(request, request.app.state.service.verifier), namespace)
 
 
 async def caller_of(request: Request, verifier: Verifier) -> Identity:

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
@@ -24,33 +22,24 @@ from tuning_operator.protocol import (
 )
 from tuning_operator.studies import checks
 from tuning_operator.studies.errors import unknown_study, unknown_trial
-from tuning_operator.studies.feed import ChangeFeed, Key
+from tuning_operator.studies.feed import Key
 from tuning_operator.studies.pruning import Pruning, make_pruning
 from tuning_operator.studies.pruning.base import OptunaPruning
 from tuning_operator.studies.records import PRUNE_REQUESTED, record_of, view_of
+from tuning_operator.studies.refit import Refit
 from tuning_operator.studies.results import Result, read_result
 from tuning_operator.studies.samplers import build_pruner, build_sampler
 from tuning_operator.studies.scoreboard import Scoreboard
 from tuning_operator.studies.served_study import CONSTRAINT, ServedStudy, id_of
-from tuning_operator.studies.store import Store, Writes
+from tuning_operator.studies.store import Writes
+from tuning_operator.studies.surroundings import Surroundings
 from tuning_operator.studies.tuner import Tuner
 
 LARGEST_ASK = 16
 """Trials that one request may start, so that none takes long."""
-COMMIT_SECONDS = 20.0
-"""How long a request waits for the database. What it wrote stays queued: sent again, it is there."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What all studies of a server share."""
-
-    store: Store
-    executor: Executor
-    feed: ChangeFeed
 
 
 class StudyEngine:
@@ -66,6 +55,8 @@ class StudyEngine:
         self.study = study
         self.definition = definition
         self.gone = False
+        self.refit = Refit(key, study, surroundings)
+        self._surroundings = surroundings
         self._store = surroundings.store
         self._executor = surroundings.executor
         self._feed = surroundings.feed
@@ -102,7 +93,8 @@ class StudyEngine:
     def summary(self) -> StudySummary:
         """Return how the study stands; costs no more than its running trials."""
         running = [self.study.frozen(number) for number in self._board.running]
-        return self._board.summary(running, exhausted=self.study.exhausted)
+        board = self._board.summary(running, exhausted=self.study.exhausted)
+        return board.model_copy(update={"refit": self.refit.record})
 
     async def pick_up(self) -> None:
         """Take in what others wrote to the record: trials enqueued from the dashboard or by plain Optuna."""
@@ -132,12 +124,12 @@ class StudyEngine:
         return await self._end(number, read_result(request, metrics))
 
     async def stop(self, failure: Failure) -> None:
-        """Start no more trials, and end the running ones as FAIL."""
+        """Start no more trials, and end the running ones and the refit as FAIL."""
         self.gone = True
         async with self._lock:
             running = self._board.running
         result = Result(TrialState.FAIL, failure=failure)
-        await asyncio.gather(*(self._end(number, result) for number in running))
+        await asyncio.gather(self.refit.stop(failure), *(self._end(number, result) for number in running))
 
     def record(self, number: int) -> TrialRecord:
         """Return a trial."""
@@ -243,11 +235,7 @@ class StudyEngine:
     async def _settle(self, *several: Writes) -> None:
         """Wait until writes are durable; without any given, all that the reply may be based on."""
         try:
-            async with asyncio.timeout(COMMIT_SECONDS):
-                for writes in several:
-                    await writes.durable()
-                if not several:
-                    await self._store.durable()
+            await self._surroundings.settle(*several)
         except UpdateFinishedTrialError:  # someone else ended the trial first: his telling holds
             async with self._lock:
                 await self._in_thread(self._recount)

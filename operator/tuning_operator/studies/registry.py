@@ -7,15 +7,18 @@ from functools import partial
 from typing import ParamSpec, TypeVar
 
 from optuna.exceptions import DuplicatedStudyError
+from optuna.study._frozen import FrozenStudy
 
 from tuning_operator.protocol import Failure, StudyDefinition, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.studies.continuity import direction_problems, directions_of, space_problems
-from tuning_operator.studies.engine import StudyEngine, Surroundings
+from tuning_operator.studies.engine import StudyEngine
 from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
 from tuning_operator.studies.feed import Key
+from tuning_operator.studies.refit import REFIT, record_in
 from tuning_operator.studies.samplers import build_pruner, build_sampler, problems_of
 from tuning_operator.studies.served_study import METRIC_NAMES, ServedStudy
+from tuning_operator.studies.surroundings import Surroundings
 
 DEFINITION = "tuning:definition"
 """A study's system attribute: its definition, so that a server that starts needs no operator."""
@@ -84,7 +87,7 @@ class Registry:
     async def unsettled(self) -> list[Key]:
         """Return the studies at which an operator must look that knows nothing of what happened before.
 
-        Those with a running trial, and those whose record goes when their resource does.
+        Those with a running trial or refit, and those whose record goes when their resource does.
         """
         found = await self._in_thread(self._unsettled)
         return [Key(*name.split("/", 1)) for name in sorted(found) if "/" in name]
@@ -92,8 +95,7 @@ class Registry:
     def _unsettled(self) -> set[str]:
         found = set(self._store.running())
         for study in self._store.storage.get_all_studies():
-            stored = study.system_attrs.get(DEFINITION)
-            if stored and StudyDefinition.model_validate_json(stored).deletion_policy == "Delete":
+            if _has_running_refit(study) or _goes_with_its_resource(study):
                 found.add(study.study_name)
         return found
 
@@ -140,6 +142,16 @@ class Registry:
     async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._surroundings.executor, partial(work, *args, **kwargs))
+
+
+def _has_running_refit(study: FrozenStudy) -> bool:
+    refit = record_in(study.system_attrs.get(REFIT))
+    return refit is not None and refit.state == "RUNNING"
+
+
+def _goes_with_its_resource(study: FrozenStudy) -> bool:
+    stored = study.system_attrs.get(DEFINITION)
+    return stored is not None and StudyDefinition.model_validate_json(stored).deletion_policy == "Delete"
 
 
 def _enqueue(study: ServedStudy, definition: StudyDefinition) -> None:

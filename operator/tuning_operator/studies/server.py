@@ -14,12 +14,12 @@ from fastapi import FastAPI
 
 from tuning_operator.studies.app import create_app
 from tuning_operator.studies.certificate import Certificate
-from tuning_operator.studies.engine import COMMIT_SECONDS
 from tuning_operator.studies.keyset import ApiServer, PublishedKeys
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage import PostgresStore
 from tuning_operator.studies.store import MemoryStore, Store
+from tuning_operator.studies.surroundings import COMMIT_SECONDS
 from tuning_operator.studies.tokens import Keys, LocalKeys, Verifier
 
 log = logging.getLogger(__name__)

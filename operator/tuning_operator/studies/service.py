@@ -4,12 +4,12 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from tuning_operator.protocol import Changes, Problem
-from tuning_operator.studies.engine import Surroundings
 from tuning_operator.studies.errors import Unavailable
 from tuning_operator.studies.feed import ChangeFeed, Key
 from tuning_operator.studies.metrics import Metrics, Standing
 from tuning_operator.studies.registry import Registry
 from tuning_operator.studies.store import Store
+from tuning_operator.studies.surroundings import Surroundings
 from tuning_operator.studies.tokens import Verifier
 
 SAMPLING_THREADS = 4

@@ -1,4 +1,4 @@
-"""Who calls: a token's claims, checked, become the operator or the pod of one trial."""
+"""Who calls: a token's claims, checked, become the operator, the pod of one trial or refit, or a reader."""
 
 import time
 from collections.abc import Callable
@@ -13,8 +13,11 @@ from tuning_operator.studies.errors import Forbidden, Unauthenticated
 
 LOCAL_ISSUER = "tuning-local"
 LOCAL_OPERATOR = "local:operator"
+SERVICE_ACCOUNT = "system:serviceaccount:"
 LEEWAY_SECONDS = 10.0
 CACHED_TOKENS = 20_000
+REFIT = "refit"
+"""What stands for the trial's number in the name of the refit's Job."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,26 @@ class TrialPod:
     namespace: str
     pod: str
 
-    def owns(self, namespace: str, study: str, trial: int) -> bool:
-        """Return whether this is a pod of the trial's Job: the Job's name is compared whole."""
+    def owns(self, namespace: str, study: str, trial: int | str) -> bool:
+        """Return whether this is a pod of the Job of a trial, or of REFIT: its name is compared whole."""
         return self.namespace == namespace and names.job_of_pod(self.pod) == names.job_name(study, trial)
 
+    def __str__(self) -> str:
+        return f"the pod {self.namespace}/{self.pod}"
 
-Identity = Operator | TrialPod
+
+@dataclass(frozen=True)
+class Reader:
+    """A service account whose token is bound to no pod: someone who may read its namespace's records."""
+
+    namespace: str
+    account: str
+
+    def __str__(self) -> str:
+        return f"the service account {self.namespace}/{self.account}, whose token is bound to no pod,"
+
+
+Identity = Operator | TrialPod | Reader
 
 
 class Key(NamedTuple):
@@ -82,7 +99,7 @@ class Verifier:
 
     def __init__(self, keys: Keys, operator: str, clock: Callable[[], float] = time.time) -> None:
         self._keys = keys
-        self._operator = f"system:serviceaccount:{operator}"
+        self._operator = f"{SERVICE_ACCOUNT}{operator}"
         self._clock = clock
         self._known: dict[str, tuple[Identity, float]] = {}
 
@@ -130,8 +147,13 @@ class Verifier:
         match claims.get("kubernetes.io"):
             case {"namespace": str(namespace), "pod": {"name": str(pod)}}:
                 return TrialPod(namespace, pod)
+            case {"namespace": str(namespace), **bound} if "pod" not in bound:
+                prefix = f"{SERVICE_ACCOUNT}{namespace}:"
+                if claims["sub"].startswith(prefix):
+                    return Reader(namespace, claims["sub"].removeprefix(prefix))
         raise unauthenticated(
-            f"the token of {claims['sub']} is bound to no pod: mount it as a projected volume of the pod"
+            f"the token of {claims['sub']} is neither a pod's nor a service account's: mount it as a "
+            "projected volume of the pod, or request it for a service account (kubectl create token)"
         )
 
     def _remember(self, token: str, identity: Identity, until: float) -> None:
@@ -144,37 +166,58 @@ class Verifier:
 
 def authorize_operator(identity: Identity) -> None:
     """Let only the operator pass. Raises Forbidden."""
-    if not isinstance(identity, Operator):
-        raise _forbidden(f"the pod {identity.namespace}/{identity.pod} may use its own trial's paths only")
+    match identity:
+        case TrialPod():
+            raise _forbidden(f"{identity} may use its own trial's paths only")
+        case Reader():
+            raise _only_records(identity)
 
 
-def authorize_trial(identity: Identity, namespace: str, study: str, trial: int) -> None:
-    """Let only a pod of this very trial pass. Raises Forbidden."""
-    if isinstance(identity, Operator):
-        raise _forbidden("this path is for the trial's own pods; the operator may tell a result")
-    if not identity.owns(namespace, study, trial):
-        raise _forbidden(
-            f"the pod {identity.namespace}/{identity.pod} is not one of trial {trial} of {namespace}/{study}"
-        )
+def authorize_trial(identity: Identity, namespace: str, study: str, trial: int | str) -> None:
+    """Let only a pod of this very trial pass, or of the REFIT. Raises Forbidden."""
+    whose = "the refit" if trial == REFIT else f"trial {trial}"
+    match identity:
+        case Operator():
+            raise _forbidden(f"this path is for the pods of {whose}; the operator may tell a result")
+        case Reader():
+            raise _only_records(identity)
+        case TrialPod() if not identity.owns(namespace, study, trial):
+            raise _forbidden(f"{identity} is not one of {whose} of {namespace}/{study}")
 
 
-def authorize_either(identity: Identity, namespace: str, study: str, trial: int) -> None:
-    """Let the operator and the trial's own pods pass. Raises Forbidden."""
+def authorize_either(identity: Identity, namespace: str, study: str, trial: int | str) -> None:
+    """Let the operator and the pods of the trial, or of the REFIT, pass. Raises Forbidden."""
     if not isinstance(identity, Operator):
         authorize_trial(identity, namespace, study, trial)
 
 
+def authorize_reader(identity: Identity, namespace: str) -> None:
+    """Let the operator and the readers of a namespace pass. Raises Forbidden."""
+    match identity:
+        case TrialPod():
+            raise _forbidden(
+                f"{identity} may use its own trial's paths only: a record is for tokens that are bound to no "
+                f"pod (kubectl create token default -n {namespace} --audience={names.TOKEN_AUDIENCE})"
+            )
+        case Reader() if identity.namespace != namespace:
+            raise _forbidden(f"{identity} may read records of its own namespace only, not of {namespace}")
+
+
 def mint_operator(secret: str, seconds: float = 86_400) -> str:
     """Return a token of the local mode that makes its bearer the operator (account `local:operator`)."""
-    return _mint(secret, seconds, {"sub": f"system:serviceaccount:{LOCAL_OPERATOR}"})
+    return _mint(secret, seconds, {"sub": f"{SERVICE_ACCOUNT}{LOCAL_OPERATOR}"})
 
 
 def mint_pod(secret: str, namespace: str, pod: str, seconds: float = 86_400) -> str:
     """Return a token of the local mode with the claims that a pod's projected token has."""
     claims = {"namespace": namespace, "pod": {"name": pod}}
-    return _mint(
-        secret, seconds, {"sub": f"system:serviceaccount:{namespace}:default", "kubernetes.io": claims}
-    )
+    return _mint(secret, seconds, {"sub": f"{SERVICE_ACCOUNT}{namespace}:default", "kubernetes.io": claims})
+
+
+def mint_reader(secret: str, namespace: str, seconds: float = 86_400) -> str:
+    """Return a token of the local mode that makes its bearer a reader of the namespace's records."""
+    claims = {"namespace": namespace}
+    return _mint(secret, seconds, {"sub": f"{SERVICE_ACCOUNT}{namespace}:default", "kubernetes.io": claims})
 
 
 def unauthenticated(message: str) -> Unauthenticated:
@@ -208,6 +251,10 @@ def _reason(error: jwt.PyJWTError, issuer: str) -> str:
         case jwt.InvalidSignatureError():
             return "the token's signature is wrong"
     return f"the token is not valid: {error}"
+
+
+def _only_records(reader: Reader) -> Forbidden:
+    return _forbidden(f"{reader} may read the records of its namespace only (GET .../record)")
 
 
 def _forbidden(message: str) -> Forbidden:

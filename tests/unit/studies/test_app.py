@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from tuning_operator.protocol import Changes, StudySummary, TrialRecord, TrialView
-from tuning_operator.studies.tokens import mint_operator, mint_pod
+from tuning_operator.studies.tokens import mint_operator, mint_pod, mint_reader
 
 from tests.support.study_server import NO_TLS, SECRET, RunningServer, running_server
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 STUDY = "/v1/studies/ml/mnist"
 TRIAL = f"{STUDY}/trials/0"
+REFIT = f"{STUDY}/refit"
+REQUEST = {"trial": 1, "digest": "d"}
 DEFINITION = {
     "objectives": [{"metric": "acc", "direction": "maximize"}],
     "searchSpace": [{"name": "x", "type": "float", "low": 0, "high": 1}],
@@ -60,6 +62,14 @@ CALLS: dict[tuple[str, str], tuple[Any, set[str]]] = {
     ("POST", f"{TRIAL}/report"): ({"values": [[0, 0.5]]}, {"pod"}),
     ("POST", f"{TRIAL}/attributes"): ({"userAttrs": {"a": 1}}, {"pod"}),
     ("POST", f"{TRIAL}/result"): ({"state": "FAIL"}, {"operator", "pod"}),
+    ("GET", f"{STUDY}/record"): (None, {"operator", "reader"}),
+    ("PUT", REFIT): (REQUEST, {"operator"}),
+    ("GET", REFIT): (None, {"refit"}),
+    ("GET", f"{REFIT}/study"): (None, {"refit"}),
+    ("POST", f"{REFIT}/suggest"): ({"name": "x", "distribution": FLOAT}, {"refit"}),
+    ("POST", f"{REFIT}/report"): ({"values": [[0, 0.5]]}, {"refit"}),
+    ("POST", f"{REFIT}/attributes"): ({"userAttrs": {"a": 1}}, {"refit"}),
+    ("POST", f"{REFIT}/result"): ({"state": "FAIL"}, {"operator", "refit"}),
     ("DELETE", STUDY): (None, {"operator"}),
 }
 CALLERS = {
@@ -71,6 +81,12 @@ CALLERS = {
     "other trial": mint_pod(SECRET, "ml", "mnist-1-x7k2p"),
     "other study": mint_pod(SECRET, "ml", "mnist-0-0-x7k2p"),
     "other namespace": mint_pod(SECRET, "prod", "mnist-0-x7k2p"),
+    "refit": mint_pod(SECRET, "ml", "mnist-refit-x7k2p"),
+    "other study's refit": mint_pod(SECRET, "ml", "mnist-0-refit-x7k2p"),
+    "trial of a study named as the refit": mint_pod(SECRET, "ml", "mnist-refit-0-x7k2p"),
+    "other namespace's refit": mint_pod(SECRET, "prod", "mnist-refit-x7k2p"),
+    "reader": mint_reader(SECRET, "ml"),
+    "other namespace's reader": mint_reader(SECRET, "prod"),
 }
 
 
@@ -79,6 +95,8 @@ CALLERS = {
 def test_who_may_call_what(
     server: RunningServer, operator: httpx.Client, call: tuple[str, str], caller: str
 ) -> None:
+    assert server.pod("ml", "mnist", 1).post("/result", json={"state": "COMPLETE", "values": [1]}).is_success
+    assert operator.put(REFIT, json=REQUEST).is_success
     body, allowed = CALLS[call]
     reply = request(server, *call, CALLERS[caller], body)
     if caller in allowed:

@@ -20,11 +20,12 @@ from tuning_operator.protocol import (
     SuggestRequest,
     TellRequest,
 )
-from tuning_operator.studies.engine import LARGEST_ASK, StudyEngine, Surroundings
+from tuning_operator.studies.engine import LARGEST_ASK, StudyEngine
 from tuning_operator.studies.errors import Conflict, NotFound, Refused
 from tuning_operator.studies.feed import ChangeFeed, Key
 from tuning_operator.studies.registry import Registry
 from tuning_operator.studies.store import MemoryStore
+from tuning_operator.studies.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from tuning_operator.protocol import AskRequest, StudyDefinition, TellRequest
-from tuning_operator.studies.engine import Surroundings
 from tuning_operator.studies.feed import ChangeFeed, Key
 from tuning_operator.studies.registry import Registry
 from tuning_operator.studies.store import MemoryStore
+from tuning_operator.studies.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,11 +7,12 @@ from typing import Any
 import optuna
 import pytest
 from tuning_operator.protocol import AskRequest, StudyDefinition, TellRequest
-from tuning_operator.studies.engine import StudyEngine, Surroundings
+from tuning_operator.studies.engine import StudyEngine
 from tuning_operator.studies.errors import Refused
 from tuning_operator.studies.feed import ChangeFeed, Key
 from tuning_operator.studies.registry import Registry
 from tuning_operator.studies.store import MemoryStore
+from tuning_operator.studies.surroundings import Surroundings
 
 KEY = Key("ml", "mnist")
 X = {"name": "x", "type": "float", "low": 0, "high": 1}

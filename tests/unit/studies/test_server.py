@@ -285,7 +285,7 @@ def test_a_reply_waits_for_the_record_and_the_end_waits_for_the_reply(store: Slo
 
 
 def test_the_database_is_away(store: SlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuning_operator.studies.engine.COMMIT_SECONDS", 0.05)
+    monkeypatch.setattr("tuning_operator.studies.surroundings.COMMIT_SECONDS", 0.05)
     store.free.set()
     with running_server(store) as server:
         server.operator().put(STUDY, json=DEFINITION)

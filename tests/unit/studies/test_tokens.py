@@ -22,15 +22,19 @@ from tuning_operator.studies.keyset import ApiServer as ClusterKeys
 from tuning_operator.studies.tokens import (
     LEEWAY_SECONDS,
     LOCAL_OPERATOR,
+    REFIT,
     LocalKeys,
     Operator,
+    Reader,
     TrialPod,
     Verifier,
     authorize_either,
     authorize_operator,
+    authorize_reader,
     authorize_trial,
     mint_operator,
     mint_pod,
+    mint_reader,
 )
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
@@ -130,9 +134,11 @@ async def test_the_operator_is_known_by_its_service_account(verifier: Verifier) 
         ({"key": OTHER_RSA}, "signature is wrong"),
         ({"key": OTHER_RSA, "kid": "three"}, "its key is not known"),
         ({"kid": None}, "its key is not known"),
-        ({"kubernetes.io": None}, "bound to no pod"),
-        ({"kubernetes.io": {"namespace": "ml"}}, "bound to no pod"),
-        ({"kubernetes.io": {"namespace": "ml", "pod": {"name": 7}}}, "bound to no pod"),
+        ({"kubernetes.io": None}, "neither a pod's nor a service account's"),
+        ({"kubernetes.io": {"namespace": "ml", "pod": {"name": 7}}}, "neither a pod's"),
+        ({"kubernetes.io": {"namespace": "ml", "pod": None}}, "neither a pod's"),
+        ({"kubernetes.io": {"namespace": "prod"}}, "nor a service account's"),
+        ({"kubernetes.io": {"namespace": "ml"}, "sub": "someone"}, "nor a service account's"),
     ],
 )
 async def test_what_proves_nothing_is_refused_with_the_reason(
@@ -232,6 +238,7 @@ async def test_local_tokens() -> None:
     verifier = Verifier(LocalKeys(secret), LOCAL_OPERATOR)
     assert isinstance(await verifier.identify(mint_operator(secret)), Operator)
     assert await verifier.identify(mint_pod(secret, "ml", "mnist-3-abcde")) == TrialPod("ml", "mnist-3-abcde")
+    assert await verifier.identify(mint_reader(secret, "ml")) == Reader("ml", "default")
     assert "signature is wrong" in await refusal(
         verifier, mint_operator("another secret of the same length!!!")
     )
@@ -301,6 +308,48 @@ def test_a_pod_speaks_for_its_own_trial_only(namespace: str, pod: str, own: bool
         authorize_operator(identity)
 
 
+async def test_a_service_account_whose_token_is_bound_to_no_pod_reads_its_namespaces_records(
+    verifier: Verifier,
+) -> None:
+    """As `kubectl create token` makes it, also when bound to something else than a pod."""
+    for claims in ({}, {"serviceaccount": {"name": "default"}}, {"secret": {"name": "s"}}):
+        made = token(**{"kubernetes.io": {"namespace": "ml", **claims}})
+        identity = await verifier.identify(made)
+        assert identity == Reader("ml", "default")
+    authorize_reader(identity, "ml")
+    for refused, said in (
+        (lambda: authorize_reader(identity, "prod"), "of its own namespace only, not of prod"),
+        (lambda: authorize_operator(identity), "may read the records of its namespace only"),
+        (lambda: authorize_trial(identity, "ml", "mnist", 3), "may read the records of its namespace only"),
+        (lambda: authorize_either(identity, "ml", "mnist", REFIT), "the records of its namespace only"),
+    ):
+        with pytest.raises(Forbidden, match=said):
+            refused()
+
+
+async def test_no_pod_reads_records(verifier: Verifier) -> None:
+    for claims in (
+        {"pod": {"name": "mnist-3-abcde"}},
+        {"pod": {"name": "notebook"}, "serviceaccount": {"name": "default"}},
+    ):
+        pod = await verifier.identify(token(**{"kubernetes.io": {"namespace": "ml", **claims}}))
+        with pytest.raises(Forbidden, match="kubectl create token default -n ml"):
+            authorize_reader(pod, "ml")
+    authorize_reader(Operator("system:serviceaccount:tuning:operator"), "ml")
+
+
+def test_a_pod_of_the_refit_speaks_for_the_refit_only() -> None:
+    of_refit = TrialPod("ml", "mnist-refit-abcde")
+    authorize_trial(of_refit, "ml", "mnist", REFIT)
+    authorize_either(of_refit, "ml", "mnist", REFIT)
+    for namespace, study, trial in (("ml", "mnist", 1), ("prod", "mnist", REFIT), ("ml", "mnist-refit", 1)):
+        with pytest.raises(Forbidden):
+            authorize_trial(of_refit, namespace, study, trial)
+    for pod in ("mnist-1-abcde", "mnist-refit-1-abcde", "mnist-1-refit-abcde", "mnist-refit"):
+        with pytest.raises(Forbidden, match="not one of the refit of ml/mnist"):
+            authorize_trial(TrialPod("ml", pod), "ml", "mnist", REFIT)
+
+
 def test_a_study_whose_name_begins_like_another_is_another() -> None:
     """Pods of trial 1 of `mnist-1` are named mnist-1-1-...; those of trial 1 of `mnist`, mnist-1-..."""
     of_prefixed = TrialPod("ml", "mnist-1-1-abcde")
@@ -315,5 +364,5 @@ def test_the_operator_tells_results_but_does_not_speak_for_trials() -> None:
     operator = Operator("system:serviceaccount:tuning:operator")
     authorize_operator(operator)
     authorize_either(operator, "ml", "mnist", 3)
-    with pytest.raises(Forbidden, match="the trial's own pods"):
+    with pytest.raises(Forbidden, match="for the pods of trial 3"):
         authorize_trial(operator, "ml", "mnist", 3)
