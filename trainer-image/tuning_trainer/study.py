@@ -66,6 +66,10 @@ class TrialStudy:
         """Set an attribute for the rest of this process."""
         self._user_attrs[key] = value
 
+    def _is_multi_objective(self) -> bool:
+        """Return whether there are several objectives: Hugging Face's hyperparameter_search asks this way."""
+        return len(self._directions) > 1
+
     def stop(self) -> None:
         """Say that a trial does not end its study: the manifest does."""
         say(NO_STOP)

@@ -23,6 +23,7 @@ def test_optunas_artifacts_and_integrations_keep_their_notes_on_the_trial(pod: P
             upload_artifact(artifact_store=store, file_path=__file__, study_or_trial=trial)
             assert [meta.filename for meta in get_all_artifact_meta(trial)] == ["train.py"]
             trial.set_user_attr("recall", numpy.float32(0.5))
+            assert trial.study._is_multi_objective() is False  # as Hugging Face's Trainer asks
             return 1.0
 
         optuna.create_study(direction="maximize").optimize(objective)
