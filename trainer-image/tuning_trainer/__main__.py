@@ -16,13 +16,20 @@ if TYPE_CHECKING:
     from tuning_trainer.runner import Run
     from tuning_trainer.trial import Trial
 
-USAGE = "usage: trainer.zip objective MODULE:FUNCTION | script FILE [ARGUMENT...] | command -- PROGRAM..."
+USAGE = (
+    "usage: trainer.zip objective MODULE:FUNCTION | script FILE [ARGUMENT...] | command -- PROGRAM... "
+    "| init --output FILE SCRIPT [ARGUMENT...]"
+)
 USAGE_ERROR = 2
 
 
 def main(arguments: list[str]) -> int:
-    """Run the trial that the environment names; return the exit code."""
+    """Run the trial that the environment names, or `init`; return the exit code."""
     mode, rest = arguments[:1], arguments[1:]
+    if mode == ["init"]:
+        from tuning_trainer.init import init
+
+        return init(rest)
     if not rest or mode[0] not in MODES:
         say(USAGE)
         return USAGE_ERROR

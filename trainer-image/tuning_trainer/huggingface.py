@@ -114,7 +114,7 @@ class TuningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         if args.world_size == 1:
             return prune
         answer = [prune]
-        sys.modules["torch.distributed"].broadcast_object_list(answer, src=0)  # type: ignore[attr-defined]
+        sys.modules["torch.distributed"].broadcast_object_list(answer, src=0)
         return answer[0]
 
 

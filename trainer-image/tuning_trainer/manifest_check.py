@@ -34,8 +34,31 @@ def check_asked(asked: dict[str, Any], directions: list[str], config: dict[str, 
 
 def described(thing: Any) -> dict[str, Any]:
     """Return a sampler or pruner as the manifest would have it, its arguments as far as YAML can say them."""
-    given = {name: value for name, value in _given(thing).items() if _plain(value)}
+    given = {name: _said(value) for name, value in _given(thing).items() if can_be_said(value)}
     return {"name": type(thing).__name__, "args": given}
+
+
+def unsaid(thing: Any) -> dict[str, Any]:
+    """Return the arguments of a sampler or pruner that no manifest can hold."""
+    return {name: value for name, value in _given(thing).items() if not can_be_said(value)}
+
+
+def is_optunas(thing: Any) -> bool:
+    """Return whether it is one of Optuna's own classes, which the study server has, and not the script's."""
+    return type(thing).__module__.startswith(("optuna.", "tuning_trainer."))
+
+
+def can_be_said(value: Any) -> bool:
+    """Return whether a manifest can hold an argument: JSON, or an object of Optuna's."""
+    return _plain(value) or (_is_named(value) and all(map(can_be_said, _given(value).values())))
+
+
+def _is_named(value: Any) -> bool:
+    return is_optunas(value) and "_tuning_arguments" in getattr(value, "__dict__", {})
+
+
+def _said(value: Any) -> Any:
+    return described(value) if _is_named(value) else value
 
 
 def constraints_function(sampler: Any) -> Callable[[Any], Any] | None:
@@ -67,7 +90,7 @@ def _check_named(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
     script = described(thing)
     known = _defaults(thing) | (manifest.get("args") or {})
     missing = object()
-    args = {name: value for name, value in script["args"].items() if known.get(name, missing) != value}
+    args = {name: v for name, v in script["args"].items() if not _same(known.get(name, missing), v)}
     if script["name"] == manifest["name"] and not args:
         return
     raise contradiction(
@@ -80,7 +103,7 @@ def _check_named(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
 def _check_can_be_said(kind: str, thing: Any) -> None:
     """Refuse what no manifest can hold: the study server would run something else."""
     made = f"The script's {kind} {type(thing).__name__}"
-    if not type(thing).__module__.startswith(("optuna.", "tuning_trainer.")):
+    if not is_optunas(thing):
         raise TrialFailure(
             Failure(
                 "Script",
@@ -88,8 +111,8 @@ def _check_can_be_said(kind: str, thing: Any) -> None:
                 f"Take the {kind} out of the script, and name one of Optuna's in spec.{kind}.",
             )
         )
-    for name, value in _given(thing).items():
-        if not _plain(value) and name != CONSTRAINTS:
+    for name, value in unsaid(thing).items():
+        if name != CONSTRAINTS:
             what = f"{made} is given {name}={type(value).__name__}, which a manifest cannot hold."
             instead = INSTEAD.get(name, f"spec.{kind}.args takes numbers, texts and lists.")
             raise TrialFailure(Failure("Script", what, f"Leave {name} out. {instead}"))
@@ -99,6 +122,13 @@ def contradiction(script: str, manifest: str, remedy: str) -> TrialFailure:
     """Return the failure of a script that says one thing where the manifest says another."""
     message = f"The script asks for {script}, but the manifest says {manifest}."
     return TrialFailure(Failure("Script", message, f"The manifest decides. {remedy}"))
+
+
+def _same(manifest: Any, script: Any) -> bool:
+    """Compare an argument; an object's `args` may be left out in a manifest."""
+    if isinstance(manifest, dict) and isinstance(script, dict) and manifest.get("name") == script.get("name"):
+        return bool((manifest.get("args") or {}) == (script.get("args") or {}))
+    return bool(manifest == script)
 
 
 def _defaults(thing: Any) -> dict[str, Any]:

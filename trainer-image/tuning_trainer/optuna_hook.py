@@ -116,8 +116,9 @@ def _patch(optuna: ModuleType, bridge: Bridge) -> None:
     _patch_study(sys.modules["optuna.study"].Study, bridge)
     if bridge.offline:
         keep_closed(bridge)
-    for module in ("optuna.samplers", "optuna.pruners"):
-        for kind in vars(sys.modules[module]).values():
+    for module in ("optuna.samplers", "optuna.samplers.nsgaii", "optuna.pruners"):
+        loaded = sys.modules.get(module)
+        for kind in list(vars(loaded).values()) if loaded else ():
             if inspect.isclass(kind) and kind.__module__.startswith("optuna."):
                 _record_arguments(kind)
 

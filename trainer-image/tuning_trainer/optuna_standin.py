@@ -37,6 +37,7 @@ class FinishedTrial:
         self.state = TrialState[state]
         self.values = values
         self.params = params
+        self.system_attrs: dict[str, Any] = {}
 
     @property
     def value(self) -> float | None:
@@ -53,6 +54,7 @@ class Study:
         self.directions = [StudyDirection[str(getattr(one, "name", one)).upper()] for one in directions]
         self.sampler, self.pruner = asked.get("sampler"), asked.get("pruner")
         self.user_attrs: dict[str, Any] = {}
+        self.metric_names: list[str] | None = None
         self.trials: list[FinishedTrial] = []
 
     @property
@@ -83,8 +85,16 @@ class Study:
         """Set an attribute for the rest of this process."""
         self.user_attrs[key] = value
 
+    def set_metric_names(self, metric_names: list[str]) -> None:
+        """Name the objectives."""
+        self.metric_names = metric_names
+
     def enqueue_trial(self, params: dict[str, Any], user_attrs: Any = None) -> None:
-        """Do nothing: known good points are spec.initialTrials."""
+        """Keep a known good point, for `init`; in a pod it is spec.initialTrials."""
+        del user_attrs
+        waiting = FinishedTrial(len(self.trials), "WAITING", None, {})
+        waiting.system_attrs["fixed_params"] = params
+        self.trials.append(waiting)
 
     def optimize(
         self,

@@ -1,0 +1,202 @@
+"""`init`: what scripts as people write them ask of Optuna, recorded with Optuna and without."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from tuning_operator.resource.trainer_archive import trainer_archive
+
+from tests.unit.trainer.pod import BARE, FULL
+
+both = pytest.mark.parametrize("python", [BARE, FULL], ids=["bare", "optuna"])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "trainer.zip").write_bytes(trainer_archive().content)
+    return tmp_path
+
+
+def init(folder: Path, code: str, *arguments: str, python: tuple[str, ...] = FULL) -> dict[str, Any]:
+    """Run `init` with nothing of a pod's environment; return the document."""
+    (folder / "train.py").write_text(textwrap.dedent(code))
+    command = [*python, "trainer.zip", "init", "--output", "asked.json", "train.py", *arguments]
+    ended = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, timeout=60)
+    document = json.loads((folder / "asked.json").read_text())
+    assert ended.returncode == (1 if document["failure"] else 0), ended.stderr
+    assert "tuning" not in ended.stdout
+    assert (document["study"] is None) == (document["failure"] is not None)
+    return document
+
+
+WHOLE = """
+    import optuna
+
+    def objective(trial):
+        raise SystemExit("must not run")
+
+    if __name__ == "__main__":
+        print("loading")
+        study = optuna.create_study(
+            study_name="mine", direction="maximize", storage="postgresql://nobody@nowhere.invalid/none",
+            sampler=optuna.samplers.TPESampler(seed=42, multivariate=True),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=10), load_if_exists=True,
+        )
+        study.set_metric_names(["accuracy"])
+        study.enqueue_trial({"lr": 0.01, "layers": 2})
+        study.optimize(objective, n_trials=100, timeout=3600, n_jobs=4)
+        raise SystemExit("must not be reached")
+"""
+
+
+@both
+def test_a_whole_script(folder: Path, python: tuple[str, ...]) -> None:
+    document = init(folder, WHOLE, python=python)
+    study = document["study"]
+    notes = study.pop("notes")
+    assert study == {
+        "call": "optimize",
+        "studyName": "mine",
+        "directions": ["maximize"],
+        "metricNames": ["accuracy"],
+        "sampler": {"name": "TPESampler", "args": {"seed": 42, "multivariate": True}},
+        "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 5, "n_warmup_steps": 10}},
+        "nTrials": 100,
+        "timeout": 3600.0,
+        "parallelism": 4,
+        "initialTrials": [{"lr": 0.01, "layers": 2}],
+    }
+    assert document["optuna"] == (optuna.__version__ if python == FULL else None)
+    assert any("n_jobs=4 is spec.parallelism" in note for note in notes)
+    assert any("storage is not used" in note for note in notes)
+
+
+@both
+def test_a_script_that_says_nothing_gets_optunas_defaults(folder: Path, python: tuple[str, ...]) -> None:
+    study = init(folder, "import optuna\noptuna.create_study().optimize(print)", python=python)["study"]
+    assert study == {
+        "call": "optimize",
+        "studyName": None,
+        "directions": ["minimize"],
+        "metricNames": None,
+        "sampler": None,
+        "pruner": None,
+        "nTrials": None,
+        "timeout": None,
+        "parallelism": None,
+        "initialTrials": [],
+        "notes": [],
+    }
+
+
+def test_several_objectives_and_arguments_of_the_script(folder: Path) -> None:
+    code = """
+        import optuna, sys
+
+        assert __name__ == "__main__"
+        study = optuna.create_study(directions=["maximize", "minimize"])
+        study.optimize(print, n_trials=int(sys.argv[1]))
+    """
+    study = init(folder, code, "7")["study"]
+    assert (study["directions"], study["nTrials"]) == (["maximize", "minimize"], 7)
+
+
+def test_objects_in_arguments_and_an_assignment(folder: Path) -> None:
+    code = """
+        import optuna
+        from optuna.samplers.nsgaii import SBXCrossover
+        from optuna.study import MaxTrialsCallback
+
+        study = optuna.create_study(
+            pruner=optuna.pruners.PatientPruner(optuna.pruners.MedianPruner(n_warmup_steps=3), patience=1))
+        study.sampler = optuna.samplers.NSGAIISampler(crossover=SBXCrossover(eta=2.0))
+        study.optimize(print, callbacks=[MaxTrialsCallback(30), lambda study, trial: None])
+    """
+    study = init(folder, code)["study"]
+    assert study["nTrials"] == 30
+    assert study["pruner"] == {
+        "name": "PatientPruner",
+        "args": {"wrapped_pruner": {"name": "MedianPruner", "args": {"n_warmup_steps": 3}}, "patience": 1},
+    }
+    crossover = {"name": "SBXCrossover", "args": {"eta": 2.0}}
+    assert study["sampler"] == {"name": "NSGAIISampler", "args": {"crossover": crossover}}
+    assert [note for note in study["notes"] if "<lambda> is not used" in note]
+
+
+@pytest.mark.parametrize(
+    ("code", "note"),
+    [
+        (
+            "study = optuna.create_study(sampler=optuna.samplers.TPESampler(gamma=lambda n: 3))",
+            "gamma is a function, which a manifest cannot hold",
+        ),
+        (
+            "study = optuna.create_study(sampler=optuna.samplers.TPESampler(constraints_func=print))",
+            "constraints_func stays in the script",
+        ),
+        (
+            "class Mine(optuna.samplers.RandomSampler): pass\nstudy = optuna.create_study(sampler=Mine())",
+            "the sampler Mine is not one of Optuna's",
+        ),
+        ("optuna.create_study()\nstudy = optuna.create_study()", "makes 1 more studies"),
+        (
+            "study = optuna.load_study(study_name='a', storage='sqlite:///a.db')",
+            "does not say its directions",
+        ),
+        (
+            "study = optuna.create_study()\nstudy.add_trial(optuna.trial.create_trial(value=1.0))",
+            "1 trials of add_trial",
+        ),
+        ("study = optuna.create_study()\nstudy.enqueue_trial({'x': None})", "goes without x"),
+    ],
+)
+def test_what_no_manifest_holds_is_noted(folder: Path, code: str, note: str) -> None:
+    study = init(folder, f"import optuna\n{code}\nstudy.optimize(print)\n")["study"]
+    assert [one for one in study["notes"] if note in one], study["notes"]
+
+
+def test_as_many_jobs_as_cpus_is_for_a_person_to_say(folder: Path) -> None:
+    study = init(folder, "import optuna\noptuna.create_study().optimize(print, n_jobs=-1)")["study"]
+    assert study["parallelism"] is None
+    assert "spec.parallelism" in study["notes"][0]
+
+
+@both
+def test_ask_and_tell_is_recorded(folder: Path, python: tuple[str, ...]) -> None:
+    study = init(folder, "import optuna\noptuna.create_study().ask()", python=python)["study"]
+    assert study["call"] == "ask"
+    assert "ask and tell" in study["notes"][0]
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("study = optuna.create_study()", "train.py ended without calling study.optimize"),
+        ("import no_such_package", "train.py ended before it called study.optimize: ModuleNotFoundError"),
+        ("raise SystemExit(2)", "train.py ended before it called study.optimize: SystemExit: 2"),
+        (
+            "a = optuna.create_study()\nb = optuna.create_study()\na.optimize(1)\nb.optimize(1)",
+            "more than once (line 4, 5)",
+        ),
+        ("optuna.create_study(direction='up')", "ValueError: `directions` must be a list of"),
+    ],
+)
+def test_a_script_without_one_study_says_why(folder: Path, code: str, says: str) -> None:
+    failure = init(folder, f"import optuna\n{code}\n")["failure"]
+    assert says in failure["message"]
+
+
+def test_a_file_that_is_not_there_and_wrong_arguments(folder: Path) -> None:
+    command = [*BARE, "trainer.zip", "init", "--output", "asked.json"]
+    missing = subprocess.run([*command, "trian.py"], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert missing.returncode == 1
+    assert "no script 'trian.py'" in json.loads((folder / "asked.json").read_text())["failure"]["message"]
+    wrong = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    assert wrong.returncode == 2
+    assert "usage: trainer.zip init" in wrong.stderr
