@@ -23,4 +23,12 @@ ROWS: dict[str, dict[str, Any]] = {
         ],
         "maxTrials": 50,
     },
+    "cnn-cats-dogs": {
+        "objectives": [{"metric": "loss", "direction": "minimize"}],
+        "searchSpace": [
+            {"name": "learning_rate", "type": "float", "low": 1e-5, "high": 1e-1, "log": True},
+            {"name": "weight_decay", "type": "float", "low": 1e-6, "high": 1e-2, "log": True},
+        ],
+        "maxTrials": 10,
+    },
 }

@@ -156,3 +156,10 @@ def test_code_and_manifest_search_the_same_space(manifest: Manifest) -> None:
         assert call.parameter == declared(parameter), parameter.name
         used.add(call.name)
     assert used == {call.name for call in calls}
+
+
+def test_cats_and_dogs_run_side_by_side_on_a_gpu_each() -> None:
+    (manifest,) = manifests(ROOT / "cnn-cats-dogs")
+    assert manifest.spec.parallelism > 1
+    limits = manifest.spec.trial.template["spec"]["containers"][0]["resources"]["limits"]
+    assert limits["nvidia.com/gpu"] == 1

@@ -1,0 +1,78 @@
+"""examples/cnn-cats-dogs: pictures in folders on a volume, trials side by side on several GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e import examples
+from tests.e2e.kit import GPU, Kubectl, optuna_record
+
+WRITE_PHOTOGRAPHS = """
+import pathlib, random
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+numbers = random.Random(0)
+for name, photograph in zip(("china", "flower"), load_sample_images().images, strict=True):
+    picture = Image.fromarray(photograph)
+    for part, count in {"train": 8, "val": 4}.items():
+        folder = pathlib.Path("/images") / part / name
+        folder.mkdir(parents=True)
+        for number in range(count):
+            left, top = numbers.randrange(picture.width - 256), numbers.randrange(picture.height - 256)
+            picture.crop((left, top, left + 256, top + 256)).save(folder / f"{number}.jpg")
+"""
+"""Pieces of two real photographs, a temple and a flower, in the layout of cats and dogs."""
+
+GOOD = {"learning_rate": 1e-3, "weight_decay": 1e-4}
+REDUCED = {
+    "maxTrials": 3,
+    "parallelism": 2,
+    "initialTrials": [GOOD, {"learning_rate": 3e-4, "weight_decay": 1e-6}],
+}
+SMALL = examples.trainer(
+    env={"EPOCHS": "2"},
+    resources={"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1"}},
+)
+
+
+@pytest.mark.timeout(600)
+def test_pictures_in_folders_on_a_volume_and_two_gpus_at_a_time(kubectl: Kubectl) -> None:
+    fill_volume(kubectl)
+    name = examples.apply(kubectl, "cnn-cats-dogs", examples.merged(REDUCED, SMALL))
+    best = examples.completed(kubectl, name)["best"]
+    assert "data: 16 + 8 pictures of china and flower" in kubectl.logs_of_trial(name, 0)
+    with optuna_record(kubectl, name) as record:
+        assert record.trials[0].params == GOOD
+        assert record.best_value == best["values"][0] < 1
+        assert set(record.best_trial.user_attrs) == {"accuracy"}
+        spans = [(trial.datetime_start, trial.datetime_complete) for trial in record.trials]
+    assert together(spans) == 2, "side by side, as many as parallelism says"
+    pods = kubectl.items("pods", f"tuning.dev/study={name}")
+    assert [pod["spec"]["containers"][0]["resources"]["limits"][GPU] for pod in pods] == 3 * ["1"]
+
+
+def fill_volume(kubectl: Kubectl) -> None:
+    """Make the example's volume, as a cluster of one node can, and put pictures on it."""
+    claim = yaml.safe_load((examples.EXAMPLES / "cnn-cats-dogs" / "images.yaml").read_text())
+    claim["spec"]["accessModes"] = ["ReadWriteOnce"]
+    trial = examples.load("cnn-cats-dogs")["spec"]["trial"]["template"]["spec"]
+    container = {
+        "name": "main",
+        "image": trial["containers"][0]["image"],
+        "command": ["python3", "-c", WRITE_PHOTOGRAPHS],
+        "volumeMounts": [{"name": "images", "mountPath": "/images"}],
+    }
+    volume = {"name": "images", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}
+    pod = {"restartPolicy": "Never", "containers": [container], "volumes": [volume]}
+    filling = pod | {"securityContext": {"fsGroup": 65532}}
+    kubectl.apply(claim, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fill"}, "spec": filling})
+    kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/fill", "--timeout=120s", timeout=150)
+
+
+def together(spans: list[tuple[Any, Any]]) -> int:
+    """Return how many of the spans of time had one moment in common, at most."""
+    return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)
