@@ -77,13 +77,14 @@ class Trying:
 
     def run(self, trials: int, seconds: float, patience: float) -> Tried:
         """Run trials until there are enough or the time is over, then the refit."""
-        give_up = time.monotonic() + seconds
         self._declare()
+        give_up = time.monotonic() + seconds
         while running := self._ask(trials if time.monotonic() < give_up else 0):
             try:
                 self._trial(running[0]["number"], patience)
             except Contradiction:
                 self._mend()
+                give_up = time.monotonic() + seconds
         if self.tried.states["COMPLETE"]:
             self._refit(patience)
         return self.tried
