@@ -19,6 +19,7 @@ MOST_LINES = 1000
 """Trials in a plot that draws a line for each: more are no plot to look at, and no browser shows them."""
 LEGEND_LINES = 15
 """More trials than this leave no room for the plot beside their names."""
+INCHES_AN_AXIS = 1.5
 
 
 class Drawing(NamedTuple):
@@ -53,6 +54,15 @@ class Plot(NamedTuple):
     """Whether Optuna's function takes the metric's name; those that do not, find it in the study."""
     lines: Callable[[optuna.Study], list[FrozenTrial]] | None = None
     """The trials that have a line of their own in it."""
+
+
+def left_out(record: FinishedStudy) -> int:
+    """Return how many complete trials no plot can show, since a value is infinite."""
+    return sum(trial.state == "COMPLETE" and not _finite(trial.values) for trial in record.trials)
+
+
+def _finite(values: Sequence[float] | None) -> bool:
+    return all(map(math.isfinite, values or ()))
 
 
 def drawings(
@@ -98,7 +108,7 @@ def _spread(study: optuna.Study, trials: Sequence[FrozenTrial]) -> set[int]:
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that a plot of values can show."""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    return [trial for trial in trials if all(map(math.isfinite, trial.values))]
+    return [trial for trial in trials if _finite(trial.values)]
 
 
 def _reporting(study: optuna.Study) -> list[FrozenTrial]:
@@ -199,13 +209,24 @@ def _write_png(drawing: Drawing, path: Path) -> None:
     from matplotlib import pyplot as plt
     from optuna.visualization import matplotlib as plots
 
-    axes = np.ravel(getattr(plots, drawing.function)(drawing.study, **drawing.options))
-    figure = axes[0].figure
-    legend = axes[0].get_legend()
+    with mpl.rc_context():  # some of Optuna's plots set a style, which the next one would have too
+        axes = np.ravel(getattr(plots, drawing.function)(drawing.study, **drawing.options))
+        figure = axes[0].figure
+        _make_room(drawing, figure, axes[0])
+        figure.savefig(path, dpi=150, bbox_inches="tight")
+        plt.close(figure)
+
+
+def _make_room(drawing: Drawing, figure: Any, axes: Any) -> None:
+    """Give each axis of a parallel coordinate plot its place, and no place to a legend of many trials."""
+    if drawing.function == "plot_parallel_coordinate":
+        figure.set_figwidth(max(figure.get_figwidth(), INCHES_AN_AXIS * len(figure.axes)))
+        title = axes.get_title()
+        axes.set_title("")
+        axes.set_title(title, loc="left", y=1.03)  # feasible and infeasible are told on the right
+    legend = axes.get_legend()
     if legend and len(legend.get_texts()) > LEGEND_LINES:
         legend.remove()
-    figure.savefig(path, dpi=150, bbox_inches="tight")
-    plt.close(figure)
 
 
 _WRITERS: dict[Format, Callable[[Drawing, Path], None]] = {"html": _write_html, "png": _write_png}

@@ -15,6 +15,7 @@ from tuning_operator.resource import names
 
 if TYPE_CHECKING:
     from tuning_operator.cli.plots import Drawing
+    from tuning_operator.protocol import FinishedStudy
 
 app = typer.Typer(
     name="kubectl tuning",
@@ -89,7 +90,9 @@ def plot(
     ] = None,
     plots: Annotated[
         list[PlotName] | None,
-        typer.Option("--plot", metavar="NAME", help=f"Only this one (several times: these): {', '.join(PlotName)}."),
+        typer.Option(
+            "--plot", metavar="NAME", help=f"Only this one (several times: these): {', '.join(PlotName)}."
+        ),
     ] = None,
     formats: Annotated[str, typer.Option("--format", metavar="html,png", help="What to write.")] = "html,png",
     namespace: Namespace = None,
@@ -101,19 +104,11 @@ def plot(
     _require_plot_libraries(chosen)
     kubectl = Kubectl(namespace, context, kubeconfig)
     found = _resource(kubectl, study)
-    from tuning_operator.cli.plots import PLOTS, Missing, drawings
     from tuning_operator.cli.record import fetch_record
 
     record = fetch_record(kubectl, found["metadata"]["namespace"], study)
     folder = out or Path(f"{study}-plots")
-    folder.mkdir(parents=True, exist_ok=True)
-    written = 0
-    for drawing in drawings(record, standing.metrics_of(found), plots or list(PLOTS)):
-        if isinstance(drawing, Missing):
-            typer.echo(f"no {drawing.name}: {drawing.reason}", err=True)
-        else:
-            written += _write(drawing, folder, chosen)
-    if not written:
+    if not _draw(record, standing.metrics_of(found), plots or list(PlotName), folder, chosen):
         raise PluginError(f"nothing could be drawn of {study}")
 
 
@@ -141,6 +136,27 @@ def init(
     for file in made.files:
         typer.echo(file)
     typer.echo(f"kubectl apply -k {script.parent}   # starts the study {made.name}", err=True)
+
+
+def _draw(
+    record: "FinishedStudy", metrics: list[str], plots: list[PlotName], folder: Path, formats: list[Form]
+) -> int:
+    """Draw plots and tell what was written and what could not be; return how many files were written."""
+    import optuna
+
+    from tuning_operator.cli.plots import Missing, drawings, left_out
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    if infinite := left_out(record):
+        typer.echo(f"{infinite} complete trials are left out: their value is infinite", err=True)
+    written = 0
+    for drawing in drawings(record, metrics, plots):
+        if isinstance(drawing, Missing):
+            typer.echo(f"no {drawing.name}: {drawing.reason}", err=True)
+        else:
+            written += _write(drawing, folder, formats)
+    return written
 
 
 def _write(drawing: "Drawing", folder: Path, formats: list[Form]) -> int:

@@ -30,7 +30,9 @@ def test_the_pareto_front() -> None:
 def test_the_standing_in_a_line() -> None:
     trials = {"total": 5, "running": 2, "complete": 1, "pruned": 2, "failed": 0}
     status = {"phase": "Running", "progress": "3/10", "trials": trials}
-    assert headline(resource(status)) == "mnist: Running, 3/10 trials finished (1 complete, 2 pruned, 2 running)"
+    assert (
+        headline(resource(status)) == "mnist: Running, 3/10 trials finished (1 complete, 2 pruned, 2 running)"
+    )
 
 
 def test_what_is_missing_is_told_with_what_stalls() -> None:

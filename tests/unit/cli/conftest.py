@@ -1,0 +1,146 @@
+"""A cluster of files: kubectl is a script on the PATH, the study server a real one with TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import ssl
+import stat
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trustme
+from tuning_operator.cli import plugin
+from typer.testing import CliRunner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tuning_operator.protocol import FinishedStudy
+
+HOST = "studies.tuning-system.svc"
+TOKEN = "the-token-of-default"
+
+
+class Cluster:
+    """What kubectl answers; a folder that a test fills."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def answer(self, question: str, answer: Any) -> None:
+        text = answer if isinstance(answer, str) else json.dumps(answer)
+        (self.folder / question).write_text(text)
+
+    def refuse(self, question: str, words: str) -> None:
+        self.answer(f"{question}.refused", words)
+
+    def asked(self, question: str) -> list[str]:
+        """Return the arguments of the one call that began with these words."""
+        lines = (self.folder / "asked").read_text().splitlines()
+        calls = [call for call in map(json.loads, lines) if "-".join(call).startswith(question)]
+        assert len(calls) == 1, lines
+        return calls[0]
+
+    def study(self, *metrics: str, **status: Any) -> None:
+        objectives = [{"metric": metric, "direction": "minimize"} for metric in metrics or ("loss",)]
+        metadata = {"name": "mnist", "namespace": "ml"}
+        spec = {"objectives": objectives, "maxTrials": 10}
+        self.answer("get-tuningstudies", {"metadata": metadata, "spec": spec, "status": status})
+
+    def serve(self, server: StudyServer, scheme: str = "https") -> None:
+        """Let the study's ConfigMap lead to a study server."""
+        data = {"server-url": f"{scheme}://{HOST}:8443"}
+        data |= {"ca.crt": server.ca} if server.ca else {}
+        metadata = {"name": "mnist-trainer-0123456789", "creationTimestamp": "2026-01-02T00:00:00Z"}
+        older = {"name": "mnist-trainer-9876543210", "creationTimestamp": "2026-01-01T00:00:00Z"}
+        wrong = {"server-url": "https://older.tuning-system.svc:8443", "ca.crt": "old"}
+        found = [{"metadata": metadata, "data": data}, {"metadata": older, "data": wrong}]
+        self.answer("get-configmaps", {"items": found})
+        self.answer("create-token", f"{TOKEN}\n")
+        self.answer("port-forward", f"Forwarding from 127.0.0.1:{server.port} -> 8443\n")
+
+
+class StudyServer:
+    """Answers for one study's record; keeps the headers that it was asked with."""
+
+    def __init__(self, http: ThreadingHTTPServer, ca: str | None) -> None:
+        self.port, self.ca = http.server_address[1], ca
+        self.replies: dict[str, tuple[int, bytes]] = {}
+        self.headers: dict[str, str] = {}
+
+    def record(self, study: FinishedStudy) -> None:
+        self.reply(200, study.model_dump_json(by_alias=True))
+
+    def reply(self, status: int, body: str) -> None:
+        self.replies["/v1/studies/ml/mnist/record"] = status, body.encode()
+
+
+@contextlib.contextmanager
+def study_server(host: str | None) -> Iterator[StudyServer]:
+    """Serve with a certificate for the host; None: plain HTTP."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            serving.headers = dict(self.headers)
+            status, body = serving.replies.get(self.path, (500, self.path.encode()))
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    authority = None
+    if host:
+        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert(host).configure_cert(context)
+        http.socket = context.wrap_socket(http.socket, server_side=True)
+    serving = StudyServer(http, authority and authority.cert_pem.bytes().decode())
+    thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield serving
+    finally:
+        http.shutdown()
+        thread.join()
+        http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[StudyServer]:
+    with study_server(HOST) as serving:
+        yield serving
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    programs, answers = tmp_path / "bin", tmp_path / "cluster"
+    programs.mkdir()
+    answers.mkdir()
+    kubectl = programs / "kubectl"
+    kubectl.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("fake_kubectl.py").read_text())
+    kubectl.chmod(kubectl.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_KUBECTL", str(answers))
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # a proxy of the user's is not on the way
+    assert shutil.which("kubectl") == str(kubectl)
+    return Cluster(answers)
+
+
+class Ran:
+    """What a command of the plugin did."""
+
+    def __init__(self, *arguments: str) -> None:
+        result = CliRunner().invoke(plugin.app, arguments)
+        self.out, self.told, self.code = result.stdout, result.stderr, result.exit_code
+        self.error = str(result.exception) if isinstance(result.exception, plugin.PluginError) else None
+        if result.exception and not isinstance(result.exception, (plugin.PluginError, SystemExit)):
+            raise result.exception

@@ -1,0 +1,253 @@
+"""The commands `best` and `plot`, with a kubectl that is a script and a study server with TLS."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tuning_operator.cli import plugin
+
+from tests.unit.cli import records
+from tests.unit.cli.conftest import HOST, TOKEN, Cluster, Ran, StudyServer, study_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BEST = {"number": 4, "values": [0.25], "parameters": {"lr": 0.125, "kind": "a"}}
+ONE_PLOT = ["--plot", "optimization-history", "--format", "html"]
+
+
+@pytest.fixture
+def ready(cluster: Cluster, server: StudyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A study of five trials that can be plotted."""
+    monkeypatch.chdir(tmp_path)
+    cluster.study(phase="Running")
+    cluster.serve(server)
+    server.record(records.record(records.study(records.pruning, 5)))
+    return cluster
+
+
+def test_best(cluster: Cluster) -> None:
+    cluster.study(phase="Running", progress="5/10", best=BEST)
+    shown = Ran("best", "mnist", "-n", "ml", "--context", "mine", "--kubeconfig", "/k").out
+    assert shown.splitlines()[0] == "mnist: Running, 5/10 trials finished"
+    assert "Best trial 4: loss 0.25" in shown
+    assert [line.split() for line in shown.splitlines()[2:]] == [["lr", "0.125"], ["kind", "a"]]
+    asked = cluster.asked("get")
+    assert asked[:3] == ["get", "tuningstudies.tuning.dev", "mnist"]
+    assert {"--namespace=ml", "--context=mine", "--kubeconfig=/k"} <= {*asked}
+
+
+def test_best_for_programs(cluster: Cluster) -> None:
+    cluster.study(best=BEST)
+    whole = BEST | {"values": {"loss": 0.25}}
+    assert json.loads(Ran("best", "mnist", "-o", "json").out) == whole
+    assert yaml.safe_load(Ran("best", "mnist", "-o", "yaml").out) == whole
+    assert not any("=" in word and "output" not in word for word in json.loads(_calls(cluster)[0]))
+
+
+def _calls(cluster: Cluster) -> list[str]:
+    return (cluster.folder / "asked").read_text().splitlines()
+
+
+def test_the_pareto_front_is_a_table(cluster: Cluster) -> None:
+    front = [BEST | {"number": n, "values": [0.5, n]} for n in range(50)]
+    cluster.study("loss", "latency", paretoFront=front)
+    lines = Ran("best", "mnist").out.splitlines()
+    assert "Pareto front, 50 trials:" in lines
+    assert ["TRIAL", "loss", "latency", "lr", "kind"] in [line.split() for line in lines]
+    assert ["49", "0.5", "49", "0.125", "a"] in [line.split() for line in lines]
+    assert "the first 50" in lines[-1]
+
+
+def test_no_best_yet(cluster: Cluster) -> None:
+    cluster.study(phase="Pending")
+    ran = Ran("best", "mnist")
+    assert ran.code == 1
+    assert ran.error == "no best trial yet. mnist: Pending, 0/10 trials finished"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ('Error from server (NotFound): tuningstudies.tuning.dev "mnist" not found', "give -n NAMESPACE"),
+        ('error: the server doesn\'t have a resource type "tuningstudies"', "install the operator"),
+        ("The connection to the server x was refused", "connection to the server x was refused"),
+    ],
+)
+def test_no_study(cluster: Cluster, said: str, told: str) -> None:
+    cluster.refuse("get-tuningstudies", said)
+    assert told in (Ran("best", "mnist").error or "")
+
+
+def test_no_kubectl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "no kubectl on the PATH" in (Ran("best", "mnist").error or "")
+
+
+def test_plot_tells_files_and_reasons(ready: Cluster, server: StudyServer) -> None:
+    ran = Ran("plot", "mnist", "--format", "html")
+    names = [
+        "optimization-history",
+        "param-importances",
+        "parallel-coordinate",
+        "slice",
+        "intermediate-values",
+    ]
+    assert ran.out.splitlines() == [f"mnist-plots/{name}.html" for name in names]
+    assert all(Path(line).stat().st_size > 1000 for line in ran.out.splitlines())
+    assert ran.told.splitlines() == [
+        "1 complete trials are left out: their value is infinite",
+        "no pareto-front: the study has one objective, so it has one best trial",
+    ]
+    assert ran.code == 0
+    assert server.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert server.headers["Host"] == f"{HOST}:8443"
+
+
+def test_plot_goes_the_users_way(ready: Cluster) -> None:
+    Ran("plot", "mnist", *ONE_PLOT, "-n", "ml", "--context", "mine")
+    token = ready.asked("create-token")
+    assert {"default", "--audience=tuning-study-server", "--duration=10m", "--namespace=ml"} <= {*token}
+    forward = ready.asked("port-forward")
+    assert forward[:3] == ["port-forward", "service/studies", ":8443"]
+    assert {"--namespace=tuning-system", "--context=mine"} <= {*forward}
+
+
+def test_plot_into_a_folder_of_both_formats(ready: Cluster, tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    ran = Ran("plot", "mnist", "--plot", "slice", "--plot", "pareto-front", "--out", str(folder))
+    assert ran.out.splitlines() == [f"{folder}/slice.html", f"{folder}/slice.png"]
+    assert ran.code == 0
+
+
+def test_plot_fails_if_nothing_could_be_drawn(ready: Cluster) -> None:
+    ran = Ran("plot", "mnist", "--plot", "pareto-front")
+    assert ran.code == 1
+    assert ran.error == "nothing could be drawn of mnist"
+    assert "one objective" in ran.told
+
+
+def test_a_plot_that_breaks_leaves_the_others(ready: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna.visualization
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("torn")
+
+    monkeypatch.setattr(optuna.visualization, "plot_slice", broken)
+    ran = Ran("plot", "mnist", "--plot", "slice", *ONE_PLOT)
+    assert "no slice.html: RuntimeError: torn" in ran.told
+    assert ran.out.splitlines() == ["mnist-plots/optimization-history.html"]
+    assert ran.code == 0
+
+
+def test_plain_http(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cluster.study()
+    with study_server(None) as plain:
+        cluster.serve(plain, "http")
+        plain.record(records.record(records.study(records.one, 2)))
+        assert Ran("plot", "mnist", *ONE_PLOT).code == 0
+
+
+@pytest.fixture
+def others() -> Iterator[StudyServer]:
+    with study_server("others.tuning-system.svc") as serving:
+        yield serving
+
+
+def test_a_server_of_another_name_is_not_trusted(ready: Cluster, others: StudyServer) -> None:
+    others.record(records.record(records.study(records.one, 2)))
+    ready.serve(others)
+    assert "Its certificate is not" in (Ran("plot", "mnist").error or "")
+
+
+def test_a_server_of_another_authority_is_not_trusted(ready: Cluster, server: StudyServer) -> None:
+    with study_server(HOST) as false:
+        false.ca = server.ca
+        ready.serve(false)
+        assert "Its certificate is not" in (Ran("plot", "mnist").error or "")
+
+
+@pytest.mark.parametrize(
+    ("question", "said", "told"),
+    [
+        (
+            "create-token",
+            "Error from server (Forbidden): serviceaccounts is forbidden",
+            "serviceaccounts/token",
+        ),
+        (
+            "create-token",
+            "Error from server (NotFound): serviceaccounts not found",
+            "serviceaccounts not found",
+        ),
+        ("port-forward", 'Error from server (Forbidden): pods "x" is forbidden', "create pods/portforward"),
+        ("port-forward", 'Error from server (NotFound): services "studies" not found', "operator removed"),
+        ("port-forward", "error: timed out waiting for the condition", "not ready"),
+    ],
+)
+def test_each_step_tells_its_mend(ready: Cluster, question: str, said: str, told: str) -> None:
+    ready.refuse(question, said)
+    ran = Ran("plot", "mnist")
+    assert ran.code == 1
+    assert said in (ran.error or "")
+    assert told in (ran.error or "")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "told"),
+    [
+        (404, '{"detail": "there is no study ml/mnist"}', "404: there is no study ml/mnist"),
+        (503, "", "503: Service Unavailable"),
+        (200, '{"directions": []}', "install the plugin of the operator's version"),
+    ],
+)
+def test_what_the_server_answers_is_told(
+    ready: Cluster, server: StudyServer, status: int, body: str, told: str
+) -> None:
+    server.reply(status, body)
+    assert told in (Ran("plot", "mnist").error or "")
+
+
+def test_a_study_without_a_trial_has_no_record_to_fetch(ready: Cluster) -> None:
+    ready.answer("get-configmaps", {"items": []})
+    assert "no trial of mnist has been started yet" in (Ran("plot", "mnist").error or "")
+
+
+def test_a_server_that_is_gone(ready: Cluster, server: StudyServer) -> None:
+    ready.answer("port-forward", "Forwarding from 127.0.0.1:9 -> 8443\n")
+    assert "is it ready?" in (Ran("plot", "mnist").error or "")
+
+
+def test_missing_libraries_are_told_before_anything_else(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert (Ran("plot", "mnist", "--format", "png").error or "").endswith(
+        "pip install 'tuning-operator[plot]'"
+    )
+    assert not (cluster.folder / "asked").exists()
+
+
+def test_formats_that_are_none() -> None:
+    assert "give html, png" in (Ran("plot", "mnist", "--format", "pdf").error or "")
+
+
+def test_the_program_tells_an_error_and_best_loads_nothing_heavy(cluster: Cluster) -> None:
+    cluster.study(best=BEST)
+    heavy = "print(*({'optuna', 'httpx', 'numpy', 'plotly', 'kubernetes'} & {*sys.modules}))"
+    program = f"import sys; sys.argv[1:] = ['best', 'mnist']\ntry: {plugin.__name__}.main()\nfinally: {heavy}"
+    command = [sys.executable, "-c", f"import {plugin.__name__}\n{program}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == ""
+    cluster.refuse("get-tuningstudies", "Error from server (NotFound): x")
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: there is no study mnist")
