@@ -62,7 +62,7 @@ def _script(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) ->
     if run.settings.final:
         from tuning_trainer.refit import refit_script
 
-        return refit_script(arguments, run.settings, run.finished_study())
+        return refit_script(arguments, run.settings, trial, run.finished_study())
     from tuning_trainer.script import run_script
 
     return run_script(arguments, run.settings, trial, metrics, run.deliver)

@@ -26,6 +26,7 @@ SHELL_SIGNALS = 128
 LOOK_EVERY = 0.5  # seconds between looks at the metrics file
 PRUNE_GRACE = 30.0  # seconds, where the manifest's pruneGrace does not come along
 SHARE_OF_GRACE = 0.8  # of pruneGrace for the program; after all of it the pod itself is deleted
+RESULT = "result.json"
 STOP_GRACE = 20.0  # seconds of the pod's own grace period (30 by default) for the program
 
 
@@ -49,9 +50,29 @@ def run_command(arguments: list[str], settings: Settings, trial: Trial, metrics:
         except BaseException:
             program.stop(STOP_GRACE)
             raise
-        return (
-            Outcome("PRUNED") if pruned else _outcome(command, program, watch.last, metrics, settings.final)
-        )
+        if pruned:
+            return Outcome("PRUNED")
+        outcome = _outcome(command, program, watch.last, metrics, settings.final)
+        for key, value in _attributes(Path(folder) / RESULT).items():
+            trial.set_user_attr(key, value)
+        return outcome
+
+
+def _attributes(file: Path) -> dict[str, Any]:
+    """Return the user attributes that a program has written; it need not write any."""
+    text = file.read_text(errors="replace") if file.is_file() else ""
+    try:
+        attributes = json.loads(text) if text.strip() else {}
+    except ValueError as error:
+        raise TrialFailure(_bad_result(str(error))) from None
+    if not isinstance(attributes, dict):
+        raise TrialFailure(_bad_result(f"it is a {type(attributes).__name__}"))
+    return attributes
+
+
+def _bad_result(what: str) -> Failure:
+    message = f"The program ended well, but what it wrote to TUNING_RESULT_FILE is no JSON object: {what}."
+    return Failure("ResultFile", message, 'Write one object, for example {"model": "/models/final.pt"}.')
 
 
 class _Watch:
@@ -126,6 +147,7 @@ def _environment(trial: Trial, folder: Path, metrics_file: Path) -> dict[str, st
         **variables(trial.params),
         "TUNING_PARAMETERS_FILE": str(parameters),
         "TUNING_METRICS_FILE": str(metrics_file),
+        "TUNING_RESULT_FILE": str(folder / RESULT),
     }
 
 

@@ -20,19 +20,26 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
     from tuning_trainer.settings import Settings
+    from tuning_trainer.trial import Trial
 
 
-def refit_script(arguments: list[str], settings: Settings, finished: dict[str, Any]) -> Outcome:
+def refit_script(arguments: list[str], settings: Settings, trial: Trial, finished: dict[str, Any]) -> Outcome:
     """Run the whole script with the finished study (the protocol's FinishedStudy).
 
+    What the script sets as the study's user attributes (where the model is, say) is told as the refit's.
+
     Raises:
+        TypeError: such an attribute cannot be written as JSON.
         BaseException: whatever the script raises.
     """
+    bridge = FinishedBridge(finished)
     try:
-        execute(find_script(arguments[0], settings.source), arguments, FinishedBridge(finished))
+        execute(find_script(arguments[0], settings.source), arguments, bridge)
     except SystemExit as end:
         if end.code:
             raise
+    for key, value in bridge.new_attributes().items():
+        trial.set_user_attr(key, value)
     return Outcome("COMPLETE")
 
 
@@ -49,6 +56,12 @@ class FinishedBridge:
     def owns(self, study: Any) -> bool:
         """Return whether it is the finished study."""
         return study is self._study
+
+    def new_attributes(self) -> dict[str, Any]:
+        """Return the user attributes of the study that are not the record's."""
+        known = self._finished.get("userAttrs") or {}
+        now = self._study.user_attrs if self._study is not None else {}
+        return {key: value for key, value in now.items() if key not in known or known[key] != value}
 
     def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
         """Return the finished study, kept in the script's storage where that is an object (in memory)."""

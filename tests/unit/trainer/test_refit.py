@@ -1,0 +1,108 @@
+"""The refit: what it says of the model in each mode, and what a pod after one that failed does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.trainer.pod import BARE, FULL, Pod
+
+if TYPE_CHECKING:
+    from tests.unit.trainer.twin import Twin
+
+both = pytest.mark.parametrize("python", [BARE, FULL], ids=["bare", "optuna"])
+
+
+@pytest.fixture
+def refit(pod: Pod, twin: Twin) -> Pod:
+    """A refit's pod: the study is finished, its best x is 0.25."""
+    twin.study.set_user_attr("data", "v1")
+    twin.trial.suggest_float("x", 0.25, 0.25)
+    twin.study.tell(twin.trial, 0.5)
+    twin.finished = twin.study.trials
+    twin.trial = twin.study.ask()
+    twin.final = True
+    pod.environ["TUNING_ROLE"] = "final"
+    return pod
+
+
+SCRIPT = """
+    import optuna
+
+    study = optuna.create_study(direction="maximize")
+    study.optimize(None, n_trials=100)
+    study.set_user_attr("model", f"/models/{study.best_params['x']}")
+    study.set_user_attr("epochs", [1, 2])
+"""
+
+
+@both
+def test_what_a_script_sets_on_its_study_is_the_refits(
+    refit: Pod, twin: Twin, python: tuple[str, ...]
+) -> None:
+    refit.write(SCRIPT)
+    ended = refit.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    assert twin.study.trials[-1].user_attrs == {"model": "/models/0.25", "epochs": [1, 2]}
+    assert [path for _, path, _ in twin.requests][-1] == "/result"
+
+
+@both
+def test_a_script_that_sets_none_and_exits_is_fine(refit: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    refit.write("import optuna, sys\noptuna.create_study().optimize(None)\nsys.exit()")
+    assert refit.run("script", "train.py", python=python).code == 0
+    assert twin.of("/attributes") == []
+    assert twin.of("/result") == [{"state": "COMPLETE"}]
+
+
+def test_an_attribute_that_is_no_json_is_told(refit: Pod, twin: Twin) -> None:
+    refit.write("import optuna\ns = optuna.create_study()\ns.set_user_attr('model', object())")
+    assert refit.run("script", "train.py", python=FULL).code == 1
+    assert "'model' cannot be stored" in twin.failure.message
+
+
+def test_an_objective_names_its_model_on_the_trial(refit: Pod, twin: Twin) -> None:
+    refit.write("def final(trial): trial.set_user_attr('model', '/models/final.pt')")
+    assert refit.run("objective", "train:final", python=BARE).code == 0
+    assert twin.study.trials[-1].user_attrs == {"model": "/models/final.pt"}
+
+
+@pytest.mark.parametrize("final", [True, False], ids=["refit", "trial"])
+def test_a_program_writes_its_attributes_to_a_file(pod: Pod, twin: Twin, final: bool) -> None:
+    twin.final = final
+    pod.environ["TUNING_ROLE"] = "final" if final else ""
+    line = """echo accuracy=0.5; echo '{"model": "/models/a", "size": 3}' > $TUNING_RESULT_FILE"""
+    ended = pod.run("command", "--", "sh", "-c", line, python=BARE)
+    assert ended.code == 0, ended
+    assert twin.study.trials[-1].user_attrs == {"model": "/models/a", "size": 3}
+    assert twin.told
+    assert twin.told.values == [0.5]
+
+
+@pytest.mark.parametrize("written", ["model.pt", "[1]"])
+def test_a_program_whose_result_is_no_object_is_told(pod: Pod, twin: Twin, written: str) -> None:
+    line = f"echo accuracy=0.5; echo '{written}' > $TUNING_RESULT_FILE"
+    assert pod.run("command", "--", "sh", "-c", line, python=BARE).code == 1
+    assert twin.failure.category == "ResultFile"
+    assert "TUNING_RESULT_FILE is no JSON object" in twin.failure.message
+    assert '{"model": ' in (twin.failure.remedy or "")
+
+
+def test_the_pod_after_one_that_failed_trains_again(refit: Pod, twin: Twin) -> None:
+    refit.write("def final(trial): trial.report(1.0, 1); raise RuntimeError('no space')")
+    assert refit.run("objective", "train:final", python=BARE).code == 1
+    twin.told = None  # the server keeps the failure of a try, and the state stays RUNNING
+    refit.write(
+        "def final(trial):\n    trial.report(1.0, 1)\n    assert not trial.should_prune()\n    return 0.5"
+    )
+    ended = refit.run("objective", "train:final", python=BARE)
+    assert ended.code == 0, ended
+    assert [told["state"] for told in twin.of("/result")] == ["FAIL", "COMPLETE"]
+
+
+def test_the_pod_after_one_that_completed_does_nothing(refit: Pod, twin: Twin) -> None:
+    twin.study.tell(twin.trial, 0.5)
+    refit.write("raise SystemExit('must not be imported')")
+    assert refit.run("objective", "train:final", python=BARE).code == 0
+    assert twin.of("/result") == []
