@@ -71,7 +71,7 @@ def manifest(asked: AskedStudy, wishes: Wishes) -> str:
     }
     head = [f"What {wishes.script} asks of Optuna; it is the search space's source too.", *asked.notes]
     text = yaml.safe_dump(resource, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
-    return "".join(f"# {line}\n" for line in head) + _commented(text, _comments(asked))
+    return "".join(f"# {' '.join(line.split())}\n" for line in head) + _commented(text, _comments(asked))
 
 
 def kustomization(wishes: Wishes, manifest_file: str) -> str:
@@ -101,7 +101,7 @@ def _spec(asked: AskedStudy, wishes: Wishes) -> dict[str, Any]:
         "objectives": _objectives(asked),
         "sampler": asked.sampler and asked.sampler.model_dump(),
         "pruner": asked.pruner and asked.pruner.model_dump(),
-        "maxTrials": asked.n_trials or DEFAULT_TRIALS,
+        "maxTrials": DEFAULT_TRIALS if asked.n_trials is None else asked.n_trials,
         "parallelism": asked.parallelism or 1,
         "timeout": None if asked.timeout is None else f"{max(1, round(asked.timeout))}s",
         "initialTrials": asked.initial_trials or None,
@@ -126,7 +126,7 @@ def _objectives(asked: AskedStudy) -> list[dict[str, str]]:
 
 def _comments(asked: AskedStudy) -> Mapping[str, str]:
     """Return what is said beside the fields of the spec."""
-    limit = "" if asked.n_trials else "the script sets no limit; "
+    limit = "" if asked.n_trials is not None else "the script sets no limit; "
     return {
         "objectives": "" if asked.metric_names else "call the metric what it is: kubectl and plots show it",
         "sampler": "the script's own",

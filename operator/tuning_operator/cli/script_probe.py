@@ -2,7 +2,6 @@
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,6 +11,9 @@ from tuning_operator.cli.errors import PluginError
 from tuning_operator.protocol import Failure
 from tuning_operator.resource.study import Model, Pruner, Sampler, Scalar
 from tuning_operator.resource.trainer_archive import trainer_archive
+
+STDERR = 2
+"""The file descriptor: standard output is for what the command itself has to say."""
 
 
 class AskedStudy(Model):
@@ -47,7 +49,7 @@ def probe(script: Path, python: str | None) -> AskedStudy:
         trainer, told = Path(folder, "trainer.zip"), Path(folder, "study.json")
         trainer.write_bytes(trainer_archive().content)
         command = [program, str(trainer), "init", "--output", str(told), str(script)]
-        done = subprocess.run(command, stdout=sys.stderr, check=False)  # noqa: S603
+        done = subprocess.run(command, stdout=STDERR, check=False)  # noqa: S603
         if not told.exists():
             raise PluginError(f"{program} could not run {script}: it ended with exit code {done.returncode}")
         probed = Probed.model_validate_json(told.read_bytes())

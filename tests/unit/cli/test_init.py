@@ -1,0 +1,107 @@
+"""`init` with real scripts, run by this Python through the trainer runtime."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.unit.cli.conftest import Ran
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SCRIPT = """
+    import optuna
+    import shapes
+    from data import loaders
+
+    def objective(trial):
+        raise SystemExit("no trial runs here")
+
+    print("loading")
+    study = optuna.create_study(
+        study_name="Digits", direction="maximize", sampler=optuna.samplers.TPESampler(seed=3),
+        pruner=optuna.pruners.HyperbandPruner(max_resource=9),
+    )
+    study.set_metric_names(["accuracy"])
+    study.enqueue_trial({"lr": 0.01})
+    study.optimize(objective, n_trials=7, timeout=600)
+    raise SystemExit("nor what comes after")
+"""
+
+
+def write(folder: Path, script: str = SCRIPT) -> Path:
+    (folder / "data").mkdir()
+    (folder / "data" / "loaders.py").write_text("")
+    (folder / "shapes.py").write_text("import sizes")
+    (folder / "sizes.py").write_text("")
+    (folder / "unused.py").write_text("")
+    (folder / "train.py").write_text(textwrap.dedent(script))
+    return folder / "train.py"
+
+
+def init(script: Path, *options: str) -> Ran:
+    return Ran("init", str(script), "--python", sys.executable, *options)
+
+
+def load(file: Path) -> dict[str, Any]:
+    return yaml.safe_load(file.read_text())
+
+
+def test_init(tmp_path: Path) -> None:
+    ran = init(write(tmp_path))
+    assert ran.out.split() == [f"{tmp_path}/study.yaml", f"{tmp_path}/kustomization.yaml"]
+    assert f"kubectl apply -k {tmp_path}" in ran.told
+    assert "the folder data is imported" in ran.told
+    spec = load(tmp_path / "study.yaml")["spec"]
+    assert spec["objectives"] == [{"metric": "accuracy", "direction": "maximize"}]
+    assert spec["sampler"] == {"name": "TPESampler", "args": {"seed": 3}}
+    assert spec["pruner"] == {"name": "HyperbandPruner", "args": {"max_resource": 9}}
+    assert (spec["maxTrials"], spec["timeout"]) == (7, "600s")
+    assert spec["initialTrials"] == [{"lr": 0.01}]
+    assert load(tmp_path / "study.yaml")["metadata"] == {"name": "digits"}
+    generated = load(tmp_path / "kustomization.yaml")["configMapGenerator"]
+    assert generated == [{"name": "digits-code", "files": ["train.py", "shapes.py", "sizes.py"]}]
+
+
+def test_what_is_not_carried_over_is_told_and_written_down(tmp_path: Path) -> None:
+    script = write(tmp_path, SCRIPT.replace("seed=3", "gamma=lambda n: 1"))
+    assert "note: " in init(script).told
+    assert "gamma" in (tmp_path / "study.yaml").read_text()
+
+
+def test_files_are_overwritten_by_force_only(tmp_path: Path) -> None:
+    script = write(tmp_path)
+    (tmp_path / "kustomization.yaml").write_text("mine")
+    assert "kustomization.yaml would be overwritten" in (init(script).error or "")
+    assert not (tmp_path / "study.yaml").exists()
+    assert init(script, "--force", "--name", "again", "--gpus", "0", "--image", "i").code == 0
+    assert "again-code" in (tmp_path / "kustomization.yaml").read_text()
+    assert load(tmp_path / "study.yaml")["metadata"]["name"] == "again"
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("import optuna\nraise RuntimeError('no data here')", "no data here"),
+        ("import optuna", "without calling study.optimize"),
+        ("this is no Python", "SyntaxError"),
+    ],
+)
+def test_a_script_that_gets_nowhere(tmp_path: Path, script: str, told: str) -> None:
+    ran = init(write(tmp_path, script))
+    assert ran.code == 1
+    assert told in (ran.error or "")
+    assert not (tmp_path / "study.yaml").exists()
+
+
+def test_what_stands_in_the_way_is_told_first(tmp_path: Path) -> None:
+    script = write(tmp_path)
+    assert "there is no file" in (init(tmp_path / "gone.py").error or "")
+    assert "own folder only" in (init(script, "--out", "/study.yaml").error or "")
+    assert "no python9 here" in (Ran("init", str(script), "--python", "python9").error or "")
+    assert "could not run" in (Ran("init", str(script), "--python", "false").error or "")
