@@ -68,6 +68,10 @@ class Client:
         self._connected_by = 0
         self._next_news = clock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process without the connection."""
+        return Client, (self._address.geturl(), str(self._token_file), self._ca_file)
+
     @property
     def host(self) -> str:
         """The server's name and port, for messages."""

@@ -7,11 +7,12 @@ import datetime as dt
 import json
 import math
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from tuning_trainer import distributions as dists
 from tuning_trainer.client import Refused
 from tuning_trainer.console import warn
+from tuning_trainer.outbox import Outbox
 from tuning_trainer.study import TrialStudy
 from tuning_trainer.trial_storage import SYSTEM, TrialStorage, split
 from tuning_trainer.wire import numbers_from_wire
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tuning_trainer.client import Client
-    from tuning_trainer.outbox import Outbox
 
 PATIENCE = 1800.0
 """Seconds for which a trial that cannot go on without an answer waits for the server."""
@@ -60,11 +60,14 @@ class Trial:
         """Return the trial itself: there is one, and frameworks deep-copy what they are given."""
         return self
 
-    def __reduce__(self) -> NoReturn:
-        """Refuse: a trial's line to the server does not travel between processes."""
-        raise TypeError(
-            "the trial cannot be pickled: keep it in the main process and pass its parameters to the others"
-        )
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the trial travel to a process that the user's code spawns, which gets a line of its own."""
+        return _arrive, (self._client, self.study.study_name)
+
+    def refresh(self) -> None:
+        """Fetch the attributes that other processes of the pod have set since."""
+        view = self._client.call("GET", "", patience=PATIENCE)
+        self._user_attrs, self._system_attrs = split(view.get("userAttrs") or {})
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -297,6 +300,11 @@ class Trial:
     def _refuse_several_objectives(self, method: str) -> None:
         if len(self.study.directions) > 1:
             raise NotImplementedError(f"Trial.{method} is not supported for multi-objective optimization.")
+
+
+def _arrive(client: Client, study: str) -> Trial:
+    """Make the trial anew, in another process."""
+    return Trial(client, Outbox(client), study, client.call("GET", "", patience=PATIENCE))
 
 
 def _as_float(value: Any) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
@@ -16,6 +17,16 @@ class TrialStorage:
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Optuna's storage on a database where it is loaded: Lightning's callback wants no other."""
+        return _optunas("_cached_storage", "_CachedStorage", TrialStorage)
+
+    @property
+    def _backend(self) -> SharedStorage:
+        """What the pod's other processes have written as well."""
+        return SharedStorage(self._trial)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set a system attribute of the trial.
@@ -47,6 +58,25 @@ class TrialStorage:
             f"storage.{name} is not available in a trial's pod, which knows its own trial only: "
             "the study server keeps the study"
         )
+
+
+class SharedStorage(TrialStorage):
+    """The same, read from the server each time."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Optuna's storage on a database where it is loaded."""
+        return _optunas("_rdb.storage", "RDBStorage", SharedStorage)
+
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        """Return the trial's system attributes."""
+        self._trial.refresh()
+        return super().get_trial_system_attrs(trial_id)
+
+
+def _optunas(module: str, name: str, otherwise: type) -> type:
+    found: type = getattr(sys.modules.get(f"optuna.storages.{module}"), name, otherwise)
+    return found
 
 
 def split(attrs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -267,11 +267,34 @@ def test_the_start_is_local_time_as_in_optuna(ours: Callable[[], Trial], twin: T
     assert abs(started - twin.trial.datetime_start) < dt.timedelta(milliseconds=1)
 
 
-def test_frameworks_may_copy_the_trial_but_not_send_it_away(ours: Callable[[], Trial]) -> None:
+def test_frameworks_may_copy_the_trial_or_send_it_to_another_process(
+    ours: Callable[[], Trial], twin: Twin
+) -> None:
     trial = ours()
     assert copy.deepcopy({"trial": trial})["trial"] is trial
-    with pytest.raises(TypeError, match="main process"):
-        pickle.dumps(trial)
+    x = trial.suggest_float("x", 0, 1)
+    sent = pickle.loads(pickle.dumps(trial))
+    assert sent is not trial
+    assert sent.params == {"x": x}
+    sent.report(0.5, 1)
+    assert twin.study.trials[0].intermediate_values == {1: 0.5}
+
+
+def test_its_storage_passes_for_a_database_that_several_processes_share(ours: Callable[[], Trial]) -> None:
+    """What PyTorchLightningPruningCallback checks and does in distributed training."""
+    trial = ours()
+    storage = trial.study._storage
+    assert isinstance(storage, optuna.storages._cached_storage._CachedStorage)
+    assert isinstance(storage._backend, optuna.storages.RDBStorage)
+    other = pickle.loads(pickle.dumps(trial))
+    other.storage.set_trial_system_attr(other._trial_id, "ddp_pl:intermediate_value", {3: 0.5})
+    other.storage.set_trial_system_attr(other._trial_id, "ddp_pl:pruned", True)
+    assert other.study._storage.get_trial_system_attrs(0)["ddp_pl:intermediate_value"] == {3: 0.5}
+    assert storage.get_trial_system_attrs(0) == {}
+    assert storage._backend.get_trial_system_attrs(0) == {
+        "ddp_pl:intermediate_value": {"3": 0.5},
+        "ddp_pl:pruned": True,
+    }
 
 
 def test_what_belongs_to_the_whole_study_says_where_it_is(ours: Callable[[], Trial]) -> None:
