@@ -252,4 +252,5 @@ def _parts(changes: Sequence[Change]) -> Iterator[list[Change]]:
                 part, told = [], set()
             told.add(change.trial_id)
         part.append(change)
-    yield part
+    if part:  # none in a heartbeat
+        yield part
