@@ -4,8 +4,7 @@
     uv run python -m tests.compat.try_optuna_examples --python PYTHON optuna-examples/sklearn/*.py
 
 PYTHON is one that has the scripts' packages. The study server is real and in this process; processes take the
-place of pods. The manifest starts with nothing but a metric; where the runtime says that the script asks for
-something else, the manifest gets what the message says, as a user would write it.
+place of pods. The manifest is what the script asks for, as `kubectl tuning init` finds it.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from tests.support.study_server import RunningServer, running_server
 from tests.unit.trainer.pod import Ended, Pod
 
 DEFAULTS = {"sampler": {"name": "TPESampler", "args": {}}, "pruner": {"name": "MedianPruner", "args": {}}}
-ASKED = re.compile(r"The script asks for direction (.+), but the manifest says")
-MENDED = re.compile(r"Write spec\.(sampler|pruner): (\{.*\}) in the manifest")
+ASKED = ("directions", "sampler", "pruner", "initialTrials")
+"""What of the runtime's `init` document the manifest gets."""
 
 
 @dataclass
@@ -57,10 +56,6 @@ class Tried:
         return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-class Contradiction(Exception):  # noqa: N818
-    """The manifest is not the script's; the message says what the script asks for."""
-
-
 class Trying:
     """One script, its folder and its study."""
 
@@ -77,14 +72,12 @@ class Trying:
 
     def run(self, trials: int, seconds: float, patience: float) -> Tried:
         """Run trials until there are enough or the time is over, then the refit."""
-        self._declare()
+        self.tried.manifest = self._init(patience)
+        if not self._declare():
+            return self.tried
         give_up = time.monotonic() + seconds
         while running := self._ask(trials if time.monotonic() < give_up else 0):
-            try:
-                self._trial(running[0]["number"], patience)
-            except Contradiction:
-                self._mend()
-                give_up = time.monotonic() + seconds
+            self._trial(running[0]["number"], patience)
         if self.tried.states["COMPLETE"]:
             self._refit(patience)
         return self.tried
@@ -93,34 +86,41 @@ class Trying:
     def _path(self) -> str:
         return f"/v1/studies/ml/{self.study}"
 
-    def _declare(self) -> None:
+    def _init(self, patience: float) -> dict[str, Any]:
+        """Return what the script asks for; nothing if that cannot be told: then its trials say why."""
+        pod = Pod(self.folder, "http://127.0.0.1")
+        shutil.copy(self.script, pod.source)
+        document = self.folder / "init.json"
+        command = [self.python, str(pod.zip), "init", "--output", str(document)]
+        command += [str(pod.source / self.script.name), *self.arguments]
+        home = {"PATH": pod.environ["PATH"], "HOME": str(self.folder)}
+        subprocess.run(command, cwd=self.folder, env=home, timeout=patience, capture_output=True, check=False)
+        asked = json.loads(document.read_text())["study"] or {}
+        return {name: asked[name] for name in ASKED if asked.get(name)}
+
+    def _declare(self) -> bool:
         directions = self.tried.manifest.get("directions", ["minimize"])
         definition: dict[str, Any] = {
             "objectives": [
                 {"metric": f"value{i}", "direction": direction} for i, direction in enumerate(directions)
             ],
-            **{kind: mended for kind, mended in self.tried.manifest.items() if kind != "directions"},
+            **{field: asked for field, asked in self.tried.manifest.items() if field != "directions"},
         }
-        self.server.operator().put(self._path, json=definition).raise_for_status()
+        reply = self.server.operator().put(self._path, json=definition)
+        if reply.is_error:
+            self.tried.said.append(f"manifest: {reply.text}")
+        return reply.is_success
 
     def _ask(self, trials: int) -> list[dict[str, Any]]:
         asked = {"parallelism": 1, "maxTrials": trials}
         summary = self.server.operator().post(f"{self._path}/ask", json=asked).raise_for_status().json()
         return summary["running"]  # type: ignore[no-any-return]
 
-    def _mend(self) -> None:
-        """Begin anew with the manifest that the messages asked for: directions and the like never change."""
-        self.study += "-x"
-        self.tried.states.clear()
-        self.tried.reports = 0
-        self._declare()
-
     def _trial(self, number: int, patience: float) -> None:
         url = self.server.trial_url("ml", self.study, number)
         ended = self._pod(url, self.server.pod_token("ml", self.study, number), patience)
         view = self.server.pod("ml", self.study, number).get(url).raise_for_status().json()
         failure = view["trial"].get("failure") or {}
-        self._read_contradiction(f"{failure.get('message')} {failure.get('remedy')}")
         self.tried.states[view["trial"]["state"]] += 1
         self.tried.reports += len(view["reported"])
         self._note("trial", ended, failure)
@@ -159,14 +159,6 @@ class Trying:
             )
         except subprocess.TimeoutExpired:
             return Ended(-1, "", f"not within {patience:.0f} s")
-
-    def _read_contradiction(self, message: str) -> None:
-        if found := ASKED.search(message):
-            self.tried.manifest["directions"] = found[1].split(", ")
-            raise Contradiction(message)
-        if found := MENDED.search(message):
-            self.tried.manifest[found[1]] = json.loads(found[2])
-            raise Contradiction(message)
 
     def _note(self, what: str, ended: Ended, failure: dict[str, Any]) -> None:
         if ended.code:
