@@ -275,7 +275,14 @@ class Trial:
             raise ValueError(f"{error} spec.searchSpace declares {name} as {old}.") from None
 
     def _warn_if_inconsistent(self, name: str, distribution: dists.Distribution) -> None:
+        """Warn of a second range as Optuna does; refuse one that lacks the manifest's value."""
         old = self._distributions[name]
+        asked = distribution.__dict__
+        if self._declared and not asked["low"] <= self._params[name] <= asked["high"]:
+            raise ValueError(
+                f"The code asks for {name} in {distribution}, but spec.searchSpace declares it as {old}, "
+                f"and this trial's value is {self._params[name]}. Mend the range in one of them."
+            )
         if old != distribution:
             warn(
                 f'Inconsistent parameter values for distribution with name "{name}"! '

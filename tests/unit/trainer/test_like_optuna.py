@@ -251,7 +251,9 @@ def test_a_declared_parameter_is_there_and_a_mismatch_names_the_manifest(
     with pytest.raises(ValueError, match=r"spec\.searchSpace declares lr as FloatDistribution"):
         trial.suggest_int("lr", 1, 2)
     with pytest.warns(RuntimeWarning, match="Inconsistent parameter values"):
-        trial.suggest_float("lr", 1e-4, 1e-1, log=True)
+        trial.suggest_float("lr", 1e-6, 1e-1, log=True)
+    with pytest.raises(ValueError, match=r"asks for lr in .*low=1\.0.* spec\.searchSpace declares it as"):
+        trial.suggest_float("lr", 1.0, 2.0, log=True)
 
 
 def test_an_attribute_that_is_no_json_says_what_to_do(ours: Callable[[], Trial]) -> None:

@@ -1,0 +1,114 @@
+"""Code that cannot be a trial: a clear message on the trial, in its pod and on the study; nothing hangs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NamedTuple
+
+from tests.e2e.kit import Kubectl, code, condition, optuna_record, phase, study
+
+OBJECTIVE = {"objective": "train:objective"}
+SCRIPT = {"script": "train.py"}
+SEARCH_SPACE = [{"name": "x", "type": "float", "low": 0, "high": 10}]
+DEADLINE = 240.0
+"""Seconds for all of the studies: they run side by side."""
+
+
+class Bad(NamedTuple):
+    """What a study runs, and what people must then read."""
+
+    trial: dict[str, Any]
+    code: str
+    says: str
+    space: list[dict[str, Any]] | None = None
+
+
+CASES = {
+    "no-optimize": Bad(
+        SCRIPT,
+        "import optuna\nstudy = optuna.create_study()\nstudy.ask\n",
+        "train.py ended without calling study.optimize",
+    ),
+    "two-studies": Bad(
+        SCRIPT,
+        "import optuna\na = optuna.create_study()\nb = optuna.create_study()\n"
+        "a.optimize(lambda trial: 1.0)\nb.optimize(lambda trial: 1.0)\n",
+        "train.py calls optimize more than once (line 4, 5)",
+    ),
+    "jobs": Bad(
+        SCRIPT,
+        "import optuna\noptuna.create_study().optimize(lambda trial: 1.0, n_jobs=4)\n",
+        "n_jobs=4, but a pod runs one trial",
+    ),
+    "none": Bad(OBJECTIVE, "def objective(trial): pass", "The value None could not be cast to float"),
+    "text": Bad(
+        OBJECTIVE, "def objective(trial): return 'good'", "The value 'good' could not be cast to float"
+    ),
+    "nan": Bad(OBJECTIVE, "def objective(trial): return float('nan')", "The value nan is not acceptable"),
+    "too-many": Bad(
+        OBJECTIVE, "def objective(trial): return 1.0, 2.0", "The number of the values 2 did not match"
+    ),
+    "range": Bad(
+        OBJECTIVE,
+        "def objective(trial): return trial.suggest_float('x', 20, 30)",
+        "spec.searchSpace declares it as FloatDistribution(",
+        SEARCH_SPACE,
+    ),
+    "undeclared": Bad(
+        OBJECTIVE,
+        "def objective(trial): return trial.suggest_float('y', 0, 1)",
+        "spec.searchSpace gives trial 0 no parameter y",
+        SEARCH_SPACE,
+    ),
+    "no-metric": Bad(
+        {"command": ["sh", "-c", "echo accuracy=0.9"]},
+        "",
+        "The program ended well but never wrote the metric loss",
+        SEARCH_SPACE,
+    ),
+    "import": Bad(OBJECTIVE, "import no_such_package", "No module named 'no_such_package'"),
+    "module": Bad(
+        {"objective": "trian:objective"}, "def objective(trial): ...", "There is no module 'trian'"
+    ),
+}
+
+
+def manifest(name: str, bad: Bad, image: str) -> dict[str, Any]:
+    made = study(name, image, maxTrials=3, parallelism=1, maxFailedTrials=0)
+    spec = made["spec"]
+    del spec["searchSpace"], spec["trial"]["objective"]
+    spec["trial"] |= bad.trial
+    if bad.space:
+        spec["searchSpace"] = bad.space
+    if not bad.code:
+        del spec["trial"]["source"]
+    del spec["trial"]["template"]["spec"]["containers"][0]["resources"]["limits"]  # many at once, no GPU
+    return made
+
+
+def told(kubectl: Kubectl, name: str) -> dict[str, Any]:
+    """Return what people may read when the study has failed, by where."""
+    ended = kubectl.wait(name, phase("Completed", "Failed"), timeout=DEADLINE)
+    with optuna_record(kubectl, name) as record:
+        [trial] = record.trials
+    [pod] = kubectl.items("pods", f"tuning.dev/study={name}")
+    terminated = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    return {
+        "trial": f"{trial.state.name} {json.dumps(trial.user_attrs, ensure_ascii=False)}",
+        "pod": json.loads(terminated["message"])["message"],
+        "condition": condition(ended, "Failed").get("message", ""),
+        "event": kubectl.run("events", "--for", f"tuningstudy/{name}"),
+    }
+
+
+def test_bad_code_is_told_on_the_trial_in_its_pod_and_on_the_study(kubectl: Kubectl, image: str) -> None:
+    """All studies run side by side: this takes as long as their pods take to start."""
+    objects = [code(f"{name}-code", bad.code) for name, bad in CASES.items()]
+    kubectl.apply(*objects, *(manifest(name, bad, image) for name, bad in CASES.items()))
+    silent = [
+        f"{name} in its {where}: {text}"
+        for name, bad in CASES.items()
+        for where, text in told(kubectl, name).items()
+        if bad.says not in text
+    ]
+    assert not silent, "\n".join(silent)
