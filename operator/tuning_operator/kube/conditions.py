@@ -73,10 +73,12 @@ def _condition(old: Condition | None, finding: Finding, generation: int, now: da
 def told(failure: Failure) -> str:
     """Return what happened and what to do about it, in sentences."""
     message = failure.message.strip()
-    if failure.remedy:
-        message += "" if message.endswith((".", "!", "?")) else "."
-        message += f" {failure.remedy}"
-    return message
+    return f"{as_sentence(message)} {failure.remedy}" if failure.remedy else message
+
+
+def as_sentence(text: str) -> str:
+    """Return the text with a full stop at its end, if it has none, so that another sentence can follow."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def shorten(text: str, limit: int = MESSAGE_LIMIT) -> str:

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from tuning_operator.kube.conditions import shorten, told
+from tuning_operator.kube.conditions import as_sentence, shorten, told
 from tuning_operator.kube.observation import Observation, Run
 from tuning_operator.kube.refit import at_its_end, is_new
 from tuning_operator.kube.verdict import Verdict
@@ -52,7 +52,7 @@ def _of_record(record: RefitRecord, run: Run | None, job: str) -> RefitStatus:
         return RefitStatus(phase="Completed", values=record.values if finite else None, **fields)
     if record.state == "FAIL":
         why = told(record.failure) if record.failure else f"kubectl logs job/{job} may tell why."
-        message = shorten(f"{why} It is tried anew when spec.refit changes: raise retries, say.")
+        message = shorten(f"{as_sentence(why)} It is tried anew when spec.refit changes: raise retries, say.")
         return RefitStatus(phase="Failed", message=message, **fields)
     runs = run is not None and run.state == "running" and run.digest == record.digest
     return RefitStatus(phase="Running" if runs else "Pending", message=_obstacle(record, run), **fields)

@@ -53,11 +53,11 @@ class StudyServer(Protocol):
     async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
         """End a trial, unless it has ended already; return it as it is then."""
 
-    async def begin_refit(self, key: StudyKey, request: RefitRequest) -> None:
+    async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
         """Have the record take a refit's result; the same request again changes nothing."""
 
-    async def tell_refit(self, key: StudyKey, request: TellRequest) -> None:
-        """End the refit, unless it has ended already."""
+    async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
+        """End the refit, unless it has ended already; return it as if it were a trial."""
 
     async def forget(self, key: StudyKey) -> None:
         """Say that the study's resource is gone."""
@@ -98,19 +98,19 @@ class HttpStudyServer:
         """End a trial, unless it has ended already; return it as it is then."""
         return _read(TrialRecord, await self._send("POST", f"{_path(key)}/trials/{trial}/result", request))
 
-    async def begin_refit(self, key: StudyKey, request: RefitRequest) -> None:
+    async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
         """Have the record take a refit's result; the same request again changes nothing."""
-        _done(await self._send("PUT", f"{_path(key)}/refit", request))
+        return _read(StudySummary, await self._send("PUT", f"{_path(key)}/refit", request))
 
-    async def tell_refit(self, key: StudyKey, request: TellRequest) -> None:
-        """End the refit, unless it has ended already."""
-        _done(await self._send("POST", f"{_path(key)}/refit/result", request))
+    async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
+        """End the refit, unless it has ended already; return it as if it were a trial."""
+        return _read(TrialRecord, await self._send("POST", f"{_path(key)}/refit/result", request))
 
     async def forget(self, key: StudyKey) -> None:
         """Say that the study's resource is gone."""
         response = await self._send("DELETE", _path(key))
-        if response.status_code != httpx.codes.NOT_FOUND:
-            _done(response)
+        if response.status_code not in (200, 204, 404):
+            raise StudyServerUnavailable(_described(response))
 
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109
         """Wait up to `timeout` seconds for studies that changed since the cursor."""
@@ -146,11 +146,6 @@ class HttpStudyServer:
 
 def _path(key: StudyKey) -> str:
     return f"/v1/studies/{quote(key.namespace, safe='')}/{quote(key.name, safe='')}"
-
-
-def _done(response: httpx.Response) -> None:
-    if not response.is_success:
-        raise StudyServerUnavailable(_described(response))
 
 
 def _read(model: type[M], response: httpx.Response) -> M:

@@ -22,6 +22,8 @@ class FakeKube:
     def __init__(self) -> None:
         self.objects: dict[Place, Json] = {}
         self.largest: Mapping[str, int] | None = None
+        self.slow: set[str] = set()
+        """Jobs whose pods take their time to end, so that a deleted one is there until `remove`."""
         self._version = 0
 
     # --- KubeApi
@@ -44,7 +46,11 @@ class FakeKube:
         return True
 
     async def delete_job(self, namespace: str, name: str) -> None:
-        self.remove("Job", namespace, name)
+        job = self.objects.get(("Job", namespace, name))
+        if job and name in self.slow and job.get("status", {}).get("active"):
+            job["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
+        else:
+            self.remove("Job", namespace, name)
 
     async def replace_status(self, body: Json) -> None:
         there = self.objects.get(_place(body))

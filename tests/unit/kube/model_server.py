@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tuning_operator.kube.study_server import DefinitionRefused, StudyServerUnavailable
 from tuning_operator.protocol import (
@@ -11,6 +11,8 @@ from tuning_operator.protocol import (
     Counts,
     Failure,
     Problem,
+    RefitRecord,
+    RefitRequest,
     StudyDefinition,
     StudySummary,
     TellRequest,
@@ -18,6 +20,7 @@ from tuning_operator.protocol import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from datetime import datetime
 
     from tuning_operator.kube.observation import StudyKey
@@ -28,6 +31,9 @@ class ModelServer:
 
     def __init__(self) -> None:
         self.trials: dict[StudyKey, list[TrialRecord]] = {}
+        self.refits: dict[StudyKey, RefitRecord] = {}
+        self.begun: list[RefitRequest] = []
+        self.on_begin: Callable[[RefitRequest], None] = lambda _: None
         self.definitions: dict[StudyKey, StudyDefinition] = {}
         self.forgotten: list[StudyKey] = []
         self.refuses: list[Problem] = []
@@ -60,8 +66,26 @@ class ModelServer:
         self.end(key, trial, request.state, failure=request.failure)
         return self.trials[key][trial]
 
+    async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
+        old = self.refits.get(key)
+        if old and (old.trial, old.digest) == (request.trial, request.digest):
+            return self.summary(key)
+        assert self.trials[key][request.trial].state == "COMPLETE"
+        self.on_begin(request)
+        self.begun.append(request)
+        self.refits[key] = RefitRecord(trial=request.trial, digest=request.digest, state="RUNNING")
+        return self.summary(key)
+
+    async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
+        assert request.state == "FAIL", "the operator knows no values"
+        self._change_refit(key, state="FAIL", failure=request.failure or self.refits[key].failure)
+        record = self.refits[key]
+        return TrialRecord(number=record.trial, state=record.state, failure=record.failure)
+
     async def forget(self, key: StudyKey) -> None:
         self.forgotten.append(key)
+        if key in self.refits:
+            self._change_refit(key, state="FAIL")
         for trial in self.trials.get(key, []):
             self.end(key, trial.number, "FAIL", failure=Failure(category="StudyDeleted", message="deleted"))
 
@@ -90,6 +114,17 @@ class ModelServer:
         if old.state == "RUNNING" and old.prune_requested is None:
             self.trials[key][trial] = old.model_copy(update={"prune_requested": now})
 
+    def fail_try(self, key: StudyKey, failure: Failure) -> None:
+        """A pod of the refit tells FAIL: the state stays, the operator says when it is over."""
+        self._change_refit(key, failure=failure)
+
+    def complete_refit(self, key: StudyKey, **attrs: Any) -> None:
+        self._change_refit(key, state="COMPLETE", values=[0.9], user_attrs=attrs, failure=None)
+
+    def _change_refit(self, key: StudyKey, **update: Any) -> None:
+        if self.refits[key].state == "RUNNING":
+            self.refits[key] = self.refits[key].model_copy(update=update)
+
     def running(self, key: StudyKey) -> list[TrialRecord]:
         return [trial for trial in self.trials.get(key, []) if trial.state == "RUNNING"]
 
@@ -112,4 +147,5 @@ class ModelServer:
             best=best,
             trials_since_best=sum(1 for t in complete if best and t.number > best.number),
             last_failure=failed[-1] if failed else None,
+            refit=self.refits.get(key),
         )

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from tuning_operator.kube.conditions import told
-from tuning_operator.kube.diagnose import Evidence, job_state, why_ended, why_not_started
+from tuning_operator.kube.diagnose import Evidence, job_state, refit_subject, why_ended, why_not_started
 
-from tests.unit.kube.builders import GPU, ago, failed_job, job, pod, terminated, waiting
+from tests.unit.kube.builders import GPU, ago, failed_job, job, pod, study, terminated, waiting
 
 
 def unschedulable(message: str) -> dict[str, Any]:
@@ -221,3 +221,24 @@ def test_long_messages_are_cut() -> None:
 )
 def test_job_state(given: dict[str, Any], state: str) -> None:
     assert job_state(given) == state
+
+
+def test_of_several_tries_the_last_one_tells() -> None:
+    first = pod(age=60, **terminated(137, "OOMKilled"))
+    told_by_trainer = json.dumps({"category": "Exception", "message": "ValueError: boom"})
+    last = pod(age=10, **terminated(1, message=told_by_trainer))
+    assert why_ended(Evidence(failed_job(), [first, last])).failure.category == "Exception"
+    assert why_ended(Evidence(failed_job(), [last, first])).failure.category == "Exception"
+    silent = pod(age=10, phase="Failed")
+    assert why_ended(Evidence(failed_job(), [first, silent])).failure.category == "OutOfMemory"
+
+
+def test_a_refits_troubles_name_the_fields_that_it_has_itself() -> None:
+    template = {"spec": {"containers": [{"name": "trainer", "image": "i"}]}}
+    own, none = (refit_subject(study(refit=refit)) for refit in ({"template": template}, {}))
+    killed = [pod(**terminated(137, "OOMKilled"))]
+    assert "spec.refit.template" in told(why_ended(Evidence(failed_job(), killed, subject=own)).failure)
+    assert "let the refit need less" in told(why_ended(Evidence(failed_job(), killed, subject=own)).failure)
+    assert "spec.trial.template" in told(why_ended(Evidence(failed_job(), killed, subject=none)).failure)
+    late = [pod(phase="Failed", reason="DeadlineExceeded")]
+    assert "spec.refit.timeout" in told(why_ended(Evidence(failed_job(), late, subject=none)).failure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from tuning_operator.kube.client import KubeError
 from tuning_operator.kube.study_server import StudyServerUnavailable
@@ -10,7 +12,7 @@ from tuning_operator.resource import names
 
 from tests.unit.kube.builders import body, job, pod, terminated, waiting
 from tests.unit.kube.faults import Faults
-from tests.unit.kube.world import KEY, World
+from tests.unit.kube.world import FAILED, KEY, World
 
 
 async def test_a_study_runs_to_its_end() -> None:
@@ -299,3 +301,78 @@ async def test_a_sampler_with_nothing_left_does_not_spin() -> None:
     assert await world.tick() == 0
     for _ in range(3):
         assert await world.tick() == 1.0, "a back-off"
+
+
+async def test_a_refit_from_the_best_trial_to_its_model() -> None:
+    world = World(maxTrials=2, parallelism=1, refit={"retries": 1}, warmStart={"study": "earlier"})
+    await world.settle()
+    assert world.server.definitions[KEY].warm_start == "earlier"
+    for value in (0.7, 0.3):
+        world.succeed(world.alive()[0], value=value)
+        await world.settle()
+    assert world.status["phase"] == "Completed"
+    assert world.status["refit"] == {"phase": "Pending", "job": "mnist-refit", "trial": 0}
+    world.begin_refit()
+    await world.settle()
+    assert world.status["refit"]["phase"] == "Running"
+    world.fail_try()
+    world.kube.put({**refit_pod(world, **terminated(1)), "kind": "Pod"})
+    await world.settle()
+    assert world.status["refit"]["phase"] == "Pending"
+    assert "ValueError: boom" in world.status["refit"]["message"]
+    world.begin_refit()
+    world.complete_refit(model="/models/mnist.pt")
+    await world.settle()
+    assert world.status["refit"] == {
+        "phase": "Completed", "job": "mnist-refit", "trial": 0, "values": [0.9], "model": "/models/mnist.pt",
+    }  # fmt: skip
+    assert {"RefitStarted", "RefitCompleted"} <= {reason for reason, _ in world.kube.events()}
+    assert world.status["trials"]["total"] == 2, "a refit is no trial"
+
+
+async def test_a_refit_without_a_word_is_told_what_its_pod_tells() -> None:
+    world = World(maxTrials=1, parallelism=1, refit={})
+    await world.settle()
+    world.succeed(0)
+    await world.settle()
+    world.kube.put({**refit_pod(world, **terminated(137, "OOMKilled")), "kind": "Pod"})
+    world.end_refit(failed=3, conditions=FAILED)
+    await world.settle()
+    assert world.status["refit"]["phase"] == "Failed"
+    assert "spec.trial.template" in world.status["refit"]["message"], "the refit has none of its own"
+    assert world.status["phase"] == "Completed"
+    assert ("RefitFailed", 1) in world.kube.events()
+
+
+async def test_a_refit_whose_job_is_refused_is_told_with_the_refit() -> None:
+    template = {"spec": {"containers": [{"name": "trainer", "image": "i"}]}}
+    world = World(maxTrials=1, parallelism=1, refit={"template": template})
+    await world.settle()
+    world.succeed(0)
+    faults = Faults()
+    world.start_operator(faults)
+    await world.tick()
+    await world.tick()
+    first = len(faults.calls) - 1 - faults.calls[::-1].index("create")
+    world = World(maxTrials=1, parallelism=1, refit={"template": template})
+    await world.settle()
+    world.succeed(0)
+    refusal = KubeError(422, "Invalid", "requests must be less than or equal to cpu limit")
+    world.start_operator(Faults({first: (refusal, False)}))
+    await world.tick()
+    await world.tick()
+    stalled = world.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "JobRefused")
+    message = world.status["refit"]["message"]
+    assert "The refit's Job is refused: requests must be less" in message
+    assert "spec.refit.template" in message
+    await world.settle()
+    assert world.refit_lives()
+    assert world.condition("Stalled")["status"] == "False"
+
+
+def refit_pod(world: World, **status: object) -> dict[str, Any]:
+    assert world.refit
+    made = pod(0, **status)
+    made["metadata"]["labels"] = dict(world.refit["metadata"]["labels"])
+    return made

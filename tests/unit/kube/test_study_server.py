@@ -10,7 +10,14 @@ import pytest
 from aiohttp import web
 from tuning_operator.kube.observation import StudyKey
 from tuning_operator.kube.study_server import DefinitionRefused, HttpStudyServer, StudyServerUnavailable
-from tuning_operator.protocol import AskRequest, Failure, Problem, StudyDefinition, TellRequest
+from tuning_operator.protocol import (
+    AskRequest,
+    Failure,
+    Problem,
+    RefitRequest,
+    StudyDefinition,
+    TellRequest,
+)
 from tuning_operator.resource.study import Objective
 
 if TYPE_CHECKING:
@@ -141,6 +148,22 @@ async def test_changes(stub: Stub, server: HttpStudyServer) -> None:
     assert stub.asked[0][1] == "/v1/changes?timeout=25&after=5"
 
 
+async def test_refit(stub: Stub, server: HttpStudyServer) -> None:
+    stub.say(200, SUMMARY)
+    await server.begin_refit(KEY, RefitRequest(trial=7, digest="abc"))
+    assert stub.asked.pop() == ("PUT", "/v1/studies/ml/mnist/refit", {"trial": 7, "digest": "abc"})
+    stub.say(200, {"number": 7, "state": "FAIL"})
+    await server.tell_refit(KEY, TellRequest(state="FAIL", failure=Failure(category="Lost", message="gone")))
+    method, path, sent = stub.asked.pop()
+    assert (method, path) == ("POST", "/v1/studies/ml/mnist/refit/result")
+    assert (sent["state"], sent["failure"]["category"]) == ("FAIL", "Lost")
+    stub.say(200, SUMMARY | {"refit": {"trial": 7, "digest": "abc", "state": "RUNNING"}})
+    standing = await server.standing(KEY)
+    assert standing is not None
+    assert standing.refit is not None
+    assert standing.refit.digest == "abc"
+
+
 @pytest.mark.parametrize(
     ("status", "answer"),
     [(500, "oops"), (401, {"detail": "bad token"}), (200, "<html>"), (422, {"detail": "?"})],
@@ -153,6 +176,8 @@ async def test_wrong_answers_are_unavailable(
         server.standing(KEY),
         server.declare(KEY, DEFINITION),
         server.ask(KEY, AskRequest(parallelism=1, max_trials=1)),
+        server.begin_refit(KEY, RefitRequest(trial=1, digest="d")),
+        server.tell_refit(KEY, TellRequest(state="FAIL")),
         server.changes(None, 1),
     ):
         with pytest.raises(StudyServerUnavailable, match=str(status)):

@@ -13,6 +13,7 @@ from tuning_operator.kube.observation import StudyKey
 from tuning_operator.kube.observe import Observer
 from tuning_operator.kube.reconciler import NoProgress, Reconciler
 from tuning_operator.kube.study_server import StudyServerUnavailable
+from tuning_operator.protocol import Failure
 from tuning_operator.resource import names
 
 from tests.unit.kube.builders import NOW, body
@@ -21,6 +22,7 @@ from tests.unit.kube.faults import Faults, Killed
 from tests.unit.kube.model_server import ModelServer
 
 KEY = StudyKey("ml", "mnist")
+REFIT = "mnist-refit"
 RUNTIME = Runtime(b"zip", "https://studies.tuning:8443", "PEM")
 FAILED = [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "the pod failed"}]
 COMPLETE = [{"type": "Complete", "status": "True"}]
@@ -96,6 +98,36 @@ class World:
 
     def jobs_named(self, name: str) -> dict[str, Any]:
         return self.kube.objects["Job", "ml", name]
+
+    # --- the refit's pods and their Job
+
+    @property
+    def refit(self) -> dict[str, Any] | None:
+        return self.kube.objects.get(("Job", "ml", REFIT))
+
+    def refit_lives(self) -> bool:
+        """Tell whether the refit's Job has or may get a pod."""
+        return self.refit is not None and not self.refit.get("status", {}).get("conditions")
+
+    def begin_refit(self) -> None:
+        self.kube.set_status("Job", "ml", REFIT, active=1, ready=1)
+
+    def fail_try(self, message: str = "ValueError: boom") -> None:
+        """A pod of the refit tells its failure and ends; the Job waits before it makes another."""
+        self.server.fail_try(KEY, Failure(category="Exception", message=message, traceback="..."))
+        self.kube.set_status("Job", "ml", REFIT, active=0, ready=0, failed=1)
+
+    def complete_refit(self, **attrs: Any) -> None:
+        """The refit's pod reports its result, and its Job completes."""
+        self.server.complete_refit(KEY, **attrs)
+        self.end_refit(succeeded=1, conditions=COMPLETE)
+
+    def end_refit(self, **status: Any) -> None:
+        self.kube.set_status("Job", "ml", REFIT, active=0, ready=0, **status)
+
+    def remove_refit(self) -> None:
+        """The Job is gone, its pods with it: deleted by a user, or at the end of its deletion."""
+        self.kube.remove("Job", "ml", REFIT)
 
     # --- what the user sees and does
 
