@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from tuning_operator.studies.server import StudyServer
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.store import MemoryStore, Store
-from tuning_operator.studies.tokens import mint_operator, mint_pod
+from tuning_operator.studies.tokens import mint_operator, mint_pod, mint_reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,8 +62,8 @@ class RunningServer:
     def operator_token(self) -> str:
         return mint_operator(SECRET)
 
-    def pod_token(self, namespace: str, study: str, trial: int) -> str:
-        """Return the token of a pod of the trial's Job."""
+    def pod_token(self, namespace: str, study: str, trial: int | str) -> str:
+        """Return the token of a pod of the Job of a trial, or of `refit`."""
         return mint_pod(SECRET, namespace, f"{study}-{trial}-x7k2p")
 
     def trial_url(self, namespace: str, study: str, trial: int) -> str:
@@ -77,6 +77,15 @@ class RunningServer:
     def pod(self, namespace: str, study: str, trial: int) -> httpx.Client:
         """Return a client that speaks as a pod of the trial; paths are the trial's (/report, ...)."""
         return self._client(self.trial_url(namespace, study, trial), self.pod_token(namespace, study, trial))
+
+    def refit_pod(self, namespace: str, study: str) -> httpx.Client:
+        """Return a client that speaks as a pod of the refit; paths are the refit's (/report, ...)."""
+        token = self.pod_token(namespace, study, "refit")
+        return self._client(f"{self.url}/v1/studies/{namespace}/{study}/refit", token)
+
+    def reader(self, namespace: str) -> httpx.Client:
+        """Return a client that speaks as a reader of the namespace's records; paths are whole."""
+        return self._client(self.url, mint_reader(SECRET, namespace))
 
     def _client(self, base: str, token: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"}

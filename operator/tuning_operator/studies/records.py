@@ -1,6 +1,7 @@
 """Optuna's trials as the protocol's records."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -10,12 +11,27 @@ from optuna.trial import FrozenTrial, TrialState
 from tuning_operator.protocol import Failure, StudyDefinition, TrialRecord, TrialView
 from tuning_operator.protocol import TrialState as State
 
+DEFINITION = "tuning:definition"
+"""A study's system attribute: its definition, so that a server that starts needs no operator."""
+COPIED_FROM = "tuning:copied_from"
+"""A trial's system attribute: the study and the number of the trial of which it is a copy (warm start)."""
 PRUNE_REQUESTED = "tuning:prune_requested"
 """A trial's system attribute: when it was first told to stop."""
 FAIL_REASON = "fail_reason"
 """The system attribute in which Optuna itself used to keep it, and Optuna's dashboard looks for it."""
 FAILURE = "failure_"
 """User attributes `failure_category`, `failure_message`, `failure_remedy` and `failure_traceback`."""
+
+
+def definition_in(system_attrs: Mapping[str, Any]) -> StudyDefinition | None:
+    """Return the definition that a study's system attributes hold."""
+    stored = system_attrs.get(DEFINITION)
+    return None if stored is None else StudyDefinition.model_validate_json(stored)
+
+
+def is_copied(trial: FrozenTrial) -> bool:
+    """Return whether a trial was run in another study."""
+    return COPIED_FROM in trial.system_attrs
 
 
 def failure_attrs(failure: Failure) -> dict[str, str]:

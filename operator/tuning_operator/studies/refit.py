@@ -30,6 +30,8 @@ from tuning_operator.studies.surroundings import Surroundings
 
 REFIT = "tuning:refit"
 """A study's system attribute: the protocol's RefitRecord."""
+STUDY_DELETED = "StudyDeleted"
+"""The category of what ended with its study: the study, created again, begins its refit anew."""
 ATTRIBUTES_BYTES = 64 * 1024
 """Room for a refit's user attributes as JSON: they are part of every summary."""
 MESSAGE_CHARACTERS, TRACEBACK_CHARACTERS = 4_000, 20_000
@@ -58,8 +60,10 @@ class Refit:
 
     @property
     def record(self) -> RefitRecord | None:
-        """How it stands; None before the first one began."""
-        return record_in(self._study.system_attr(REFIT))
+        """How it stands; None before the first one began, and after its study was deleted in the middle."""
+        record = record_in(self._study.system_attr(REFIT))
+        deleted = record and record.failure and record.failure.category == STUDY_DELETED
+        return None if deleted else record
 
     async def begin(self, request: RefitRequest) -> None:
         """Begin with a trial's parameters; what has begun with this trial and digest stays as it is."""

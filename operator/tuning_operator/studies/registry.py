@@ -1,10 +1,11 @@
 """All studies of the server: declared, loaded when first needed, forgotten."""
 
 import asyncio
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from optuna.exceptions import DuplicatedStudyError
 from optuna.study._frozen import FrozenStudy
@@ -15,13 +16,15 @@ from tuning_operator.studies.continuity import direction_problems, directions_of
 from tuning_operator.studies.engine import StudyEngine
 from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
 from tuning_operator.studies.feed import Key
-from tuning_operator.studies.refit import REFIT, record_in
+from tuning_operator.studies.records import DEFINITION, definition_in
+from tuning_operator.studies.refit import REFIT, STUDY_DELETED, record_in
 from tuning_operator.studies.samplers import build_pruner, build_sampler, problems_of
 from tuning_operator.studies.served_study import METRIC_NAMES, ServedStudy
 from tuning_operator.studies.surroundings import Surroundings
+from tuning_operator.studies.warm_start import Source, copy_trials, find_source, is_done
 
-DEFINITION = "tuning:definition"
-"""A study's system attribute: its definition, so that a server that starts needs no operator."""
+FIXED = "fixed_params"
+"""The system attribute in which `study.enqueue_trial` keeps a trial's parameters."""
 ENQUEUED = "tuning:initial_trials_enqueued"
 """A study's system attribute: whether the initial trials are in the queue."""
 
@@ -29,8 +32,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 DELETED = Failure(
-    category="StudyDeleted",
-    message="The TuningStudy was deleted while the trial ran.",
+    category=STUDY_DELETED,
+    message="The TuningStudy was deleted in the middle of it.",
 )
 
 
@@ -100,8 +103,12 @@ class Registry:
         return found
 
     def _record(self, key: Key, definition: StudyDefinition) -> None:
-        """Put a study and its definition on record. Raises Conflict."""
+        """Put a study, the trials that it starts with, and its definition on record: then it is known.
+
+        Raises Conflict, Refused.
+        """
         storage, name = self._store.storage, names.optuna_study_name(*key)
+        source = self._source(key, definition)  # before the study is created: it may not be there yet
         try:
             study_id = storage.create_new_study(directions_of(definition), name)
         except DuplicatedStudyError:
@@ -115,9 +122,24 @@ class Registry:
             name, trials, definition
         ):
             raise Conflict(*problems)
+        if source:
+            copy_trials(self._store, source, study_id, definition)
         storage.set_study_system_attr(study_id, DEFINITION, stored)
         metrics = [objective.metric for objective in definition.objectives]
         storage.set_study_system_attr(study_id, METRIC_NAMES, metrics)
+
+    def _source(self, key: Key, definition: StudyDefinition) -> Source | None:
+        """Return the study whose trials are still to be copied. Raises Refused."""
+        if definition.warm_start is None:
+            return None
+        name = names.optuna_study_name(*key)
+        wanted = names.optuna_study_name(key.namespace, definition.warm_start)
+        try:
+            if is_done(self._store, self._store.storage.get_study_id_from_name(name), wanted):
+                return None
+        except KeyError:  # the study is new
+            pass
+        return find_source(self._store, name, wanted, definition)
 
     async def _find(self, key: Key) -> StudyEngine:
         engine = self.loaded(key)
@@ -132,10 +154,11 @@ class Registry:
         storage, name = self._store.storage, names.optuna_study_name(*key)
         try:
             study_id = storage.get_study_id_from_name(name)
-            stored = storage.get_study_system_attrs(study_id)[DEFINITION]
         except KeyError:
             raise unknown_study(*key) from None
-        definition = StudyDefinition.model_validate_json(stored)
+        definition = definition_in(storage.get_study_system_attrs(study_id))
+        if definition is None:
+            raise unknown_study(*key)
         sampler = build_sampler(definition, storage.get_all_trials(study_id, deepcopy=False))
         return ServedStudy(name, storage, sampler, build_pruner(definition)), definition
 
@@ -150,13 +173,24 @@ def _has_running_refit(study: FrozenStudy) -> bool:
 
 
 def _goes_with_its_resource(study: FrozenStudy) -> bool:
-    stored = study.system_attrs.get(DEFINITION)
-    return stored is not None and StudyDefinition.model_validate_json(stored).deletion_policy == "Delete"
+    definition = definition_in(study.system_attrs)
+    return definition is not None and definition.deletion_policy == "Delete"
 
 
 def _enqueue(study: ServedStudy, definition: StudyDefinition) -> None:
-    """Enqueue the initial trials, unless that was done; those that are there are of a try cut short."""
+    """Enqueue the initial trials, unless that was done; those enqueued already are of a try cut short.
+
+    Another study's trial that was copied is no reason to leave one out: it is to be tried here.
+    """
     if study.system_attr(ENQUEUED) is None:
+        enqueued = (trial.system_attrs.get(FIXED) for trial in study.get_trials(deepcopy=False))
+        there = {_as_text(parameters) for parameters in enqueued if parameters is not None}
         for parameters in definition.initial_trials:
-            study.enqueue_trial(parameters, skip_if_exists=True)
+            if _as_text(parameters) not in there:
+                study.enqueue_trial(parameters)
         study.set_system_attr(ENQUEUED, True)
+
+
+def _as_text(parameters: Mapping[str, Any]) -> str:
+    """Return parameters so that 1 and true are two."""
+    return json.dumps(parameters, sort_keys=True)

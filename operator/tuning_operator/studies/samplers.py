@@ -15,6 +15,7 @@ from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.resource.study import Parameter
 from tuning_operator.studies.named import Misfit, Named, build, named_problems
+from tuning_operator.studies.records import is_copied
 from tuning_operator.studies.sampler_space import completed, sampler_problems
 
 KEEP_THEIR_SEED = ("BruteForceSampler", "GridSampler", "QMCSampler")
@@ -36,13 +37,15 @@ def problems_of(definition: StudyDefinition) -> list[Problem]:
 def build_sampler(definition: StudyDefinition, trials: Sequence[FrozenTrial] = ()) -> BaseSampler:
     """Return the sampler of a good definition (`problems_of` finds nothing).
 
-    `trials` are those that the study has. While none has begun, it is exactly what the arguments say.
+    `trials` are those that the study has. While none but copies of another study's are there, it is exactly
+    what the arguments say.
     Afterwards a seed is replaced by one made of itself and of how much has been proposed: the random numbers
     of a server that starts again do not begin anew, which would repeat its suggestions; yet the same history
     leads to the same sampler.
     """
     sampler = completed(_sampler_of(definition), definition)
-    proposed = sum(1 + len(trial.params) for trial in trials if trial.state != TrialState.WAITING)
+    mine = (trial for trial in trials if trial.state != TrialState.WAITING and not is_copied(trial))
+    proposed = sum(1 + len(trial.params) for trial in mine)
     built: BaseSampler = build(_reseeded(sampler, proposed) if proposed else sampler)
     return built
 

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import Counts, StudySummary
 from tuning_operator.studies.front import ParetoFront
-from tuning_operator.studies.records import record_of
+from tuning_operator.studies.records import is_copied, record_of
 
 FRONT_SIZE = 50
 
@@ -24,6 +24,7 @@ class Scoreboard:
         self._single = len(directions) == 1
         self._sign = -1.0 if directions[0] == StudyDirection.MAXIMIZE else 1.0
         self._states: dict[int, TrialState] = {}
+        self._copied: set[int] = set()
         self._counts: Counter[TrialState] = Counter()
         self._running: set[int] = set()
         self._waiting: set[int] = set()
@@ -39,6 +40,9 @@ class Scoreboard:
 
     def note(self, trial: FrozenTrial) -> None:
         """Take in a trial that is new or has another state than before."""
+        if is_copied(trial):
+            self._note_copied(trial)
+            return
         before = self._states.get(trial.number)
         if before == trial.state:
             return
@@ -49,7 +53,7 @@ class Scoreboard:
         _keep_if(trial.state == TrialState.RUNNING, self._running, trial.number)
         _keep_if(trial.state == TrialState.WAITING, self._waiting, trial.number)
         if trial.state == TrialState.COMPLETE:
-            self._note_complete(trial)
+            self._note_complete(trial, mine=True)
         elif trial.state == TrialState.FAIL:
             self._note_failure(trial)
 
@@ -75,18 +79,19 @@ class Scoreboard:
 
     @property
     def total(self) -> int:
-        """How many trials there are."""
-        return len(self._states)
+        """How many trials there are, copies included."""
+        return len(self._states) + len(self._copied)
 
     @property
     def started(self) -> int:
-        """How many trials run or have ended."""
+        """How many trials of this study's own run or have ended."""
         return len(self._states) - self.waiting
 
     @property
     def counts(self) -> Counts:
         """Trials by state."""
-        return Counts(**{state.name.lower(): self._counts[state] for state in TrialState})
+        own = {state.name.lower(): self._counts[state] for state in TrialState}
+        return Counts(**own, copied=len(self._copied))
 
     def summary(self, running: Iterable[FrozenTrial], *, exhausted: bool) -> StudySummary:
         """Return the study's standing.
@@ -107,14 +112,21 @@ class Scoreboard:
             last_failure=record_of(self._last_failure) if self._last_failure else None,
         )
 
-    def _note_complete(self, trial: FrozenTrial) -> None:
+    def _note_copied(self, trial: FrozenTrial) -> None:
+        """Take in another study's trial: it may be the best one, and counts nowhere else."""
+        if trial.number not in self._copied:
+            self._copied.add(trial.number)
+            if trial.state == TrialState.COMPLETE:
+                self._note_complete(trial, mine=False)
+
+    def _note_complete(self, trial: FrozenTrial, *, mine: bool) -> None:
         feasible = all(value <= 0 for value in trial.constraints.values())
         if not self._single:
             if feasible:
                 self._front.add(trial)
         elif feasible and self._is_better(trial):
             self._best, self._since_best = trial, 0
-        else:
+        elif mine:
             self._since_best += 1
 
     def _is_better(self, trial: FrozenTrial) -> bool:

@@ -1,13 +1,13 @@
 """What the server needs of its storage beyond Optuna's BaseStorage."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import optuna
 from optuna.storages import BaseStorage
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 
 class Writes(Protocol):
@@ -57,6 +57,12 @@ class Store(Protocol):
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial; blocking."""
 
+    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+        """Create trials, with numbers in this order, and return when that is durable; blocking.
+
+        Raises KeyError when the study is gone, TimeoutError.
+        """
+
 
 class NothingToWait:
     """Writes that are as durable as they will ever be."""
@@ -102,3 +108,8 @@ class MemoryStore:
             for study in self.storage.get_all_studies()
             if self.storage.get_n_trials(study._study_id, TrialState.RUNNING)  # noqa: SLF001
         ]
+
+    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+        """Create trials."""
+        for trial in trials:
+            self.storage.create_new_trial(study_id, trial)

@@ -52,7 +52,9 @@ def best_of(study: optuna.Study) -> int | None:
 def test_the_summary_is_optunas(study: optuna.Study) -> None:
     summary = scoreboard(study).summary([], exhausted=False)
     states = [trial.state for trial in study.trials]
-    assert dict(summary.counts) == {state.name.lower(): states.count(state) for state in TrialState}
+    assert dict(summary.counts) == {"copied": 0} | {
+        state.name.lower(): states.count(state) for state in TrialState
+    }
     failed = [trial.number for trial in study.trials if trial.state == TrialState.FAIL]
     assert (summary.last_failure.number if summary.last_failure else None) == max(failed, default=None)
     front = [trial.number for trial in summary.pareto_front]

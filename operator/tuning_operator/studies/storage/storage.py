@@ -163,11 +163,16 @@ class PostgresStorage(BaseStorage):
     def _answer(self, change: Change) -> Any:
         """Write what memory can't foresee; return the database's answer."""
         self.wait_for_lock(self._timeout)
-        self._committer.enqueue(change)
+        return self._answers([change])[0]
+
+    def _answers(self, changes: Sequence[Change]) -> list[Any]:
+        for change in changes:
+            self._committer.enqueue(change)
         try:
-            return wait_for(change.outcome, self._timeout)
+            return [wait_for(change.outcome, self._timeout) for change in changes]
         except StorageUnavailable:
-            self._committer.withdraw(change)
+            for change in changes:
+                self._committer.withdraw(change)
             raise
 
     def _write(self, record: StudyRecord, change: Change) -> None:
@@ -246,14 +251,19 @@ class PostgresStorage(BaseStorage):
             template = create_trial(state=TrialState.RUNNING)
             template.datetime_start = datetime.now()  # noqa: DTZ005  Optuna's trials have naive local times
         else:
-            template = as_recorded(template_trial, -1, -1)
-            checks.template(template)
-            with record.lock:
-                known = dict(record.distributions)
-            for name in known.keys() & template.distributions.keys():
-                check_distribution_compatibility(known[name], template.distributions[name])
+            template = _recordable(record, template_trial)
         trial_id: int = self._answer(CreateTrial(study_id, template))
         return trial_id
+
+    def create_trials(self, study_id: int, templates: Sequence[FrozenTrial]) -> list[int]:
+        """Create trials, numbered in this order, in as few transactions as can be; return their ids.
+
+        Raises KeyError, ValueError for a trial that cannot be beside those of the record, StorageUnavailable.
+        """
+        self.wait_for_lock(self._timeout)
+        record = self._library.loaded(study_id)
+        changes = [CreateTrial(study_id, _recordable(record, template)) for template in templates]
+        return self._answers(changes)
 
     def set_trial_param(
         self, trial_id: int, param_name: str, param_value_internal: float, distribution: BaseDistribution
@@ -363,3 +373,14 @@ class PostgresStorage(BaseStorage):
 
     def remove_session(self) -> None:
         """Optuna calls this at the end of a worker; the storage serves others still."""
+
+
+def _recordable(record: StudyRecord, template: FrozenTrial) -> FrozenTrial:
+    """Return the trial that is read back once the template is stored. Raises ValueError."""
+    trial = as_recorded(template, -1, -1)
+    checks.template(trial)
+    with record.lock:
+        known = dict(record.distributions)
+    for name in known.keys() & trial.distributions.keys():
+        check_distribution_compatibility(known[name], trial.distributions[name])
+    return trial

@@ -1,9 +1,11 @@
 """The storage as the study server uses it: on an event loop, which must not wait for the database."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from tuning_operator.studies.storage.storage import PostgresStorage
 from tuning_operator.studies.storage.writes import Writes
@@ -63,6 +65,10 @@ class PostgresStore:
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial; blocking."""
         return self._postgres.running()
+
+    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
+        """Create trials, with numbers in this order; blocking. Raises KeyError, StorageUnavailable."""
+        self._postgres.create_trials(study_id, trials)
 
     def _note_end(self, _: Exception) -> None:
         if self._loop is not None and not self._loop.is_closed():
