@@ -18,6 +18,7 @@ from tuning_operator.studies.settings import StudySettings
 from tests.unit.chart.helm import CERT_MANAGER, EXTERNAL, VALUE_SETS, Chart, Objects, environment, labels, pod
 
 LONG_RELEASE = "a-release-with-the-longest-name-that-helm-will-ever-p"
+READ = {"get", "list", "watch"}
 every_value_set = pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
 
 
@@ -193,7 +194,9 @@ def test_only_the_databases_users_see_its_url(chart: Chart) -> None:
 
 
 def grants(rendered: Objects, kind: str) -> dict[str, Any]:
-    return {found["metadata"].get("namespace", ""): found["rules"] for found in rendered.kind(kind)}
+    """Return the operator's rules by namespace."""
+    roles = [r for r in rendered.kind(kind) if labels(r)["app.kubernetes.io/component"] == "operator"]
+    return {found["metadata"].get("namespace", ""): found["rules"] for found in roles}
 
 
 def test_named_namespaces_get_rights_and_the_cluster_none(chart: Chart) -> None:
@@ -205,6 +208,37 @@ def test_named_namespaces_get_rights_and_the_cluster_none(chart: Chart) -> None:
         assert [*rules, {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}] == everywhere
     bound = {b["roleRef"]["name"] for b in rendered.kind("ClusterRoleBinding")}
     assert bound == {"system:service-account-issuer-discovery"}
+
+
+def test_people_may_tune_where_they_may_edit(chart: Chart) -> None:
+    def verbs(rendered: Objects, role: str) -> set[str]:
+        """Return what a role of Kubernetes' own lets people do with studies."""
+        label = f"rbac.authorization.k8s.io/aggregate-to-{role}"
+        parts = [r for r in rendered.kind("ClusterRole") if labels(r).get(label) == "true"]
+        rules = [rule for part in parts for rule in part["rules"]]
+        assert all(rule["apiGroups"] == ["tuning.dev"] for rule in rules)
+        assert all(
+            set(rule["verbs"]) <= READ for rule in rules if "tuningstudies/status" in rule["resources"]
+        ), "the status is the operator's"
+        return {verb for rule in rules for verb in rule["verbs"]}
+
+    rendered = chart.render()
+    assert verbs(rendered, "view") == READ
+    assert verbs(rendered, "edit") == verbs(rendered, "admin")
+    assert verbs(rendered, "edit") == READ | {"create", "update", "patch", "delete", "deletecollection"}
+    assert verbs(chart.render({"crds": {"install": False}}), "edit") == set(), (
+        "who brings the CRD brings its roles"
+    )
+
+
+def test_people_reach_the_study_server_and_no_other_pod(chart: Chart) -> None:
+    rendered = chart.render()
+    [role] = [r for r in rendered.kind("Role") if labels(r)["app.kubernetes.io/component"] == "users"]
+    assert role["metadata"]["namespace"] == "tuning-system"
+    [forward] = [rule for rule in role["rules"] if "pods/portforward" in rule["resources"]]
+    server = rendered.one("StatefulSet", "study-server")["metadata"]["name"]
+    assert (forward["resourceNames"], forward["verbs"]) == ([f"{server}-0"], ["create"])
+    assert all(set(rule["verbs"]) <= {"get", "list"} for rule in role["rules"] if rule is not forward)
 
 
 def test_no_rights_on_secrets_and_no_wildcards(chart: Chart) -> None:

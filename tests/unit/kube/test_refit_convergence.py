@@ -149,14 +149,14 @@ async def _end_well(world: RefitWorld) -> None:
     assert world.kube.objects == before, "a pass over a study at rest changes nothing"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=STEPS, planned=FAULTS)
 def test_any_history_ends_well(steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]) -> None:
     asyncio.run(_play(steps, planned))
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("error", ["conflict", "invalid", "server error", "unavailable", "killed"])
+@pytest.mark.parametrize("error", ["conflict", "unavailable", "killed"])
 async def test_each_call_may_fail(error: str, late: bool) -> None:
     """One fault, at each call in turn of a study whose refit fails, is changed, and completes."""
     calls = await _a_life(Faults())
