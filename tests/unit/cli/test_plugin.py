@@ -218,7 +218,7 @@ def test_what_the_server_answers_is_told(
 
 def test_a_study_without_a_trial_has_no_record_to_fetch(ready: Cluster) -> None:
     ready.answer("get-configmaps", {"items": []})
-    assert "no trial of mnist has been started yet" in (Ran("plot", "mnist").error or "")
+    assert "it comes with the next trial" in (Ran("plot", "mnist").error or "")
 
 
 def test_a_server_that_is_gone(ready: Cluster, server: StudyServer) -> None:

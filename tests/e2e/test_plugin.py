@@ -1,0 +1,172 @@
+"""The plugin as users run it: `kubectl tuning`, found by kubectl on the PATH, against the installed chart."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.kit import Kubectl, code, phase, study
+
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "kubectl-plugin.md"
+PNG = b"\x89PNG\r\n\x1a\n"
+
+OBJECTIVE = """
+    def objective(trial):
+        loss = trial.params["x"] + trial.params["width"]
+        for step in range(3):
+            trial.report(loss + 1 / (step + 1), step)
+        return loss
+"""
+SPACE = [
+    {"name": "x", "type": "float", "low": 0, "high": 10},
+    {"name": "width", "type": "int", "low": 1, "high": 4},
+]
+
+SCRIPT = """
+    import optuna
+
+    def objective(trial):
+        return (trial.suggest_float("x", -10, 10) - 2) ** 2
+
+    study = optuna.create_study(study_name="parabola", sampler=optuna.samplers.TPESampler(seed=7))
+    study.enqueue_trial({"x": 2.5})
+    study.optimize(objective, n_trials=2)
+    print("best:", study.best_params)
+"""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A shell in which kubectl finds the plugin."""
+
+    programs: Path
+    kubeconfig: str
+    namespace: str
+
+    def __call__(
+        self, command: str, *arguments: str, folder: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
+        line = ["kubectl", "tuning", command, *arguments]
+        if command != "init":
+            line += ["-n", self.namespace, "--kubeconfig", self.kubeconfig]
+        return subprocess.run(
+            line, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+
+
+@pytest.fixture
+def plugin(kubectl: Kubectl, tmp_path: Path) -> Plugin:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "kubectl").symlink_to(kubectl.kubectl)
+    (programs / "kubectl-tuning").symlink_to(Path(sys.executable).with_name("kubectl-tuning"))
+    return Plugin(programs, kubectl.kubeconfig, kubectl.namespace)
+
+
+def test_best_and_plots(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path) -> None:
+    small = {"searchSpace": SPACE, "pruner": {"name": "NopPruner"}}
+    kubectl.apply(code("mixed-code", OBJECTIVE), study("mixed", image, maxTrials=5, parallelism=3, **small))
+    kubectl.apply(code("single-code", OBJECTIVE), study("single", image, maxTrials=1, **small))
+    early = plugin("best", "mixed")
+    assert early.returncode == 1
+    assert "no best trial yet. mixed: " in early.stderr
+    status = kubectl.wait("mixed", phase("Completed", "Failed"))["status"]
+
+    shown = json.loads(plugin("best", "mixed", "-o", "json").stdout)
+    assert shown["values"] == {"loss": status["best"]["values"][0]}
+    assert shown["parameters"].keys() == {"x", "width"}
+    assert f"Best trial {shown['number']}: loss" in plugin("best", "mixed").stdout
+
+    drawn = plugin("plot", "mixed", folder=tmp_path)
+    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.stderr.splitlines() == [
+        "no pareto-front: the study has one objective, so it has one best trial"
+    ]
+    names = (
+        "optimization-history",
+        "param-importances",
+        "parallel-coordinate",
+        "slice",
+        "intermediate-values",
+    )
+    assert drawn.stdout.split() == [
+        f"mixed-plots/{name}.{form}" for name in names for form in ("html", "png")
+    ]
+    for name in names:
+        page = (tmp_path / "mixed-plots" / f"{name}.html").read_text()
+        data = page.rpartition("Plotly.newPlot(")[2]
+        assert {"intermediate-values": "Trial4", "param-importances": "width"}.get(name, "loss") in data
+        assert (tmp_path / "mixed-plots" / f"{name}.png").read_bytes().startswith(PNG)
+
+    kubectl.wait("single", phase("Completed"))
+    alone = plugin("plot", "single", "--format", "html", folder=tmp_path)
+    assert alone.returncode == 0
+    assert "no param-importances: only one trial is complete, and importances compare trials" in alone.stderr
+    assert "single-plots/optimization-history.html" in alone.stdout
+
+
+def test_the_guides_roles_are_what_it_takes(
+    kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path
+) -> None:
+    kubectl.apply(code("shared-code", OBJECTIVE), study("shared", image, maxTrials=1, searchSpace=SPACE))
+    kubectl.wait("shared", phase("Completed"))
+    config = yaml.safe_load(kubectl.run("config", "view", "--raw", "--flatten"))
+    # A group of this test's own: a Role of the operator's namespace must not reach other tests' users.
+    config["users"][0]["user"] |= {"as": "ada", "as-groups": [kubectl.namespace]}
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    ada = Plugin(plugin.programs, str(tmp_path / "kubeconfig"), kubectl.namespace)
+    reader, reach = _guides_roles(kubectl.namespace)
+
+    assert "forbidden" in ada("best", "shared").stderr
+    kubectl.apply(*reader)
+    assert ada("best", "shared").returncode == 0
+    barred = ada("plot", "shared", folder=tmp_path)
+    assert barred.returncode == 1
+    assert "create pods/portforward" in barred.stderr
+    kubectl.within(reach[0]["metadata"]["namespace"]).apply(*reach)
+    try:
+        drawn = ada("plot", "shared", "--plot", "slice", "--format", "png", folder=tmp_path)
+        assert drawn.stdout.split() == ["shared-plots/slice.png"], drawn.stderr
+    finally:
+        kubectl.within(reach[0]["metadata"]["namespace"]).run(
+            "delete", "role,rolebinding", f"{kubectl.namespace}"
+        )
+
+
+def _guides_roles(namespace: str) -> tuple[list[dict], list[dict]]:
+    """Return the objects of the guide: for the studies' namespace, and for the operator's."""
+    [block] = [
+        text
+        for text in re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+        if "kind: Role\n" in text
+    ]
+    block = block.replace("data-scientists", namespace).replace("namespace: ml", f"namespace: {namespace}")
+    objects = list(yaml.safe_load_all(block.replace("tuning-reach", namespace)))
+    assert len(objects) == 4
+    return objects[:2], objects[2:]
+
+
+def test_a_script_becomes_a_study(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "train.py").write_text(textwrap.dedent(SCRIPT))
+    made = plugin(
+        "init", "train.py", "--image", image, "--python", sys.executable, "--gpus", "1", folder=folder
+    )
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.split() == ["study.yaml", "kustomization.yaml"]
+    kubectl.run("apply", "-k", str(folder))
+    status = kubectl.wait("parabola", phase("Completed", "Failed"))["status"]
+    assert status["trials"]["complete"] == 2, kubectl.story("parabola")
+    best = json.loads(plugin("best", "parabola", "-o", "json").stdout)
+    assert best["values"]["value"] <= 0.25
