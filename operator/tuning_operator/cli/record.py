@@ -78,8 +78,8 @@ def find_address(kubectl: Kubectl, study: str) -> Address:
     ]
     if not found:
         raise PluginError(
-            f"there is no ConfigMap {study}-trainer-... that says where the study server is: it comes with the "
-            f"next trial (see `kubectl tuning best {study}`)"
+            f"no ConfigMap {study}-trainer-... says where the study server is: it comes with the next trial "
+            f"(see `kubectl tuning best {study}`)"
         )
     newest = max(found, key=lambda config: str(config["metadata"]["creationTimestamp"]))
     return Address(newest["data"]["server-url"], newest["data"].get("ca.crt"))
