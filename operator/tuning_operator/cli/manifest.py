@@ -19,6 +19,11 @@ DEFAULT_TRIALS = 100
 """Where the script sets no limit; the API server wants one."""
 GPU = "nvidia.com/gpu"
 
+REFIT = """\
+  # One more Job once the study has completed: what stands below `optimize` runs, with the best parameters.
+  # refit: {}
+"""
+
 _METRIC = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
@@ -69,9 +74,11 @@ def manifest(asked: AskedStudy, wishes: Wishes) -> str:
         "metadata": {"name": wishes.name},
         "spec": spec,
     }
-    head = [f"What {wishes.script} asks of Optuna; it is the search space's source too.", *asked.notes]
+    head = [f"What {wishes.script} asks of Optuna. Its suggest calls are the search space.", *asked.notes]
     text = yaml.safe_dump(resource, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
-    return "".join(f"# {' '.join(line.split())}\n" for line in head) + _commented(text, _comments(asked))
+    return (
+        "".join(f"# {' '.join(line.split())}\n" for line in head) + _commented(text, _comments(asked)) + REFIT
+    )
 
 
 def kustomization(wishes: Wishes, manifest_file: str) -> str:

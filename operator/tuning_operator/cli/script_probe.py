@@ -70,4 +70,6 @@ def _told(script: Path, python: str, failure: Failure | None) -> str:
     if failure is None:
         return f"{script} was run by {python}, and nothing is known of its study"
     lines = [f"{script}, run by {python}: {failure.message}", failure.remedy, failure.traceback]
-    return "\n".join(filter(None, lines))
+    if "ModuleNotFoundError" in failure.message:
+        lines.append("Say with --python which Python has what the script imports")
+    return "\n".join(line.rstrip() for line in lines if line)

@@ -88,6 +88,7 @@ def test_files_are_overwritten_by_force_only(tmp_path: Path) -> None:
     ("script", "told"),
     [
         ("import optuna\nraise RuntimeError('no data here')", "no data here"),
+        ("import nowhere_to_be_found", "Say with --python"),
         ("import optuna", "without calling study.optimize"),
         ("this is no Python", "SyntaxError"),
     ],
