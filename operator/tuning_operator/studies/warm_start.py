@@ -18,7 +18,7 @@ from tuning_operator.studies.store import Store
 
 WARM_STARTED = "tuning:warm_started"
 """A study's system attribute: the names of the studies whose trials it has."""
-BATCH = 200
+BATCH = 100
 """Trials copied in one transaction: other studies' reports wait for no more."""
 
 

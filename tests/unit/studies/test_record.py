@@ -1,0 +1,118 @@
+"""The whole record of a study: for the operator, a namespace's readers, and the refit's pod."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from optuna.distributions import (
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.trial import TrialState, create_trial
+from tuning_operator.protocol import FinishedStudy
+from tuning_operator.studies.finished import TRIALS_IN_A_PIECE, pieces
+from tuning_operator.studies.served_study import ServedStudy
+
+from tests.support.http_trial import run_study
+from tests.support.study_server import RunningServer, running_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+STUDY = "/v1/studies/ml/mnist"
+DEFINITION: dict[str, Any] = {"objectives": [{"metric": "loss", "direction": "minimize"}]}
+
+
+def objective(trial: Any) -> float:
+    if trial.number == 1:
+        raise RuntimeError("the second one fails")
+    x, kind = trial.suggest_float("x", 0, 1), trial.suggest_categorical("kind", ["a", None, 2])
+    trial.report(math.inf if trial.number else math.nan, 0)
+    trial.report(x, 5)
+    trial.set_user_attr("curve", [1.5, x])
+    trial.set_constraint("size", -1)
+    return x + (kind is None)
+
+
+@pytest.fixture
+def server() -> Iterator[RunningServer]:
+    """A server with a study of four trials, of which one has failed and one runs."""
+    with running_server() as server:
+        run_study(server, "ml/mnist", DEFINITION, objective, 3)
+        server.operator().post(f"{STUDY}/ask", json={"parallelism": 1, "maxTrials": 4})
+        yield server
+
+
+def test_the_record_is_the_study(server: RunningServer) -> None:
+    study = optuna.load_study(study_name="ml/mnist", storage=server.server.service._store.storage)
+    study.set_user_attr("note", [math.nan])
+    content = server.operator().get(f"{STUDY}/record").content
+    json.loads(content, parse_constant=pytest.fail)
+    record = FinishedStudy.model_validate_json(content)
+    assert (record.directions, record.user_attrs) == (["minimize"], {"note": ["NaN"]})
+    assert [trial.state for trial in record.trials] == ["COMPLETE", "FAIL", "COMPLETE", "RUNNING"]
+    for trial, own in zip(record.trials, study.trials, strict=True):
+        assert (trial.number, trial.state) == (own.number, own.state.name)
+        assert (trial.values, trial.parameters) == (own.values, own.params)
+        assert str(trial.reported) == str(own.intermediate_values)
+        assert (trial.user_attrs, trial.constraints) == (own.user_attrs, own.constraints)
+        forms = trial.distributions.items()
+        assert {name: json_to_distribution(json.dumps(form)) for name, form in forms} == own.distributions
+        assert own.datetime_start
+        assert trial.started == own.datetime_start.astimezone()
+        assert trial.finished == (own.datetime_complete and own.datetime_complete.astimezone())
+
+
+def test_readers_and_the_refits_pod_get_the_same(server: RunningServer) -> None:
+    operators = server.operator().get(f"{STUDY}/record")
+    assert operators.headers["Content-Type"] == "application/json"
+    assert server.reader("ml").get(f"{STUDY}/record").content == operators.content
+    assert server.operator().put(f"{STUDY}/refit", json={"trial": 0, "digest": "d"}).is_success
+    assert server.refit_pod("ml", "mnist").get("/study").content == operators.content
+
+
+def test_who_is_refused(server: RunningServer) -> None:
+    elsewhere = server.reader("prod").get(f"{STUDY}/record")
+    assert (elsewhere.status_code, "not of ml" in elsewhere.json()["detail"]) == (403, True)
+    pod = server.pod("ml", "mnist", 0).get(f"{server.url}{STUDY}/record")
+    assert (pod.status_code, "kubectl create token default -n ml" in pod.json()["detail"]) == (403, True)
+    reader = server.reader("ml")
+    for method, path in (
+        ("GET", STUDY),
+        ("DELETE", STUDY),
+        ("GET", f"{STUDY}/trials/0"),
+        ("GET", "/v1/changes"),
+    ):
+        refused = reader.request(method, path)
+        assert refused.status_code == 403
+        assert "GET .../record" in refused.json()["detail"]
+    assert reader.get("/v1/studies/ml/unknown/record").status_code == 404
+
+
+@pytest.mark.parametrize("count", [0, 1, TRIALS_IN_A_PIECE, TRIALS_IN_A_PIECE + 1, 3 * TRIALS_IN_A_PIECE])
+def test_it_is_written_in_pieces(count: int) -> None:
+    storage = optuna.storages.InMemoryStorage()
+    study = optuna.create_study(storage=storage, study_name="s")
+    distributions = {
+        "a": FloatDistribution(0, 1),
+        "b": IntDistribution(1, 5, step=2),
+        "c": CategoricalDistribution([None, "]"]),
+    }
+    study.add_trials(
+        create_trial(params={"a": 0.5, "b": 3, "c": "]"}, distributions=distributions, value=float(number))
+        for number in range(count)
+    )
+    written = list(pieces(ServedStudy("s", storage)))
+    assert len(written) == 2 + math.ceil(count / TRIALS_IN_A_PIECE)
+    record = FinishedStudy.model_validate_json(b"".join(written))
+    assert [trial.values for trial in record.trials] == [[float(number)] for number in range(count)]
+    forms = {name: json.loads(distribution_to_json(kind)) for name, kind in distributions.items()}
+    assert all(trial.distributions == forms for trial in record.trials)
+    assert {trial.state for trial in record.trials} <= {TrialState.COMPLETE.name}
