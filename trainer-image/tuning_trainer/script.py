@@ -204,6 +204,11 @@ def find_script(name: str, source: str | None) -> Path:
         if (place / name).is_file():
             return place / name
     looked = " or ".join(map(str, places))
+    arguments = " trial.script is a file's name; it takes no arguments." if " " in name else ""
     raise TrialFailure(
-        Failure("Script", f"There is no script '{name}' in {looked}.", "Mend trial.script or trial.source.")
+        Failure(
+            "Script",
+            f"There is no script '{name}' in {looked}.",
+            f"Mend trial.script or trial.source.{arguments}",
+        )
     )

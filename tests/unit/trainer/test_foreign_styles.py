@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import optuna
 import pytest
+from tuning_operator.studies.tokens import mint_pod
 
+from tests.support.study_server import SECRET, RunningServer, study_server  # noqa: F401
 from tests.unit.trainer.pod import BARE, FULL, Pod
 from tests.unit.trainer.twin import Twin
 
@@ -202,3 +205,50 @@ def test_the_refit_has_notes_and_constraints_and_one_study_however_it_is_loaded(
     ended = pod.run("script", "train.py")
     assert ended.code == 0, ended
     assert not (pod.folder / "study.db").exists()
+
+
+def test_a_script_with_arguments_in_its_name_is_told(pod: Pod, twin: Twin) -> None:
+    pod.write("import optuna")
+    assert pod.run("script", "train.py --epochs 3", python=BARE).code == 1
+    assert "it takes no arguments" in (twin.failure.remedy or "")
+
+
+def test_several_objectives_with_constraints_and_their_pareto_front_in_the_refit(
+    study_server: RunningServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    operator = study_server.operator()
+    directions = ("minimize", "maximize")
+    objectives = [{"metric": f"v{i}", "direction": one} for i, one in enumerate(directions)]
+    initial = [{"x": 2.0}, {"x": 1.0}, {"x": 0.5}]
+    definition = {"objectives": objectives, "initialTrials": initial}
+    operator.put("/v1/studies/ml/front", json=definition).raise_for_status()
+    code = """
+        import optuna
+
+        def objective(trial):
+            x = trial.suggest_float("x", 0, 5)
+            return x, x
+
+        sampler = optuna.samplers.NSGAIISampler(constraints_func=lambda trial: [trial.params["x"] - 1.5])
+        study = optuna.create_study(directions=["minimize", "maximize"], sampler=sampler)
+        study.optimize(objective, n_trials=100, timeout=600)
+        print([trial.values for trial in sorted(study.best_trials, key=lambda trial: trial.values)])
+        study.set_user_attr("model", "/models/front")
+    """
+    for number in range(3):
+        ask = {"parallelism": 1, "maxTrials": 3}
+        operator.post("/v1/studies/ml/front/ask", json=ask).raise_for_status()
+        pod = Pod(tmp_path, study_server.trial_url("ml", "front", number))
+        pod.token.write_text(study_server.pod_token("ml", "front", number))
+        pod.write(code)
+        assert pod.run("script", "train.py").code == 0
+    operator.put("/v1/studies/ml/front/refit", json={"trial": 1, "digest": "1"}).raise_for_status()
+    pod = Pod(tmp_path, f"{study_server.url}/v1/studies/ml/front/refit", TUNING_ROLE="final")
+    pod.token.write_text(mint_pod(SECRET, "ml", "front-refit-x7k2p"))
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+    assert ended.out.splitlines()[-1] == "[[0.5, 0.5], [1.0, 1.0]]", "x=2 violates the constraint"
+    refit = operator.get("/v1/studies/ml/front").raise_for_status().json()["refit"]
+    assert refit["state"] == "COMPLETE"
+    assert refit["userAttrs"]["model"] == "/models/front"
