@@ -31,4 +31,18 @@ ROWS: dict[str, dict[str, Any]] = {
         ],
         "maxTrials": 10,
     },
+    "transformer-lightning": {
+        "objectives": [{"metric": "val_acc", "direction": "maximize"}],
+        "searchSpace": [
+            {"name": "learning_rate", "type": "float", "low": 1e-5, "high": 1e-2, "log": True},
+            {"name": "batch_size", "type": "categorical", "choices": [16, 32, 64, 128]},
+            {"name": "num_layers", "type": "int", "low": 2, "high": 8},
+            {"name": "hidden_dim", "type": "categorical", "choices": [128, 256, 512]},
+            {"name": "dropout", "type": "float", "low": 0.1, "high": 0.5},
+            {"name": "weight_decay", "type": "float", "low": 1e-6, "high": 1e-3, "log": True},
+        ],
+        "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 5, "n_warmup_steps": 10}},
+        "maxTrials": 100,
+        "timeout": "1h",
+    },
 }

@@ -141,15 +141,22 @@ def declared(parameter: Parameter) -> dict[str, Any]:
     return {key: value for key, value in given.items() if value not in (None, False)}
 
 
+def code_of(manifest: Manifest) -> tuple[Path, str]:
+    """Return the file of a trial's code and the function of its objective; a script's is named objective."""
+    module, _, function = (manifest.spec.trial.objective or "").partition(":")
+    file = manifest.spec.trial.script or f"{module}.py"
+    return manifest.file.parent / file, function or "objective"
+
+
 @pytest.mark.parametrize(
     "manifest",
-    [found for found in MANIFESTS if found.spec.trial.objective and found.spec.search_space],
+    [found for found in MANIFESTS if found.spec.search_space and code_of(found)[0].exists()],
     ids=lambda found: found.name,
 )
 def test_code_and_manifest_search_the_same_space(manifest: Manifest) -> None:
     """The same file gives the same search under plain Optuna, where the manifest has no say."""
-    module, _, function = (manifest.spec.trial.objective or "").partition(":")
-    calls = suggested((manifest.file.parent / f"{module}.py").read_text(), function)
+    file, function = code_of(manifest)
+    calls = suggested(file.read_text(), function)
     used = set()
     for parameter in manifest.spec.search_space or []:
         (call,) = [call for call in calls if re.fullmatch(call.name, parameter.name)]

@@ -1,0 +1,49 @@
+"""examples/transformer-lightning: a whole Optuna script with Lightning, pruned, resumed, and its plots."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e import examples
+from tests.e2e.kit import Kubectl, optuna_record
+
+SMALLEST = {"batch_size": 128, "num_layers": 2, "hidden_dim": 128, "dropout": 0.1, "weight_decay": 1e-6}
+RATES = [1e-3, 5e-4, 8e-4, 1.2e-3, 1.5e-3]
+HOPELESS = SMALLEST | {"learning_rate": 1e-5}
+REDUCED = {
+    "maxTrials": 5,
+    "parallelism": 2,
+    "initialTrials": [*(SMALLEST | {"learning_rate": rate} for rate in RATES), HOPELESS],
+}
+SMALL = examples.trainer(
+    env={"EPOCHS": "11"},
+    resources={"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1"}},
+)
+PLOTS = ["optimization_history", "parallel_coordinate", "param_importances", "slice"]
+
+
+@pytest.mark.timeout(600)
+def test_the_script_is_pruned_resumed_and_draws_its_plots(kubectl: Kubectl) -> None:
+    name = examples.apply(kubectl, "transformer-lightning", examples.merged(REDUCED, SMALL))
+    status = examples.completed(kubectl, name)
+    assert status["progress"] == "5/5"
+    assert status["best"]["values"][0] > 0.8
+    log = kubectl.logs_of_trial(name, 0)
+    assert "the script's storage is not used" in log
+    assert "scikit-learn's handwritten digits (MNIST_DIR is not set); threads: 1" in log
+
+    kubectl.patch(name, maxTrials=6)
+    kubectl.wait(name, lambda study: study["status"]["progress"] == "6/6")
+    status = examples.completed(kubectl, name)
+    with optuna_record(kubectl, name) as record:
+        assert [trial.params["learning_rate"] for trial in record.trials] == [*RATES, 1e-5], "the same record"
+        assert [trial.state.name for trial in record.trials] == 5 * ["COMPLETE"] + ["PRUNED"]
+        assert max(record.trials[5].intermediate_values) == 10, "not during ten epochs of warm-up"
+
+    refit = examples.refitted(kubectl, name)
+    assert refit["attributes"] == {"plots": "/plots"}
+    log = kubectl.run("logs", f"job/{refit['job']}")
+    assert f"best: trial {status['best']['number']}, val_acc {status['best']['values'][0]:.4f}" in log
+    assert sorted(line for line in log.splitlines() if line.startswith("wrote")) == [
+        f"wrote /plots/{plot}.html" for plot in PLOTS
+    ]
