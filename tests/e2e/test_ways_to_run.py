@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.e2e.kit import Kubectl, code, condition, optuna_record, phase, study
+from typing import Any
+
+from tests.e2e.kit import Kubectl, code, condition, holds, optuna_record, phase, study
 
 SCRIPT = """
     import optuna
@@ -52,3 +54,48 @@ def test_any_program(kubectl: Kubectl, image: str) -> None:
         for trial in record.trials:
             assert trial.value == trial.params["x"]
             assert sorted(trial.intermediate_values) == [1, 2, 3]
+
+
+def program(name: str, image: str, shell: str, **metrics: str) -> dict[str, Any]:
+    """A study whose trials run a line of shell."""
+    manifest = study(name, image, maxTrials=2, trial={"command": ["sh", "-c", shell], "metrics": metrics})
+    del manifest["spec"]["trial"]["objective"], manifest["spec"]["trial"]["source"]
+    return manifest
+
+
+def test_a_programs_own_words(kubectl: Kubectl, image: str) -> None:
+    """The line has no name of the metric, and another number first."""
+    shell = 'for i in 1 2; do echo "[$i/2] train 9.99 -- validation: {{x}} (best)"; done'
+    pattern = r"^\[(?P<step>\d+)/\d+\] .* validation: (?P<loss>\S+)"
+    kubectl.apply(program("words", image, shell, pattern=pattern))
+    status = kubectl.wait("words", phase("Completed", "Failed"))["status"]
+    assert status["trials"]["complete"] == 2, kubectl.story("words")
+    with optuna_record(kubectl, "words") as record:
+        for trial in record.trials:
+            assert trial.value == trial.params["x"]
+            assert trial.intermediate_values == {1: trial.value, 2: trial.value}
+
+
+def test_a_programs_own_file(kubectl: Kubectl, image: str) -> None:
+    shell = """for i in 1 2; do echo '{"step": '$i', "loss": {{x}}}' >> /tmp/metrics.jsonl; done; echo loss"""
+    kubectl.apply(program("file", image, shell, file="/tmp/metrics.jsonl"))
+    status = kubectl.wait("file", phase("Completed", "Failed"))["status"]
+    assert status["trials"]["complete"] == 2, kubectl.story("file")
+    with optuna_record(kubectl, "file") as record:
+        for trial in record.trials:
+            assert trial.value == trial.params["x"]
+            assert sorted(trial.intermediate_values) == [1, 2]
+
+
+def test_a_pattern_that_finds_no_metric_is_refused_before_any_trial(kubectl: Kubectl, image: str) -> None:
+    kubectl.apply(program("typo", image, "echo loss=1", pattern="accuracy=([0-9.]+"))
+    refused = kubectl.wait("typo", holds("Accepted", "False"))
+    message = condition(refused, "Accepted")["message"]
+    assert "spec.trial.metrics.pattern" in message
+    assert "no regular expression" in message
+    kubectl.patch("typo", trial={"metrics": {"pattern": "(?P<accuracy>[0-9.]+)"}})
+    refused = kubectl.wait("typo", lambda s: "no group for loss" in condition(s, "Accepted")["message"])
+    assert "(?P<accuracy>...)" in condition(refused, "Accepted")["message"]
+    assert kubectl.items("jobs") == []
+    kubectl.patch("typo", trial={"metrics": {"pattern": "loss=([0-9.]+)"}})
+    assert kubectl.wait("typo", phase("Completed", "Failed"))["status"]["trials"]["complete"] == 2
