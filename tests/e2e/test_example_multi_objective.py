@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,9 @@ SHARED_CORES = examples.trainer(resources={"requests": {"cpu": "100m"}})
 
 
 @pytest.mark.timeout(600)
-def test_the_pareto_front_is_in_status_and_its_most_accurate_trial_is_refitted(kubectl: Kubectl) -> None:
+def test_the_pareto_front_is_in_status_and_its_most_accurate_trial_is_refitted(
+    kubectl: Kubectl, tmp_path: Path
+) -> None:
     overlay = examples.merged({"maxTrials": 6, "initialTrials": [SMALL, LARGE]}, SHARED_CORES)
     overlay["refit"] = overlay["trial"]
     name = examples.apply(kubectl, "multi-objective", overlay)
@@ -33,6 +36,7 @@ def test_the_pareto_front_is_in_status_and_its_most_accurate_trial_is_refitted(k
     accuracy, latency = refit["values"]
     assert accuracy > 0.9
     assert latency > 0
+    assert examples.plots(kubectl, name, tmp_path, "pareto-front") == {"pareto-front"}
 
 
 def dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
