@@ -17,9 +17,6 @@ Format = Literal["html", "png"]
 
 MOST_LINES = 1000
 """Trials in a plot that draws a line for each: more are no plot to look at, and no browser shows them."""
-LEGEND_LINES = 15
-"""More trials than this leave no room for the plot beside their names."""
-INCHES_AN_AXIS = 1.5
 
 
 class Drawing(NamedTuple):
@@ -197,36 +194,15 @@ def write(drawing: Drawing, folder: Path, form: Format) -> Path:
 
 def _write_html(drawing: Drawing, path: Path) -> None:
     """Write a page that needs nothing else, no network either."""
-    import optuna.visualization as plotly_plots  # here: each takes a second, and one may be enough
+    import optuna.visualization as plotly_plots  # here: a second, and pictures alone may be wanted
 
     getattr(plotly_plots, drawing.function)(drawing.study, **drawing.options).write_html(path)
 
 
 def _write_png(drawing: Drawing, path: Path) -> None:
-    import matplotlib as mpl
+    from tuning_operator.cli.pictures import save
 
-    mpl.use("agg")  # no window, no browser
-    from matplotlib import pyplot as plt
-    from optuna.visualization import matplotlib as plots
-
-    with mpl.rc_context():  # some of Optuna's plots set a style, which the next one would have too
-        axes = np.ravel(getattr(plots, drawing.function)(drawing.study, **drawing.options))
-        figure = axes[0].figure
-        _make_room(drawing, figure, axes[0])
-        figure.savefig(path, dpi=150, bbox_inches="tight")
-        plt.close(figure)
-
-
-def _make_room(drawing: Drawing, figure: Any, axes: Any) -> None:
-    """Give each axis of a parallel coordinate plot its place, and no place to a legend of many trials."""
-    if drawing.function == "plot_parallel_coordinate":
-        figure.set_figwidth(max(figure.get_figwidth(), INCHES_AN_AXIS * len(figure.axes)))
-        title = axes.get_title()
-        axes.set_title("")
-        axes.set_title(title, loc="left", y=1.03)  # feasible and infeasible are told on the right
-    legend = axes.get_legend()
-    if legend and len(legend.get_texts()) > LEGEND_LINES:
-        legend.remove()
+    save(drawing.function, drawing.study, drawing.options, path)
 
 
 _WRITERS: dict[Format, Callable[[Drawing, Path], None]] = {"html": _write_html, "png": _write_png}
