@@ -102,13 +102,15 @@ class RefitRecord(Model):
     digest: str = Field(description="What the operator said when it began: another digest is another refit.")
     state: Literal["RUNNING", "COMPLETE", "FAIL"]
     values: list[Number] | None = None
-    user_attrs: Attributes = Field(default_factory=dict)
+    user_attrs: Attributes = Field(
+        default_factory=dict, description="What the final training itself set; at most 64 KiB as JSON."
+    )
     started: datetime | None = None
     finished: datetime | None = None
     failure: Failure | None = Field(
         None,
         description="Why the last try failed. The state stays RUNNING then: whether there is another try is "
-        "the operator's to say, by telling FAIL.",
+        "the operator's to say, by telling FAIL; without a failure of its own, this one stays.",
     )
 
 
@@ -243,8 +245,10 @@ class FinishedStudy(Model):
     The refit's pod is a trial's as far as the protocol goes: TUNING_TRIAL_URL is .../refit, and GET,
     /suggest, /report (prune is always false), /attributes and /result work there as on a trial. Its
     TrialView is the best trial's, with state RUNNING until the refit is COMPLETE or the operator has told
-    FAIL, and without what that trial reported. A COMPLETE without values is a success there; a FAIL by the
-    pod is one try's.
+    FAIL, and without what that trial reported and its constraints; reports and constraints are not kept. A
+    COMPLETE without values, or with such as are none, is a success there; a FAIL by the pod is one try's,
+    and so is a PRUNED. A /result is answered by a TrialRecord with the state that was told, FAIL for such a
+    try, or with the earlier end that holds.
     """
 
     directions: list[Literal["minimize", "maximize"]]

@@ -6,6 +6,8 @@ import optuna
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from tuning_operator.protocol import Counts
+from tuning_operator.studies.records import COPIED_FROM
 from tuning_operator.studies.scoreboard import FRONT_SIZE, Scoreboard
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, float("inf"), float("-inf")])
@@ -99,6 +101,26 @@ def test_best_is_the_first_to_complete_of_equals() -> None:
     summary = scoreboard(study).summary([], exhausted=False)
     assert summary.best
     assert (summary.best.number, summary.trials_since_best) == (1, 1)
+
+
+def test_copies_may_be_the_best_and_count_nowhere_else() -> None:
+    study = optuna.create_study()
+    copy = {"system_attrs": {COPIED_FROM: {"study": "ml/old", "trial": 7}}}
+    for value in (2.0, 1.0, 3.0):
+        study.add_trial(create_trial(value=value, **copy))
+    study.add_trial(create_trial(state=TrialState.PRUNED, **copy))
+    board = scoreboard(study)
+    summary = board.summary([], exhausted=False)
+    assert summary.best
+    assert (summary.best.number, summary.trials_since_best) == (1, 0)
+    assert summary.counts == Counts(copied=4)
+    assert (board.started, board.total) == (0, 4)
+    study.add_trial(create_trial(value=1.5))
+    for trial in study.trials:
+        board.note(trial)
+    assert board.summary([], exhausted=False).trials_since_best == 1
+    assert board.counts == Counts(complete=1, copied=4)
+    assert (board.started, board.total) == (1, 5)
 
 
 def vars_of(trial: FrozenTrial) -> dict[str, object]:
