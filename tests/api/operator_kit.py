@@ -150,6 +150,11 @@ class Pod:
     def study(self) -> str:
         return str(self.body["metadata"]["labels"][names.LABEL_STUDY])
 
+    @property
+    def final(self) -> bool:
+        """Whether it is the refit's."""
+        return bool(self.body["metadata"]["labels"][names.LABEL_ROLE] == names.ROLE_FINAL)
+
     # --- what the kubelet tells of it
 
     async def runs(self) -> None:

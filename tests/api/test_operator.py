@@ -13,6 +13,7 @@ import httpx
 import pytest
 import yaml
 from kubernetes.aio import client, config
+from tuning_operator.resource import names
 
 from dev.cluster import programs
 from tests.api.api import SETUP_MAY_BUILD, Api
@@ -368,6 +369,96 @@ async def test_a_deleted_study_goes_on_when_it_is_applied_again(cluster: Cluster
     status = await cluster.wait(phase("Completed"))
     assert status["progress"] == "3/3"
     assert set(await cluster.jobs()) == {"mnist-2"}
+
+
+async def test_a_refit_replaces_the_one_before_only_when_its_pod_is_gone(cluster: Cluster) -> None:
+    """The first refit hangs; then there is a better trial."""
+    hangs = asyncio.Event()
+    refits: list[Pod] = []
+
+    async def life(pod: Pod) -> None:
+        if not pod.final:
+            await completes(pod)
+            return
+        refits.append(pod)
+        await pod.runs()
+        if pod.trial == 0:
+            hangs.set()
+            await asyncio.Event().wait()
+        found = await cluster.node.core.list_namespaced_pod(
+            cluster.namespace, label_selector=f"{names.LABEL_ROLE}={names.ROLE_FINAL}"
+        )
+        assert [item.metadata.name for item in found.items] == [pod.name], "the one before is gone"
+        await pod.post("attributes", {"userAttrs": {"model": "/models/1.pt"}})
+        await pod.completes(0.5)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=1, parallelism=1, refit={"objective": "train:final"})
+    await hangs.wait()
+    running = await cluster.wait(lambda status: status.get("refit", {}).get("phase") == "Running")
+    assert (running["phase"], running["refit"]["trial"]) == ("Completed", 0)
+    await cluster.patch(maxTrials=2)
+    status = await cluster.wait(lambda status: status.get("refit", {}).get("phase") == "Completed")
+    assert status["refit"] == {
+        "phase": "Completed", "job": "mnist-refit", "trial": 1, "values": [0.5], "model": "/models/1.pt",
+    }  # fmt: skip
+    assert [pod.trial for pod in refits] == [0, 1]
+    assert status["trials"]["total"] == 2
+    await cluster.told("RefitStarted", "RefitCompleted")
+
+
+async def test_a_refit_is_tried_again_and_then_has_failed(cluster: Cluster) -> None:
+    """The operator is killed meanwhile; a drained pod is no try."""
+    tries: list[str] = []
+
+    async def life(pod: Pod) -> None:
+        if not pod.final:
+            await completes(pod)
+            return
+        tries.append(pod.name)
+        await pod.runs()
+        if len(tries) == 1:
+            await pod.is_disrupted()
+            return
+        failure = {"category": "Exception", "message": f"ValueError: try {len(tries)}", "traceback": "..."}
+        await pod.post("result", {"state": "FAIL", "failure": failure})
+        if len(tries) == 2:
+            cluster.system.operator.kill()
+            await asyncio.to_thread(cluster.system.operator.start)
+        await pod.fails(1)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=1, parallelism=1, refit={"retries": 1})
+    status = await cluster.wait(lambda status: status.get("refit", {}).get("phase") == "Failed", seconds=90)
+    assert len(tries) == 3
+    assert "try 3" in status["refit"]["message"]
+    assert status["phase"] == "Completed"
+    record = (await cluster.record())["refit"]
+    assert (record["state"], record["failure"]["message"]) == ("FAIL", "ValueError: try 3")
+
+
+async def test_a_deleted_study_takes_its_refit_with_it(cluster: Cluster) -> None:
+    runs = asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        if not pod.final:
+            await completes(pod)
+            return
+        await pod.runs()
+        runs.set()
+        await asyncio.Event().wait()
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=1, refit={})
+    await runs.wait()
+    await cluster.delete()
+    await eventually(cluster.no_jobs)
+
+    async def over() -> bool:
+        refit = (await cluster.record())["refit"]
+        return refit is None or refit["state"] != "RUNNING"
+
+    await eventually(over)
 
 
 async def test_killing_the_operator_loses_and_doubles_nothing(cluster: Cluster) -> None:

@@ -17,6 +17,9 @@ from tuning_operator.protocol import Failure, RefitRecord, RefitRequest, StudySu
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
 
+VAGUE = frozenset({"ExitCode", "JobFailed", "Lost"})
+"""What Kubernetes says of a pod that had its say at the study server: that it ended."""
+
 REMOVED = Failure(category="RefitRemoved", message="spec.refit was removed while it ran.")
 
 
@@ -94,9 +97,9 @@ def _go_on(study: TuningStudy, record: RefitRecord, run: Run | None, clock: Cloc
 
 def why_failed(record: RefitRecord, run: Run) -> Failure | None:
     """Return why the last try failed: as its pod told it, with the whole traceback, if it still could."""
-    seen = run.trouble.failure if run.trouble else None
-    if seen is None or (record.failure and record.failure.category == seen.category):
-        return record.failure
+    told, seen = record.failure, run.trouble.failure if run.trouble else None
+    if seen is None or (told and seen.category in (told.category, *VAGUE)):
+        return told
     return seen
 
 

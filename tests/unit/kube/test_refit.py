@@ -79,6 +79,11 @@ TABLE: dict[str, Row] = {
         spec(), seen(ended(record(failure=BOOM)), refit=job("starting")), [], "Pending", "A try failed, and there is"),
     "its tries have failed": Row(
         spec(), seen(ended(record(failure=BOOM)), refit=job("ended", "Exception")), [FailRefit(BOOM)], "Pending"),
+    "its tries have failed, as the server knows and the cluster does not": Row(
+        spec(), seen(ended(record(failure=BOOM)), refit=job("ended", "ExitCode")), [FailRefit(BOOM)], "Pending"),
+    "its tries have ended without a word": Row(
+        spec(), seen(ended(record()), refit=job("ended", "ExitCode")),
+        [FailRefit(trouble("ExitCode").failure)], "Pending"),
     "its last try was killed": Row(
         spec(), seen(ended(record(failure=BOOM)), refit=job("ended", "OutOfMemory")),
         [FailRefit(trouble("OutOfMemory").failure)], "Pending"),
