@@ -2,9 +2,9 @@
 
 from starlette.requests import Request
 
+from tuning_operator.resource import names
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.tokens import (
-    REFIT,
     Identity,
     Verifier,
     authorize_either,
@@ -39,13 +39,15 @@ async def either(request: Request, namespace: str, name: str, number: int) -> No
 
 async def refit_pod(request: Request, namespace: str, name: str) -> None:
     """Let only the refit's own pod pass. Raises Unauthenticated, Forbidden."""
-    authorize_trial(await caller_of(request, request.app.state.service.verifier), namespace, name, REFIT)
+    authorize_trial(
+        await caller_of(request, request.app.state.service.verifier), namespace, name, names.REFIT
+    )
 
 
 async def refit_either(request: Request, namespace: str, name: str) -> Identity:
     """Let the operator and the refit's own pod pass; return which. Raises Unauthenticated, Forbidden."""
     caller = await caller_of(request, request.app.state.service.verifier)
-    authorize_either(caller, namespace, name, REFIT)
+    authorize_either(caller, namespace, name, names.REFIT)
     return caller
 
 

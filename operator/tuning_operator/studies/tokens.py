@@ -16,8 +16,6 @@ LOCAL_OPERATOR = "local:operator"
 SERVICE_ACCOUNT = "system:serviceaccount:"
 LEEWAY_SECONDS = 10.0
 CACHED_TOKENS = 20_000
-REFIT = "refit"
-"""What stands for the trial's number in the name of the refit's Job."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +175,7 @@ def authorize_trial(identity: Identity, namespace: str, study: str, trial: int |
     """Let only a pod of this very trial pass, or of the REFIT. Raises Forbidden."""
     if isinstance(identity, TrialPod) and identity.owns(namespace, study, trial):
         return
-    whose = "the refit" if trial == REFIT else f"trial {trial}"
+    whose = "the refit" if trial == names.REFIT else f"trial {trial}"
     match identity:
         case Operator():
             raise _forbidden(f"this path is for the pods of {whose}; the operator may tell a result")

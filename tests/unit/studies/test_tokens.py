@@ -15,14 +15,13 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from tuning_operator.resource.names import TOKEN_AUDIENCE
+from tuning_operator.resource.names import REFIT, TOKEN_AUDIENCE
 from tuning_operator.studies.errors import Forbidden, Unauthenticated, Unavailable
 from tuning_operator.studies.keyset import REFRESH_SECONDS, Published, PublishedKeys
 from tuning_operator.studies.keyset import ApiServer as ClusterKeys
 from tuning_operator.studies.tokens import (
     LEEWAY_SECONDS,
     LOCAL_OPERATOR,
-    REFIT,
     LocalKeys,
     Operator,
     Reader,
