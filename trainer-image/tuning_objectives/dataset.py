@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,8 +45,7 @@ def load(settings: Settings) -> Data:
     if "test" in splits and UNLABELLED in splits["test"].unique("label"):
         del splits["test"]
     if "validation" not in splits:
-        halves = splits["train"].train_test_split(test_size=HELD_OUT, seed=SEED, keep_in_memory=True)
-        splits |= {"train": halves["train"], "validation": halves["test"]}
+        splits |= _held_out(splits["train"])
     splits = {name: _limited(split, settings.max_samples[name]) for name, split in splits.items()}
     return Data(splits["train"], splits["validation"], splits.get("test"), [str(label) for label in labels])
 
@@ -138,6 +138,16 @@ def _numbered(data: Any, column: str, labels: list[Any]) -> Any:
         return data
     numbers = [labels.index(value) for value in data["label"]]
     return data.remove_columns("label").add_column("label", numbers)
+
+
+def _held_out(data: Any) -> dict[str, Any]:
+    """Divide the training rows. `train_test_split` refuses keep_in_memory for data that come from files."""
+    shuffled = data.shuffle(seed=SEED, keep_in_memory=True)
+    held_out = math.ceil(HELD_OUT * len(data))
+    return {
+        "train": shuffled.select(range(held_out, len(data))),
+        "validation": shuffled.select(range(held_out)),
+    }
 
 
 def _limited(data: Any, rows: int | None) -> Any:
