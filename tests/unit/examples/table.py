@@ -45,4 +45,13 @@ ROWS: dict[str, dict[str, Any]] = {
         "maxTrials": 100,
         "timeout": "1h",
     },
+    "bert-imdb": {
+        "objectives": [{"metric": "eval_accuracy", "direction": "maximize"}],
+        "searchSpace": [
+            {"name": "learning_rate", "type": "float", "low": 1e-5, "high": 5e-5, "log": True},
+            {"name": "batch_size", "type": "categorical", "choices": [16, 32]},
+            {"name": "num_train_epochs", "type": "int", "low": 1, "high": 5},
+        ],
+        "maxTrials": 20,
+    },
 }

@@ -1,6 +1,7 @@
 """Every example: manifests that can work, code that fits them, and one command that applies both."""
 
 import ast
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -170,3 +171,17 @@ def test_cats_and_dogs_run_side_by_side_on_a_gpu_each() -> None:
     assert manifest.spec.parallelism > 1
     limits = manifest.spec.trial.template["spec"]["containers"][0]["resources"]["limits"]
     assert limits["nvidia.com/gpu"] == 1
+
+
+def test_bert_without_code_is_the_same_study() -> None:
+    specs = {manifest.file.name: manifest.spec for manifest in manifests(ROOT / "bert-imdb")}
+    with_code, without = specs["study.yaml"], specs["study-no-code.yaml"]
+    assert "weight_decay=0.01" in (ROOT / "bert-imdb" / "train.py").read_text()
+    for field in ("objectives", "search_space", "sampler", "max_trials"):
+        assert getattr(with_code, field) == getattr(without, field)
+    for runs in (without.trial, without.refit):
+        assert runs
+        assert runs.template
+        env = {one["name"]: one.get("value") for one in runs.template["spec"]["containers"][0]["env"]}
+        assert (env["MODEL_NAME_OR_PATH"], env["DATASET_NAME"]) == ("bert-base-uncased", "stanfordnlp/imdb")
+        assert json.loads(env["TRAINING_ARGUMENTS"])["weight_decay"] == 0.01
