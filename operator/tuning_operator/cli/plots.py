@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -72,34 +73,36 @@ def drawings(
         metrics: the objectives' names.
         names: of PLOTS.
     """
+    study = cache(partial(study_of, record, metrics))  # most plots draw the same
     for plot in (PLOTS[name] for name in names):
         if plot.of_one_objective and len(metrics) > 1:
             for objective, metric in enumerate(metrics):
-                yield _drawing(plot, f"{plot.name}-{metric}", record, metrics, objective)
+                yield _drawing(plot, f"{plot.name}-{metric}", metric, partial(study, objective))
         else:
-            yield _drawing(plot, plot.name, record, metrics)
+            yield _drawing(plot, plot.name, metrics[0], partial(study, None))
 
 
 def _drawing(
-    plot: Plot, name: str, record: FinishedStudy, metrics: Sequence[str], objective: int | None = None
+    plot: Plot, name: str, metric: str, make: Callable[[frozenset[int] | None], optuna.Study]
 ) -> Drawing | Missing:
-    study = study_of(record, metrics, objective)
+    """Return a plot of the study that is made of the trials of these numbers, of all for None."""
+    study = make(None)
     if reason := plot.lacks(study):
         return Missing(name, reason)
-    named = {"target_name": metrics[objective or 0]} if plot.names_target else {}
+    named = {"target_name": metric} if plot.names_target else {}
     if plot.lines is None or len(lines := plot.lines(study)) <= MOST_LINES:
         return Drawing(name, plot.function, study, named)
     kept = _spread(study, lines)
     remark = (
         f"{len(kept)} of {len(lines)} trials are drawn, spread evenly over the study, the best among them"
     )
-    return Drawing(name, plot.function, study_of(record, metrics, objective, kept), named, remark)
+    return Drawing(name, plot.function, make(kept), named, remark)
 
 
-def _spread(study: optuna.Study, trials: Sequence[FrozenTrial]) -> set[int]:
+def _spread(study: optuna.Study, trials: Sequence[FrozenTrial]) -> frozenset[int]:
     best = {trial.number for trial in study.best_trials}
     chosen = np.linspace(0, len(trials) - 1, MOST_LINES).astype(int)
-    return {trials[i].number for i in chosen} | (best & {trial.number for trial in trials})
+    return frozenset({trials[i].number for i in chosen} | (best & {trial.number for trial in trials}))
 
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
