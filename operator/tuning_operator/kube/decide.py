@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from tuning_operator.kube.actions import Action, Ask, Plan, Start, Stop, Tell
 from tuning_operator.kube.observation import Observation, Run
-from tuning_operator.kube.patience import Clock, hopeless
+from tuning_operator.kube.patience import ABSENT_RETRY, Clock, hopeless
 from tuning_operator.kube.refit import due, refit_actions
 from tuning_operator.kube.standing import new_status
 from tuning_operator.kube.story import tell_story
@@ -48,6 +48,8 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
         actions += _ask(case)
     actions += refit_actions(study, seen, refit, clock)
     _wake_at_timeout(case)
+    if any(problem.field.startswith("warmStart") for problem in seen.problems):
+        clock.passed(now + ABSENT_RETRY)
     status = new_status(study, seen, verdict, refit, clock.passed, now)
     return Plan(
         actions=tuple(actions),

@@ -11,6 +11,9 @@ START_GRACE = timedelta(minutes=5)
 HOPELESS = frozenset({"ImagePull", "ContainerConfig", "Evicted", "Volume"})
 """Troubles that only a person can mend. Capacity and quota come back by themselves, so runs wait for them."""
 
+ABSENT_RETRY = timedelta(seconds=30)
+"""How soon a study that is refused for what it continues from is tried again: that study may come yet."""
+
 
 @dataclass
 class Clock:

@@ -84,9 +84,9 @@ def _refit(old: RefitStatus | None, new: RefitStatus | None, record: RefitRecord
         message = f"The final training runs in Job {new.job}, with the parameters of trial {new.trial}."
         yield Event("RefitStarted", message, key=key)
     elif new.phase == "Completed":
-        values = f" {', '.join(f'{value:.6g}' for value in new.values)}." if new.values else ""
+        values = f": {', '.join(f'{value:.6g}' for value in new.values)}" if new.values else ""
         model = f" The model is in {new.model}." if new.model else ""
-        message = f"The final training with the parameters of trial {new.trial} has completed.{values}{model}"
+        message = f"The final training with the parameters of trial {new.trial} has completed{values}.{model}"
         yield Event("RefitCompleted", message, key=key)
     elif new.phase == "Failed":
         yield Event("RefitFailed", new.message or "", key=key, warning=True)

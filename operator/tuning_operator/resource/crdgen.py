@@ -51,6 +51,8 @@ def structural(schema: Schema, definitions: Schema) -> Schema:
     kept = {key: value for key, value in schema.items() if key not in _REWRITTEN}
     if schema.get("default") is not None:
         kept["default"] = schema["default"]
+    if "description" in kept:  # a docstring's lines end where the source's do
+        kept["description"] = "\n\n".join(" ".join(p.split()) for p in kept["description"].split("\n\n"))
     return kept | _bounds(schema) | _contents(schema, definitions) | _validations(schema)
 
 

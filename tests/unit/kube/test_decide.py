@@ -115,6 +115,9 @@ TABLE: dict[str, Row] = {
     "refused from the first: nothing happens": Row(
         study(status=TuningStudyStatus()), seen(None, problems=(Problem(field="sampler.args.sede", message="no such"),)),
         [], phase="Pending", conditions={"Accepted": ("False", "Invalid")}),
+    "refused for a study that is not there yet": Row(
+        study(warmStart={"study": "earlier"}), seen(None, problems=(Problem(field="warmStart.study", message="none"),)),
+        [], phase="Pending", conditions={"Accepted": ("False", "Invalid")}, requeue_after=30),
     "maxTrials finished": Row(
         study(), seen(summary(complete=7, pruned=2, fail=1)), [], phase="Completed",
         conditions={"Complete": ("True", "MaxTrialsReached")}),

@@ -246,4 +246,4 @@ def test_the_story() -> None:
     assert [reason for reason, _ in told] == ["RefitStarted", "RefitFailed", "RefitStarted", "RefitCompleted"]
     assert "Job mnist-refit, with the parameters of trial 3" in told[0][1]
     assert "ValueError: boom" in told[1][1]
-    assert told[3][1].endswith("has completed. 0.95. The model is in /models/mnist.pt.")
+    assert told[3][1].endswith("has completed: 0.95. The model is in /models/mnist.pt.")
