@@ -191,7 +191,7 @@ def _require_plot_libraries(formats: list[Form]) -> None:
     missing = [libraries[form] for form in formats if find_spec(libraries[form]) is None]
     if missing:
         raise PluginError(
-            f"{' and '.join(missing)} is not installed here: pip install 'tuning-operator[plot]'"
+            f"not installed here: {', '.join(missing)}. Do: pip install 'tuning-operator[plot]'"
         )
 
 
