@@ -31,7 +31,7 @@ def keep_closed(bridge: Bridge) -> None:
             _replace(getattr(storages, name), lambda self: _become(self, memory), bridge)
     journal = sys.modules.get("optuna.storages.journal")
     for kind in list(vars(journal).values() if journal else ()):
-        if inspect.isclass(kind) and kind.__name__.endswith(("Backend", "Lock")):
+        if inspect.isclass(kind) and kind.__name__.endswith(("Backend", "Lock")) and "__init__" in vars(kind):
             _replace(kind, _nothing, bridge)
     for module in ("optuna", "optuna.study", "optuna.study.study"):
         _keep_studies(sys.modules[module], bridge)

@@ -10,8 +10,10 @@ from tuning_trainer.console import PACKAGE
 from tuning_trainer.failure import Failure, TrialFailure
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from types import FrameType
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 INTEGRATIONS = "optuna_integration."
 STEPWISE = "optuna_integration.lightgbm"
 """LightGBMTuner optimizes a few parameters at a time, each step with what the one before it has found."""
@@ -20,6 +22,9 @@ STEPWISE = "optuna_integration.lightgbm"
 def check_source(name: str, source: bytes) -> None:
     """Refuse a script that certainly calls `optimize` twice: twice in one block, or in a loop.
 
+    Also through a function of its own that does. What an objective does inside (a function with an argument
+    `trial`) is its own affair.
+
     Raises:
         TrialFailure: it does; a pod would run the first call alone, and no one would notice.
     """
@@ -27,11 +32,13 @@ def check_source(name: str, source: bytes) -> None:
         tree = ast.parse(source)
     except SyntaxError:  # told when it is run
         return
-    studies = _studies(tree)
-    for node in ast.walk(tree):
+    nodes = list(_outside_objectives(tree))
+    studies = _studies(nodes)
+    functions = _optimizing_functions(nodes, studies)
+    for node in nodes:
         for block in (getattr(node, "body", None), getattr(node, "orelse", None)):
             if isinstance(block, list):
-                calls = [one.lineno for one in block if _optimizes(one, studies)]
+                calls = [one.lineno for one in block if _runs(one, studies, functions)]
                 if len(calls) > 1 or (calls and isinstance(node, (ast.For, ast.While))):
                     raise _twice(name, calls)
 
@@ -71,21 +78,45 @@ def _twice(name: str, lines: list[int]) -> TrialFailure:
     )
 
 
-def _studies(tree: ast.AST) -> set[str]:
+def _outside_objectives(node: ast.AST) -> Iterator[ast.AST]:
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, FUNCTIONS) and any(one.arg == "trial" for one in child.args.args)):
+            yield from _outside_objectives(child)
+
+
+def _studies(nodes: list[ast.AST]) -> set[str]:
     """Return the names that a script binds to what create_study or load_study returns."""
     found = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Assign) and _called(node.value) in ("create_study", "load_study"):
             found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return found
 
 
-def _optimizes(statement: ast.stmt, studies: set[str]) -> bool:
-    call = statement.value if isinstance(statement, ast.Expr) else None
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+def _optimizing_functions(nodes: list[ast.AST], studies: set[str]) -> set[str]:
+    """Return the names of the script's functions that optimize, themselves or by calling another."""
+    defined = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    found: set[str] = set()
+    for _ in defined:  # a chain of calls is at most as long
+        found |= {
+            function.name
+            for function in defined
+            if any(_runs(node, studies, found) for node in _outside_objectives(function))
+        }
+    return found
+
+
+def _runs(statement: ast.AST, studies: set[str], functions: set[str]) -> bool:
+    """Return whether a statement calls a study's `optimize`, or a function that does."""
+    call = statement.value if isinstance(statement, (ast.Expr, ast.Assign, ast.Return)) else None
+    if not isinstance(call, ast.Call):
         return False
-    owner = call.func.value
-    return call.func.attr == "optimize" and isinstance(owner, ast.Name) and owner.id in studies
+    if isinstance(call.func, ast.Name):
+        return call.func.id in functions
+    if not isinstance(call.func, ast.Attribute) or call.func.attr != "optimize":
+        return False
+    return isinstance(call.func.value, ast.Name) and call.func.value.id in studies
 
 
 def _called(node: ast.expr) -> str | None:

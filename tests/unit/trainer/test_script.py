@@ -222,6 +222,15 @@ def test_what_contradicts_the_manifest_is_an_error_that_says_so(
             "more than once (line 3, 4)",
         ),
         ("s = optuna.create_study()\nfor _ in range(3):\n    s.optimize(print)", "more than once (line 4)"),
+        (
+            "def run(seed):\n    s = optuna.create_study()\n    s.optimize(print)\n\nrun(1)\nbest = run(2)",
+            "more than once (line 6, 7)",
+        ),
+        (
+            "def run():\n    s = optuna.create_study()\n    s.optimize(print)\n"
+            "def main():\n    run()\nfor _ in 'ab':\n    main()",
+            "more than once (line 8)",
+        ),
         ("import no_such_package", "No module named 'no_such_package'"),
         ("def broken(:", "SyntaxError"),
         ("optuna.create_study().optimize(lambda trial: None)", "The value None could not be cast to float."),
@@ -253,6 +262,33 @@ def test_optimize_in_either_branch_is_one_call(pod: Pod, twin: Twin) -> None:
             study.optimize(lambda trial: 2.0, n_trials=5)
     """)
     assert pod.run("script", "train.py").code == 0
+
+
+def test_what_the_objective_does_with_studies_of_its_own_is_its_affair(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        def fold(trial, number):
+            inner = optuna.create_study()
+            inner.optimize(lambda t: t.suggest_float("y", 0, 1), n_trials=2)
+            return len(inner.trials)
+
+        def objective(trial):
+            for number in range(2):
+                inner = optuna.create_study()
+                inner.optimize(lambda t: 1.0, n_trials=1)
+            fold(trial, 0)
+            return fold(trial, 1)
+
+        def main():
+            study = optuna.create_study(direction="maximize")
+            study.optimize(objective)
+
+        main()
+    """)
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 2
 
 
 def test_what_the_stand_in_lacks_is_named(pod: Pod, twin: Twin) -> None:
