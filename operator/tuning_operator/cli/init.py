@@ -1,5 +1,6 @@
 """A study's files from an Optuna script."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from tuning_operator.cli.manifest import Wishes, kustomization, manifest, study_
 from tuning_operator.cli.script_probe import probe
 
 KUSTOMIZATION = "kustomization.yaml"
+KEY = re.compile(r"[-._A-Za-z0-9]+\.py")
+"""The names that a ConfigMap's keys may have, of Python files."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ def _files(request: Request) -> list[Path]:
     script, out = request.script, request.out or request.script.with_name("study.yaml")
     if not script.is_file():
         raise PluginError(f"there is no file {script}")
+    if not KEY.fullmatch(script.name):
+        raise PluginError(f"{script.name} cannot be in a ConfigMap: rename it, for example train.py")
     if out.parent.resolve() != script.parent.resolve():
         raise PluginError(
             f"--out {out}: choose a file in {script.parent.resolve()}, since kustomize takes the script from "

@@ -11,13 +11,16 @@ from typing import Any
 
 from tuning_operator.cli.errors import PluginError
 
+ROLES = "The Roles for users of the plugin are in docs/guide/kubectl-plugin.md"
+
 
 class KubectlError(PluginError):
     """kubectl said no; `said` is what it said."""
 
     def __init__(self, what: str, said: str) -> None:
         self.said = said.strip()
-        super().__init__(f"kubectl {what}: {self.said}")
+        hint = f"\n{ROLES}" if self.forbidden else ""
+        super().__init__(f"kubectl {what}: {self.said}{hint}")
 
     @property
     def forbidden(self) -> bool:

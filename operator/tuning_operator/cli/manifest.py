@@ -1,6 +1,7 @@
 """The manifest of a study that an Optuna script asks for. Pure: texts in, texts out."""
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -168,7 +169,9 @@ def _check(spec: Mapping[str, Any]) -> None:
             pruner=good.pruner,
             initial_trials=good.initial_trials,
         )
-        found = [(problem.field, problem.message) for problem in problems_of(definition)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # some of Optuna's classes are experimental
+            found = [(problem.field, problem.message) for problem in problems_of(definition)]
     if found:
         told = "\n".join(f"  spec.{field}: {message}" for field, message in found)
         raise PluginError(f"what the script asks for cannot be a TuningStudy as it is:\n{told}")

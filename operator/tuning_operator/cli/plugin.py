@@ -208,7 +208,7 @@ def _no_study(error: KubectlError, study: str) -> str:
         return "this cluster has no TuningStudy: install the operator, or choose another --context"
     if error.not_found:
         return f"there is no study {study} here: `kubectl get tuningstudies -A` shows all; give -n NAMESPACE"
-    return error.said
+    return str(error)
 
 
 def _dumped(data: Any, output: Output) -> str:

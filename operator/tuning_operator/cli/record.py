@@ -104,8 +104,7 @@ def _way_barred(error: KubectlError, namespace: str) -> PluginError:
     if error.forbidden:
         return PluginError(
             f"{error}\nYou need the right to reach the study server through the API server. In namespace "
-            f"{namespace}: get services, get and list pods, create pods/portforward (docs/guide/"
-            "kubectl-plugin.md has the Role)"
+            f"{namespace}: get services, get and list pods, create pods/portforward"
         )
     if error.not_found:
         return PluginError(f"{error}\nThe study server is not there any more: was the operator removed?")

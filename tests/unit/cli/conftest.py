@@ -126,7 +126,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     programs.mkdir()
     answers.mkdir()
     kubectl = programs / "kubectl"
-    kubectl.write_text(f"#!{sys.executable}\n" + Path(__file__).with_name("fake_kubectl.py").read_text())
+    kubectl.write_text(f"#!{sys.executable} -IS\n" + Path(__file__).with_name("fake_kubectl.py").read_text())
     kubectl.chmod(kubectl.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_KUBECTL", str(answers))

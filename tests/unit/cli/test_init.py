@@ -103,6 +103,8 @@ def test_a_script_that_gets_nowhere(tmp_path: Path, script: str, told: str) -> N
 def test_what_stands_in_the_way_is_told_first(tmp_path: Path) -> None:
     script = write(tmp_path)
     assert "there is no file" in (init(tmp_path / "gone.py").error or "")
+    (tmp_path / "my train.py").write_text("")
+    assert "rename it" in (init(tmp_path / "my train.py").error or "")
     assert "own folder only" in (init(script, "--out", "/study.yaml").error or "")
     assert "no python9 here" in (Ran("init", str(script), "--python", "python9").error or "")
     assert "could not run" in (Ran("init", str(script), "--python", "false").error or "")

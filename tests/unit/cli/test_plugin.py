@@ -79,6 +79,7 @@ def test_no_best_yet(cluster: Cluster) -> None:
         ('Error from server (NotFound): tuningstudies.tuning.dev "mnist" not found', "give -n NAMESPACE"),
         ('error: the server doesn\'t have a resource type "tuningstudies"', "install the operator"),
         ("The connection to the server x was refused", "connection to the server x was refused"),
+        ("Error from server (Forbidden): tuningstudies is forbidden", "docs/guide/kubectl-plugin.md"),
     ],
 )
 def test_no_study(cluster: Cluster, said: str, told: str) -> None:
