@@ -78,8 +78,20 @@ def _command(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -
 MODES = {"objective": _objective, "script": _script, "command": _command}
 
 
+def _let_lightning_start_it_again() -> None:
+    """Make Lightning's `ddp` start its further processes with our own command line, `python trainer.zip ...`.
+
+    With a spec it would try `python -m __main__`; without one, processes that are spawned would run __file__,
+    which is no file on the disk.
+    """
+    main_module = sys.modules["__main__"]
+    main_module.__spec__ = None
+    main_module.__dict__.pop("__file__", None)
+
+
 def start() -> None:
     """Run and end the process, also if the user's code left threads running."""
+    _let_lightning_start_it_again()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # logs are read while the trial runs
     code = main(sys.argv[1:])

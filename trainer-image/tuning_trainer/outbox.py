@@ -106,6 +106,13 @@ class Outbox:
         return batch
 
 
+class SilentOutbox(Outbox):
+    """Tells nothing: the first process of a distributed training does."""
+
+    def put(self, kind: str, key: int | str, value: Any) -> None:
+        """Send nothing."""
+
+
 def _request(kind: str, batch: list[_Entry]) -> tuple[str, dict[str, Any]]:
     """Return the path and body that carry a batch."""
     if kind == "report":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tuning_trainer.client import Client, Refused, Unreachable
 from tuning_trainer.console import say
 from tuning_trainer.failure import Failure, write_termination_message
-from tuning_trainer.outbox import Outbox
+from tuning_trainer.outbox import Outbox, SilentOutbox
 from tuning_trainer.outcome import Outcome, outcome_of_exception
 from tuning_trainer.stopping import EXIT_CODE, Stopping
 from tuning_trainer.trial import PATIENCE, Trial
@@ -29,7 +29,7 @@ class Run:
         self._stopping = stopping
         self._delivered: int | None = None
         self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
-        self._outbox = Outbox(self._client)
+        self._outbox = (SilentOutbox if settings.follower else Outbox)(self._client)
 
     def execute(self, work: Callable[[Trial, list[str]], Outcome]) -> int:
         """Run the trial's work, which gets the trial and the names of the metrics; return the exit code."""
@@ -55,6 +55,9 @@ class Run:
         if self._stopping.received:
             say("stopped by SIGTERM; the trial's next pod goes on")
             self._delivered = EXIT_CODE
+        elif self.settings.follower:
+            _announce(outcome)
+            self._delivered = _exit_code(outcome.state)
         else:
             self._delivered = self._tell(outcome)
         return self._delivered

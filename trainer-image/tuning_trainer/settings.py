@@ -24,6 +24,9 @@ class Settings(NamedTuple):
     termination_log: str
     final: bool
     """Whether this is the refit: the best trial's parameters, trained once more (TUNING_ROLE is `final`)."""
+    follower: bool
+    """Whether this is a further process of a distributed training (LOCAL_RANK or RANK above 0): it takes part
+    and tells nothing."""
     config: dict[str, Any]
     """What the manifest says beyond the trial itself (TUNING_CONFIG, a JSON object); may be empty. Keys:
     `metrics` {pattern, file}, `pruneGraceSeconds`, `sampler` and `pruner` {name, args}."""
@@ -43,6 +46,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         source=environ.get("TUNING_SOURCE") or None,
         termination_log=environ.get("TUNING_TERMINATION_LOG") or "/dev/termination-log",
         final=environ.get("TUNING_ROLE") == "final",
+        follower=any(environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "RANK")),
         config=_config(environ.get("TUNING_CONFIG") or "{}"),
     )
 

@@ -158,3 +158,42 @@ def test_sys_exit_is_a_failure_and_not_a_silent_end(pod: Pod, twin: Twin) -> Non
     pod.write("import sys\ndef objective(trial): sys.exit(0)")
     assert pod.run(python=BARE).code == 1
     assert twin.study.trials[0].state.name == "FAIL"
+
+
+def test_a_further_process_of_a_distributed_training_gets_the_trial_and_tells_nothing(
+    pod: Pod, twin: Twin
+) -> None:
+    pod.environ["LOCAL_RANK"] = "1"
+    pod.write("""
+        def objective(trial):
+            x = trial.suggest_float("x", 0, 1)
+            trial.report(x, 1)
+            trial.set_user_attr("rank", 1)
+            assert not trial.should_prune()
+            return x
+    """)
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    assert {path for _, path, _ in twin.requests} == {"", "/suggest"}
+    assert "COMPLETE" in ended.err
+
+
+def test_the_runtime_can_be_started_again_by_its_own_command_line(pod: Pod, twin: Twin) -> None:
+    """As Lightning's ddp does: python -m MODULE where __main__ has a spec, else python argv[0]."""
+    pod.write("""
+        import os, subprocess, sys
+        import __main__
+
+        def objective(trial):
+            if os.environ.get("LOCAL_RANK"):
+                return 0.25
+            assert __main__.__spec__ is None
+            again = [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
+            environ = {**os.environ, "LOCAL_RANK": "1"}
+            done = subprocess.run(again, env=environ, capture_output=True, text=True)
+            assert "COMPLETE: 0.25" in done.stderr
+            return 0.5
+    """)
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 0.5
