@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from tuning_operator.cli.asked_study import AskedStudy
 from tuning_operator.cli.errors import PluginError
-from tuning_operator.cli.script_probe import AskedStudy
 from tuning_operator.protocol import StudyDefinition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudySpec

@@ -5,41 +5,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from pydantic import Field
-
+from tuning_operator.cli.asked_study import AskedStudy, Probed
 from tuning_operator.cli.errors import PluginError
 from tuning_operator.protocol import Failure
-from tuning_operator.resource.study import Model, Pruner, Sampler, Scalar
 from tuning_operator.resource.trainer_archive import trainer_archive
 
 STDERR = 2
 """The file descriptor: standard output is for what the command itself has to say."""
-
-
-class AskedStudy(Model):
-    """The study that a script makes, as the trainer runtime saw it."""
-
-    call: str
-    study_name: str | None = None
-    directions: list[str] = Field(min_length=1)
-    metric_names: list[str] | None = None
-    sampler: Sampler | None = None
-    pruner: Pruner | None = None
-    n_trials: int | None = None
-    timeout: float | None = None
-    parallelism: int | None = None
-    initial_trials: list[dict[str, Scalar]] = Field(default_factory=list)
-    notes: list[str] = Field(default_factory=list)
-
-
-class Probed(Model):
-    """What the trainer runtime's mode `init` writes; either study or failure is there."""
-
-    script: str
-    python: str
-    optuna: str | None = None
-    failure: Failure | None = None
-    study: AskedStudy | None = None
 
 
 def probe(script: Path, python: str | None) -> AskedStudy:

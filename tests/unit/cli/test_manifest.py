@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tuning_operator.cli.asked_study import AskedStudy
 from tuning_operator.cli.errors import PluginError
 from tuning_operator.cli.manifest import Wishes, kustomization, manifest, study_name
-from tuning_operator.cli.script_probe import AskedStudy
 from tuning_operator.resource.study import TuningStudySpec
 
 WISHES = Wishes("train.py", ["models.py"], "mnist", "my/image:1", 2)
