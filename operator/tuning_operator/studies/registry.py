@@ -12,6 +12,7 @@ from optuna.study._frozen import FrozenStudy
 
 from tuning_operator.protocol import Failure, StudyDefinition, StudySummary
 from tuning_operator.resource import names
+from tuning_operator.studies import heap
 from tuning_operator.studies.continuity import direction_problems, directions_of, space_problems
 from tuning_operator.studies.engine import StudyEngine
 from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
@@ -148,6 +149,7 @@ class Registry:
             engine = StudyEngine(key, study, definition, self._surroundings)
             await engine.load()
             self._engines[key] = engine
+            heap.spare()
         return engine
 
     def _read(self, key: Key) -> tuple[ServedStudy, StudyDefinition]:

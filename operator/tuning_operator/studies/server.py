@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import socket
 import sys
@@ -12,6 +11,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
+from tuning_operator.studies import heap
 from tuning_operator.studies.app import create_app
 from tuning_operator.studies.certificate import Certificate
 from tuning_operator.studies.keyset import ApiServer, PublishedKeys
@@ -81,18 +81,12 @@ class StudyServer(uvicorn.Server):
         """Become the record's only writer; end the server when that fails, or is no longer so."""
         try:
             await self.service.start()
-            settle_heap()
+            heap.settle()
             log.info("Ready: this server writes the record")
             await self.service.lost()
             raise Replaced("another study server writes the record now: this one ends")
         finally:
             self.should_exit = True
-
-
-def settle_heap() -> None:
-    """Spare what is there to stay, modules above all, from garbage collection: that held replies up 0.1 s."""
-    gc.collect()
-    gc.freeze()
 
 
 def uvicorn_config(app: FastAPI, settings: StudySettings, certificate: Certificate | None) -> uvicorn.Config:
