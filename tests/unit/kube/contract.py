@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -108,7 +109,12 @@ class KubeApiContract:
     async def test_delete_job(self, kube: KubeApi, namespace: str) -> None:
         await self.create(kube, namespace, job("mnist-0", 0))
         await kube.delete_job(namespace, "mnist-0")
-        assert await kube.get("Job", namespace, "mnist-0") is None
+        async with asyncio.timeout(30):
+            while job_there := await kube.get("Job", namespace, "mnist-0"):
+                assert job_there["metadata"]["deletionTimestamp"], (
+                    "there, but being deleted: its pods go first"
+                )
+                await asyncio.sleep(0.05)
         await kube.delete_job(namespace, "mnist-0")
 
     async def test_replace_status(self, kube: KubeApi, namespace: str) -> None:
