@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -15,8 +15,10 @@ from optuna.trial import TrialState, create_trial
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
-from tuning_operator.studies.storage import PostgresStorage
-from tuning_operator.studies.storage.changes import SetIntermediate
+from tuning_operator.studies.storage import PostgresStorage, committer
+from tuning_operator.studies.storage.batch import Done
+from tuning_operator.studies.storage.changes import Change, SetIntermediate
+from tuning_operator.studies.storage.committer import Committer
 
 MINIMIZE = [StudyDirection.MINIMIZE]
 
@@ -219,3 +221,22 @@ def test_a_change_returns_another_trial() -> None:
     changed = SetIntermediate(0, 3, 0.5).apply(trial)
     assert changed.intermediate_values == {3: 0.5}
     assert trial.intermediate_values == {}
+
+
+def test_an_idle_writer_tries_the_connection_and_goes_on(
+    new_storage: Callable[..., PostgresStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats, attempt = threading.Semaphore(0), Committer._attempt
+
+    def counted(self: Committer, changes: list[Change]) -> Done:
+        done = attempt(self, changes)
+        if not changes:
+            beats.release()
+        return done
+
+    monkeypatch.setattr(committer, "_HEARTBEAT", 0.01)
+    monkeypatch.setattr(Committer, "_attempt", counted)
+    storage = new_storage()
+    study_id = storage.create_new_study(MINIMIZE)
+    assert all(beats.acquire(timeout=30) for _ in range(3))
+    storage.set_study_user_attr(study_id, "still", "here")
