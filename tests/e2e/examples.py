@@ -78,6 +78,31 @@ def logs(kubectl: Kubectl, study: str) -> str:
     return kubectl.run("logs", "-l", selector, "--prefix", "--tail=20", "--max-log-requests=50", check=False)
 
 
+def run_python(kubectl: Kubectl, pod_name: str, code: str, volumes: dict[str, dict[str, Any]]) -> str:
+    """Run code in a pod of the trainer image, with the volumes at their paths; return what it prints."""
+    container = {
+        "name": "main",
+        "image": load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"],
+        "command": ["python3", "-c", code],
+        "volumeMounts": [{"name": volume["name"], "mountPath": path} for path, volume in volumes.items()],
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "securityContext": {"fsGroup": 65532},
+        "containers": [container],
+        "volumes": [*volumes.values()],
+    }
+    kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name}, "spec": spec})
+    succeeded = "--for=jsonpath={.status.phase}=Succeeded"
+    kubectl.run("wait", succeeded, f"pod/{pod_name}", "--timeout=150s", timeout=180)
+    return kubectl.run("logs", pod_name)
+
+
+def claimed(name: str, claim: str) -> dict[str, Any]:
+    """Return a pod's volume that is a claim."""
+    return {"name": name, "persistentVolumeClaim": {"claimName": claim}}
+
+
 def trainer(env: dict[str, str] | None = None, **container: Any) -> dict[str, Any]:
     """Return an overlay for the trial's container: environment variables, and any of its fields."""
     variables = [{"name": name, "value": value} for name, value in (env or {}).items()]

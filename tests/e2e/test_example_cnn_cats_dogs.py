@@ -59,18 +59,9 @@ def fill_volume(kubectl: Kubectl) -> None:
     """Make the example's volume, as a cluster of one node can, and put pictures on it."""
     claim = yaml.safe_load((examples.EXAMPLES / "cnn-cats-dogs" / "images.yaml").read_text())
     claim["spec"]["accessModes"] = ["ReadWriteOnce"]
-    trial = examples.load("cnn-cats-dogs")["spec"]["trial"]["template"]["spec"]
-    container = {
-        "name": "main",
-        "image": trial["containers"][0]["image"],
-        "command": ["python3", "-c", WRITE_PHOTOGRAPHS],
-        "volumeMounts": [{"name": "images", "mountPath": "/images"}],
-    }
-    volume = {"name": "images", "persistentVolumeClaim": {"claimName": claim["metadata"]["name"]}}
-    pod = {"restartPolicy": "Never", "containers": [container], "volumes": [volume]}
-    filling = pod | {"securityContext": {"fsGroup": 65532}}
-    kubectl.apply(claim, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "fill"}, "spec": filling})
-    kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/fill", "--timeout=120s", timeout=150)
+    kubectl.apply(claim)
+    volume = examples.claimed("images", claim["metadata"]["name"])
+    examples.run_python(kubectl, "fill", WRITE_PHOTOGRAPHS, {"/images": volume})
 
 
 def together(spans: list[tuple[Any, Any]]) -> int:
