@@ -7,11 +7,12 @@ import asyncio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tuning_operator.kube.assignment import refit_request
 from tuning_operator.kube.refit import due, is_new
 from tuning_operator.kube.verdict import judge
 from tuning_operator.protocol import RefitRequest
 from tuning_operator.resource import names
-from tuning_operator.resource.study import TuningStudy
+from tuning_operator.resource.study import RefitSpec, TuningStudy
 
 from tests.unit.kube.faults import KUBE_ERRORS, SERVER_ERRORS, Faults
 from tests.unit.kube.world import FAILED, KEY, REFIT, World
@@ -49,38 +50,46 @@ class RefitWorld(World):
 
     def check(self) -> None:
         """What must hold after every step."""
-        if self.refit_lives():
-            record = self.server.refits.get(KEY)
-            assert record, "a Job of no refit"
-            being_deleted = "deletionTimestamp" in self.refit["metadata"]  # type: ignore[index]
-            digest = self.refit["metadata"]["labels"][names.LABEL_DIGEST]  # type: ignore[index]
-            assert being_deleted or digest == record.digest, "two refits at once"
+        job = self.refit
+        if job is None or not self.refit_lives():
+            return
+        record = self.server.refits.get(KEY)
+        assert record, "a Job of no refit"
+        labels = job["metadata"]["labels"]
+        retries, trial = job["spec"]["backoffLimit"], int(labels[names.LABEL_TRIAL])
+        digest = refit_request(RefitSpec(retries=retries), trial).digest
+        assert labels[names.LABEL_DIGEST] == digest, "it runs something else than it says"
+        assert digest == record.digest or "deletionTimestamp" in job["metadata"], "two refits at once"
 
     def step(self, event: str, pick: int) -> None:
         for number in self.alive()[:1]:
-            if event == "trial completes":
-                self.begin(number)
-                self.succeed(number, value=(number * 7 + pick) % 5 / 10)
-            elif event == "trial crashes":
-                self.crash(number)
+            self._trial_step(event, number, pick)
+        if self.refit_lives():
+            self._refit_step(event)
         match event:
             case "time passes":
                 self.advance(20 * (pick + 1))
             case "more trials":
                 self.max_trials += 1
                 self.edit(maxTrials=self.max_trials)
+            case "fewer trials":
+                self.max_trials = 1
+                self.edit(maxTrials=1)
             case "suspend":
                 self.edit(suspend=pick % 2 == 0)
             case "edit":
                 self.edit(refit=None if pick == 0 else {"retries": pick})
             case "restart":
                 self.start_operator()
-        if self.refit:
-            self._refit_step(event)
+
+    def _trial_step(self, event: str, number: int, pick: int) -> None:
+        if event == "trial completes":
+            self.begin(number)
+            self.succeed(number, value=(number * 7 + pick) % 5 / 10)
+        elif event == "trial crashes":
+            self.crash(number)
 
     def _refit_step(self, event: str) -> None:
-        if not self.refit_lives():
-            return
         match event:
             case "refit begins":
                 self.begin_refit()
@@ -100,24 +109,26 @@ class RefitWorld(World):
 
 EVENTS = [
     "tick", "tick", "tick", "trial completes", "trial completes", "trial crashes", "time passes",
-    "more trials", "suspend", "edit", "restart", "refit begins", "refit completes", "a try fails",
-    "refit fails", "refit ends without a word", "refit reports only", "refit is gone",
+    "more trials", "fewer trials", "suspend", "edit", "restart", "refit begins", "refit completes",
+    "a try fails", "refit fails", "refit ends without a word", "refit reports only", "refit is gone",
 ]  # fmt: skip
-STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), max_size=40)
+STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 3)), min_size=6, max_size=40)
 FAULTS = st.dictionaries(
     st.integers(0, 80), st.tuples(st.sampled_from(sorted(ERRORS)), st.booleans()), max_size=8
 )
 
 
 async def _play(steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]) -> None:
+    """Begin where the first refit is about to begin."""
     world = RefitWorld()
+    await world.settle()
+    world.step("trial completes", 0)
     world.start_operator(Faults({n: (ERRORS[error](), late) for n, (error, late) in planned.items()}))
     for event, pick in steps:
-        if event == "tick":
+        world.step(event, pick)
+        for _ in range(pick + 1 if event == "tick" else 0):
             await world.tick()
-        else:
-            world.step(event, pick)
-        world.check()
+            world.check()
     await _end_well(world)
 
 
@@ -168,15 +179,19 @@ async def _a_life(faults: Faults) -> int:
     world = RefitWorld()
     world.start_operator(faults)
     story = ["trial completes", "refit begins", "a try fails", "refit fails", "edit", "refit begins", "edit"]
-    story += ["refit is gone", "refit begins", "refit completes"]
-    picks = iter((1, 3))
+    story += ["refit is gone", "refit begins", "refit completes", "edit", "refit begins", "refit completes"]
+    picks = iter((1, 3, 2))
     for event in story:
         await _rest(world)
         world.step(event, next(picks) if event == "edit" else 0)
+        if event == "refit fails":
+            await _rest(world)
+            assert world.status["refit"]["phase"] == "Failed"
+            assert world.server.refits[KEY].failure is not None, "and why is told"
     await _rest(world)
     assert world.server.refits[KEY].state == "COMPLETE"
     assert world.status["refit"]["phase"] == "Completed"
-    assert len(world.server.begun) == 3, "the first, and one for each edit"
+    assert len(world.server.begun) == 4, "the first, and one for each edit"
     return len(faults.calls)
 
 
