@@ -131,7 +131,8 @@ class StudySummary(Model):
     running: list[TrialRecord] = Field(default_factory=list)
     best: TrialRecord | None = None
     pareto_front: list[TrialRecord] = Field(
-        default_factory=list, description="Several objectives only; at most 50."
+        default_factory=list,
+        description="Several objectives only; at most 50, with the best in each objective among them.",
     )
     trials_since_best: int = Field(0, description="Completed trials after the best one.")
     last_failure: TrialRecord | None = Field(None, description="The failed trial of the highest number.")

@@ -421,7 +421,9 @@ class TuningStudyStatus(Model):
     trials: TrialCounts | None = Field(None, description="Trials by state.")
     best: BestTrial | None = Field(None, description="The best trial so far (single objective).")
     pareto_front: list[BestTrial] | None = Field(
-        None, description="The trials no other dominates (several objectives), the first 50 by number."
+        None,
+        description="The trials no other dominates (several objectives); at most 50, with the best in "
+        "each objective among them.",
     )
     refit: RefitStatus | None = Field(None, description="The final training (spec.refit).")
 

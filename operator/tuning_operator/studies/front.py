@@ -22,8 +22,15 @@ class ParetoFront:
         self._members.append((loss, trial))
 
     def first(self, count: int) -> list[FrozenTrial]:
-        """Return the members of the lowest numbers."""
-        return sorted((trial for _, trial in self._members), key=lambda trial: trial.number)[:count]
+        """Return `count` members at most, by number: the best in each objective, then the lowest numbers.
+
+        Of equals in an objective the lowest number is the best.
+        """
+        everyone = {trial.number: trial for _, trial in self._members}
+        places = range(len(self._signs)) if everyone else ()
+        bests = [min((loss[place], trial.number) for loss, trial in self._members)[1] for place in places]
+        chosen = list(dict.fromkeys([*bests, *sorted(everyone)]))[:count]
+        return [everyone[number] for number in sorted(chosen)]
 
 
 def _dominates(one: list[float], other: list[float]) -> bool:
