@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds between tries: doubling, with jitter
 LONGEST_RETRY_AFTER = 60.0
+STRANGER_PATIENCE = 10.0  # seconds: while the server is replaced, another may answer at its address
 NEWS_EVERY = 30.0  # seconds between lines in the log while the server is away
 TOO_MANY_REQUESTS = 429
 UNAUTHORIZED = 401
@@ -67,6 +68,8 @@ class Client:
         self._connection: http.client.HTTPConnection | None = None
         self._connected_by = 0
         self._next_news = clock()
+        self._trusted = False
+        self._strange_since: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to another process without the connection."""
@@ -87,7 +90,7 @@ class Client:
             timeout: seconds that one try may wait for the server.
 
         Raises:
-            Refused: a 4xx reply, or a certificate that does not fit.
+            Refused: a 4xx reply, or from the first a certificate that does not fit.
             Unreachable: patience ended.
         """
         payload = None if body is None else json.dumps(body).encode()
@@ -139,7 +142,10 @@ class Client:
             return self._send(self._connect(timeout), method, path, payload, token)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            self._raise_if_untrusted(error)
+            if (
+                type(error).__name__ == "SSLCertVerificationError"
+            ):  # by name: ssl is not loaded for plain HTTP
+                self._doubt(error)
             if reused:  # the server closes idle connections: that is no trouble yet
                 return self._exchange(method, path, payload, token, timeout)
             raise _Trouble(str(error) or type(error).__name__) from None
@@ -158,6 +164,7 @@ class Client:
         connection.request(method, self._address.path + path, payload, headers)
         reply = connection.getresponse()
         content = reply.read()
+        self._trusted, self._strange_since = True, None
         if reply.will_close:
             self.close()
         return reply.status, reply.headers, content
@@ -183,11 +190,14 @@ class Client:
             self._tls = ssl.create_default_context(cafile=self._ca_file)
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
 
-    def _raise_if_untrusted(self, error: BaseException) -> None:
-        if type(error).__name__ == "SSLCertVerificationError":  # by name: ssl is not loaded for plain HTTP
-            raise Refused(
-                0, f"the certificate of the study server at {self.host} is not trusted: {error}"
-            ) from None
+    def _doubt(self, error: BaseException) -> None:
+        """Wait for the server behind a certificate that does not fit, if it was ever there."""
+        now = self._clock()
+        self._strange_since = now if self._strange_since is None else self._strange_since
+        message = f"the certificate of the study server at {self.host} is not trusted: {error}"
+        if not self._trusted and now - self._strange_since >= STRANGER_PATIENCE:
+            raise Refused(0, message) from None
+        raise _Trouble(message) from None
 
     def _token(self) -> str:
         try:

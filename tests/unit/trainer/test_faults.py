@@ -220,6 +220,18 @@ def test_threads_share_an_outbox(away: tuple[str, int], twin: Twin, tmp_path: Pa
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for 127.0.0.1 that is its own authority."""
+    return self_signed(tmp_path)
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    """Another server's certificate."""
+    folder = tmp_path / "stranger"
+    folder.mkdir()
+    return self_signed(folder)
+
+
+def self_signed(tmp_path: Path) -> Path:
     pem = tmp_path / "server.pem"
     names = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
@@ -243,11 +255,36 @@ def test_tls_with_the_clusters_own_authority(pod: Pod, twin: Twin, certificate: 
     assert twin.study.trials[0].state.name == "COMPLETE"
 
 
-def test_no_patience_with_a_certificate_that_is_not_trusted(
+def test_little_patience_with_a_certificate_that_was_never_trusted(
     twin: Twin, certificate: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("token-1")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
-    with serving(twin, tls=tls) as url, pytest.raises(Refused, match="not trusted"):
-        Client(url, str(tmp_path / "token")).call("GET", "", patience=1800)
+    time = Time()
+    with serving(twin, tls=tls) as url:
+        client = Client(url, str(tmp_path / "token"), sleep=time.sleep, clock=time)
+        with pytest.raises(Refused, match="not trusted"):
+            client.call("GET", "", patience=1800)
+    assert 10 <= time() < 30
+
+
+def test_a_server_once_trusted_is_waited_for_while_another_answers(
+    twin: Twin, certificate: Path, stranger: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "token").write_text("token-1")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    time = Time()
+    with serving(twin, tls=tls) as url:
+        client = Client(
+            url, str(tmp_path / "token"), str(certificate.with_name("ca.crt")), sleep=time.sleep, clock=time
+        )
+        client.call("GET", "", patience=0)
+        client.close()
+        tls.load_cert_chain(stranger)
+        with pytest.raises(Unreachable, match="not trusted"):
+            client.call("GET", "", patience=600)
+        assert time() > 500
+        tls.load_cert_chain(certificate)
+        client.call("GET", "", patience=0)
