@@ -111,7 +111,18 @@ class Kubectl:
         )
 
     def logs_of_trial(self, study: str, number: int) -> str:
-        return self.run("logs", f"job/{study}-{number}", check=False)
+        return self.logs_of_job(f"{study}-{number}")
+
+    def logs_of_job(self, job: str) -> str:
+        self.ended_pods(job)
+        return self.run("logs", f"job/{job}")
+
+    def ended_pods(self, job: str) -> list[dict[str, Any]]:
+        """The Job's pods, once the kubelet has told of their end: a result reaches the study before that."""
+        selector = f"batch.kubernetes.io/job-name={job}"
+        ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated.exitCode}"
+        self.run("wait", "pod", "-l", selector, ended, "--timeout=100s")
+        return self.items("pods", selector)
 
 
 def _json_stream(stream: Any) -> Iterator[dict[str, Any]]:

@@ -91,7 +91,7 @@ def told(kubectl: Kubectl, name: str) -> dict[str, Any]:
     ended = kubectl.wait(name, phase("Completed", "Failed"), timeout=DEADLINE)
     with optuna_record(kubectl, name) as record:
         [trial] = record.trials
-    [pod] = kubectl.items("pods", f"tuning.dev/study={name}")
+    [pod] = kubectl.ended_pods(f"{name}-{trial.number}")
     terminated = pod["status"]["containerStatuses"][0]["state"]["terminated"]
     return {
         "trial": f"{trial.state.name} {json.dumps(trial.user_attrs, ensure_ascii=False)}",

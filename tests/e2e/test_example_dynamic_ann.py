@@ -29,7 +29,7 @@ def test_the_best_network_is_trained_on_all_data_and_kept(
     assert refit["trial"] == best["number"]
     assert refit["values"][0] > 0.9
     assert refit["model"] == "/models/dynamic-ann.pt"
-    assert f"test accuracy {refit['values'][0]:.4f}" in kubectl.run("logs", f"job/{refit['job']}")
+    assert f"test accuracy {refit['values'][0]:.4f}" in kubectl.logs_of_job(refit["job"])
     listing = look_into_volume(kubectl, image, "dynamic-ann-models", "ls -s /volume")
     assert "dynamic-ann.pt" in listing
     assert examples.plots(kubectl, name, tmp_path, *PLOTS) == set(PLOTS)

@@ -42,7 +42,7 @@ def test_the_script_is_pruned_resumed_and_draws_its_plots(kubectl: Kubectl) -> N
 
     refit = examples.refitted(kubectl, name)
     assert refit["attributes"] == {"plots": "/plots"}
-    log = kubectl.run("logs", f"job/{refit['job']}")
+    log = kubectl.logs_of_job(refit["job"])
     assert f"best: trial {status['best']['number']}, val_acc {status['best']['values'][0]:.4f}" in log
     assert sorted(line for line in log.splitlines() if line.startswith("wrote")) == [
         f"wrote /plots/{plot}.html" for plot in PLOTS

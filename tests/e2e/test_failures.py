@@ -24,7 +24,7 @@ def test_a_failing_objective_is_fail_with_its_traceback(kubectl: Kubectl, image:
         told = str(failed.user_attrs) + str(failed.system_attrs)
         assert "the loss exploded" in told
         assert "train.py" in told, "the traceback names the user's file"
-    pod = kubectl.items("pods", "tuning.dev/study=boom,tuning.dev/trial=1")[0]
+    [pod] = kubectl.ended_pods("boom-1")
     terminated = pod["status"]["containerStatuses"][0]["state"]["terminated"]
     assert terminated["exitCode"] == 1
     assert "the loss exploded" in terminated["message"]

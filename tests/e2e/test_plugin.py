@@ -138,9 +138,7 @@ def test_the_guides_roles_are_what_it_takes(
         drawn = ada("plot", "shared", "--plot", "slice", "--format", "png", folder=tmp_path)
         assert drawn.stdout.split() == ["shared-plots/slice.png"], drawn.stderr
     finally:
-        kubectl.within(reach[0]["metadata"]["namespace"]).run(
-            "delete", "role,rolebinding", f"{kubectl.namespace}"
-        )
+        kubectl.within(reach[0]["metadata"]["namespace"]).run("delete", "rolebinding", kubectl.namespace)
 
 
 def _guides_roles(namespace: str) -> tuple[list[dict], list[dict]]:
@@ -152,7 +150,7 @@ def _guides_roles(namespace: str) -> tuple[list[dict], list[dict]]:
     ]
     block = block.replace("data-scientists", namespace).replace("namespace: ml", f"namespace: {namespace}")
     objects = list(yaml.safe_load_all(block.replace("tuning-reach", namespace)))
-    assert len(objects) == 4
+    assert len(objects) == 3
     return objects[:2], objects[2:]
 
 

@@ -77,7 +77,7 @@ def test_the_code_below_optimize_trains_the_final_model(kubectl: Kubectl, image:
         "model": f"/models/{best['number']}.pt",
         "attributes": {"trained_with": best["parameters"], "trials": 3},
     }, kubectl.story("script")
-    assert "the final training, with" in kubectl.run("logs", "job/script-refit")
+    assert "the final training, with" in kubectl.logs_of_job("script-refit")
     told = events(kubectl, "script")
     assert f"the parameters of trial {best['number']}" in told["RefitCompleted"]
     assert f"/models/{best['number']}.pt" in told["RefitCompleted"]

@@ -113,4 +113,4 @@ def test_scripts_with_scikit_learn_and_hugging_faces_own_search(kubectl: Kubectl
         assert reported == [2, 4], "the Trainer reports each evaluation, by its global step"
     assert refitted(kubectl, "sklearn")["model"] == "/tmp/model.joblib"
     refitted(kubectl, "search")
-    assert "study is finished: optimize returns at once" in kubectl.run("logs", "job/search-refit")
+    assert "study is finished: optimize returns at once" in kubectl.logs_of_job("search-refit")
