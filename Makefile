@@ -30,7 +30,7 @@ api: sync ## The resource, the operator and the chart on a real API server
 	$(RUN) pytest tests/api -n 2
 
 e2e: sync ## Studies in real pods on a kind cluster
-	$(RUN) pytest tests/e2e --timeout=900 -n 3 -m "not disruptive"
+	$(RUN) pytest tests/e2e --timeout=900 -n 2 -m "not disruptive"
 	$(RUN) pytest tests/e2e --timeout=900 -m disruptive
 
 generate: sync ## Make crds/, the chart's copy and docs/reference from the models
