@@ -15,6 +15,7 @@ from tuning_trainer.console import say
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
+    from typing import NoReturn
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds between tries: doubling, with jitter
 LONGEST_RETRY_AFTER = 60.0
@@ -142,9 +143,7 @@ class Client:
             return self._send(self._connect(timeout), method, path, payload, token)
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            if (
-                type(error).__name__ == "SSLCertVerificationError"
-            ):  # by name: ssl is not loaded for plain HTTP
+            if type(error).__name__ == "SSLCertVerificationError":  # plain HTTP does not load ssl
                 self._doubt(error)
             if reused:  # the server closes idle connections: that is no trouble yet
                 return self._exchange(method, path, payload, token, timeout)
@@ -190,8 +189,13 @@ class Client:
             self._tls = ssl.create_default_context(cafile=self._ca_file)
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
 
-    def _doubt(self, error: BaseException) -> None:
-        """Wait for the server behind a certificate that does not fit, if it was ever there."""
+    def _doubt(self, error: BaseException) -> NoReturn:
+        """Take a certificate that does not fit for a passing trouble, for long only if one has fitted before.
+
+        Raises:
+            Refused: none ever did, and patience ended.
+            _Trouble: otherwise.
+        """
         now = self._clock()
         self._strange_since = now if self._strange_since is None else self._strange_since
         message = f"the certificate of the study server at {self.host} is not trusted: {error}"

@@ -15,7 +15,7 @@ from tuning_operator.kube.actions import (
 )
 from tuning_operator.kube.assignment import Assignment, refit_assignment, trial_assignment
 from tuning_operator.kube.client import KubeApi, KubeError
-from tuning_operator.kube.diagnose import TRIAL, Subject, refit_subject
+from tuning_operator.kube.diagnose import QUOTA_REMEDY, TRIAL, Subject, refit_subject
 from tuning_operator.kube.manifests import Runtime, job, trainer_config_map
 from tuning_operator.kube.observation import StudyKey
 from tuning_operator.kube.study_server import StudyServer
@@ -91,8 +91,7 @@ class Actor:
 
 def _explained(error: KubeError, subject: Subject) -> Failure:
     if "exceeded quota" in error.message:
-        remedy = "Wait for other work to end, lower spec.parallelism, or ask for a larger ResourceQuota."
-        return Failure(category="Quota", message=error.message, remedy=remedy)
+        return Failure(category="Quota", message=error.message, remedy=QUOTA_REMEDY)
     remedy = f"Correct {subject.template}; `kubectl explain job.spec.template.spec` describes its fields."
     message = f"The {subject.noun}'s Job is refused: {error.message}"
     return Failure(category="JobRefused", message=message, remedy=remedy)

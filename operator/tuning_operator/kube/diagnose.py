@@ -21,6 +21,7 @@ from tuning_operator.resource.study import TuningStudy
 Json = Mapping[str, Any]
 
 MESSAGE_LIMIT = 800
+QUOTA_REMEDY = "Wait for other work to end, lower spec.parallelism, or ask for a larger ResourceQuota."
 EVICTIONS = 3
 """Evictions of one trial's pods after which the next pod is not expected to fare better."""
 
@@ -250,8 +251,7 @@ def _pod_refused(evidence: Evidence) -> Trouble | None:
         return None
     message, since = event.get("message", ""), _created(evidence.job)
     if "exceeded quota" in message:
-        remedy = "Wait for other work to end, lower spec.parallelism, or ask for a larger ResourceQuota."
-        return _trouble("Quota", f"the namespace's quota is used up: {message}", remedy, since)
+        return _trouble("Quota", f"the namespace's quota is used up: {message}", QUOTA_REMEDY, since)
     remedy = f"Correct {evidence.template} to what cluster policies and the namespace's limits allow."
     return _trouble("PodRefused", f"its pod is refused: {message}", remedy, since)
 
