@@ -6,7 +6,7 @@ infinite and travel as JSON strings then ("NaN", "Infinity", "-Infinity"), since
 
 import math
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PlainSerializer
 
@@ -14,6 +14,16 @@ from tuning_operator.resource.study import Model, Objective, Parameter, Pruner, 
 
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 """Optuna's names of a trial's states."""
+
+
+class StudyKey(NamedTuple):
+    """A study's namespace and name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
 
 
 def _number(value: Any) -> Any:

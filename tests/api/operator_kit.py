@@ -24,7 +24,7 @@ from typing import Any
 import httpx
 from kubernetes.aio import client, watch
 from tuning_operator.resource import names
-from tuning_operator.studies.tokens import mint_operator, mint_pod
+from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from kubernetes.aio import client, config
-from tuning_operator.kube.client import KubeError, KubernetesApi
+from tuning_operator.kube.ports.kubernetes import KubeError, KubernetesApi
 from tuning_operator.resource import names
 
 from tests.unit.kube.contract import KubeApiContract
@@ -42,7 +42,9 @@ class TestRealKubeApi(KubeApiContract):
         """While the CRD is away, a study is not: nobody may tell the study server that it was deleted."""
         path = "/apis/tuning.dev/v1alpha1/namespaces/{namespace}/nosuchthings"
         monkeypatch.setitem(
-            __import__("tuning_operator.kube.client", fromlist=["RESOURCES"]).RESOURCES, names.KIND, path
+            __import__("tuning_operator.kube.ports.kubernetes", fromlist=["RESOURCES"]).RESOURCES,
+            names.KIND,
+            path,
         )
         with pytest.raises(KubeError):
             await kube.get(names.KIND, namespace, "mnist")
@@ -50,7 +52,7 @@ class TestRealKubeApi(KubeApiContract):
     async def test_lists_of_many_pages(
         self, kube: KubernetesApi, namespace: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("tuning_operator.kube.client.PAGE", 2)
+        monkeypatch.setattr("tuning_operator.kube.ports.kubernetes.PAGE", 2)
         for number in range(5):
             body = {
                 "apiVersion": "v1",

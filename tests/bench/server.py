@@ -28,9 +28,9 @@ import uvloop
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 from pydantic import SecretStr
+from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
 from tuning_operator.studies.server import SWITCH_INTERVAL, StudyServer, make_store
 from tuning_operator.studies.settings import StudySettings
-from tuning_operator.studies.tokens import mint_operator, mint_pod
 
 from tests.support.study_server import NO_TLS, SECRET
 

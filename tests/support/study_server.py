@@ -14,10 +14,10 @@ import httpx
 import pytest
 import uvloop
 from pydantic import SecretStr
+from tuning_operator.studies.auth.tokens import mint_operator, mint_pod, mint_reader
 from tuning_operator.studies.server import StudyServer
 from tuning_operator.studies.settings import StudySettings
-from tuning_operator.studies.store import MemoryStore, Store
-from tuning_operator.studies.tokens import mint_operator, mint_pod, mint_reader
+from tuning_operator.studies.storage.base import MemoryStore, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

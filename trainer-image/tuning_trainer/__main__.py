@@ -12,9 +12,9 @@ from tuning_trainer.settings import SettingsError, read_settings
 from tuning_trainer.stopping import EXIT_CODE, EXIT_GRACE, Stopped, Stopping, exit_within
 
 if TYPE_CHECKING:
+    from tuning_trainer.optuna_api.trial import Trial
     from tuning_trainer.outcome import Outcome
     from tuning_trainer.runner import Run
-    from tuning_trainer.trial import Trial
 
 USAGE = (
     "usage: trainer.zip objective MODULE:FUNCTION | script FILE [ARGUMENT...] | command -- PROGRAM... "
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     """Run the trial that the environment names, or `init`; return the exit code."""
     mode, rest = arguments[:1], arguments[1:]
     if mode == ["init"]:
-        from tuning_trainer.init import init
+        from tuning_trainer.modes.init import init
 
         return init(rest)
     if not rest or mode[0] not in MODES:
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _objective(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:
-    from tuning_trainer.objective import prepare_path, run_objective
+    from tuning_trainer.modes.objective import prepare_path, run_objective
     from tuning_trainer.outcome import outcome_of_refit, outcome_of_value
 
     prepare_path(run.settings.source)
@@ -60,16 +60,16 @@ def _objective(arguments: list[str], run: Run, trial: Trial, metrics: list[str])
 
 def _script(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:
     if run.settings.final:
-        from tuning_trainer.refit import refit_script
+        from tuning_trainer.modes.refit import refit_script
 
         return refit_script(arguments, run.settings, trial, run.finished_study())
-    from tuning_trainer.script import run_script
+    from tuning_trainer.modes.script import run_script
 
     return run_script(arguments, run.settings, trial, metrics, run.deliver)
 
 
 def _command(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:
-    from tuning_trainer.command import run_command
+    from tuning_trainer.modes.command import run_command
 
     program = arguments[1:] if arguments[0] == "--" else arguments
     return run_command(program, run.settings, trial, metrics)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from tuning_trainer.pruned import trial_pruned
+from tuning_trainer.optuna_api.pruned import trial_pruned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tuning_trainer import TrialPruned
 from tuning_trainer.failure import Failure, failure_of
-from tuning_trainer.wire import number_to_wire
+from tuning_trainer.wire.codec import number_to_wire
 
 
 class Outcome(NamedTuple):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.client import Client, Refused, Unreachable
 from tuning_trainer.console import say
 from tuning_trainer.failure import Failure, write_termination_message
-from tuning_trainer.outbox import Outbox, SilentOutbox
+from tuning_trainer.optuna_api.trial import PATIENCE, Trial
 from tuning_trainer.outcome import Outcome, outcome_of_exception
 from tuning_trainer.stopping import EXIT_CODE, Stopping
-from tuning_trainer.trial import PATIENCE, Trial
+from tuning_trainer.wire.client import Client, Refused, Unreachable
+from tuning_trainer.wire.outbox import Outbox, SilentOutbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable

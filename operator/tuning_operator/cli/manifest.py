@@ -14,7 +14,7 @@ from tuning_operator.cli.errors import PluginError
 from tuning_operator.protocol import StudyDefinition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudySpec
-from tuning_operator.studies.samplers import problems_of
+from tuning_operator.studies.definition.samplers import problems_of
 
 DEFAULT_TRIALS = 100
 """Where the script sets no limit; the API server wants one."""

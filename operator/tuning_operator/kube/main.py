@@ -10,18 +10,18 @@ from typing import Any, cast
 import kopf
 
 from tuning_operator.kube import probes
-from tuning_operator.kube.accept import check
-from tuning_operator.kube.act import Actor
-from tuning_operator.kube.client import KubernetesApi, connect
-from tuning_operator.kube.handlers import follow_changes, kopf_settings, register
-from tuning_operator.kube.manifests import Runtime
-from tuning_operator.kube.observation import StudyKey
-from tuning_operator.kube.observe import Observer
-from tuning_operator.kube.reconciler import Reconciler
+from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.loop.handlers import follow_changes, kopf_settings, register
+from tuning_operator.kube.loop.reconciler import Reconciler
+from tuning_operator.kube.loop.worker import Pulse, work
+from tuning_operator.kube.loop.workqueue import WorkQueue
+from tuning_operator.kube.plan.validation import check
+from tuning_operator.kube.ports.act import Actor
+from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
+from tuning_operator.kube.ports.observe import Observer
+from tuning_operator.kube.ports.study_server import HttpStudyServer
 from tuning_operator.kube.settings import OperatorSettings
-from tuning_operator.kube.study_server import HttpStudyServer
-from tuning_operator.kube.worker import Pulse, work
-from tuning_operator.kube.workqueue import WorkQueue
+from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.trainer_archive import trainer_archive
 
 log = logging.getLogger(__name__)

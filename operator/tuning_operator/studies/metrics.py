@@ -7,9 +7,8 @@ from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tuning_operator.protocol import Counts
-from tuning_operator.studies.feed import Key
-from tuning_operator.studies.store import Store
+from tuning_operator.protocol import Counts, StudyKey
+from tuning_operator.studies.storage.base import Store
 
 FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -18,7 +17,7 @@ SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 class Standing(NamedTuple):
     """A study's counts."""
 
-    key: Key
+    key: StudyKey
     counts: Counts
 
 

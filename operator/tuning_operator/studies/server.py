@@ -11,16 +11,16 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from tuning_operator.studies import heap
-from tuning_operator.studies.app import create_app
-from tuning_operator.studies.certificate import Certificate
-from tuning_operator.studies.keyset import ApiServer, PublishedKeys
+from tuning_operator.studies.auth.keyset import ApiServer, PublishedKeys
+from tuning_operator.studies.auth.tokens import Keys, LocalKeys, Verifier
+from tuning_operator.studies.http.app import create_app
+from tuning_operator.studies.http.certificate import Certificate
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage import PostgresStore
-from tuning_operator.studies.store import MemoryStore, Store
-from tuning_operator.studies.surroundings import COMMIT_SECONDS
-from tuning_operator.studies.tokens import Keys, LocalKeys, Verifier
+from tuning_operator.studies.storage.base import MemoryStore, Store
+from tuning_operator.studies.study import heap
+from tuning_operator.studies.study.surroundings import COMMIT_SECONDS
 
 log = logging.getLogger(__name__)
 

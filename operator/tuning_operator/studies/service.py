@@ -3,14 +3,14 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
-from tuning_operator.protocol import Changes, Problem
+from tuning_operator.protocol import Changes, Problem, StudyKey
+from tuning_operator.studies.auth.tokens import Verifier
 from tuning_operator.studies.errors import Unavailable
-from tuning_operator.studies.feed import ChangeFeed, Key
 from tuning_operator.studies.metrics import Metrics, Standing
-from tuning_operator.studies.registry import Registry
-from tuning_operator.studies.store import Store
-from tuning_operator.studies.surroundings import Surroundings
-from tuning_operator.studies.tokens import Verifier
+from tuning_operator.studies.storage.base import Store
+from tuning_operator.studies.study.feed import ChangeFeed
+from tuning_operator.studies.study.registry import Registry
+from tuning_operator.studies.study.surroundings import Surroundings
 
 SAMPLING_THREADS = 4
 """Studies that sample at the same time. Sampling is mostly Python, so more would not be faster."""
@@ -59,7 +59,7 @@ class Service:
         await asyncio.to_thread(self._executor.shutdown)
         await self._store.close()
 
-    async def _unsettled(self) -> list[Key]:
+    async def _unsettled(self) -> list[StudyKey]:
         return await self._studies.unsettled()
 
     def _standings(self) -> list[Standing]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tuning_operator.kube.conditions import rfc3339
-from tuning_operator.kube.observation import Observation, Run, Trouble
+from tuning_operator.kube.plan.observation import Observation, Run, Trouble
+from tuning_operator.kube.status.conditions import rfc3339
 from tuning_operator.protocol import Counts, Failure, StudySummary, TrialRecord
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy, TuningStudyStatus

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tuning_operator.kube.client import KubeError
-from tuning_operator.kube.study_server import StudyServerUnavailable
+from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

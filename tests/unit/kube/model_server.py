@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tuning_operator.kube.study_server import DefinitionRefused, StudyServerUnavailable
+from tuning_operator.kube.ports.study_server import DefinitionRefused, StudyServerUnavailable
 from tuning_operator.protocol import (
     AskRequest,
     Changes,
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
-    from tuning_operator.kube.observation import StudyKey
+    from tuning_operator.protocol import StudyKey
 
 
 class ModelServer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tuning_operator.kube.accept import check
+from tuning_operator.kube.plan.validation import check
 
 from tests.unit.kube.builders import study
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tuning_operator.kube.act import RunRefused
-from tuning_operator.kube.client import KubeError
-from tuning_operator.kube.decide import decide
-from tuning_operator.kube.observation import Observation, Run
-from tuning_operator.kube.reconciler import NoProgress
-from tuning_operator.kube.study_server import StudyServerUnavailable
+from tuning_operator.kube.loop.reconciler import NoProgress
+from tuning_operator.kube.plan.decide import decide
+from tuning_operator.kube.plan.observation import Observation, Run
+from tuning_operator.kube.ports.act import RunRefused
+from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 
 from tests.unit.kube.builders import NOW, pod, study, summary, trial, trouble, waiting
 from tests.unit.kube.faults import KUBE_ERRORS, SERVER_ERRORS, Faults

@@ -8,11 +8,11 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tuning_operator.kube.actions import Action, Ask, Start, Stop, Tell
-from tuning_operator.kube.conditions import find, rfc3339
-from tuning_operator.kube.decide import decide
-from tuning_operator.kube.observation import Observation, Run
-from tuning_operator.kube.patience import START_GRACE
+from tuning_operator.kube.plan.actions import Action, Ask, Start, Stop, Tell
+from tuning_operator.kube.plan.decide import decide
+from tuning_operator.kube.plan.observation import Observation, Run
+from tuning_operator.kube.plan.patience import START_GRACE
+from tuning_operator.kube.status.conditions import find, rfc3339
 from tuning_operator.protocol import Problem, TrialRecord
 from tuning_operator.resource.study import BestTrial, Condition, TuningStudy, TuningStudyStatus
 

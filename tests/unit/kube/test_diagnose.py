@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from tuning_operator.kube.conditions import told
-from tuning_operator.kube.diagnose import Evidence, job_state, refit_subject, why_ended, why_not_started
+from tuning_operator.kube.jobs.diagnose import Evidence, job_state, refit_subject, why_ended, why_not_started
+from tuning_operator.kube.status.conditions import told
 
 from tests.unit.kube.builders import GPU, ago, failed_job, job, pod, study, terminated, waiting
 

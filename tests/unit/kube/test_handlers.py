@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tuning_operator.kube.handlers import POLL_SECONDS, RECONNECT_SECONDS, follow_changes, kopf_settings
-from tuning_operator.kube.observation import StudyKey
-from tuning_operator.kube.study_server import StudyServerUnavailable
-from tuning_operator.kube.workqueue import WorkQueue
-from tuning_operator.protocol import Changes
+from tuning_operator.kube.loop.handlers import POLL_SECONDS, RECONNECT_SECONDS, follow_changes, kopf_settings
+from tuning_operator.kube.loop.workqueue import WorkQueue
+from tuning_operator.kube.ports.study_server import StudyServerUnavailable
+from tuning_operator.protocol import Changes, StudyKey
 
 KEY, OTHER = StudyKey("ml", "a"), StudyKey("ml", "b")
 AWAY = StudyServerUnavailable("ConnectError")

@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from tuning_operator.kube import manifests
-from tuning_operator.kube.assignment import refit_assignment, refit_request, trial_assignment
-from tuning_operator.kube.manifests import Runtime, trainer_config_map
+from tuning_operator.kube.jobs import manifests
+from tuning_operator.kube.jobs.manifests import Runtime, trainer_config_map
+from tuning_operator.kube.plan.work import refit_assignment, refit_request, trial_assignment
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 

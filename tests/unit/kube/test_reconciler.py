@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tuning_operator.kube.client import KubeError
-from tuning_operator.kube.study_server import StudyServerUnavailable
+from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import names
 

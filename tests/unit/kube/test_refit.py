@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tuning_operator.kube.actions import Action, Ask, BeginRefit, FailRefit, StartRefit, StopRefit
-from tuning_operator.kube.assignment import refit_request
-from tuning_operator.kube.conditions import find
-from tuning_operator.kube.decide import decide
-from tuning_operator.kube.observation import Observation, Run
-from tuning_operator.kube.patience import START_GRACE
-from tuning_operator.kube.refit import REMOVED, best_trial
+from tuning_operator.kube.plan.actions import Action, Ask, BeginRefit, FailRefit, StartRefit, StopRefit
+from tuning_operator.kube.plan.decide import decide
+from tuning_operator.kube.plan.observation import Observation, Run
+from tuning_operator.kube.plan.patience import START_GRACE
+from tuning_operator.kube.plan.refit import REMOVED, best_trial
+from tuning_operator.kube.plan.work import refit_request
+from tuning_operator.kube.status.conditions import find
 from tuning_operator.protocol import Failure, Problem, RefitRecord, StudySummary
 from tuning_operator.resource.study import RefitSpec, TuningStudy, TuningStudyStatus
 

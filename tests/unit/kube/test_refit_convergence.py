@@ -7,9 +7,9 @@ import asyncio
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tuning_operator.kube.assignment import refit_request
-from tuning_operator.kube.refit import due, is_new
-from tuning_operator.kube.verdict import judge
+from tuning_operator.kube.plan.refit import due, is_new
+from tuning_operator.kube.plan.verdict import judge
+from tuning_operator.kube.plan.work import refit_request
 from tuning_operator.protocol import RefitRequest
 from tuning_operator.resource import names
 from tuning_operator.resource.study import RefitSpec, TuningStudy

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from tuning_operator.kube.observation import StudyKey
-from tuning_operator.kube.study_server import DefinitionRefused, HttpStudyServer, StudyServerUnavailable
+from tuning_operator.kube.ports.study_server import DefinitionRefused, HttpStudyServer, StudyServerUnavailable
 from tuning_operator.protocol import (
     AskRequest,
     Failure,
     Problem,
     RefitRequest,
     StudyDefinition,
+    StudyKey,
     TellRequest,
 )
 from tuning_operator.resource.study import Objective

@@ -6,11 +6,11 @@ import asyncio
 from collections import Counter
 
 import pytest
-from tuning_operator.kube.client import KubeError
-from tuning_operator.kube.observation import StudyKey
-from tuning_operator.kube.reconciler import NoProgress
-from tuning_operator.kube.worker import Pulse, work
-from tuning_operator.kube.workqueue import WorkQueue
+from tuning_operator.kube.loop.reconciler import NoProgress
+from tuning_operator.kube.loop.worker import Pulse, work
+from tuning_operator.kube.loop.workqueue import WorkQueue
+from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.protocol import StudyKey
 
 pytestmark = pytest.mark.looptime
 
@@ -72,7 +72,7 @@ async def test_a_study_that_is_gone_does_not_come_back() -> None:
 
 async def test_the_pulse_ages_only_while_work_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("tuning_operator.kube.worker.time.monotonic", lambda: now)
+    monkeypatch.setattr("tuning_operator.kube.loop.worker.time.monotonic", lambda: now)
     queue: WorkQueue[StudyKey] = WorkQueue()
     pulse = Pulse(queue)
     now = 500.0

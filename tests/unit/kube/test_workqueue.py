@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tuning_operator.kube.workqueue import LAST_BACKOFF, WorkQueue
+from tuning_operator.kube.loop.workqueue import LAST_BACKOFF, WorkQueue
 
 pytestmark = pytest.mark.looptime
 

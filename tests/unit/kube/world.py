@@ -5,15 +5,14 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from tuning_operator.kube.accept import check
-from tuning_operator.kube.act import Actor, RunRefused
-from tuning_operator.kube.client import KubeError
-from tuning_operator.kube.manifests import Runtime
-from tuning_operator.kube.observation import StudyKey
-from tuning_operator.kube.observe import Observer
-from tuning_operator.kube.reconciler import NoProgress, Reconciler
-from tuning_operator.kube.study_server import StudyServerUnavailable
-from tuning_operator.protocol import Failure
+from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.loop.reconciler import NoProgress, Reconciler
+from tuning_operator.kube.plan.validation import check
+from tuning_operator.kube.ports.act import Actor, RunRefused
+from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.observe import Observer
+from tuning_operator.kube.ports.study_server import StudyServerUnavailable
+from tuning_operator.protocol import Failure, StudyKey
 from tuning_operator.resource import names
 
 from tests.unit.kube.builders import NOW, body

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from tuning_operator.protocol import Changes, StudySummary, TrialRecord, TrialView
-from tuning_operator.studies.tokens import mint_operator, mint_pod, mint_reader
+from tuning_operator.studies.auth.tokens import mint_operator, mint_pod, mint_reader
 
 from tests.support.study_server import NO_TLS, SECRET, RunningServer, running_server
 

@@ -17,20 +17,21 @@ from tuning_operator.protocol import (
     AttributesRequest,
     Failure,
     StudyDefinition,
+    StudyKey,
     SuggestRequest,
     TellRequest,
 )
-from tuning_operator.studies.engine import LARGEST_ASK, StudyEngine
 from tuning_operator.studies.errors import Conflict, NotFound, Refused
-from tuning_operator.studies.feed import ChangeFeed, Key
-from tuning_operator.studies.registry import Registry
-from tuning_operator.studies.store import MemoryStore
-from tuning_operator.studies.surroundings import Surroundings
+from tuning_operator.studies.storage.base import MemoryStore
+from tuning_operator.studies.study.engine import LARGEST_ASK, StudyEngine
+from tuning_operator.studies.study.feed import ChangeFeed
+from tuning_operator.studies.study.registry import Registry
+from tuning_operator.studies.study.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-KEY = Key("ml", "mnist")
+KEY = StudyKey("ml", "mnist")
 X = {"name": "x", "type": "float", "low": 0, "high": 1}
 FLOAT = FloatDistribution(0, 1)
 
@@ -53,7 +54,7 @@ class Servers:
         self._executor = executor
 
     def start(self) -> Registry:
-        async def unsettled() -> list[Key]:
+        async def unsettled() -> list[StudyKey]:
             return await registry.unsettled()
 
         self.feed = ChangeFeed(unsettled)
@@ -560,7 +561,7 @@ async def test_a_deleted_study_leaves_no_trial_running(
 
 async def test_unsettled_studies(registry: Registry, servers: Servers) -> None:
     async def declare(name: str, running: bool, policy: str) -> None:
-        key = Key("ml", name)
+        key = StudyKey("ml", name)
         await registry.declare(key, definition(deletionPolicy=policy))
         await ask(await registry.find(key), int(running))
 
@@ -568,4 +569,4 @@ async def test_unsettled_studies(registry: Registry, servers: Servers) -> None:
     await declare("running", True, "Retain")
     await declare("to-delete", False, "Delete")
     optuna.create_study(study_name="not-ours", storage=servers.store.storage).ask()
-    assert await servers.start().unsettled() == [Key("ml", "running"), Key("ml", "to-delete")]
+    assert await servers.start().unsettled() == [StudyKey("ml", "running"), StudyKey("ml", "to-delete")]

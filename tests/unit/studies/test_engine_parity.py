@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from tuning_operator.studies.store import MemoryStore
+from tuning_operator.studies.storage.base import MemoryStore
 
 from tests.support.http_trial import run_study
 from tests.support.study_server import running_server

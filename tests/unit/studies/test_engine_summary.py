@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from tuning_operator.protocol import Counts
-from tuning_operator.studies.records import COPIED_FROM
-from tuning_operator.studies.scoreboard import FRONT_SIZE, Scoreboard
+from tuning_operator.studies.study.records import COPIED_FROM
+from tuning_operator.studies.study.scoreboard import FRONT_SIZE, Scoreboard
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, float("inf"), float("-inf")])
 ENDINGS = st.sampled_from(

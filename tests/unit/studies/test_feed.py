@@ -7,21 +7,22 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tuning_operator.studies.feed import ChangeFeed, Key
+from tuning_operator.protocol import StudyKey
+from tuning_operator.studies.study.feed import ChangeFeed
 
-A, B, C = Key("ml", "a"), Key("ml", "b"), Key("other", "c")
+A, B, C = StudyKey("ml", "a"), StudyKey("ml", "b"), StudyKey("other", "c")
 LONG = 30.0
 """Seconds: a test that waits for this fails by its time limit."""
 
 
 @pytest.fixture
-def unsettled() -> list[Key]:
+def unsettled() -> list[StudyKey]:
     return [A, C]
 
 
 @pytest.fixture
-def feed(unsettled: list[Key]) -> ChangeFeed:
-    async def now() -> list[Key]:
+def feed(unsettled: list[StudyKey]) -> ChangeFeed:
+    async def now() -> list[StudyKey]:
         return unsettled
 
     return ChangeFeed(now)
@@ -87,7 +88,7 @@ async def test_closing_answers_all_at_once(feed: ChangeFeed) -> None:
 
 
 async def test_a_change_during_the_look_at_the_record_is_told_after_it() -> None:
-    async def now() -> list[Key]:
+    async def now() -> list[StudyKey]:
         feed.mark(B)
         return []
 
@@ -97,15 +98,15 @@ async def test_a_change_during_the_look_at_the_record_is_told_after_it() -> None
 
 
 @given(st.lists(st.sampled_from([A, B, C, None]), max_size=40))
-def test_a_follower_learns_of_every_change(events: list[Key | None]) -> None:
+def test_a_follower_learns_of_every_change(events: list[StudyKey | None]) -> None:
     """None: the follower asks, and is told what changed since it asked before."""
 
     async def follow() -> None:
-        async def nothing() -> list[Key]:
+        async def nothing() -> list[StudyKey]:
             return []
 
         feed = ChangeFeed(nothing)
-        cursor, due = (await feed.after(None, 0)).cursor, set[Key]()
+        cursor, due = (await feed.after(None, 0)).cursor, set[StudyKey]()
         for event in [*events, None]:
             if event is not None:
                 feed.mark(event)

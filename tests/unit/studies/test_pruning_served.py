@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from tuning_operator.protocol import AskRequest, StudyDefinition, TellRequest
-from tuning_operator.studies.feed import ChangeFeed, Key
-from tuning_operator.studies.registry import Registry
-from tuning_operator.studies.store import MemoryStore
-from tuning_operator.studies.surroundings import Surroundings
+from tuning_operator.protocol import AskRequest, StudyDefinition, StudyKey, TellRequest
+from tuning_operator.studies.storage.base import MemoryStore
+from tuning_operator.studies.study.feed import ChangeFeed
+from tuning_operator.studies.study.registry import Registry
+from tuning_operator.studies.study.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tuning_operator.studies.engine import StudyEngine
+    from tuning_operator.studies.study.engine import StudyEngine
 
-KEY = Key("ml", "mnist")
+KEY = StudyKey("ml", "mnist")
 PRUNERS: dict[str, dict[str, Any]] = {
     "MedianPruner": {"n_startup_trials": 1},
     "PercentilePruner": {"percentile": 50.0, "n_startup_trials": 1},
@@ -46,7 +46,7 @@ def start() -> Iterator[Callable[[], Registry]]:
     """Starts a server on the one record there is."""
     store = MemoryStore()
 
-    async def unsettled() -> list[Key]:
+    async def unsettled() -> list[StudyKey]:
         return []
 
     with ThreadPoolExecutor(2) as executor:

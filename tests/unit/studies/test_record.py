@@ -17,8 +17,8 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState, create_trial
 from tuning_operator.protocol import FinishedStudy
-from tuning_operator.studies.finished import TRIALS_IN_A_PIECE, pieces
-from tuning_operator.studies.served_study import ServedStudy
+from tuning_operator.studies.study.finished import TRIALS_IN_A_PIECE, pieces
+from tuning_operator.studies.study.served_study import ServedStudy
 
 from tests.support.http_trial import run_study
 from tests.support.study_server import RunningServer, running_server

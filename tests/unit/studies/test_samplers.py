@@ -11,7 +11,7 @@ import pytest
 from optuna.trial import TrialState
 from tuning_operator.protocol import StudyDefinition
 from tuning_operator.resource.study import PRUNERS, SAMPLERS
-from tuning_operator.studies.samplers import build_pruner, build_sampler, problems_of, to_optuna
+from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, problems_of, to_optuna
 
 X = {"name": "x", "type": "float", "low": 0, "high": 1, "step": 0.25}
 Y = {"name": "y", "type": "int", "low": 1, "high": 4}

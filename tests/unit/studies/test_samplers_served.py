@@ -6,15 +6,15 @@ from typing import Any
 
 import optuna
 import pytest
-from tuning_operator.protocol import AskRequest, StudyDefinition, TellRequest
-from tuning_operator.studies.engine import StudyEngine
+from tuning_operator.protocol import AskRequest, StudyDefinition, StudyKey, TellRequest
 from tuning_operator.studies.errors import Refused
-from tuning_operator.studies.feed import ChangeFeed, Key
-from tuning_operator.studies.registry import Registry
-from tuning_operator.studies.store import MemoryStore
-from tuning_operator.studies.surroundings import Surroundings
+from tuning_operator.studies.storage.base import MemoryStore
+from tuning_operator.studies.study.engine import StudyEngine
+from tuning_operator.studies.study.feed import ChangeFeed
+from tuning_operator.studies.study.registry import Registry
+from tuning_operator.studies.study.surroundings import Surroundings
 
-KEY = Key("ml", "mnist")
+KEY = StudyKey("ml", "mnist")
 X = {"name": "x", "type": "float", "low": 0, "high": 1}
 N = {"name": "n", "type": "int", "low": 1, "high": 3}
 DEEP = {
@@ -40,7 +40,7 @@ class Server:
     """A study server's studies; made anew with the same store, it is the server after a restart."""
 
     def __init__(self, store: MemoryStore, executor: ThreadPoolExecutor) -> None:
-        async def unsettled() -> list[Key]:
+        async def unsettled() -> list[StudyKey]:
             return await self.registry.unsettled()
 
         self.registry = Registry(Surroundings(store, executor, ChangeFeed(unsettled)))

@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
-from tuning_operator.studies.certificate import Certificate
+from tuning_operator.studies.auth.tokens import mint_operator
+from tuning_operator.studies.http.certificate import Certificate
 from tuning_operator.studies.server import Replaced
 from tuning_operator.studies.settings import StudySettings
-from tuning_operator.studies.store import MemoryStore, NothingToWait
-from tuning_operator.studies.tokens import mint_operator
+from tuning_operator.studies.storage.base import MemoryStore, NothingToWait
 
 from tests.support.study_server import NO_TLS, SECRET, running_server
 
@@ -285,7 +285,7 @@ def test_a_reply_waits_for_the_record_and_the_end_waits_for_the_reply(store: Slo
 
 
 def test_the_database_is_away(store: SlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuning_operator.studies.surroundings.COMMIT_SECONDS", 0.05)
+    monkeypatch.setattr("tuning_operator.studies.study.surroundings.COMMIT_SECONDS", 0.05)
     store.free.set()
     with running_server(store) as server:
         server.operator().put(STUDY, json=DEFINITION)

@@ -16,10 +16,9 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from tuning_operator.resource.names import REFIT, TOKEN_AUDIENCE
-from tuning_operator.studies.errors import Forbidden, Unauthenticated, Unavailable
-from tuning_operator.studies.keyset import REFRESH_SECONDS, Published, PublishedKeys
-from tuning_operator.studies.keyset import ApiServer as ClusterKeys
-from tuning_operator.studies.tokens import (
+from tuning_operator.studies.auth.keyset import REFRESH_SECONDS, Published, PublishedKeys
+from tuning_operator.studies.auth.keyset import ApiServer as ClusterKeys
+from tuning_operator.studies.auth.tokens import (
     LEEWAY_SECONDS,
     LOCAL_OPERATOR,
     LocalKeys,
@@ -35,6 +34,7 @@ from tuning_operator.studies.tokens import (
     mint_pod,
     mint_reader,
 )
+from tuning_operator.studies.errors import Forbidden, Unauthenticated, Unavailable
 
 ISSUER = "https://kubernetes.default.svc.cluster.local"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)

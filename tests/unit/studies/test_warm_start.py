@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from tuning_operator.studies import warm_start
-from tuning_operator.studies.records import COPIED_FROM
 from tuning_operator.studies.storage import PostgresStore
+from tuning_operator.studies.study import warm_start
+from tuning_operator.studies.study.records import COPIED_FROM
 
 from tests.support.http_trial import run_study, run_trial
 from tests.support.study_server import RunningServer, running_server

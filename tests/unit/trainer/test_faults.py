@@ -9,8 +9,8 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from tuning_trainer.client import Client, Refused, Unreachable
-from tuning_trainer.outbox import PATIENCE, Outbox
+from tuning_trainer.wire.client import Client, Refused, Unreachable
+from tuning_trainer.wire.outbox import PATIENCE, Outbox
 
 from tests.unit.trainer.pod import BARE, Pod
 from tests.unit.trainer.twin import PATH, Handler, Twin, drop, drop_after, serving, status

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from tuning_operator.studies.tokens import mint_pod
+from tuning_operator.studies.auth.tokens import mint_pod
 
 from tests.support.study_server import SECRET, RunningServer, study_server  # noqa: F401
 from tests.unit.trainer.pod import BARE, FULL, Pod

@@ -14,10 +14,10 @@ import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tuning_trainer import distributions as dists
-from tuning_trainer.client import Client
-from tuning_trainer.outbox import Outbox
-from tuning_trainer.trial import Trial
+from tuning_trainer.optuna_api import distributions as dists
+from tuning_trainer.optuna_api.trial import Trial
+from tuning_trainer.wire.client import Client
+from tuning_trainer.wire.outbox import Outbox
 
 from tests.unit.trainer.pod import BARE, Pod
 from tests.unit.trainer.twin import Twin, serving

@@ -6,7 +6,7 @@ import math
 
 import pytest
 from tuning_trainer.failure import TrialFailure
-from tuning_trainer.metrics import MetricReader, Reading, Steps
+from tuning_trainer.modes.metrics import MetricReader, Reading, Steps
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
-from tuning_operator.studies.store import MemoryStore
+from tuning_operator.studies.storage.base import MemoryStore
 
 from tests.support.study_server import RunningServer, running_server, study_server  # noqa: F401
 from tests.unit.trainer.pod import BARE, Pod

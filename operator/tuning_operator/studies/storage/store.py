@@ -12,7 +12,7 @@ from tuning_operator.studies.storage.writes import Writes
 
 
 class PostgresStore:
-    """A `tuning_operator.studies.store.Store` in Postgres."""
+    """A `tuning_operator.studies.storage.base.Store` in Postgres."""
 
     def __init__(self, url: str, *, shard: int = 0, write_timeout: float = 60.0) -> None:
         """Connect to nothing yet. The arguments are those of PostgresStorage."""

@@ -2,6 +2,6 @@
 
 import sys
 
-from tuning_trainer.optuna_standin import fill
+from tuning_trainer.optuna_api.optuna_standin import fill
 
 fill(sys.modules[__name__])

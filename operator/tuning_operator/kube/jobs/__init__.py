@@ -1,0 +1,1 @@
+"""Work as Kubernetes Jobs: manifests and diagnoses, pure."""

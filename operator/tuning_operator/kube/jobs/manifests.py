@@ -1,0 +1,173 @@
+"""The objects made for a study: the Job of a trial or of the refit, and the ConfigMap with the trainer."""
+
+import base64
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tuning_operator.kube.plan.work import Assignment
+from tuning_operator.resource import names
+from tuning_operator.resource.duration import seconds
+from tuning_operator.resource.study import Pruner, TuningStudy, TuningStudySpec
+
+TRAINER_PATH = "/var/run/tuning.dev/trainer"
+TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
+SOURCE_PATH = "/var/run/tuning.dev/source"
+TOKEN_SECONDS = 3600
+"""The kubelet renews the token when 80 % of this is over; the trainer reads it anew for each request."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What every trial of every study needs: the trainer, and the way to the study server."""
+
+    trainer: bytes
+    server_url: str
+    ca: str | None = None
+    """PEM of the authority behind the server's certificate; None: the image's own, or plain HTTP."""
+
+
+def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
+    """Return the ConfigMap that carries the trainer into pods; named by its content, so never changed."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(study, _trainer_name(study, runtime), {}),
+        "immutable": True,
+        "binaryData": {"trainer.zip": base64.b64encode(runtime.trainer).decode()},
+        "data": _address(runtime),
+    }
+
+
+def _address(runtime: Runtime) -> dict[str, str]:
+    """Return how the study server is reached: for pods, and for kubectl's plugin."""
+    return {"server-url": runtime.server_url, **({"ca.crt": runtime.ca} if runtime.ca else {})}
+
+
+def job(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, Any]:
+    """Return the Job that does the work: the pod template with the container `trainer` filled in."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(study, work.job, work.labels),
+        "spec": {
+            "backoffLimit": work.retries,
+            # A drained node or a preemption is no failure of the trial: the next pod takes it up.
+            "podFailurePolicy": {
+                "rules": [
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+                ]
+            },
+            "ttlSecondsAfterFinished": seconds(study.spec.trial.ttl_after_finished),
+            "template": _pod_template(study, work, runtime),
+        },
+    }
+
+
+def _metadata(study: TuningStudy, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
+    owner = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "name": study.metadata["name"],
+        "uid": study.metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "name": name,
+        "namespace": study.metadata["namespace"],
+        "labels": {names.LABEL_STUDY: study.metadata["name"], **labels},
+        "ownerReferences": [owner],
+    }
+
+
+def _trainer_name(study: TuningStudy, runtime: Runtime) -> str:
+    address = json.dumps(_address(runtime), sort_keys=True)
+    digest = hashlib.sha256(runtime.trainer + address.encode()).hexdigest()
+    return f"{study.metadata['name']}-trainer-{digest[:10]}"
+
+
+def _pod_template(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, Any]:
+    template: dict[str, Any] = copy.deepcopy(dict(work.template))
+    metadata = template.setdefault("metadata", {})
+    ours = {names.LABEL_STUDY: study.metadata["name"], **work.labels}
+    metadata["labels"] = {**metadata.get("labels", {}), **ours}
+    pod = template["spec"]
+    pod["restartPolicy"] = "Never"  # another pod is the Job's decision, by its podFailurePolicy
+    pod.setdefault("automountServiceAccountToken", False)
+    if work.timeout:
+        # The pod's deadline and not the Job's: it does not count while the pod waits for a GPU, and
+        # leaves the pod and its logs behind.
+        pod["activeDeadlineSeconds"] = seconds(work.timeout)
+    pod["volumes"] = [*pod.get("volumes", []), *_volumes(study, work, runtime)]
+    pod["containers"] = [
+        _trainer(container, study, work, runtime)
+        if container["name"] == names.TRAINER_CONTAINER
+        else container
+        for container in pod["containers"]
+    ]
+    return template
+
+
+def _volumes(study: TuningStudy, work: Assignment, runtime: Runtime) -> list[dict[str, Any]]:
+    token = {"path": "token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS}
+    volumes: list[dict[str, Any]] = [
+        {"name": "tuning-trainer", "configMap": {"name": _trainer_name(study, runtime)}},
+        {"name": "tuning-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
+    ]
+    if work.source:
+        volumes.append({"name": "tuning-source", "configMap": {"name": work.source}})
+    return volumes
+
+
+def _trainer(
+    container: Mapping[str, Any], study: TuningStudy, work: Assignment, runtime: Runtime
+) -> dict[str, Any]:
+    """Return the container `trainer` as the user wrote it, with what the runtime needs."""
+    mounts = {"tuning-trainer": TRAINER_PATH, "tuning-token": TOKEN_PATH}
+    if work.source:
+        mounts["tuning-source"] = SOURCE_PATH
+    ours = _environment(study, work, runtime)
+    theirs = [variable for variable in container.get("env", []) if variable["name"] not in ours]
+    return {
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # a crash without a word leaves its last lines
+        **container,
+        "command": [study.spec.trial.python, f"{TRAINER_PATH}/trainer.zip", *work.arguments],
+        "env": [*theirs, *({"name": name, "value": value} for name, value in ours.items())],
+        "volumeMounts": [
+            *container.get("volumeMounts", []),
+            *({"name": name, "mountPath": path, "readOnly": True} for name, path in mounts.items()),
+        ],
+    }
+
+
+def _environment(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, str]:
+    namespace, name = study.metadata["namespace"], study.metadata["name"]
+    environment = {
+        "TUNING_TRIAL_URL": f"{runtime.server_url.rstrip('/')}/v1/studies/{namespace}/{name}/{work.path}",
+        "TUNING_TOKEN_FILE": f"{TOKEN_PATH}/token",
+        "TUNING_STUDY": f"{namespace}/{name}",
+        "TUNING_TRIAL_NUMBER": str(work.trial),
+        "TUNING_ROLE": work.role,
+        "TUNING_CONFIG": json.dumps(_config(study.spec)),
+    }
+    if runtime.ca:
+        environment["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
+    if work.source:
+        environment["TUNING_SOURCE"] = SOURCE_PATH
+    return environment
+
+
+def _config(spec: TuningStudySpec) -> dict[str, Any]:
+    """Return a command's time to stop, where its metrics are, and what a script must not contradict."""
+    optunas_own = Pruner(name="MedianPruner" if len(spec.objectives) == 1 else "NopPruner")
+    metrics = spec.trial.metrics
+    return {
+        "pruneGraceSeconds": seconds(spec.trial.prune_grace),
+        "sampler": spec.sampler.model_dump(),
+        "pruner": (spec.pruner or optunas_own).model_dump(),
+        **({"metrics": metrics.model_dump(exclude_none=True)} if metrics else {}),
+    }

@@ -1,0 +1,1 @@
+"""Hears of changes and reconciles one study after another."""

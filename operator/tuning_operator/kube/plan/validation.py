@@ -1,0 +1,52 @@
+"""What the operator itself refuses in a study, before it asks the study server."""
+
+from collections.abc import Iterator
+
+from tuning_trainer.failure import TrialFailure
+from tuning_trainer.modes.metrics import MetricReader
+
+from tuning_operator.protocol import Problem
+from tuning_operator.resource import space
+from tuning_operator.resource.names import MAX_STUDY_NAME
+from tuning_operator.resource.study import TuningStudy, TuningStudySpec
+
+
+def check(study: TuningStudy) -> tuple[Problem, ...]:
+    """Return why the study cannot run as it is written; nothing: it can, as far as the operator can tell."""
+    spec = study.spec
+    flaws = space.problems(spec.search_space, spec.initial_trials)
+    return (
+        *_name(study.metadata["name"]),
+        *(Problem(field=field, message=message) for field, message in flaws),
+        *_metrics(spec),
+        *_warm_start(study),
+    )
+
+
+def _name(name: str) -> tuple[Problem, ...]:
+    if len(name) <= MAX_STUDY_NAME:
+        return ()
+    message = f"{name!r} has {len(name)} characters, at most {MAX_STUDY_NAME} leave room for its pods' names"
+    return (Problem(field="metadata.name", message=message),)
+
+
+def _metrics(spec: TuningStudySpec) -> Iterator[Problem]:
+    """The pattern is tried as the trainer will use it: an error in it would fail every trial."""
+    pattern = spec.trial.metrics.pattern if spec.trial.metrics else None
+    try:
+        MetricReader([objective.metric for objective in spec.objectives], pattern)
+    except TrialFailure as error:
+        message = f"{error.failure.message} {error.failure.remedy}"
+        yield Problem(field="trial.metrics.pattern", message=message)
+    except (OverflowError, RecursionError) as error:
+        message = (
+            f"The pattern {pattern!r} is too much for Python's regular expressions ({error}): simplify it."
+        )
+        yield Problem(field="trial.metrics.pattern", message=message)
+
+
+def _warm_start(study: TuningStudy) -> Iterator[Problem]:
+    start = study.spec.warm_start
+    if start and start.study == study.metadata["name"]:
+        message = f"{start.study} is this study itself: name another one, or remove warmStart."
+        yield Problem(field="warmStart.study", message=message)

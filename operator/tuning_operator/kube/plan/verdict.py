@@ -1,0 +1,144 @@
+"""When a study is over, and why."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from tuning_operator.kube.status.conditions import parse_time, told
+from tuning_operator.protocol import StudySummary, TrialRecord
+from tuning_operator.resource.duration import seconds
+from tuning_operator.resource.study import Objective, TuningStudy, TuningStudyStatus
+
+ENDED = ("Completed", "Failed")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The study is over: `phase` is Completed or Failed."""
+
+    phase: str
+    reason: str
+    message: str
+
+
+def judge(study: TuningStudy, summary: StudySummary, now: datetime) -> Verdict | None:
+    """Return why the study is over; None while it is not.
+
+    Judged afresh each time, so that a study resumes as soon as the reason for its end is gone, with a raised
+    maxTrials, say.
+    """
+    return next((verdict for rule in RULES if (verdict := rule(study, summary, now))), None)
+
+
+def finished(summary: StudySummary) -> int:
+    """Return how many trials have ended, whatever their end."""
+    return summary.counts.complete + summary.counts.pruned + summary.counts.fail
+
+
+def elapsed(status: TuningStudyStatus, now: datetime) -> timedelta:
+    """Return how long the study has run since its start or last resumption; if it has ended, until then.
+
+    A suspended study's time stands still: it begins anew with the resumption, as a suspended Job's does.
+    """
+    start, end = parse_time(status.start_time), parse_time(status.completion_time)
+    if start is None or status.phase == "Suspended":
+        return timedelta()
+    return (end if end and status.phase in ENDED else now) - start
+
+
+def _too_many_failures(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
+    allowed, failed = study.spec.max_failed_trials, summary.counts.fail
+    if failed <= allowed:
+        return None
+    message = f"{failed} trials failed, maxFailedTrials allows {allowed}."
+    return Verdict("Failed", "TooManyFailedTrials", f"{message} {last_failure(summary)}".strip())
+
+
+def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
+    if finished(summary) < study.spec.max_trials or summary.counts.fail < finished(summary):
+        return None
+    message = f"All {summary.counts.fail} trials (maxTrials) failed."
+    return Verdict("Failed", "AllTrialsFailed", f"{message} {last_failure(summary)}".strip())
+
+
+def _target_reached(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
+    objectives = study.spec.objectives
+    candidates = summary.pareto_front if len(objectives) > 1 else [summary.best]
+    winner = next((trial for trial in candidates if trial and _reaches(objectives, trial)), None)
+    if winner is None:
+        return None
+    goals = ", ".join(f"{o.metric} {v}" for o, v in zip(objectives, winner.values or [], strict=True))
+    return Verdict("Completed", "TargetReached", f"Trial {winner.number} reached the target: {goals}.")
+
+
+def _reaches(objectives: list[Objective], trial: TrialRecord) -> bool:
+    goals = [
+        (o, value) for o, value in zip(objectives, trial.values or [], strict=False) if o.target is not None
+    ]
+    return bool(goals) and all(
+        value >= (o.target or 0) if o.direction == "maximize" else value <= (o.target or 0)
+        for o, value in goals
+    )
+
+
+def _max_trials(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
+    if finished(summary) < study.spec.max_trials:
+        return None
+    counts = summary.counts
+    return Verdict(
+        "Completed",
+        "MaxTrialsReached",
+        f"{finished(summary)} trials finished: {counts.complete} complete, {counts.pruned} pruned, "
+        f"{counts.fail} failed.",
+    )
+
+
+def _no_improvement(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
+    patience = study.spec.max_trials_without_improvement
+    if patience is None or summary.trials_since_best < patience:
+        return None
+    return Verdict(
+        "Completed",
+        "NoImprovement",
+        f"{summary.trials_since_best} completed trials in a row brought no better value "
+        f"(maxTrialsWithoutImprovement: {patience}).",
+    )
+
+
+def _exhausted(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
+    if not summary.exhausted or summary.counts.running or summary.counts.waiting:
+        return None
+    sampler, tried = study.spec.sampler.name, finished(summary)
+    return Verdict(
+        "Completed", "SearchSpaceExhausted", f"{sampler} has tried all there is, in {tried} trials."
+    )
+
+
+def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | None:
+    timeout = study.spec.timeout
+    if (
+        timeout is None
+        or study.spec.suspend
+        or elapsed(study.status, now) < timedelta(seconds=seconds(timeout))
+    ):
+        return None
+    return Verdict("Completed", "TimeoutReached", f"The study has run for its timeout, {timeout}.")
+
+
+RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ...] = (
+    _too_many_failures,
+    _nothing_but_failures,
+    _target_reached,
+    _max_trials,
+    _no_improvement,
+    _exhausted,
+    _timeout,
+)
+
+
+def last_failure(summary: StudySummary) -> str:
+    """Return the last failed trial's story in a sentence; empty when there is none."""
+    trial = summary.last_failure
+    if trial is None or trial.failure is None:
+        return ""
+    return f"Trial {trial.number} ({trial.failure.category}): {told(trial.failure)}"

@@ -1,0 +1,1 @@
+"""The cluster and the study server, as the operator reaches them."""

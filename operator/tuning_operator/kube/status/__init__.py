@@ -1,0 +1,1 @@
+"""What a study's status and Events say: pure."""

@@ -1,0 +1,136 @@
+"""What samplers need of the study: a grid its values, fixed parameters their ranges, one objective."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tuning_operator.protocol import Problem, StudyDefinition
+from tuning_operator.resource import space
+from tuning_operator.resource.space.initial import unknown
+from tuning_operator.resource.space.values import size
+from tuning_operator.resource.study import Parameter
+from tuning_operator.studies.definition.named import Named
+
+LARGEST_GRID = 100_000
+"""Combinations of a grid: Optuna holds them all in memory, and goes through them for each trial."""
+
+
+def completed(sampler: Named, definition: StudyDefinition, fixed: frozenset[str] = frozenset()) -> Named:
+    """Return the sampler with what the search space says: the values of a GridSampler that has none."""
+    args: dict[str, Any] = dict(sampler.args)
+    if sampler.name == "GridSampler" and "search_space" not in args:
+        parameters = [p for p in definition.search_space or [] if p.name not in fixed]
+        args["search_space"] = {parameter.name: space.values(parameter) for parameter in parameters}
+    if sampler.name == "PartialFixedSampler":
+        for base in sampler.inner():
+            inner = completed(base, definition, fixed | frozenset(args["fixed_params"]))
+            args["base_sampler"] = {"name": inner.name, "args": dict(inner.args)}
+    return sampler._replace(args=args)
+
+
+def sampler_problems(
+    sampler: Named, definition: StudyDefinition, *, space_is_good: bool, fixed: frozenset[str] = frozenset()
+) -> Iterator[Problem]:
+    """Yield what does not go together: sampler (good by itself), search space, objectives, initial trials."""
+    if sampler.name == "CmaEsSampler" and len(definition.objectives) > 1:
+        message = "CmaEsSampler works for one objective only: use TPESampler, NSGAIISampler or GPSampler"
+        yield Problem(field=f"{sampler.field}.name", message=message)
+    if space_is_good:
+        yield from _space_problems(sampler, definition, fixed)
+    for inner in sampler.inner():
+        if inner.family == "BaseSampler":
+            known = fixed | frozenset(sampler.args.get("fixed_params", ()))
+            yield from sampler_problems(inner, definition, space_is_good=space_is_good, fixed=known)
+
+
+def _space_problems(sampler: Named, definition: StudyDefinition, fixed: frozenset[str]) -> Iterator[Problem]:
+    free = [p for p in definition.search_space or [] if p.name not in fixed]
+    for argument in ("fixed_params", "x0"):
+        if definition.search_space is not None and sampler.args.get(argument):
+            field = f"{sampler.field}.args.{argument}"
+            yield from _point_problems(definition.search_space, sampler.args[argument], field)
+    if sampler.name == "GridSampler":
+        yield from _grid_problems(sampler, definition, free)
+    if sampler.name == "BruteForceSampler":
+        yield from _countable_problems("BruteForceSampler", definition, free)
+
+
+def _point_problems(
+    parameters: Sequence[Parameter], point: Mapping[str, Any], field: str
+) -> Iterator[Problem]:
+    by_name = {parameter.name: parameter for parameter in parameters}
+    for name, value in point.items():
+        known = by_name.get(name)
+        message = space.value_flaw(known, value) if known else unknown(name, list(by_name))
+        if message:
+            yield Problem(field=f"{field}.{name}", message=message)
+
+
+def _grid_problems(sampler: Named, definition: StudyDefinition, free: list[Parameter]) -> Iterator[Problem]:
+    own = sampler.args.get("search_space")
+    if own is not None:
+        problems = [*_own_grid_problems(own, f"{sampler.field}.args.search_space", definition, free)]
+    elif definition.search_space is None:
+        message = "GridSampler needs the search space: declare it, or use another sampler"
+        problems = [Problem(field="searchSpace", message=message)]
+    else:
+        problems = [*_countable_problems("GridSampler", definition, free)]
+    yield from problems
+    yield from _condition_problems(definition, free)
+    yield from _incomplete_trials(definition, free)
+    if problems:
+        return
+    count = math.prod([len(values) for values in own.values()] if own else map(size, free))
+    if count > LARGEST_GRID:
+        message = (
+            f"{count:,} combinations are more than GridSampler can hold ({LARGEST_GRID:,}): use "
+            "BruteForceSampler or another one, or fewer values"
+        )
+        yield Problem(field=sampler.field, message=message)
+
+
+def _own_grid_problems(
+    own: Mapping[str, Any], field: str, definition: StudyDefinition, free: list[Parameter]
+) -> Iterator[Problem]:
+    for name, values in own.items():
+        if not isinstance(values, list) or not values:
+            yield Problem(field=f"{field}.{name}", message=f"list the values of {name} to try")
+        elif definition.search_space is not None:
+            for value in values:
+                yield from _point_problems(definition.search_space, {name: value}, field)
+    missing = [parameter.name for parameter in free if parameter.name not in own]
+    if missing:
+        message = f"the values to try of {', '.join(missing)} are missing: list them, or remove this argument"
+        yield Problem(field=field, message=message)
+
+
+def _countable_problems(
+    sampler: str, definition: StudyDefinition, free: list[Parameter]
+) -> Iterator[Problem]:
+    for index, parameter in enumerate(definition.search_space or []):
+        if parameter not in free or size(parameter) <= LARGEST_GRID:
+            continue
+        many = "endlessly many" if size(parameter) == math.inf else f"{size(parameter):,}"
+        mend = "give it a step" if parameter.step is None else "make its step larger"
+        message = (
+            f"{sampler} tries every value, but {parameter.name} has {many}: {mend}, or use another sampler"
+        )
+        yield Problem(field=f"searchSpace[{index}].step", message=message)
+
+
+def _condition_problems(definition: StudyDefinition, free: list[Parameter]) -> Iterator[Problem]:
+    for index, parameter in enumerate(definition.search_space or []):
+        if parameter in free and parameter.when is not None:
+            message = (
+                f"GridSampler knows no conditions: where {parameter.name} does not exist, it would run the "
+                "same trial once for each of its values; use BruteForceSampler, or remove when"
+            )
+            yield Problem(field=f"searchSpace[{index}].when", message=message)
+
+
+def _incomplete_trials(definition: StudyDefinition, free: list[Parameter]) -> Iterator[Problem]:
+    for index, trial in enumerate(definition.initial_trials):
+        missing = [parameter.name for parameter in free if parameter.name not in trial]
+        if missing:
+            message = f"GridSampler cannot fill in what is left out: add {', '.join(missing)}"
+            yield Problem(field=f"initialTrials[{index}]", message=message)

@@ -1,0 +1,78 @@
+"""The paths of a study's final training: the operator begins it, and its pod finds a trial's paths there."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Response
+
+from tuning_operator.protocol import (
+    AttributesRequest,
+    FinishedStudy,
+    RefitRequest,
+    ReportReply,
+    ReportRequest,
+    StudySummary,
+    SuggestReply,
+    SuggestRequest,
+    TellRequest,
+    TrialRecord,
+    TrialView,
+)
+from tuning_operator.studies.auth.tokens import Identity, Operator
+from tuning_operator.studies.http.callers import operator, refit_either, refit_pod
+from tuning_operator.studies.http.parts import STUDY, Served, Study, reply
+from tuning_operator.studies.http.record import record_reply
+
+refit = APIRouter(prefix=f"{STUDY}/refit")
+
+POD = [Depends(refit_pod)]
+
+
+@refit.put("", dependencies=[Depends(operator)], response_model=StudySummary)
+async def begin(service: Served, key: Study, request: RefitRequest) -> Response:
+    """Begin the final training; the same trial and digest again change nothing."""
+    engine = await service.studies.find(key)
+    await engine.refit.begin(request)
+    return reply(engine.summary())
+
+
+@refit.get("", dependencies=POD, response_model=TrialView)
+async def view(service: Served, key: Study) -> Response:
+    """Return the trial whose parameters are used."""
+    engine = await service.studies.find(key)
+    return reply(engine.refit.view(engine.definition))
+
+
+@refit.get("/study", dependencies=POD, response_model=FinishedStudy)
+async def finished_study(service: Served, key: Study) -> Response:
+    """Return the whole study, for the code below a script's `optimize`."""
+    return record_reply((await service.studies.find(key)).study)
+
+
+@refit.post("/suggest", dependencies=POD, response_model=SuggestReply)
+async def suggest(service: Served, key: Study, request: SuggestRequest) -> Response:
+    """Return the trial's value of a parameter."""
+    return reply(SuggestReply(value=(await service.studies.find(key)).refit.suggest(request)))
+
+
+@refit.post("/report", dependencies=POD, response_model=ReportReply)
+async def report(service: Served, key: Study, request: ReportRequest) -> Response:
+    """Take intermediate values, of which none is kept; the final training is never pruned."""
+    engine = await service.studies.find(key)
+    engine.refit.check_report(engine.definition, request.values)
+    return reply(ReportReply(prune=False))
+
+
+@refit.post("/attributes", dependencies=POD, response_model=TrialRecord)
+async def attributes(service: Served, key: Study, request: AttributesRequest) -> Response:
+    """Set user attributes; `model` says where the model is."""
+    return reply(await (await service.studies.find(key)).refit.set_attributes(request))
+
+
+@refit.post("/result", response_model=TrialRecord)
+async def result(
+    service: Served, key: Study, request: TellRequest, caller: Annotated[Identity, Depends(refit_either)]
+) -> Response:
+    """End the final training, or, by a pod's FAIL, one try; the first end holds."""
+    engine = await service.studies.find(key)
+    by_pod = not isinstance(caller, Operator)
+    return reply(await engine.refit.tell(request, engine.definition, by_pod=by_pod))

@@ -1,0 +1,80 @@
+"""The change feed: which studies changed since a cursor; waiting until there is one."""
+
+import asyncio
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+from tuning_operator.protocol import Changes, StudyKey
+
+
+class ChangeFeed:
+    """Changes of studies, in order; a study that changed often counts once, at its last change.
+
+    A cursor is `EPOCH.SEQUENCE`. The epoch is new with each start of the server: a cursor of another epoch
+    says nothing about what changed since, so the reply is then every study that may need a look.
+
+    Args:
+        unsettled: the studies that may need a look whatever changed.
+    """
+
+    def __init__(self, unsettled: Callable[[], Awaitable[list[StudyKey]]]) -> None:
+        self._unsettled = unsettled
+        self._epoch = secrets.token_hex(4)
+        self._sequence = 0
+        self._last: OrderedDict[StudyKey, int] = OrderedDict()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._closed = False
+
+    def mark(self, key: StudyKey) -> None:
+        """Note that a study changed, and wake those who wait."""
+        self._sequence += 1
+        self._last[key] = self._sequence
+        self._last.move_to_end(key)
+        self._wake()
+
+    def close(self) -> None:
+        """Answer all who wait, now and later, at once: the server stops."""
+        self._closed = True
+        self._wake()
+
+    async def after(self, cursor: str | None, seconds: float) -> Changes:
+        """Return the changes after a cursor; waits up to `seconds` for the first one."""
+        since = self._since(cursor)
+        if since is None:
+            now = self._sequence  # before the look at the record: what changes meanwhile comes again
+            return self._changes(now, await self._unsettled())
+        if since >= self._sequence and not self._closed:
+            await self._wait(seconds)
+        return self._changes(self._sequence, self._changed(since))
+
+    def _since(self, cursor: str | None) -> int | None:
+        epoch, _, sequence = (cursor or "").partition(".")
+        return int(sequence) if epoch == self._epoch and sequence.isdecimal() else None
+
+    def _changed(self, since: int) -> list[StudyKey]:
+        found: list[StudyKey] = []
+        for key, sequence in reversed(self._last.items()):
+            if sequence <= since:
+                break
+            found.append(key)
+        return found[::-1]
+
+    def _changes(self, sequence: int, keys: list[StudyKey]) -> Changes:
+        return Changes(
+            cursor=f"{self._epoch}.{sequence}", studies=[(key.namespace, key.name) for key in keys]
+        )
+
+    async def _wait(self, seconds: float) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait([waiter], timeout=max(seconds, 0))
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()

@@ -1,0 +1,1 @@
+"""What a trial can run: an objective, a script, a command, the refit."""

@@ -1,0 +1,151 @@
+"""The refit of a script: `optimize` returns at once, and the study is the finished one, in memory."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tuning_trainer.console import say
+from tuning_trainer.failure import Failure, TrialFailure
+from tuning_trainer.modes.script import execute, find_script
+from tuning_trainer.optuna_api.optuna_standin import FinishedTrial
+from tuning_trainer.optuna_api.trial_storage import split
+from tuning_trainer.outcome import Outcome
+from tuning_trainer.wire.codec import numbers_from_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
+
+    from tuning_trainer.optuna_api.trial import Trial
+    from tuning_trainer.settings import Settings
+
+
+def refit_script(arguments: list[str], settings: Settings, trial: Trial, finished: dict[str, Any]) -> Outcome:
+    """Run the whole script with the finished study (the protocol's FinishedStudy).
+
+    What the script sets as the study's user attributes (where the model is, say) is told as the refit's.
+
+    Raises:
+        TypeError: such an attribute cannot be written as JSON.
+        BaseException: whatever the script raises.
+    """
+    bridge = FinishedBridge(finished)
+    try:
+        execute(find_script(arguments[0], settings.source), arguments, bridge)
+    except SystemExit as end:
+        if end.code:
+            raise
+    for key, value in bridge.new_attributes().items():
+        trial.set_user_attr(key, value)
+    return Outcome("COMPLETE")
+
+
+class FinishedBridge:
+    """Gives the script the finished study: the same one, however often it creates or loads it."""
+
+    offline = True
+
+    def __init__(self, finished: dict[str, Any]) -> None:
+        self.inside = False
+        self._finished = finished
+        self._study: Any = None
+
+    def owns(self, study: Any) -> bool:
+        """Return whether it is the finished study."""
+        return study is self._study
+
+    def new_attributes(self) -> dict[str, Any]:
+        """Return the user attributes of the study that are not the record's."""
+        known = self._finished.get("userAttrs") or {}
+        now = self._study.user_attrs if self._study is not None else {}
+        return {key: value for key, value in now.items() if key not in known or known[key] != value}
+
+    def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
+        """Return the finished study, kept in the script's storage where that is an object (in memory)."""
+        del original
+        if self._study is not None:
+            return self._study
+        kept = {name: asked[name] for name in ("sampler", "pruner", "study_name") if asked.get(name)}
+        if asked.get("storage") is not None and not isinstance(asked["storage"], str):
+            kept["storage"] = asked["storage"]
+        optuna = sys.modules["optuna"]
+        self.inside = True
+        try:
+            study = optuna.create_study(directions=self._finished["directions"], **kept)
+            _fill(optuna, study, self._finished)
+        finally:
+            self.inside = False
+        self._study = study
+        return study
+
+    def optimize(self, study: Any, asked: dict[str, Any]) -> None:
+        """Return at once."""
+        del study, asked
+        say("the study is finished: optimize returns at once, and the code below it runs")
+
+    def ask(self, study: Any, asked: dict[str, Any]) -> NoReturn:
+        """Refuse: a loop of ask and tell has no end in a finished study."""
+        del study, asked
+        raise TrialFailure(
+            Failure(
+                "Script",
+                "The script asks the finished study for another trial.",
+                "A script with a loop of ask and tell needs its own refit.objective or refit.command.",
+            )
+        )
+
+    tell = ask
+
+
+def _fill(optuna: Any, study: Any, finished: dict[str, Any]) -> None:
+    trials = sorted(finished["trials"], key=lambda trial: trial["number"])
+    if hasattr(study, "add_trials"):
+        study.add_trials([_frozen(optuna, trial) for trial in trials])
+    else:
+        study.trials = [_plain(trial) for trial in trials]
+    for key, value in (finished.get("userAttrs") or {}).items():
+        study.set_user_attr(key, value)
+
+
+def _values(trial: dict[str, Any]) -> list[float] | None:
+    return None if trial.get("values") is None else [float(value) for value in trial["values"]]
+
+
+def _plain(trial: dict[str, Any]) -> FinishedTrial:
+    return FinishedTrial(trial["number"], trial["state"], _values(trial), trial.get("parameters") or {})
+
+
+def _frozen(optuna: Any, trial: dict[str, Any]) -> Any:
+    """Return Optuna's FrozenTrial."""
+    read = optuna.distributions.json_to_distribution
+    constraints = numbers_from_wire(trial.get("constraints"))
+    user_attrs, system_attrs = split(trial.get("userAttrs") or {})
+    reported = numbers_from_wire(trial.get("reported"))
+    frozen = optuna.trial.create_trial(
+        state=optuna.trial.TrialState[trial["state"]],
+        values=_values(trial),
+        params=trial.get("parameters") or {},
+        distributions={name: read(json.dumps(form)) for name, form in trial.get("distributions", {}).items()},
+        user_attrs=user_attrs,
+        system_attrs={**system_attrs, **_constraints(constraints)},
+        intermediate_values={int(step): value for step, value in reported.items()},
+    )
+    frozen.datetime_start = _local(trial.get("started"))
+    frozen.datetime_complete = _local(trial.get("finished"))
+    return frozen
+
+
+def _constraints(named: dict[str, float]) -> dict[str, Any]:
+    """Return constraint values as Optuna keeps them: those of a sampler's constraints_func as one list."""
+    if list(named) == [str(position) for position in range(len(named))]:
+        return {"constraints": list(named.values())} if named else {}
+    return {f"constraints:{name}": value for name, value in named.items()}
+
+
+def _local(time: str | None) -> dt.datetime | None:
+    if time is None:
+        return None
+    return dt.datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone().replace(tzinfo=None)

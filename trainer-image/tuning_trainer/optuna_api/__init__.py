@@ -1,0 +1,1 @@
+"""Optuna's API as user code meets it in a trial."""

@@ -1,0 +1,204 @@
+"""What of Optuna an objective or a script needs, for images that have none: names, no algorithms.
+
+The algorithms run in the study server; here `create_study`, samplers and pruners only record what was asked.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from types import ModuleType
+from typing import Any, NoReturn
+
+import tuning_trainer
+from tuning_trainer.optuna_api import distributions
+from tuning_trainer.optuna_api.study import StudyDirection
+from tuning_trainer.optuna_api.trial import Trial
+
+VERSION = "5.0.0"
+"""The version whose interface this follows."""
+
+
+class TrialState(enum.IntEnum):
+    """Optuna's states of a trial."""
+
+    RUNNING = 0
+    COMPLETE = 1
+    PRUNED = 2
+    FAIL = 3
+    WAITING = 4
+
+
+class FinishedTrial:
+    """A trial of the finished study."""
+
+    def __init__(self, number: int, state: str, values: list[float] | None, params: dict[str, Any]) -> None:
+        self.number = number
+        self.state = TrialState[state]
+        self.values = values
+        self.params = params
+        self.system_attrs: dict[str, Any] = {}
+
+    @property
+    def value(self) -> float | None:
+        """The only value."""
+        return self.values[0] if self.values else None
+
+
+class Study:
+    """A study that the script created; `optimize`, `ask` and `tell` are replaced by the bridge."""
+
+    def __init__(self, **asked: Any) -> None:
+        directions = asked.get("directions") or [asked.get("direction") or "minimize"]
+        self.study_name = asked.get("study_name") or "no-name"
+        self.directions = [StudyDirection[str(getattr(one, "name", one)).upper()] for one in directions]
+        self.sampler, self.pruner = asked.get("sampler"), asked.get("pruner")
+        self.user_attrs: dict[str, Any] = {}
+        self.metric_names: list[str] | None = None
+        self.trials: list[FinishedTrial] = []
+
+    @property
+    def direction(self) -> StudyDirection:
+        """The direction of the only objective."""
+        return self.directions[0]
+
+    @property
+    def best_trial(self) -> FinishedTrial:
+        """The best of the finished study's trials, in the refit Job."""
+        sign = -1 if self.direction is StudyDirection.MAXIMIZE else 1
+        found = [(sign * trial.values[0], trial.number, trial) for trial in self.trials if trial.values]
+        if not found:
+            raise ValueError("No trials are completed yet.")
+        return min(found)[2]
+
+    @property
+    def best_params(self) -> dict[str, Any]:
+        """The best trial's parameters."""
+        return self.best_trial.params
+
+    @property
+    def best_value(self) -> float | None:
+        """The best trial's value."""
+        return self.best_trial.value
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Set an attribute for the rest of this process."""
+        self.user_attrs[key] = value
+
+    def set_metric_names(self, metric_names: list[str]) -> None:
+        """Name the objectives."""
+        self.metric_names = metric_names
+
+    def enqueue_trial(self, params: dict[str, Any], user_attrs: Any = None) -> None:
+        """Keep a known good point, for `init`; in a pod it is spec.initialTrials."""
+        del user_attrs
+        waiting = FinishedTrial(len(self.trials), "WAITING", None, {})
+        waiting.system_attrs["fixed_params"] = params
+        self.trials.append(waiting)
+
+    def optimize(
+        self,
+        func: Any,
+        n_trials: int | None = None,
+        timeout: float | None = None,
+        n_jobs: int = 1,
+        catch: Any = (),
+        callbacks: Any = None,
+        gc_after_trial: bool = False,
+        show_progress_bar: bool = False,
+    ) -> None:
+        """Run the pod's trial."""
+
+    def stop(self) -> None:
+        """Do nothing: the manifest ends the study."""
+
+    def ask(self, fixed_distributions: Any = None) -> Any:
+        """Return the pod's trial."""
+
+    def tell(self, trial: Any, values: Any = None, state: Any = None, skip_if_finished: bool = False) -> Any:
+        """End the pod's trial."""
+
+
+class Named:
+    """A sampler or pruner: its name and what it was made with."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._tuning_arguments = {**{str(position): value for position, value in enumerate(args)}, **kwargs}
+
+
+def create_study(
+    *,
+    storage: Any = None,
+    sampler: Any = None,
+    pruner: Any = None,
+    study_name: str | None = None,
+    direction: Any = None,
+    load_if_exists: bool = False,
+    directions: Any = None,
+) -> Study:
+    """Return a record of what was asked."""
+    del storage, load_if_exists
+    return Study(
+        sampler=sampler, pruner=pruner, study_name=study_name, direction=direction, directions=directions
+    )
+
+
+def load_study(*, study_name: str | None, storage: Any, sampler: Any = None, pruner: Any = None) -> Study:
+    """Return a record of what was asked."""
+    del storage
+    return Study(sampler=sampler, pruner=pruner, study_name=study_name)
+
+
+def fill(optuna: ModuleType) -> None:
+    """Make a module Optuna's stand-in, and register its submodules."""
+    pruned = tuning_trainer.TrialPruned
+    study = _module("study", Study=Study, StudyDirection=StudyDirection)
+    study.__dict__.update(create_study=create_study, load_study=load_study)
+    optuna.__dict__.update(
+        __version__=VERSION,
+        __getattr__=_absent("optuna"),
+        TrialPruned=pruned,
+        Trial=Trial,
+        Study=Study,
+        create_study=create_study,
+        load_study=load_study,
+        study=study,
+        trial=_module("trial", Trial=Trial, BaseTrial=Trial, TrialState=TrialState),
+        exceptions=_module("exceptions", TrialPruned=pruned, OptunaError=Exception),
+        samplers=_module("samplers", __getattr__=_named),
+        pruners=_module("pruners", __getattr__=_named),
+        logging=_module("logging", __getattr__=_logging),
+        distributions=distributions,
+    )
+    sys.modules["optuna.distributions"] = distributions
+
+
+def _module(name: str, **names: Any) -> ModuleType:
+    full = f"optuna.{name}"
+    module = ModuleType(full)
+    module.__dict__.update({"__getattr__": _absent(full), **names})
+    sys.modules[full] = module
+    return module
+
+
+def _absent(module: str) -> Any:
+    def absent(name: str) -> NoReturn:
+        raise AttributeError(
+            f"{module}.{name} is not in the stand-in that the trainer runtime gives images without Optuna: "
+            "install optuna in the image"
+        )
+
+    return absent
+
+
+def _named(name: str) -> type[Named]:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    return type(name, (Named,), {})
+
+
+def _logging(name: str) -> Any:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    levels = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
+    return levels.get(name, lambda *_args, **_kwargs: None)

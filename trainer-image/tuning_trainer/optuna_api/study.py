@@ -1,0 +1,82 @@
+"""The study as a trial sees it (`trial.study`): its name and its directions."""
+
+from __future__ import annotations
+
+import copy
+import enum
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tuning_trainer.console import say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tuning_trainer.optuna_api.trial_storage import TrialStorage
+
+NO_STOP = "study.stop is not used: spec.objectives[].target or spec.maxTrials ends the study"
+
+
+class StudyDirection(enum.IntEnum):
+    """Optuna's StudyDirection, for images without Optuna."""
+
+    NOT_SET = 0
+    MINIMIZE = 1
+    MAXIMIZE = 2
+
+
+class TrialStudy:
+    """What `trial.study` gives. Study attributes set here live as long as the pod."""
+
+    def __init__(self, name: str, directions: Sequence[str], storage: TrialStorage) -> None:
+        self.study_name = name
+        self._storage = storage
+        self._directions = [direction.upper() for direction in directions]
+        self._user_attrs: dict[str, Any] = {}
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Optuna's Study where it is loaded, so that isinstance holds."""
+        optuna = sys.modules.get("optuna.study")
+        return getattr(optuna, "Study", TrialStudy)
+
+    @property
+    def directions(self) -> list[Any]:
+        """One direction an objective: Optuna's enumeration where it is loaded, else its twin."""
+        optuna = sys.modules.get("optuna.study")
+        kind = getattr(optuna, "StudyDirection", StudyDirection)
+        return [kind[direction] for direction in self._directions]
+
+    @property
+    def direction(self) -> Any:
+        """The direction of the only objective."""
+        if len(self._directions) > 1:
+            raise RuntimeError(
+                "A single direction cannot be retrieved from a multi-objective study. Consider using "
+                "Study.directions to retrieve a list containing all directions."
+            )
+        return self.directions[0]
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """A copy of the attributes set in this process."""
+        return copy.deepcopy(self._user_attrs)
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Set an attribute for the rest of this process."""
+        self._user_attrs[key] = value
+
+    def _is_multi_objective(self) -> bool:
+        """Return whether there are several objectives: Hugging Face's hyperparameter_search asks this way."""
+        return len(self._directions) > 1
+
+    def stop(self) -> None:
+        """Say that a trial does not end its study: the manifest does."""
+        say(NO_STOP)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say why the rest of Optuna's Study is missing; an AttributeError, so that `hasattr` works."""
+        raise AttributeError(
+            f"study.{name} is not available in a trial's pod, which knows its own trial only. "
+            "The study's record has it: `optuna.load_study` on the study's database, or the dashboard."
+        )

@@ -1,0 +1,339 @@
+"""The trial object that an objective gets: behaves as optuna.trial.Trial of Optuna 5.0, over HTTP."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import json
+import math
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tuning_trainer.console import warn
+from tuning_trainer.optuna_api import distributions as dists
+from tuning_trainer.optuna_api.study import TrialStudy
+from tuning_trainer.optuna_api.trial_storage import SYSTEM, TrialStorage, split
+from tuning_trainer.wire.client import Refused
+from tuning_trainer.wire.codec import numbers_from_wire
+from tuning_trainer.wire.outbox import Outbox
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tuning_trainer.wire.client import Client
+
+PATIENCE = 1800.0
+"""Seconds for which a trial that cannot go on without an answer waits for the server."""
+
+
+class Trial:
+    """One evaluation of the objective. Signatures, checks and messages are those of optuna.trial.Trial."""
+
+    def __init__(self, client: Client, outbox: Outbox, study: str, view: dict[str, Any]) -> None:
+        """Make the trial from the server's TrialView."""
+        record = view["trial"]
+        self._client = client
+        self._outbox = outbox
+        self.storage = TrialStorage(self)
+        directions = [objective["direction"] for objective in view["objectives"]]
+        self.study = TrialStudy(study, directions, self.storage)
+        self._number: int = record["number"]
+        self._trial_id = self._number  # what Optuna's artifacts and integrations call it by
+        self._started: str | None = record.get("started")
+        self._declared: bool = view["fixed"]
+        self._params: dict[str, Any] = dict(record.get("parameters") or {})
+        forms = view.get("distributions") or {}
+        self._distributions = {name: dists.from_wire(form) for name, form in forms.items()}
+        self._reported = {int(step): value for step, value in numbers_from_wire(view.get("reported")).items()}
+        self._restored_steps = set(self._reported)  # reported by an earlier pod of this trial
+        self._user_attrs, self._system_attrs = split(view.get("userAttrs") or {})
+        self._constraints = numbers_from_wire(view.get("constraints"))
+        self._asked_to_prune = False
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Optuna's Trial where the user's code has loaded it: `isinstance(trial, optuna.Trial)` holds."""
+        optuna = sys.modules.get("optuna.trial")
+        return getattr(optuna, "Trial", Trial)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Trial:
+        """Return the trial itself: there is one, and frameworks deep-copy what they are given."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let the trial travel to a process that the user's code spawns, which gets a line of its own."""
+        return _arrive, (self._client, self.study.study_name)
+
+    def refresh(self) -> None:
+        """Fetch the attributes that other processes of the pod have set since."""
+        view = self._client.call("GET", "", patience=PATIENCE)
+        self._user_attrs, self._system_attrs = split(view.get("userAttrs") or {})
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Suggest a float in [low, high].
+
+        Raises:
+            ValueError: the range has no meaning or differs in kind from an earlier one of the same name.
+        """
+        distribution = dists.FloatDistribution(low, high, log=log, step=step)
+        value: float = self._suggest(name, distribution)
+        self._warn_if_inconsistent(name, distribution)
+        return value
+
+    def suggest_uniform(self, name: str, low: float, high: float) -> float:
+        """Deprecated by Optuna: suggest_float(name, low, high)."""
+        _warn_of_deprecation("suggest_uniform", "")
+        return self.suggest_float(name, low, high)
+
+    def suggest_loguniform(self, name: str, low: float, high: float) -> float:
+        """Deprecated by Optuna: suggest_float(name, low, high, log=True)."""
+        _warn_of_deprecation("suggest_loguniform", "(..., log=True)")
+        return self.suggest_float(name, low, high, log=True)
+
+    def suggest_discrete_uniform(self, name: str, low: float, high: float, q: float) -> float:
+        """Deprecated by Optuna: suggest_float(name, low, high, step=q)."""
+        _warn_of_deprecation("suggest_discrete_uniform", "(..., step=...)")
+        return self.suggest_float(name, low, high, step=q)
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """Suggest an integer in [low, high].
+
+        Raises:
+            ValueError: the range has no meaning or differs in kind from an earlier one of the same name.
+        """
+        distribution = dists.IntDistribution(low, high, log=log, step=step)
+        value: int = self._suggest(name, distribution)
+        self._warn_if_inconsistent(name, distribution)
+        return value
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """Suggest one of the choices.
+
+        Raises:
+            ValueError: there is no choice, or the choices differ from earlier ones of the same name.
+        """
+        return self._suggest(name, dists.CategoricalDistribution(choices))
+
+    def report(self, value: float, step: int) -> None:
+        """Report an intermediate value; the first one of a step holds.
+
+        Never waits for the server for longer than `outbox.PATIENCE`: what it could not send is sent later.
+
+        Raises:
+            TypeError: value or step is no number.
+            ValueError: step is negative.
+            NotImplementedError: the study has several objectives.
+        """
+        self._refuse_several_objectives("report")
+        number = _as_float(value)
+        try:
+            step = int(step)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"The `step` argument is of type '{type(step)}' but supposed to be an int."
+            ) from None
+        if step < 0:
+            raise ValueError(f"`{step=}` must be non-negative.")
+        if step in self._reported and step not in self._restored_steps:
+            warn(f"The reported value is ignored because this `{step=}` is already reported.")
+            return
+        self._restored_steps.discard(step)
+        self._reported.setdefault(step, number)
+        self._asked_to_prune = True
+        self._outbox.put("report", step, number)
+
+    def should_prune(self) -> bool:
+        """Return whether the server, in its reply to the last report, said to stop.
+
+        False while the server is away for longer than `outbox.PATIENCE`: training goes on. After a restart of
+        the pod the server is asked anew about what the earlier pod reported.
+
+        Raises:
+            NotImplementedError: the study has several objectives.
+        """
+        self._refuse_several_objectives("should_prune")
+        if not self._reported:
+            return False
+        if not self._asked_to_prune:
+            last = max(self._reported)
+            self._asked_to_prune = True
+            self._outbox.put("report", last, self._reported[last])
+        return self._outbox.prune()
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Set an attribute of the trial.
+
+        Raises:
+            TypeError: the value cannot be written as JSON.
+        """
+        self._set_attr(key, key, value)
+        self._user_attrs[key] = value
+
+    def set_system_attr(self, key: str, value: Any) -> None:
+        """Deprecated by Optuna 3.1 and gone from 5.0: use set_user_attr."""
+        warn("set_system_attr has been deprecated in v3.1.0. Use set_user_attr instead.", FutureWarning)
+        self.note(key, value)
+
+    def note(self, key: str, value: Any) -> None:
+        """Set a system attribute, as Optuna's own modules do: without a warning.
+
+        Raises:
+            TypeError: the value cannot be written as JSON.
+        """
+        self._set_attr(SYSTEM + key, key, value)
+        self._system_attrs[key] = value
+
+    def set_constraint(self, key: str, value: float) -> None:
+        """Set a constraint's value (feasible: zero or less); the first one of a key holds.
+
+        Raises:
+            TypeError: the value is no number.
+            ValueError: the value is NaN.
+        """
+        number = _as_float(value)
+        if math.isnan(number):
+            raise ValueError(f"Attempted to set a constraint for {key!r}, but NaN is not allowed.")
+        if key in self._constraints:
+            warn(f"The constraint value is ignored because this constraint `{key=}` is already set.")
+            return
+        self._constraints[key] = number
+        self._outbox.put("constraints", key, number)
+
+    @property
+    def number(self) -> int:
+        """The trial's number in its study, from 0."""
+        return self._number
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The parameters known so far: all of them if the manifest declares the search space."""
+        return copy.deepcopy(self._params)
+
+    @property
+    def relative_params(self) -> dict[str, Any]:
+        """The parameters that were sampled together: those of a declared search space, else none."""
+        return self.params if self._declared else {}
+
+    @property
+    def distributions(self) -> dict[str, Any]:
+        """The parameters' distributions: Optuna's own objects where Optuna is loaded."""
+        return {name: dists.to_optuna(distribution) for name, distribution in self._distributions.items()}
+
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """A copy of the user attributes."""
+        return copy.deepcopy(self._user_attrs)
+
+    @property
+    def system_attrs(self) -> dict[str, Any]:
+        """A copy of what set_system_attr has set."""
+        return copy.deepcopy(self._system_attrs)
+
+    @property
+    def constraints(self) -> dict[str, float]:
+        """A copy of the constraint values, by name."""
+        return dict(self._constraints)
+
+    @property
+    def datetime_start(self) -> dt.datetime | None:
+        """When the trial started, in local time without a zone, as in Optuna."""
+        if self._started is None:
+            return None
+        started = dt.datetime.fromisoformat(self._started.replace("Z", "+00:00"))
+        return started.astimezone().replace(tzinfo=None)
+
+    def _suggest(self, name: str, distribution: Any) -> Any:
+        """Return a parameter's value; Optuna's integrations call this too, with Optuna's distributions."""
+        distribution = dists.from_optuna(distribution)
+        if name in self._distributions:
+            self._check_compatible(name, distribution)
+            return self._known(name, distribution)
+        request = {"name": name, "distribution": dists.to_wire(distribution)}
+        try:
+            reply = self._client.call("POST", "/suggest", request, patience=PATIENCE)
+        except Refused as refusal:
+            raise ValueError(str(refusal)) from None
+        value = distribution.external(reply["value"])
+        self._distributions[name] = distribution
+        self._params[name] = value
+        return value
+
+    def _known(self, name: str, distribution: dists.Distribution) -> Any:
+        """Return a parameter that has its value already; a choice as the caller's own object."""
+        old = self._distributions[name]
+        return (distribution if old == distribution else old).external(self._params[name])
+
+    def _check_compatible(self, name: str, distribution: dists.Distribution) -> None:
+        old = self._distributions[name]
+        try:
+            dists.check_compatible(old, distribution)
+        except ValueError as error:
+            if not self._declared:
+                raise
+            raise ValueError(f"{error} spec.searchSpace declares {name} as {old}.") from None
+
+    def _warn_if_inconsistent(self, name: str, distribution: dists.Distribution) -> None:
+        """Warn of a second range as Optuna does; refuse one that lacks the manifest's value."""
+        old = self._distributions[name]
+        asked = distribution.__dict__
+        if self._declared and not asked["low"] <= self._params[name] <= asked["high"]:
+            raise ValueError(
+                f"The code asks for {name} in {distribution}, but spec.searchSpace declares it as {old}, "
+                f"and this trial's value is {self._params[name]}. Mend the range in one of them."
+            )
+        if old != distribution:
+            warn(
+                f'Inconsistent parameter values for distribution with name "{name}"! '
+                "This might be a configuration mistake. "
+                "Optuna allows to call the same distribution with the same name more than once in a trial. "
+                "When the parameter values are inconsistent optuna only "
+                "uses the values of the first call and ignores all following. "
+                f"Using these values: {old.__dict__}",
+                RuntimeWarning,
+            )
+
+    def _set_attr(self, wire_key: str, key: str, value: Any) -> None:
+        try:
+            # a copy: what is sent later must not change meanwhile
+            value = json.loads(json.dumps(value, default=_as_plain))
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"The attribute {key!r} cannot be stored: {error}. Save it to a file and set the file's path."
+            ) from None
+        self._outbox.put("user_attrs", wire_key, value)
+
+    def _refuse_several_objectives(self, method: str) -> None:
+        if len(self.study.directions) > 1:
+            raise NotImplementedError(f"Trial.{method} is not supported for multi-objective optimization.")
+
+
+def _arrive(client: Client, study: str) -> Trial:
+    """Make the trial anew, in another process."""
+    return Trial(client, Outbox(client), study, client.call("GET", "", patience=PATIENCE))
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"The `value` argument is of type '{type(value)}' but supposed to be a float."
+        ) from None
+
+
+def _as_plain(value: Any) -> Any:
+    """Return a NumPy number or array, or a tensor, as JSON has it."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _warn_of_deprecation(name: str, arguments: str) -> None:
+    warn(
+        f"{name} has been deprecated in v3.0.0. This feature will be removed in v6.0.0. "
+        "See https://github.com/optuna/optuna/releases/tag/v3.0.0. "
+        f"Use suggest_float{arguments} instead.",
+        FutureWarning,
+    )

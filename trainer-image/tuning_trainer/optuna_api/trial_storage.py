@@ -1,0 +1,85 @@
+"""`trial.storage`: Optuna's artifacts and integrations keep notes of theirs on a trial through it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from tuning_trainer.optuna_api.trial import Trial
+
+SYSTEM = "system_attrs:"
+"""The protocol has no system attributes: they are user attributes with this prefix."""
+
+
+class TrialStorage:
+    """What of Optuna's BaseStorage concerns the pod's own trial, whatever trial is named."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Optuna's storage on a database where it is loaded: Lightning's callback wants no other."""
+        return _optunas("_cached_storage", "_CachedStorage", TrialStorage)
+
+    @property
+    def _backend(self) -> SharedStorage:
+        """What the pod's other processes have written as well."""
+        return SharedStorage(self._trial)
+
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a system attribute of the trial.
+
+        Raises:
+            TypeError: the value cannot be written as JSON.
+        """
+        del trial_id
+        self._trial.note(key, value)
+
+    def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
+        """Set a user attribute of the trial, likewise."""
+        del trial_id
+        self._trial.set_user_attr(key, value)
+
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        """Return a copy of the trial's system attributes."""
+        del trial_id
+        return self._trial.system_attrs
+
+    def get_trial_user_attrs(self, trial_id: int) -> dict[str, Any]:
+        """Return a copy of the trial's user attributes."""
+        del trial_id
+        return self._trial.user_attrs
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """Say why the rest of Optuna's storage is missing; an AttributeError, so that `hasattr` works."""
+        raise AttributeError(
+            f"storage.{name} is not available in a trial's pod, which knows its own trial only: "
+            "the study server keeps the study"
+        )
+
+
+class SharedStorage(TrialStorage):
+    """The same, read from the server each time."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """Optuna's storage on a database where it is loaded."""
+        return _optunas("_rdb.storage", "RDBStorage", SharedStorage)
+
+    def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:
+        """Return the trial's system attributes."""
+        self._trial.refresh()
+        return super().get_trial_system_attrs(trial_id)
+
+
+def _optunas(module: str, name: str, otherwise: type) -> type:
+    found: type = getattr(sys.modules.get(f"optuna.storages.{module}"), name, otherwise)
+    return found
+
+
+def split(attrs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the user attributes and the system attributes of a record's attributes."""
+    system = {key[len(SYSTEM) :]: value for key, value in attrs.items() if key.startswith(SYSTEM)}
+    return {key: value for key, value in attrs.items() if not key.startswith(SYSTEM)}, system

@@ -1,0 +1,1 @@
+"""How the runtime talks to the study server."""

@@ -1,0 +1,125 @@
+"""What a trial reports, in order and never lost: sent at once, or kept while the server is away."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tuning_trainer.console import say
+from tuning_trainer.wire.client import Refused, Unreachable
+from tuning_trainer.wire.codec import number_to_wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tuning_trainer.wire.client import Client
+
+PATIENCE = 10.0
+"""Seconds that an outage of the server may hold up the training, whose GPU is idle then; after that the
+training goes on unpruned, and the outbox knocks now and then."""
+KNOCK_TIMEOUT = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between knocks
+BATCH = 500  # entries in a request
+
+
+class _Entry(NamedTuple):
+    kind: str  # report | user_attrs | constraints
+    key: int | str
+    value: Any
+
+
+class Outbox:
+    """The queue of a trial's reports, attributes and constraints. Thread-safe."""
+
+    def __init__(self, client: Client, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._entries: list[_Entry] = []
+        self._pause = 0.0  # seconds until the next knock; 0 when the server answers
+        self._next_knock = 0.0
+        self._prune = False
+
+    def put(self, kind: str, key: int | str, value: Any) -> None:
+        """Send an entry after those before it; returns at the latest when patience ends.
+
+        Raises:
+            Refused: the server does not take it.
+        """
+        with self._lock:
+            self._entries.append(_Entry(kind, key, value))
+            self._send_if_due()
+
+    def prune(self) -> bool:
+        """Return whether the reply to the last report said to stop; False while reports wait for one."""
+        with self._lock:
+            if self._entries:
+                self._send_if_due()
+            return self._prune and not self._entries
+
+    def drain(self, patience: float) -> None:
+        """Send all that waits; what the server does not take is told in the log and dropped.
+
+        Raises:
+            Unreachable: patience ended.
+        """
+        with self._lock:
+            while self._entries:
+                try:
+                    self._send_batch(patience, timeout=60.0)
+                except Refused as refusal:  # noqa: PERF203
+                    say(f"the study server does not take what was reported: {refusal}")
+
+    def _send_if_due(self) -> None:
+        away = self._pause > 0
+        if away and self._clock() < self._next_knock:
+            return
+        try:
+            while self._entries:
+                self._send_batch(0.0 if away else PATIENCE, KNOCK_TIMEOUT if away else PATIENCE)
+        except Unreachable as error:
+            if not away:
+                say(f"{error}; training goes on, and what it reports is kept")
+            self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
+            self._next_knock = self._clock() + self._pause
+
+    def _send_batch(self, patience: float, timeout: float) -> None:
+        kind = self._entries[0].kind
+        batch = self._first_of_kind(kind)
+        try:
+            reply = self._client.call("POST", *_request(kind, batch), patience=patience, timeout=timeout)
+        except Refused:
+            del self._entries[: len(batch)]
+            raise
+        del self._entries[: len(batch)]
+        self._pause = 0.0
+        if kind == "report":
+            self._prune = bool(reply["prune"])
+
+    def _first_of_kind(self, kind: str) -> list[_Entry]:
+        batch: list[_Entry] = []
+        for entry in self._entries[:BATCH]:
+            if entry.kind != kind:
+                break
+            batch.append(entry)
+        return batch
+
+
+class SilentOutbox(Outbox):
+    """Tells nothing: the first process of a distributed training does."""
+
+    def put(self, kind: str, key: int | str, value: Any) -> None:
+        """Send nothing."""
+
+
+def _request(kind: str, batch: list[_Entry]) -> tuple[str, dict[str, Any]]:
+    """Return the path and body that carry a batch."""
+    if kind == "report":
+        return "/report", {"values": [[entry.key, number_to_wire(entry.value)] for entry in batch]}
+    if kind == "constraints":
+        first: dict[Any, Any] = {}
+        for entry in batch:
+            first.setdefault(entry.key, number_to_wire(entry.value))
+        return "/attributes", {"constraints": first}
+    return "/attributes", {"userAttrs": {entry.key: entry.value for entry in batch}}
