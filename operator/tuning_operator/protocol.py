@@ -53,11 +53,20 @@ class Failure(Model):
     """Why a trial ended without a value."""
 
     category: str = Field(
-        description="A stable word for programs, for example Exception, OutOfMemory, ImagePull."
+        description="Machine-readable reason, for example Exception, OutOfMemory or ImagePull."
     )
-    message: str = Field(description="What happened, in a sentence.")
-    remedy: str | None = Field(None, description="What to do about it.")
-    traceback: str | None = Field(None, description="The exception's traceback, where there is one.")
+    message: str = Field(description="Human-readable message: what happened.")
+    remedy: str | None = Field(None, description="How to fix it.")
+    traceback: str | None = Field(None, description="The exception's traceback, if there is one.")
+
+    def describe(self) -> str:
+        """Return what happened and how to fix it, as one text."""
+        message = self.message.strip()
+        if not self.remedy:
+            return message
+        return (
+            f"{message} {self.remedy}" if message.endswith((".", "!", "?")) else f"{message}. {self.remedy}"
+        )
 
 
 class StudyDefinition(Model):
