@@ -44,10 +44,10 @@ class ModelServer:
             raise DefinitionRefused(self.refuses)
         self.definitions[key] = definition
         self.trials.setdefault(key, [])
-        return self.summary(key)
+        return self.summarize(key)
 
-    async def standing(self, key: StudyKey) -> StudySummary | None:
-        return self.summary(key) if key in self.trials else None
+    async def summary(self, key: StudyKey) -> StudySummary | None:
+        return self.summarize(key) if key in self.trials else None
 
     async def ask(self, key: StudyKey, request: AskRequest) -> StudySummary:
         if key not in self.trials:
@@ -60,7 +60,7 @@ class ModelServer:
         ):
             trials.append(TrialRecord(number=len(trials), state="RUNNING"))
             started += 1
-        return self.summary(key)
+        return self.summarize(key)
 
     async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
         self.end(key, trial, request.state, failure=request.failure)
@@ -69,12 +69,12 @@ class ModelServer:
     async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
         old = self.refits.get(key)
         if old and (old.trial, old.digest) == (request.trial, request.digest):
-            return self.summary(key)
+            return self.summarize(key)
         assert self.trials[key][request.trial].state == "COMPLETE"
         self.on_begin(request)
         self.begun.append(request)
         self.refits[key] = RefitRecord(trial=request.trial, digest=request.digest, state="RUNNING")
-        return self.summary(key)
+        return self.summarize(key)
 
     async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
         assert request.state == "FAIL", "the operator knows no values"
@@ -128,7 +128,7 @@ class ModelServer:
     def running(self, key: StudyKey) -> list[TrialRecord]:
         return [trial for trial in self.trials.get(key, []) if trial.state == "RUNNING"]
 
-    def summary(self, key: StudyKey) -> StudySummary:
+    def summarize(self, key: StudyKey) -> StudySummary:
         trials = self.trials[key]
         by_state = {
             state: [t for t in trials if t.state == state] for state in ("COMPLETE", "PRUNED", "FAIL")

@@ -34,12 +34,12 @@ class RefitWorld(World):
         return TuningStudy.model_validate(self.kube.study())
 
     def due(self) -> RefitRequest | None:
-        summary = self.server.summary(KEY)
+        summary = self.server.summarize(KEY)
         return due(self.study, summary, judge(self.study, summary, self.now))
 
     def check_begin(self, request: RefitRequest) -> None:
         """What no refit may begin without."""
-        summary = self.server.summary(KEY)
+        summary = self.server.summarize(KEY)
         verdict = judge(self.study, summary, self.now)
         assert verdict, "a refit of a study that goes on"
         assert verdict.phase == "Completed"

@@ -81,27 +81,27 @@ SUMMARY = {
 }
 
 
-async def test_standing(stub: Stub, server: HttpStudyServer) -> None:
+async def test_summary(stub: Stub, server: HttpStudyServer) -> None:
     stub.say(200, SUMMARY)
-    standing = await server.standing(KEY)
-    assert standing is not None
-    assert standing.counts.complete == 2
-    assert standing.best is not None
-    assert standing.best.values == [float("inf")]
+    summary = await server.summary(KEY)
+    assert summary is not None
+    assert summary.counts.complete == 2
+    assert summary.best is not None
+    assert summary.best.values == [float("inf")]
     assert stub.asked == [("GET", "/v1/studies/ml/mnist", None)]
     stub.say(404, {"detail": {"field": "name", "message": "no such study"}})
-    assert await server.standing(KEY) is None
+    assert await server.summary(KEY) is None
 
 
 async def test_the_token_is_read_anew(stub: Stub, server: HttpStudyServer, token: Path) -> None:
     stub.say(200, SUMMARY)
-    await server.standing(KEY)
+    await server.summary(KEY)
     token.write_text("second\n")
-    await server.standing(KEY)
+    await server.summary(KEY)
     assert stub.tokens == ["Bearer first", "Bearer second"]
     token.unlink()
     with pytest.raises(StudyServerUnavailable, match="token"):
-        await server.standing(KEY)
+        await server.summary(KEY)
 
 
 async def test_declare(stub: Stub, server: HttpStudyServer) -> None:
@@ -158,10 +158,10 @@ async def test_refit(stub: Stub, server: HttpStudyServer) -> None:
     assert (method, path) == ("POST", "/v1/studies/ml/mnist/refit/result")
     assert (sent["state"], sent["failure"]["category"]) == ("FAIL", "Lost")
     stub.say(200, SUMMARY | {"refit": {"trial": 7, "digest": "abc", "state": "RUNNING"}})
-    standing = await server.standing(KEY)
-    assert standing is not None
-    assert standing.refit is not None
-    assert standing.refit.digest == "abc"
+    summary = await server.summary(KEY)
+    assert summary is not None
+    assert summary.refit is not None
+    assert summary.refit.digest == "abc"
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ async def test_wrong_answers_are_unavailable(
 ) -> None:
     stub.say(status, answer)
     for call in (
-        server.standing(KEY),
+        server.summary(KEY),
         server.declare(KEY, DEFINITION),
         server.ask(KEY, AskRequest(parallelism=1, max_trials=1)),
         server.begin_refit(KEY, RefitRequest(trial=1, digest="d")),
@@ -186,7 +186,7 @@ async def test_wrong_answers_are_unavailable(
 
 async def test_no_server_is_unavailable(token: Path) -> None:
     server = HttpStudyServer("http://127.0.0.1:1", token)
-    for call in (server.standing(KEY), server.forget(KEY)):
+    for call in (server.summary(KEY), server.forget(KEY)):
         with pytest.raises(StudyServerUnavailable, match="ConnectError"):
             await call
     await server.close()

@@ -77,7 +77,7 @@ class Observer:
         self, key: StudyKey, study: TuningStudy
     ) -> tuple[tuple[Problem, ...], StudySummary | None]:
         """Read the record; declare the study if this generation of its spec is new to the server."""
-        summary = await self._server.standing(key)
+        summary = await self._server.summary(key)
         if summary and accepted(study):
             return (), summary
         if problems := self._check(study):

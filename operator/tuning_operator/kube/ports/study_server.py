@@ -44,8 +44,8 @@ class StudyServer(Protocol):
     async def declare(self, key: StudyKey, definition: StudyDefinition) -> StudySummary:
         """Create or update a study. Raises DefinitionRefused."""
 
-    async def standing(self, key: StudyKey) -> StudySummary | None:
-        """Return how a study stands; None if the server does not know it."""
+    async def summary(self, key: StudyKey) -> StudySummary | None:
+        """Return a study's summary; None if the server does not know the study."""
 
     async def ask(self, key: StudyKey, request: AskRequest) -> StudySummary:
         """Top up the running trials."""
@@ -85,8 +85,8 @@ class HttpStudyServer:
             raise DefinitionRefused(_problems(response))
         return _read(StudySummary, response)
 
-    async def standing(self, key: StudyKey) -> StudySummary | None:
-        """Return how a study stands; None if the server does not know it."""
+    async def summary(self, key: StudyKey) -> StudySummary | None:
+        """Return a study's summary; None if the server does not know the study."""
         response = await self._send("GET", _path(key))
         return None if response.status_code == httpx.codes.NOT_FOUND else _read(StudySummary, response)
 
