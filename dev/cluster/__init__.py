@@ -1,1 +1,1 @@
-"""A real Kubernetes for the demo and the tests, on a laptop or a bare machine: `python -m dev.cluster`."""
+"""A real Kubernetes cluster for the demo and the tests: `python -m dev.cluster --help`."""

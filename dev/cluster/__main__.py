@@ -1,4 +1,4 @@
-"""A real Kubernetes for the demo and the tests. It never touches your own kubeconfig."""
+"""Kubernetes clusters for the demo and the tests. Your own kubeconfig is never changed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dev.cluster import kind, programs
-from dev.cluster.build import build_image as build
+from dev.cluster import images, kind, programs
 from dev.cluster.cache import ROOT
-from dev.cluster.console import LackingError, console, step
+from dev.cluster.console import RequirementError, console, step
 from dev.cluster.control_plane import ControlPlane
 from dev.cluster.run import CommandError
 
@@ -23,15 +22,15 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 
-class Which(enum.StrEnum):
-    """The clusters."""
+class Kind(enum.StrEnum):
+    """The kinds of clusters."""
 
     KIND = "kind"
     CONTROL_PLANE = "control-plane"
 
 
 class Tool(enum.StrEnum):
-    """The client programs."""
+    """The client tools."""
 
     KUBECTL = "kubectl"
     HELM = "helm"
@@ -40,7 +39,7 @@ class Tool(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Cluster:
-    """What can be done with either."""
+    """The operations that both kinds of clusters have."""
 
     up: Callable[[], None]
     down: Callable[[], None]
@@ -49,66 +48,69 @@ class Cluster:
 
 
 Choice = Annotated[
-    Which, typer.Argument(help="kind: a node with pods, in Docker. control-plane: the API alone.")
+    Kind,
+    typer.Argument(
+        help="kind: one node in Docker that runs pods. control-plane: an API server without nodes."
+    ),
 ]
 
 
-def _cluster(which: Which) -> Cluster:
-    if which is Which.KIND:
+def _cluster(which: Kind) -> Cluster:
+    if which is Kind.KIND:
         return Cluster(kind.up, kind.down, kind.healthy, kind.KUBECONFIG)
     plane = ControlPlane(ROOT / "control-plane")
     return Cluster(plane.ensure, plane.remove, plane.healthy, plane.kubeconfig)
 
 
 @app.command()
-def up(which: Choice = Which.KIND) -> None:
-    """Have a cluster that works; nothing to do if there is one."""
+def up(which: Choice = Kind.KIND) -> None:
+    """Start the cluster unless it is already running."""
     cluster = _cluster(which)
     cluster.up()
     console.print(f"[green]up[/]: export KUBECONFIG={cluster.kubeconfig}", soft_wrap=True)
 
 
 @app.command()
-def down(which: Choice = Which.KIND) -> None:
-    """Remove the cluster with every process and mount of it; what was built stays in the cache."""
+def down(which: Choice = Kind.KIND) -> None:
+    """Remove the cluster with its processes and mounts. Built programs and images stay in the cache."""
     with step(f"remove the {which} cluster"):
         _cluster(which).down()
 
 
 @app.command()
-def status(which: Choice = Which.KIND) -> None:
-    """Say whether the cluster works; ends with 1 if not."""
-    works = _cluster(which).healthy()
-    console.print(f"{which}: {'[green]up[/]' if works else '[red]down[/]'}")
-    raise typer.Exit(0 if works else 1)
+def status(which: Choice = Kind.KIND) -> None:
+    """Show whether the cluster is up. The exit code is 1 if it isn't."""
+    healthy = _cluster(which).healthy()
+    console.print(f"{which}: {'[green]up[/]' if healthy else '[red]down[/]'}")
+    raise typer.Exit(0 if healthy else 1)
 
 
 @app.command()
-def kubeconfig(which: Choice = Which.KIND) -> None:
-    """Print the path of the cluster's kubeconfig, and nothing else."""
+def kubeconfig(which: Choice = Kind.KIND) -> None:
+    """Print the path of the cluster's kubeconfig."""
     sys.stdout.write(f"{_cluster(which).kubeconfig}\n")
 
 
 @app.command()
-def load_image(images: list[str]) -> None:
-    """Have images of the Docker engine in kind's node; those there already take no time."""
-    for image in images:
-        kind.load(image)
+def load_image(names: Annotated[list[str], typer.Argument(metavar="IMAGES...", show_default=False)]) -> None:
+    """Load images from the Docker engine into kind's node. Images that the node already has are skipped."""
+    for name in names:
+        kind.load(name)
 
 
 @app.command()
 def build_image(
-    image: Annotated[str, typer.Argument(help="The name and tag to build.")],
-    dockerfile: Annotated[Path, typer.Option("--file", "-f", exists=True, help="The Dockerfile.")],
-    context: Annotated[Path, typer.Argument(exists=True, help="The folder that it copies from.")] = Path(),
+    image: Annotated[str, typer.Argument(help="Name and tag of the image.")],
+    dockerfile: Annotated[Path, typer.Option("--file", "-f", exists=True, help="Path of the Dockerfile.")],
+    context: Annotated[Path, typer.Argument(exists=True, help="Build context.")] = Path(),
 ) -> None:
-    """Build an image, also where its base image can't be pulled or the package index needs settings."""
-    build(image, dockerfile, context)
+    """Build an image. Works without access to an image registry and behind a private package index."""
+    images.build(image, dockerfile, context)
 
 
 @app.command()
 def tool(name: Tool) -> None:
-    """Print the path of a client program: the machine's own, else built."""
+    """Print the path of a client tool, from your PATH if it is there, otherwise built from source."""
     paths: dict[Tool, Callable[[], Path]] = {
         Tool.KUBECTL: programs.kubectl,
         Tool.HELM: programs.helm,
@@ -119,13 +121,10 @@ def tool(name: Tool) -> None:
 
 
 def main() -> None:
-    """Run; what the machine lacks is told in one line, without a traceback."""
+    """Run the command line; expected errors are printed without a traceback."""
     try:
         app()
-    except LackingError as error:
-        console.print(f"This machine lacks something: {error}", markup=False, style="red", soft_wrap=True)
-        sys.exit(1)
-    except CommandError as error:
+    except (RequirementError, CommandError) as error:
         console.print(str(error), markup=False, style="red", soft_wrap=True)
         sys.exit(1)
 

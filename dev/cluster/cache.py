@@ -1,4 +1,4 @@
-"""The cache folder: what was built once, by what it was built from. Half-made entries never count."""
+"""The cache of built files. An entry's key is made from its inputs, and incomplete entries are never used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MAKING = ".making-"
 
 
 def digest(*parts: str | bytes | Path) -> str:
-    """Return a short hash of texts and of files' contents: the key of what is made from them."""
+    """Return a short hash of texts and file contents, for the key of a cache entry."""
     total = hashlib.sha256()
     for part in parts:
         content = (
@@ -30,16 +30,16 @@ def digest(*parts: str | bytes | Path) -> str:
 
 
 def cached(name: str, make: Callable[[Path], None]) -> Path:
-    """Return ROOT/name, made if need be by `make(path)`; it appears whole or not at all."""
+    """Return ROOT/name. If it doesn't exist, `make(path)` creates it; it appears only once it is complete."""
     folder, _, last = name.rpartition("/")
     return cached_together(folder, [last], lambda scratch, _: make(scratch / last))[0]
 
 
 def cached_together(folder: str, names: list[str], make: Callable[[Path, list[str]], None]) -> list[Path]:
-    """Return ROOT/folder/name of each name; those missing are made at once.
+    """Return ROOT/folder/name for each name. One call of `make` creates all that are missing.
 
     Args:
-        make: called with a scratch folder, in which it puts the missing names that it is called with.
+        make: called with a scratch folder and the missing names, which it creates in that folder.
     """
     home = ROOT / folder
     places = [home / name for name in names]
@@ -58,7 +58,7 @@ def cached_together(folder: str, names: list[str], make: Callable[[Path, list[st
 
 @contextmanager
 def lock(name: str) -> Iterator[None]:
-    """Let one process at a time in; a killed holder's lock is free at once."""
+    """Hold a lock between processes. If its holder is killed, the lock is released."""
     (ROOT / "locks").mkdir(parents=True, exist_ok=True)
     with (ROOT / "locks" / name).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -67,10 +67,10 @@ def lock(name: str) -> Iterator[None]:
 
 @contextmanager
 def _scratch(home: Path) -> Iterator[Path]:
-    """Make a folder for half-made entries, locked as long as its maker lives; remove those of the dead."""
+    """Create a locked scratch folder; remove those that killed processes left."""
     with lock("scratch"):
         for other in home.glob(f"{MAKING}*"):
-            _remove_if_left(other)
+            _remove_if_abandoned(other)
         scratch = Path(tempfile.mkdtemp(prefix=MAKING, dir=home))
         held = os.open(scratch, os.O_RDONLY)
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -81,7 +81,7 @@ def _scratch(home: Path) -> Iterator[Path]:
         os.close(held)
 
 
-def _remove_if_left(scratch: Path) -> None:
+def _remove_if_abandoned(scratch: Path) -> None:
     held = os.open(scratch, os.O_RDONLY)
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)

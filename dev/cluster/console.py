@@ -1,4 +1,4 @@
-"""What a person sees of long work: one line a step, with its time, on standard error."""
+"""Progress output on standard error: one line per step, with the time that it took."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 console = Console(stderr=True, highlight=False)
 
 
-class LackingError(Exception):
-    """The machine lacks something; the message says what, and the mend."""
+class RequirementError(Exception):
+    """The machine doesn't meet a requirement; the message says which, and what to do."""
 
 
 class _Board:
-    """The steps that run now, each with a clock: steps may nest, and may run side by side in threads."""
+    """The steps in progress, each with its elapsed time. Steps may nest and run in parallel threads."""
 
     def __init__(self) -> None:
         self._columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
@@ -51,7 +51,7 @@ _board = _Board()
 
 @contextlib.contextmanager
 def step(name: str) -> Iterator[None]:
-    """Show a step while it runs, and how long it took."""
+    """Show a step while it runs, then the time that it took."""
     began = time.monotonic()
     if not console.is_terminal:
         console.print(f"  … {escape(name)}")

@@ -1,6 +1,6 @@
-"""A control plane without nodes, of bare processes: etcd, API server, controller manager, scheduler.
+"""A control plane without nodes: etcd, API server, controller manager and scheduler as plain processes.
 
-For what needs a real API but no pod that runs: the resource's rules, and thousands of simulated nodes.
+For tests that need a real API server but no running pods: validation rules, thousands of simulated nodes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ STOP_ORDER = ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "et
 
 
 class ControlPlane:
-    """A control plane whose state lies in a folder; as a context manager it stops at the end.
+    """A control plane with its state in a folder. As a context manager, it runs for the length of the block.
 
-    Ports are free ones of the loopback address, so any number run side by side.
+    It listens on free ports of the loopback address, so several can run at the same time.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -53,7 +53,7 @@ class ControlPlane:
         self.remove()
 
     def healthy(self) -> bool:
-        """Say whether it runs and serves."""
+        """Return whether all parts are running and the API server is ready."""
         alive = all(processes.running(self.folder, name) for name in STOP_ORDER)
         return (
             alive
@@ -68,10 +68,10 @@ class ControlPlane:
                 self.start()
 
     def start(self) -> None:
-        """Start with an empty state, whatever an earlier run left; returns when a pod could be created.
+        """Start with empty state and wait until pods can be created.
 
         Raises:
-            CommandError: a part does not start; the message holds the end of its log.
+            CommandError: a part does not start; the message contains the end of its log.
         """
         etcd = program("etcd")
         api_server, manager, scheduler = kubernetes(
@@ -91,7 +91,7 @@ class ControlPlane:
             )
 
     def remove(self) -> None:
-        """Stop it, and remove its state."""
+        """Stop all parts and remove the state."""
         processes.stop(self.folder, *STOP_ORDER)
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -146,7 +146,7 @@ class ControlPlane:
         except CommandError as error:
             raise CommandError(f"{error}\n{processes.log_tail(self.folder, name)}") from error
         if not self._serves(path):
-            raise CommandError(f"{name} ended:\n{processes.log_tail(self.folder, name)}")
+            raise CommandError(f"{name} exited:\n{processes.log_tail(self.folder, name)}")
 
     def _serves(self, path: str) -> bool:
         if not self.kubeconfig.exists():
@@ -166,9 +166,9 @@ class ControlPlane:
 
 @contextlib.contextmanager
 def temporary() -> Iterator[ControlPlane]:
-    """Run a fresh control plane for the length of the block, beside any others.
+    """Run a new control plane for the length of the block, independent of any others.
 
-    What a killed process left is stopped by the next one that asks.
+    Control planes whose owner was killed are stopped first.
     """
     folders = ROOT / "control-planes"
     folders.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ def temporary() -> Iterator[ControlPlane]:
 
 
 def _free_slot(ours: contextlib.ExitStack, folders: Path) -> Path:
-    """Lock the first folder without a living holder; end what runs in the others that lost theirs."""
+    """Lock the first folder that no process holds; remove the control planes in other abandoned folders."""
     slot = None
     for number in range(64):
         folder = folders / str(number)
@@ -193,7 +193,7 @@ def _free_slot(ours: contextlib.ExitStack, folders: Path) -> Path:
                 slot = folder
                 ours.enter_context(stack.pop_all())
     if slot is None:
-        raise CommandError("64 control planes run on this machine")
+        raise CommandError("64 control planes are already running on this machine")
     return slot
 
 

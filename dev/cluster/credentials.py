@@ -1,4 +1,4 @@
-"""The certificates of a control plane made by hand, and kubeconfig files."""
+"""Certificates and kubeconfig files for a control plane."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Key = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 
 class Authority:
-    """A certificate authority in a folder: ca.crt, and NAME.crt with NAME.key for each that it issues."""
+    """A certificate authority in a folder: ca.crt, and NAME.crt and NAME.key of each issued certificate."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ class Authority:
         self._save("ca", self._key, builder.sign(self._key, hashes.SHA256()))
 
     def issue(self, name: str, common_name: str, group: str = "", addresses: tuple[str, ...] = ()) -> None:
-        """Write a certificate for a user, or for a server at SERVER_NAMES and the addresses."""
+        """Issue a client certificate, or with addresses a server certificate for them and SERVER_NAMES."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = self._unsigned(_name(common_name, group), key.public_key())
         if addresses:
@@ -61,7 +61,7 @@ class Authority:
 
 
 def write_key(path: Path, key: Key) -> None:
-    """Write a private key as PEM, for its owner's eyes only."""
+    """Write a private key as PEM, readable only by its owner."""
     path.touch(mode=0o600)
     path.write_bytes(
         key.private_bytes(
@@ -71,7 +71,7 @@ def write_key(path: Path, key: Key) -> None:
 
 
 def service_account_keys(folder: Path) -> None:
-    """Write sa.key and sa.pub: RSA, as in common clusters, so that tokens are RS256."""
+    """Write sa.key and sa.pub: RSA keys, so that tokens are signed with RS256 as in most clusters."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     write_key(folder / "sa.key", key)
     (folder / "sa.pub").write_bytes(
@@ -82,13 +82,13 @@ def service_account_keys(folder: Path) -> None:
 
 
 def kubeconfig(server: str, name: str, certificates: Path, user: str) -> str:
-    """Render a kubeconfig that holds what it needs: no paths in it."""
+    """Return a self-contained kubeconfig: certificates and keys are embedded."""
 
     def encoded(file: str) -> str:
         return base64.b64encode((certificates / file).read_bytes()).decode()
 
     cluster = {"server": server, "certificate-authority-data": encoded("ca.crt")}
-    person = {
+    credentials = {
         "client-certificate-data": encoded(f"{user}.crt"),
         "client-key-data": encoded(f"{user}.key"),
     }
@@ -96,7 +96,7 @@ def kubeconfig(server: str, name: str, certificates: Path, user: str) -> str:
         "apiVersion": "v1",
         "kind": "Config",
         "clusters": [{"name": name, "cluster": cluster}],
-        "users": [{"name": user, "user": person}],
+        "users": [{"name": user, "user": credentials}],
         "contexts": [{"name": name, "context": {"cluster": name, "user": user}}],
         "current-context": name,
     }
@@ -104,7 +104,7 @@ def kubeconfig(server: str, name: str, certificates: Path, user: str) -> str:
 
 
 def server_of(path: Path) -> str:
-    """Return the address of the API server that a kubeconfig names first."""
+    """Return the API server's address from a kubeconfig's first cluster."""
     server: str = yaml.safe_load(path.read_text())["clusters"][0]["cluster"]["server"]
     return server
 

@@ -1,4 +1,4 @@
-"""The Docker engine, whoever started it."""
+"""The Docker engine, through its client."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def answers() -> bool:
-    """Say whether there is a Docker engine that answers."""
+    """Return whether a Docker engine is running and accessible."""
     return found("docker") is not None and succeeds("docker", "version")
 
 
-def complaint() -> str:
-    """Return why no engine answers, in the Docker client's words."""
+def error_message() -> str:
+    """Return the Docker client's error message if it can't reach an engine."""
     try:
         run("docker", "version", "--format", "{{.Server.Version}}")
     except CommandError as error:
@@ -25,7 +25,7 @@ def complaint() -> str:
 
 
 def image_id(name: str) -> str | None:
-    """Return the id of an image that the engine has."""
+    """Return the ID of an image, or None if the engine doesn't have it."""
     try:
         return run("docker", "image", "inspect", "--format", "{{.Id}}", name).strip()
     except CommandError:
@@ -33,18 +33,18 @@ def image_id(name: str) -> str | None:
 
 
 def pull(name: str, seconds: int) -> bool:
-    """Say whether the image could be had from its registry."""
+    """Pull an image; return whether that succeeded."""
     return succeeds("timeout", str(seconds), "docker", "pull", "--quiet", name)
 
 
 def build(*arguments: str | PathLike[str]) -> None:
-    """Run `docker build`, with BuildKit where the client has it."""
+    """Run `docker build`, with BuildKit if the client has it."""
     modern = succeeds("docker", "buildx", "version")
     run("docker", "build", *map(str, arguments), env={} if modern else {"DOCKER_BUILDKIT": "0"})
 
 
 def remove_others(name: str) -> None:
-    """Remove the images of the same repository with another tag, unless a container uses them."""
+    """Remove the repository's images with other tags, unless a container uses them."""
     listed = run(
         "docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", name.partition(":")[0]
     ).split()
@@ -54,5 +54,5 @@ def remove_others(name: str) -> None:
 
 
 def remove(image: str) -> None:
-    """Remove an image with what only it was built from, unless a container or several names use it."""
+    """Remove an image and its unused parents, unless a container uses it."""
     succeeds("docker", "image", "rm", image)

@@ -1,7 +1,6 @@
-"""What this machine needs to reach package indexes (a company's certificates, a mirror), for building images.
+"""This machine's settings for package indexes (a company's certificates, a mirror), used in image builds.
 
-The Dockerfiles know nothing of it: where there is such a need, their base image is replaced by one with the
-settings in it.
+The Dockerfiles stay the same: with such settings, their base image is replaced by one that includes them.
 """
 
 from __future__ import annotations
@@ -21,8 +20,9 @@ BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 
 
 def base_with_settings(base: str) -> str:
-    """Return the base image to build from here: the given one, unless the machine has settings of its own."""
-    files, environment = _files(), _environment()
+    """Return the base image, or if this machine has settings, an image based on it that includes them."""
+    files = _files()
+    environment = {name: os.environ[name] for name in INDEX_VARIABLES if os.environ.get(name)}
     if not files and not environment:
         return base
     recipe = dockerfile(base, sorted(files), environment)
@@ -36,7 +36,7 @@ def base_with_settings(base: str) -> str:
 
 
 def dockerfile(base: str, files: list[str], environment: dict[str, str]) -> str:
-    """Render the Dockerfile: files are `ca.crt` and `pip.conf`, where the machine has them."""
+    """Return a Dockerfile that adds files (`ca.crt`, `pip.conf`) and variables to a base image."""
     places = {"ca.crt": BUNDLE, "pip.conf": "/etc/pip.conf"}
     lines = [f"FROM {base}", *(f"COPY {file} {places[file]}" for file in files)]
     if "ca.crt" in files:
@@ -47,13 +47,11 @@ def dockerfile(base: str, files: list[str], environment: dict[str, str]) -> str:
 
 def _files() -> dict[str, Path]:
     bundles = (Path(os.environ[name]) for name in CERTIFICATE_VARIABLES if os.environ.get(name))
-    found = {"ca.crt": next((path for path in bundles if path.is_file()), None)}
-    found["pip.conf"] = next((path for path in PIP_SETTINGS if path.is_file()), None)
+    found = {
+        "ca.crt": next((path for path in bundles if path.is_file()), None),
+        "pip.conf": next((path for path in PIP_SETTINGS if path.is_file()), None),
+    }
     return {name: path for name, path in found.items() if path}
-
-
-def _environment() -> dict[str, str]:
-    return {name: os.environ[name] for name in INDEX_VARIABLES if os.environ.get(name)}
 
 
 def _make(name: str, recipe: str, files: dict[str, Path]) -> None:

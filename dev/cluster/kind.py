@@ -1,4 +1,4 @@
-"""The kind cluster: made, filled with images, given GPUs to count, and removed."""
+"""The kind cluster: creates and removes it, loads images, and adds GPUs for the scheduler to count."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import datetime as dt
 import json
 from pathlib import Path
 
-from dev.cluster import bare_engine, engine, programs
+from dev.cluster import engine, programs
+from dev.cluster.bare import docker_engine
+from dev.cluster.bare.node_image import node_image
 from dev.cluster.cache import ROOT, lock
 from dev.cluster.console import step
-from dev.cluster.nodeimage import node_image
 from dev.cluster.run import CommandError, pipe, run, succeeds, wait
 
 NAME = "tuning"
@@ -21,45 +22,45 @@ GPUS = 8
 GPU = "nvidia.com/gpu"
 LOADED = "/kind/loaded.json"
 HEARTBEAT = dt.timedelta(seconds=40)
-"""After so long without a sign of its kubelet, Kubernetes itself takes a node for lost."""
+"""Without a heartbeat for this long, Kubernetes considers a node unhealthy."""
 
 
 def up() -> None:
-    """Have the cluster up: made, started again or just there; with GPUs that the scheduler counts.
+    """Create or restart the cluster unless it is running, and wait until it is ready.
 
     Raises:
-        LackingError: the machine can't run it; the message says what is missing.
+        RequirementError: this machine can't run the cluster; the message says what is missing.
         CommandError: a step failed.
     """
-    bare_engine.up()
+    docker_engine.up()
     if healthy():
-        _make_useful()
+        _make_ready()
         return
     with lock("kind"):
-        if not healthy() and not _started_again():
+        if not healthy() and not _restarted():
             _create()
-        with step("wait for name service and storage"):
-            _make_useful()
+        with step("wait for DNS and storage"):
+            _make_ready()
 
 
 def down() -> None:
-    """Remove the cluster, and the engine if it was ours; nothing is left behind."""
+    """Remove the cluster, and stop the Docker engine if `up` started it."""
     with lock("kind"):
-        if bare_engine.is_ours() and not engine.answers():
-            bare_engine.up()  # the containers that it left can be removed by an engine only
+        if docker_engine.is_ours() and not engine.answers():
+            docker_engine.up()  # only an engine can remove the containers that the killed one left
         if engine.answers():
             with step("delete the cluster"):
                 _delete()
-                if bare_engine.is_ours():
+                if docker_engine.is_ours():
                     succeeds("docker", "network", "rm", "kind")
         KUBECONFIG.unlink(missing_ok=True)
-        if bare_engine.is_ours():
+        if docker_engine.is_ours():
             with step("stop the Docker engine"):
-                bare_engine.down()
+                docker_engine.down()
 
 
 def healthy() -> bool:
-    """Say whether the API answers, and the node's kubelet is well and has said so since the node started."""
+    """Return whether the API responds and the node is ready, with a heartbeat since its container started."""
     since = _running_since()
     if since is None or not KUBECONFIG.exists():
         return False
@@ -68,26 +69,26 @@ def healthy() -> bool:
     try:
         if kubectl("get", "node", NODE, "-o", ready) != "True":
             return False
-        sign = dt.datetime.fromisoformat(kubectl("get", *lease))
+        heartbeat = dt.datetime.fromisoformat(kubectl("get", *lease))
     except (CommandError, ValueError):
         return False
-    return sign > max(since, dt.datetime.now(dt.UTC) - HEARTBEAT)
+    return heartbeat > max(since, dt.datetime.now(dt.UTC) - HEARTBEAT)
 
 
 def kubectl(*arguments: str) -> str:
-    """Return what kubectl prints on this cluster."""
+    """Run kubectl on this cluster and return its output."""
     return run(programs.kubectl(), "--kubeconfig", KUBECONFIG, "--request-timeout=10s", *arguments)
 
 
 def load(image: str) -> None:
-    """Have an image of the engine in the node, unless it is there already.
+    """Load an image from the Docker engine into the node, unless the node already has it.
 
     Raises:
-        CommandError: the engine has no such image.
+        CommandError: the engine doesn't have the image.
     """
     wanted = engine.image_id(image)
     if wanted is None:
-        raise CommandError(f"the Docker engine has no image {image}: build or pull it first")
+        raise CommandError(f"The Docker engine has no image {image}. Build or pull it first.")
     with lock("load"):
         before = _id_in_node(image)
         loaded = _loaded()
@@ -100,9 +101,10 @@ def load(image: str) -> None:
                     [*_in_node("-i"), "ctr", "--namespace=k8s.io", "images", "import", "-"],
                 )
         after = _id_in_node(image)
-        _remember({**loaded, image: [wanted, after]})
+        record = json.dumps({**loaded, image: [wanted, after]})
+        run(*_in_node("-i"), "sh", "-c", f"cat > {LOADED}", stdin=record)
         if before and before != after:
-            _forget(before)
+            _remove_if_unnamed(before)
 
 
 def _in_node(*options: str) -> list[str]:
@@ -110,7 +112,7 @@ def _in_node(*options: str) -> list[str]:
 
 
 def _id_in_node(image: str) -> str | None:
-    """Return the id that the node's containerd gives an image; an engine may count otherwise."""
+    """Return the image's ID in the node, which may differ from its ID in the engine."""
     try:
         listed = json.loads(run(*_in_node(), "crictl", "inspecti", "--output=json", image))
     except CommandError:
@@ -120,7 +122,7 @@ def _id_in_node(image: str) -> str | None:
 
 
 def _loaded() -> dict[str, list[str | None]]:
-    """Return, by name, the engine's and the node's id of what was loaded."""
+    """Return the loaded images: by name, the ID in the engine and the ID in the node."""
     try:
         known: dict[str, list[str | None]] = json.loads(run(*_in_node(), "cat", LOADED))
     except (CommandError, ValueError):
@@ -128,12 +130,8 @@ def _loaded() -> dict[str, list[str | None]]:
     return known
 
 
-def _remember(loaded: dict[str, list[str | None]]) -> None:
-    run(*_in_node("-i"), "sh", "-c", f"cat > {LOADED}", stdin=json.dumps(loaded))
-
-
-def _forget(identity: str) -> None:
-    """Remove what lost its last name: containerd keeps it otherwise, for good."""
+def _remove_if_unnamed(identity: str) -> None:
+    """Remove an image that has no name left; containerd would keep it forever."""
     try:
         listed = json.loads(run(*_in_node(), "crictl", "inspecti", "--output=json", identity))
     except CommandError:
@@ -143,7 +141,7 @@ def _forget(identity: str) -> None:
 
 
 def _running_since() -> dt.datetime | None:
-    """Return since when the node's container runs; None if it does not."""
+    """Return when the node's container was started, or None if it isn't running."""
     try:
         running, since = run(
             "docker", "inspect", "--format", "{{.State.Running}} {{.State.StartedAt}}", NODE
@@ -153,11 +151,11 @@ def _running_since() -> dt.datetime | None:
     return dt.datetime.fromisoformat(since) if running == "true" else None
 
 
-def _started_again() -> bool:
-    """Start a node that a stopped engine left; say whether the cluster is well again."""
+def _restarted() -> bool:
+    """Start the node's container if there is one; return whether the cluster is healthy again."""
     if not KUBECONFIG.exists() or not succeeds("docker", "inspect", NODE):
         return False
-    with step("start the cluster again"):
+    with step("restart the cluster"):
         try:
             run("docker", "start", NODE)
             wait("the node", healthy, 120)
@@ -166,13 +164,13 @@ def _started_again() -> bool:
     return True
 
 
-def _make_useful() -> None:
+def _make_ready() -> None:
     for namespace in ("kube-system", "local-path-storage"):
         kubectl(
             "wait", "--for=condition=Available", "deployment", "--all", f"--namespace={namespace}",
             "--timeout=180s", "--request-timeout=0",
         )  # fmt: skip
-    _give_gpus()
+    _add_gpus()
 
 
 def _create() -> None:
@@ -198,8 +196,8 @@ def _pulled() -> str | None:
     return PUBLIC_NODE_IMAGE if pulled else None
 
 
-def _give_gpus() -> None:
-    """State an extended resource on the node: the scheduler counts it as it would a device plugin's."""
+def _add_gpus() -> None:
+    """Add an extended resource to the node, which the scheduler counts like a device plugin's."""
     resource = GPU.replace("/", "~1")
     patch = [{"op": "add", "path": f"/status/capacity/{resource}", "value": str(GPUS)}]
     kubectl("patch", "node", NODE, "--subresource=status", "--type=json", f"--patch={json.dumps(patch)}")

@@ -1,4 +1,4 @@
-"""Background processes that outlive us, found again by what they run: no pid file that could be stale."""
+"""Background processes that outlive this one, found by their command line since PID files go stale."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ if TYPE_CHECKING:
 
 
 def start(folder: Path, name: str, program: str | Path, *arguments: str) -> psutil.Process:
-    """Start a program in a session of its own, with its output in FOLDER/NAME.log.
+    """Start a program in its own session, with its output in FOLDER/NAME.log.
 
-    One of the arguments must name the folder: by it the process is found again. Not at once, though: the
-    kernel lets us go on a moment before the new program's command line can be read. Whoever waits for the
-    program's start asks the process returned (`alive`).
+    One of the arguments must contain the folder's path, so that `running` finds the process. Its command line
+    can be read only a moment after the start: to wait for it, check the returned process with `alive`.
     """
     executable = found(str(program))
     if executable is None:
-        raise CommandError(f"no program {program} on this machine")
+        raise CommandError(f"{program} not found on this machine")
     log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         streams = [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
@@ -38,7 +37,7 @@ def start(folder: Path, name: str, program: str | Path, *arguments: str) -> psut
 
 
 def alive(process: psutil.Process) -> bool:
-    """Say whether a process still runs: a child of ours that ended stays a zombie until we end."""
+    """Return whether a process is running. An exited child, which stays a zombie, is not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -46,7 +45,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def running(folder: Path, name: str) -> list[psutil.Process]:
-    """Return the processes of a program, built by us under a name that begins so, that work on the folder."""
+    """Return the processes whose program's name starts with `name` and whose arguments contain the folder."""
     matching = []
     for process in psutil.process_iter(["cmdline", "status"]):
         command = process.info["cmdline"]
@@ -58,7 +57,7 @@ def running(folder: Path, name: str) -> list[psutil.Process]:
 
 
 def stop(folder: Path, *names: str, patience: float = 20) -> None:
-    """End these programs' processes on the folder, one program after another, and wait until each is gone."""
+    """Terminate the folder's processes, one program after another, and wait until they have exited."""
     for name in names:
         processes = running(folder, name)
         for process in processes:
@@ -68,7 +67,7 @@ def stop(folder: Path, *names: str, patience: float = 20) -> None:
 
 
 def kill(processes: Iterable[psutil.Process]) -> None:
-    """End processes without asking them, and wait until they are gone."""
+    """Kill processes and wait until they have exited."""
     killed = list(processes)
     for process in killed:
         try:

@@ -1,4 +1,4 @@
-"""The programs of a cluster, built from their Go modules where the machine does not have them."""
+"""The programs of a cluster, built from their Go modules if the machine doesn't have them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ MODULES = {
     "crictl": ("sigs.k8s.io/cri-tools/cmd/crictl", "v1.36.0"),
     "local-path-provisioner": ("github.com/rancher/local-path-provisioner", "v0.0.30"),
 }
-"""Each in a module of its own: their dependencies clash."""
+"""Each is built in its own module, since their dependencies conflict."""
 
 
 def program(name: str) -> Path:
-    """Return the path of a program of MODULES, built if need be."""
+    """Return the path of a program of MODULES, built on first use."""
     package, version = MODULES[name]
 
     def make(path: Path) -> None:
@@ -45,7 +45,7 @@ def program(name: str) -> Path:
 
 
 def kubernetes(*names: str) -> list[Path]:
-    """Return the paths of programs of Kubernetes' own (kubelet, kubeadm, ...), built in one go if need be."""
+    """Return the paths of Kubernetes programs (kubelet, kubeadm, ...); missing ones are built together."""
     key = f"{KUBERNETES}-{digest(KUBERNETES_MODULE / 'go.mod')}"
 
     def make(folder: Path, missing: list[str]) -> None:
@@ -78,17 +78,16 @@ def _version_flags() -> str:
 
 @functools.cache
 def kubectl() -> Path:
-    """Return the path of the machine's kubectl if it is of our version's years; else of ours."""
+    """Return the path of the machine's kubectl if its version is close enough; otherwise build one."""
     theirs = found("kubectl")
-    return Path(theirs) if theirs and _speaks_to_us(theirs) else kubernetes("kubectl")[0]
+    return Path(theirs) if theirs and _is_compatible(theirs) else kubernetes("kubectl")[0]
 
 
-def _speaks_to_us(theirs: str) -> bool:
-    """Kubernetes promises one minor version of skew; two more do for what is used here."""
+def _is_compatible(theirs: str) -> bool:
+    """Allow a skew of three minor versions. Kubernetes supports one, but the commands used here are older."""
     try:
-        version = json.loads(run(theirs, "version", "--client", "--output=json"))["clientVersion"][
-            "gitVersion"
-        ]
+        client = json.loads(run(theirs, "version", "--client", "--output=json"))["clientVersion"]
+        version = client["gitVersion"]
     except (CommandError, ValueError, KeyError):
         return False
     ours, other = (int(re.findall(r"\d+", text)[1]) for text in (KUBERNETES, version))
@@ -96,13 +95,13 @@ def _speaks_to_us(theirs: str) -> bool:
 
 
 def helm() -> Path:
-    """Return the path of the machine's helm; else of ours."""
+    """Return the path of the machine's helm if it has one; otherwise build one."""
     theirs = found("helm")
     return Path(theirs) if theirs else program("helm")
 
 
 def kind() -> Path:
-    """Return the path of kind: always of our version, which knows our node image."""
+    """Return the path of kind, always the version that the node image was made for."""
     return program("kind")
 
 
@@ -111,7 +110,7 @@ def _go(folder: Path, *arguments: str) -> None:
 
 
 def go() -> Path:
-    """Return the path of Go: the machine's if it is new enough, else PyPI's."""
+    """Return the path of Go: the machine's if it is recent enough, otherwise the one from PyPI."""
     theirs = found("go") or shutil.which("go", path="/usr/local/go/bin")
     if theirs and is_new_enough(run(theirs, "version", env={"GOTOOLCHAIN": "local"})):
         return Path(theirs)
@@ -124,6 +123,6 @@ def go() -> Path:
 
 
 def is_new_enough(version: str) -> bool:
-    """Say whether `go version` tells of OLDEST_GO or later."""
-    told = re.search(r"go(\d+)\.(\d+)", version)
-    return told is not None and (int(told[1]), int(told[2])) >= OLDEST_GO
+    """Return whether the output of `go version` shows OLDEST_GO or later."""
+    numbers = re.search(r"go(\d+)\.(\d+)", version)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= OLDEST_GO

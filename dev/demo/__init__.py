@@ -1,1 +1,1 @@
-"""`make demo`: a real Kubernetes, the project on it, and examples/mnist from manifest to best parameters."""
+"""`make demo`: creates a cluster, installs the project and runs examples/mnist."""

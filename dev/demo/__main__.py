@@ -1,4 +1,4 @@
-"""The command line: `python -m dev.demo` runs the demo."""
+"""Runs the demo: `python -m dev.demo`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.live import Live
 
 from dev.cluster import kind
-from dev.cluster.console import LackingError, console, step
+from dev.cluster.console import RequirementError, console, step
 from dev.cluster.run import CommandError, wait
 from dev.demo import system, view
 from dev.demo.record import Record, record
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 MANIFESTS = system.ROOT / "dev" / "demo"
 NAME = "mnist"
@@ -27,65 +24,60 @@ ENDED = ("Completed", "Failed")
 
 
 def demo() -> None:
-    """Bring everything up and follow the study to its end.
+    """Start the system, run the study and show it until it ends.
 
     Raises:
-        CommandError: a step failed, or the study did.
+        CommandError: a step or the study failed.
     """
-    console.print("[bold]A Kubernetes cluster, the images, the chart[/]")
+    console.print("[bold]Starting a Kubernetes cluster and installing the operator[/]")
     system.up()
     with record() as trials:
         start(trials)
         study = follow(trials)
     if study["status"]["phase"] != "Completed" or "best" not in study["status"]:
-        raise CommandError(f"the study ended badly: see `kubectl describe tuningstudy {NAME}`")
+        raise CommandError(f"The study failed. See `kubectl describe tuningstudy {NAME}`.")
     console.print("", view.ending(study))
 
 
 def start(trials: Record) -> None:
-    """Apply the example; an earlier run of it goes first, with its record."""
+    """Apply the example after deleting the study of an earlier run, with its record."""
     if kind.kubectl("get", "tuningstudy", NAME, "-n", NAMESPACE, "--ignore-not-found", "-o", "name"):
         with step("delete the study of an earlier run"):
             policy = json.dumps({"spec": {"deletionPolicy": "Delete"}})
             kind.kubectl("patch", "tuningstudy", NAME, "-n", NAMESPACE, "--type=merge", f"--patch={policy}")
             kind.kubectl("delete", "tuningstudy", NAME, "-n", NAMESPACE, "--timeout=60s")
-            wait("the operator forgets the study", lambda: not trials.has(f"{NAMESPACE}/{NAME}"), 60)
+            wait("the operator to delete the record", lambda: not trials.has(f"{NAMESPACE}/{NAME}"), 60)
     with step("kubectl apply -k dev/demo (examples/mnist with 20 trials, four at a time)"):
         kind.kubectl("apply", "-n", NAMESPACE, "-k", str(MANIFESTS))
 
 
 def follow(trials: Record) -> dict[str, Any]:
-    """Show the study until it ends; return it as it is then."""
+    """Show the study until it ends; return its final state."""
     deadline = time.monotonic() + SECONDS
-    told: set[int] = set()
+    printed: set[int] = set()
     with Live(console=console, refresh_per_second=4) as screen:
         while True:
             study = json.loads(kind.kubectl("get", "tuningstudy", NAME, "-n", NAMESPACE, "-o", "json"))
             current = trials.trials(f"{NAMESPACE}/{NAME}")
             screen.update(view.live(study, current, datetime.now(UTC).replace(tzinfo=None)))
             if not console.is_terminal:
-                _tell(current, told)
+                for trial in current:
+                    if trial.state.is_finished() and trial.number not in printed:
+                        printed.add(trial.number)
+                        console.print(f"  {view.line(trial)}", markup=False, soft_wrap=True)
             if study.get("status", {}).get("phase") in ENDED:
                 return study  # type: ignore[no-any-return]
             if time.monotonic() > deadline:
-                raise CommandError(f"the study did not end within {SECONDS} s")
+                raise CommandError(f"The study did not end within {SECONDS} s.")
             time.sleep(0.5)
 
 
-def _tell(trials: list[FrozenTrial], told: set[int]) -> None:
-    for trial in trials:
-        if trial.state.is_finished() and trial.number not in told:
-            told.add(trial.number)
-            console.print(f"  {view.line(trial)}", markup=False, soft_wrap=True)
-
-
 def main() -> None:
-    """Run; what goes wrong is told in a few lines, without a traceback."""
+    """Run the demo; expected errors are printed without a traceback."""
     try:
         demo()
-    except (LackingError, CommandError) as error:
-        console.print(f"[bold red]{type(error).__name__}[/]")
-        console.print(str(error), markup=False)
+    except (RequirementError, CommandError) as error:
+        console.print(str(error), markup=False, style="red", soft_wrap=True)
         sys.exit(1)
 
 

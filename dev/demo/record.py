@@ -1,4 +1,4 @@
-"""The trials as plain Optuna reads them from the cluster's database."""
+"""Reads the trials with plain Optuna from the cluster's database."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ DATABASE = f"{RELEASE}-postgres"
 
 
 class Record:
-    """The studies in the database, by the name NAMESPACE/NAME."""
+    """The studies in the database. Their names are NAMESPACE/NAME."""
 
     def __init__(self, storage: optuna.storages.RDBStorage) -> None:
         self._storage = storage
 
     def has(self, study: str) -> bool:
-        """Say whether there is a record of the study."""
+        """Return whether the study is in the database."""
         return study in optuna.get_all_study_names(self._storage)
 
     def study(self, study: str) -> optuna.Study:
-        """Return the study as plain Optuna loads it. Raises KeyError."""
+        """Load the study. Raises KeyError if it doesn't exist."""
         return optuna.load_study(study_name=study, storage=self._storage)
 
     def trials(self, study: str) -> list[FrozenTrial]:
-        """Return the study's trials; none while the operator has not taken it up yet."""
+        """Return the study's trials, or none if the operator hasn't created the study yet."""
         if not self.has(study):
             return []
         return self.study(study).get_trials(deepcopy=False)
@@ -47,7 +47,7 @@ class Record:
 
 @contextlib.contextmanager
 def record() -> Iterator[Record]:
-    """Reach the database through the API server for a while."""
+    """Connect to the database through a port-forward."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     secret = kind.kubectl("get", "secret", DATABASE, "-n", NAMESPACE, "-o", "jsonpath={.data.url}")
     url = make_url(base64.b64decode(secret).decode())
@@ -63,16 +63,16 @@ def record() -> Iterator[Record]:
 
 @contextlib.contextmanager
 def port_forward(namespace: str, target: str, port: int) -> Iterator[int]:
-    """Reach a port of a service or pod through the API server; yields the local port."""
+    """Forward a port of a service or pod; yields the local port."""
     config, where = f"--kubeconfig={kind.KUBECONFIG}", f"--namespace={namespace}"
     command = [str(kubectl()), config, where, "port-forward", target, f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         try:
-            said = process.stdout.readline()
-            here = re.search(r"127\.0\.0\.1:(\d+)", said)
-            if here is None:
-                raise CommandError(f"port-forward {target}: {said}")
-            yield int(here[1])
+            output = process.stdout.readline()
+            local = re.search(r"127\.0\.0\.1:(\d+)", output)
+            if local is None:
+                raise CommandError(f"kubectl port-forward {target} failed: {output}")
+            yield int(local[1])
         finally:
             process.kill()

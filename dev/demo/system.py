@@ -1,4 +1,4 @@
-"""The project on the development cluster: its images built and loaded, its chart installed."""
+"""Builds the project's images, loads them into the development cluster and installs the chart."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dev.cluster import baseimages, engine, kind
-from dev.cluster.build import build_image
+from dev.cluster import engine, images, kind
 from dev.cluster.console import step
 from dev.cluster.programs import helm
 from dev.cluster.run import CommandError, run
@@ -25,49 +24,50 @@ DOCKERFILES = {
 
 
 def up(*, trainer: bool = True) -> None:
-    """Have the cluster, and in it the images and the chart as they are in the working tree.
+    """Start the cluster and install the images and the chart of the working tree.
 
-    Without `trainer` the large image to train in is left out: its build and loading take minutes.
+    Args:
+        trainer: whether to include the trainer image, which takes minutes to build and load.
 
     Raises:
-        LackingError: the machine can't run it; the message says what is missing.
+        RequirementError: this machine can't run the cluster; the message says what is missing.
         CommandError: a step failed.
     """
     ours = [OPERATOR, *([TRAINER] if trainer else [])]
-    with ThreadPoolExecutor() as side_by_side:  # one waits for downloads where the other compiles
-        cluster = side_by_side.submit(kind.up)
-        images = side_by_side.submit(_have_images, ours)
+    with ThreadPoolExecutor() as pool:  # images download while the cluster's programs compile
+        cluster = pool.submit(kind.up)
+        built = pool.submit(_build_images, ours)
         cluster.result()
-        images.result()
-    for image in (baseimages.POSTGRES, baseimages.PYTHON, *ours):
+        built.result()
+    for image in (images.POSTGRES, images.PYTHON, *ours):
         kind.load(f"tuning-operator:{operator_tag()}" if image == OPERATOR else image)
     install()
 
 
-def _have_images(ours: list[str]) -> None:
+def _build_images(ours: list[str]) -> None:
     for image in ours:
-        build_image(image, DOCKERFILES[image], ROOT)
-    for image in (baseimages.POSTGRES, baseimages.PYTHON):
-        baseimages.ensure(image)
+        images.build(image, DOCKERFILES[image], ROOT)
+    for image in (images.POSTGRES, images.PYTHON):
+        images.ensure(image)
 
 
 def operator_tag() -> str:
-    """Tag the operator's image by its content, so that an upgrade restarts pods only when it changed."""
-    number = (engine.image_id(OPERATOR) or "").removeprefix("sha256:")[:12]
-    run("docker", "tag", OPERATOR, f"{OPERATOR}-{number}")
-    return f"dev-{number}"
+    """Tag the operator's image with its ID, so that an upgrade restarts pods only if the image changed."""
+    identity = (engine.image_id(OPERATOR) or "").removeprefix("sha256:")[:12]
+    run("docker", "tag", OPERATOR, f"{OPERATOR}-{identity}")
+    return f"dev-{identity}"
 
 
 def install() -> None:
-    """Install or upgrade the chart, and wait until all of it is ready."""
+    """Install or upgrade the chart and wait until it is ready."""
     with step("install the chart"):
-        _clear_interrupted()
+        _remove_interrupted_release()
         values = f"--set=image.tag={operator_tag()}"
         _helm("upgrade", RELEASE, CHART, values, "--install", "--create-namespace", "--wait", "--timeout=5m")
 
 
-def _clear_interrupted() -> None:
-    """An installation that was killed half-way blocks the next one; studies outlive its removal."""
+def _remove_interrupted_release() -> None:
+    """Uninstall a release whose installation was interrupted: Helm can't upgrade it. Studies are kept."""
     try:
         status = json.loads(_helm("status", RELEASE, "--output=json"))["info"]["status"]
     except CommandError:

@@ -1,4 +1,4 @@
-"""What the demo shows of a study: a table of its trials, its standing, and its end. Pure."""
+"""What the demo shows of a study: a table of its trials, a status line and the result. Without I/O."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ STYLES = {
 
 
 def live(study: dict[str, Any], trials: list[FrozenTrial], now: datetime) -> Group:
-    """Show the study as it stands; `now` is UTC without a zone, as the record's times are."""
-    return Group(table(study, trials, now), Text(standing(study), style="bold"), *warnings(study))
+    """Return the current view of a study; `now` is naive UTC, like the times that Optuna records."""
+    return Group(table(study, trials, now), Text(summary(study), style="bold"), *warnings(study))
 
 
 def table(study: dict[str, Any], trials: list[FrozenTrial], now: datetime) -> Table:
-    """Return the trials, one a row."""
+    """Return a table with one row per trial."""
     parameters = [parameter["name"] for parameter in study["spec"].get("searchSpace", [])]
     shown = Table(title=f"trials of {study['metadata']['name']}", title_justify="left", header_style="bold")
     shown.add_column("trial", justify="right")
@@ -53,26 +53,26 @@ def table(study: dict[str, Any], trials: list[FrozenTrial], now: datetime) -> Ta
 
 
 def latest(trial: FrozenTrial) -> float | None:
-    """Return the trial's value, or what it reported last."""
+    """Return the trial's value, or the last one that it reported."""
     if trial.state == TrialState.COMPLETE:
         return trial.value
     return trial.intermediate_values[max(trial.intermediate_values)] if trial.intermediate_values else None
 
 
 def number(value: Any) -> str:
-    """Return a number in four digits; other values as they are."""
+    """Format a float with four digits; other values as they are."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def time(trial: FrozenTrial, now: datetime) -> str:
-    """Return how long the trial has taken."""
+    """Return the trial's duration so far."""
     if trial.datetime_start is None:
         return ""
     return f"{max(0, ((trial.datetime_complete or now) - trial.datetime_start).total_seconds()):.1f} s"
 
 
-def standing(study: dict[str, Any]) -> str:
-    """Return the study's status in a line."""
+def summary(study: dict[str, Any]) -> str:
+    """Return the study's status in one line."""
     status = study.get("status", {})
     counts = status.get("trials", {})
     best = status.get("best")
@@ -86,7 +86,7 @@ def standing(study: dict[str, Any]) -> str:
 
 
 def warnings(study: dict[str, Any]) -> list[Text]:
-    """Return why the study can't go on, where it says so."""
+    """Return the messages of conditions that report a problem."""
     conditions = study.get("status", {}).get("conditions", [])
     bad = {("Accepted", "False"), ("Stalled", "True"), ("Failed", "True")}
     return [
@@ -97,14 +97,14 @@ def warnings(study: dict[str, Any]) -> list[Text]:
 
 
 def line(trial: FrozenTrial) -> str:
-    """Return a finished trial in a line, for where no table can move."""
+    """Return a finished trial in one line, for output that is not a terminal."""
     parameters = ", ".join(f"{name}={number(value)}" for name, value in trial.params.items())
     reached = f"{number(latest(trial))} after {len(trial.intermediate_values)} reports"
     return f"trial {trial.number} {trial.state.name} at {reached}: {parameters}"
 
 
 def ending(study: dict[str, Any]) -> Panel:
-    """Return the result, and what to try next."""
+    """Return the result and commands to try next."""
     name, status = study["metadata"]["name"], study["status"]
     best, counts = status["best"], status["trials"]
     metric = study["spec"]["objectives"][0]["metric"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dev.cluster import baseimages, kind, programs
+from dev.cluster import images, kind, programs
 from dev.demo import system
 from tests.e2e.kit import Kubectl
 
@@ -27,7 +27,7 @@ def cluster() -> Kubectl:
 @pytest.fixture(scope="session")
 def image() -> str:
     """An image with Python and nothing of ours."""
-    return baseimages.PYTHON
+    return images.PYTHON
 
 
 @pytest.fixture

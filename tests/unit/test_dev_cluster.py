@@ -1,4 +1,4 @@
-"""What of dev/cluster needs no cluster: the cache, processes, what is rendered, what is decided."""
+"""The parts of dev/cluster that need no cluster."""
 
 import base64
 import json
@@ -11,21 +11,9 @@ import pytest
 import yaml
 from cryptography import x509
 
-from dev.cluster import (
-    archive,
-    bare_engine,
-    baseimages,
-    build,
-    cache,
-    credentials,
-    host_settings,
-    nodeimage,
-    processes,
-    programs,
-    run,
-    runc_within_limits,
-)
-from dev.cluster.console import LackingError
+from dev.cluster import cache, credentials, host_settings, images, processes, programs, run
+from dev.cluster.bare import archive, docker_engine, node_image, runc_within_limits, stand_ins
+from dev.cluster.console import RequirementError
 
 
 @pytest.fixture
@@ -35,7 +23,7 @@ def root(tmp_path, monkeypatch):
 
 
 class TestCache:
-    def test_makes_once(self, root):
+    def test_entry_is_made_once(self, root):
         made = []
 
         def make(path):
@@ -47,7 +35,7 @@ class TestCache:
         assert first == second == root / "bin" / "tool-v1"
         assert len(made) == 1
 
-    def test_what_failed_half_way_does_not_count(self, root):
+    def test_failed_entry_is_not_kept(self, root):
         def breaks(path):
             path.write_text("half")
             raise OSError("disk full")
@@ -57,7 +45,7 @@ class TestCache:
         assert list((root / "bin").iterdir()) == []
         assert cache.cached("bin/tool-v1", lambda path: path.write_text("whole")).read_text() == "whole"
 
-    def test_what_a_killed_maker_left_is_removed_but_not_a_living_ones(self, root):
+    def test_scratch_folder_of_a_killed_process_is_removed_and_of_a_running_one_kept(self, root):
         left = root / "bin" / ".making-dead"
         left.mkdir(parents=True)
         (left / "tool").write_text("half")
@@ -77,7 +65,7 @@ class TestCache:
         other.join()
         assert (root / "bin" / "slow").read_text() == "slow"
 
-    def test_together_makes_only_what_is_missing(self, root):
+    def test_only_missing_entries_are_made(self, root):
         asked = []
 
         def make(folder, missing):
@@ -89,7 +77,7 @@ class TestCache:
         cache.cached_together("bin", ["a", "c"], make)
         assert asked == [["a", "b"], ["c"]]
 
-    def test_key_changes_with_content_and_with_where_a_part_ends(self, tmp_path):
+    def test_digest_depends_on_contents_and_on_the_boundaries_between_parts(self, tmp_path):
         file = tmp_path / "go.mod"
         file.write_text("one")
         before = cache.digest("v1", file)
@@ -99,7 +87,7 @@ class TestCache:
 
 
 class TestProcesses:
-    def test_are_found_by_folder_and_stopped(self, tmp_path):
+    def test_processes_are_found_by_folder_and_stopped(self, tmp_path):
         (tmp_path / "file").touch()
         started = processes.start(tmp_path, "tail", "tail", "-f", f"{tmp_path}/file")
         assert processes.alive(started)
@@ -112,36 +100,36 @@ class TestProcesses:
         assert processes.running(tmp_path, "tail") == []
         assert not processes.alive(started)
 
-    def test_log_holds_what_was_said(self, tmp_path):
+    def test_log_contains_the_output(self, tmp_path):
         processes.start(tmp_path, "ls", "ls", f"{tmp_path}/missing")
         run.wait("the end", lambda: "missing" in processes.log_tail(tmp_path, "ls"), 10)
 
-    def test_missing_program_is_told(self, tmp_path):
-        with pytest.raises(run.CommandError, match="no program nonesuch"):
+    def test_missing_program_is_an_error(self, tmp_path):
+        with pytest.raises(run.CommandError, match="nonesuch not found"):
             processes.start(tmp_path, "nonesuch", "nonesuch")
 
 
 class TestRun:
-    def test_failure_holds_the_last_words(self):
+    def test_error_contains_the_last_lines_of_output(self):
         with pytest.raises(run.CommandError, match="it broke"):
             run.run("sh", "-c", "echo it broke >&2; exit 3")
 
-    def test_pipe_hands_on_and_tells_failures_of_both_ends(self, tmp_path):
+    def test_pipe_reports_failures_of_both_programs(self, tmp_path):
         target = tmp_path / "out"
         run.pipe(["echo", "content"], ["tee", str(target)])
         assert target.read_text() == "content\n"
-        with pytest.raises(run.CommandError, match="giver broke"):
-            run.pipe(["sh", "-c", "echo giver broke >&2; exit 1"], ["cat"])
-        with pytest.raises(run.CommandError, match="taker broke"):
-            run.pipe(["echo"], ["sh", "-c", "cat; echo taker broke >&2; exit 1"])
+        with pytest.raises(run.CommandError, match="first broke"):
+            run.pipe(["sh", "-c", "echo first broke >&2; exit 1"], ["cat"])
+        with pytest.raises(run.CommandError, match="second broke"):
+            run.pipe(["echo"], ["sh", "-c", "cat; echo second broke >&2; exit 1"])
 
-    def test_wait_has_an_end(self):
-        with pytest.raises(run.CommandError, match="the moon: not within"):
+    def test_wait_times_out(self):
+        with pytest.raises(run.CommandError, match="timed out after 0 s waiting for the moon"):
             run.wait("the moon", lambda: False, 0)
 
 
 class TestCredentials:
-    def test_kubeconfig_holds_all_it_needs_and_names_the_server(self, tmp_path):
+    def test_kubeconfig_is_self_contained(self, tmp_path):
         authority = credentials.Authority(tmp_path)
         authority.issue("admin", "someone", group="system:masters")
         text = credentials.kubeconfig("https://127.0.0.1:7", "here", tmp_path, "admin")
@@ -153,7 +141,7 @@ class TestCredentials:
         (tmp_path / "kubeconfig").write_text(text)
         assert credentials.server_of(tmp_path / "kubeconfig") == "https://127.0.0.1:7"
 
-    def test_certificates_are_of_the_authority_and_for_the_names(self, tmp_path):
+    def test_certificates_are_signed_by_the_authority_for_the_names(self, tmp_path):
         authority = credentials.Authority(tmp_path)
         authority.issue("server", "kube-apiserver", addresses=("127.0.0.1",))
         authority.issue("admin", "someone", group="system:masters")
@@ -167,7 +155,7 @@ class TestCredentials:
         assert admin.subject.rfc4514_string() == "CN=someone,O=system:masters"
         ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
 
-    def test_keys_are_for_their_owner_only(self, tmp_path):
+    def test_keys_are_readable_only_by_their_owner(self, tmp_path):
         credentials.Authority(tmp_path)
         assert (tmp_path / "ca.key").stat().st_mode & 0o077 == 0
 
@@ -179,7 +167,7 @@ class TestArchive:
         path.write_bytes(b"binary")
         return path
 
-    def test_is_an_image_whose_layer_is_what_the_config_says(self, tmp_path, program):
+    def test_layer_matches_the_config(self, tmp_path, program):
         archive.image_of(tmp_path / "image.tar", "registry/name:1", program, "/bin/program", ("/bin/sh",))
         with tarfile.open(tmp_path / "image.tar") as image:
             (manifest,) = json.load(image.extractfile("manifest.json"))
@@ -195,7 +183,7 @@ class TestArchive:
             assert content.getmember("bin/program").mode == 0o755
             assert content.getmember("bin/sh").linkname == "/bin/program"
 
-    def test_program_lies_on_top_of_its_base(self, tmp_path, program):
+    def test_program_is_a_layer_on_the_base(self, tmp_path, program):
         base = tmp_path / "base.tar"
         with tarfile.open(base, "w") as tree:
             tree.add(program, "etc/base")
@@ -207,22 +195,22 @@ class TestArchive:
 
 
 class TestRuntimeWithinLimits:
-    def test_the_missing_capability_is_not_asked_for(self):
+    def test_missing_capability_is_removed(self):
         process = {"capabilities": {"bounding": ["CAP_SYS_RESOURCE", "CAP_KILL"], "effective": []}}
         runc_within_limits.within_limits(process)
         assert process["capabilities"]["bounding"] == ["CAP_KILL"]
 
-    def test_limits_stay_below_the_machines(self, monkeypatch):
+    def test_limits_are_capped_at_the_machines(self, monkeypatch):
         monkeypatch.setattr(runc_within_limits.resource, "getrlimit", lambda _: (10, 100))
         process = {"rlimits": [{"type": "RLIMIT_NOFILE", "hard": 5000, "soft": 50}]}
         runc_within_limits.within_limits(process)
         assert process["rlimits"][0] == {"type": "RLIMIT_NOFILE", "hard": 100, "soft": 50}
 
     @pytest.mark.parametrize("words", [["create", "--bundle", "/b", "id"], ["create", "--bundle=/b", "id"]])
-    def test_finds_the_bundle(self, words):
+    def test_option_is_found(self, words):
         assert runc_within_limits.option(words, "--bundle", "-b") == "/b"
 
-    def test_rewrites_the_bundle_and_becomes_runc(self, tmp_path, monkeypatch):
+    def test_bundle_is_rewritten_and_runc_executed(self, tmp_path, monkeypatch):
         config = tmp_path / "config.json"
         config.write_text(json.dumps({"process": {"capabilities": {"bounding": ["CAP_SYS_RESOURCE"]}}}))
         became = []
@@ -233,12 +221,12 @@ class TestRuntimeWithinLimits:
         assert became == [("/usr/sbin/runc", ["runc", "create", "--bundle", str(tmp_path), "id"])]
 
 
-def test_dockers_firewall_rules_go_and_others_stay():
+def test_only_dockers_firewall_rules_are_removed():
     saved = (
         "*filter\n:FORWARD DROP [0:0]\n:DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n"
         "-A FORWARD -i br-0123456789ab -o docker0 -j ACCEPT\n-A FORWARD -i br-lan -j ACCEPT\nCOMMIT\n"
     )
-    assert bare_engine.without_dockers_rules(saved) == (
+    assert docker_engine.without_dockers_rules(saved) == (
         "*filter\n:FORWARD DROP [0:0]\n-A FORWARD -i br-lan -j ACCEPT\nCOMMIT\n"
     )
 
@@ -246,38 +234,38 @@ def test_dockers_firewall_rules_go_and_others_stay():
 class TestNoEngineAnswers:
     @pytest.fixture(autouse=True)
     def machine(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(bare_engine, "STATE", tmp_path)
-        monkeypatch.setattr(bare_engine.engine, "answers", lambda: False)
-        monkeypatch.setattr(bare_engine.engine, "complaint", lambda: "permission denied on the socket")
-        monkeypatch.setattr(bare_engine.os, "geteuid", lambda: 0)
-        monkeypatch.setattr(bare_engine.sys, "platform", "linux")
-        monkeypatch.setattr(bare_engine, "found", lambda _: None)
-        monkeypatch.setattr(bare_engine, "_others", list)
+        monkeypatch.setattr(docker_engine, "STATE", tmp_path)
+        monkeypatch.setattr(docker_engine.engine, "answers", lambda: False)
+        monkeypatch.setattr(docker_engine.engine, "error_message", lambda: "permission denied on the socket")
+        monkeypatch.setattr(docker_engine.os, "geteuid", lambda: 0)
+        monkeypatch.setattr(docker_engine.sys, "platform", "linux")
+        monkeypatch.setattr(docker_engine, "found", lambda _: None)
+        monkeypatch.setattr(docker_engine, "_others", list)
         monkeypatch.delenv("DOCKER_HOST", raising=False)
 
-    def test_who_is_not_root_is_told_the_clients_words_and_the_mend(self, monkeypatch):
-        monkeypatch.setattr(bare_engine.os, "geteuid", lambda: 1000)
-        with pytest.raises(LackingError, match=r"permission denied on the socket.*usermod -aG docker"):
-            bare_engine.up()
+    def test_message_for_other_users_than_root_has_the_clients_error_and_the_fix(self, monkeypatch):
+        monkeypatch.setattr(docker_engine.os, "geteuid", lambda: 1000)
+        with pytest.raises(RequirementError, match=r"permission denied on the socket.*usermod -aG docker"):
+            docker_engine.up()
 
-    def test_an_engine_elsewhere_is_named(self, monkeypatch):
+    def test_message_names_a_remote_engine(self, monkeypatch):
         monkeypatch.setenv("DOCKER_HOST", "tcp://far:2375")
-        with pytest.raises(LackingError, match="DOCKER_HOST=tcp://far:2375 does not answer"):
-            bare_engine.up()
+        with pytest.raises(RequirementError, match="DOCKER_HOST=tcp://far:2375 does not respond"):
+            docker_engine.up()
 
-    def test_anothers_engine_that_hangs_is_left_alone(self, monkeypatch):
-        monkeypatch.setattr(bare_engine, "_others", lambda: [psutil.Process()])
-        with pytest.raises(LackingError, match=r"process \d+\) but does not answer"):
-            bare_engine.up()
+    def test_unresponsive_engine_is_left_alone(self, monkeypatch):
+        monkeypatch.setattr(docker_engine, "_others", lambda: [psutil.Process()])
+        with pytest.raises(RequirementError, match=r"process \d+\) but does not respond"):
+            docker_engine.up()
 
-    def test_a_cache_folder_that_can_not_hold_overlays_is_told(self, monkeypatch):
-        monkeypatch.setattr(bare_engine, "run", lambda *_: "overlayfs\n")
-        with pytest.raises(LackingError, match="set XDG_CACHE_HOME"):
-            bare_engine.up()
+    def test_cache_on_an_unsuitable_file_system_is_an_error(self, monkeypatch):
+        monkeypatch.setattr(docker_engine, "run", lambda *_: "overlayfs\n")
+        with pytest.raises(RequirementError, match="Set XDG_CACHE_HOME"):
+            docker_engine.up()
 
 
 @pytest.mark.parametrize(
-    ("told", "enough"),
+    ("output", "enough"),
     [
         ("go version go1.26.8 linux/amd64", True),
         ("go version go1.27 linux/arm64", True),
@@ -286,28 +274,28 @@ class TestNoEngineAnswers:
         ("something else", False),
     ],
 )
-def test_an_old_go_is_not_taken(told, enough):
-    assert programs.is_new_enough(told) is enough
+def test_go_version_check(output, enough):
+    assert programs.is_new_enough(output) is enough
 
 
 class TestBuild:
-    def test_base_is_what_the_dockerfile_names(self):
+    def test_base_image_is_read_from_the_dockerfile(self):
         assert (
-            build.base_image("# text\nARG BASE_IMAGE=python:3.13-slim\nFROM ${BASE_IMAGE}\n")
+            images.base_image("# text\nARG BASE_IMAGE=python:3.13-slim\nFROM ${BASE_IMAGE}\n")
             == "python:3.13-slim"
         )
 
-    def test_dockerfile_without_a_base_argument_is_refused(self):
+    def test_dockerfile_without_a_base_argument_is_an_error(self):
         with pytest.raises(run.CommandError, match="ARG BASE_IMAGE"):
-            build.base_image("FROM python:3.13-slim\n")
+            images.base_image("FROM python:3.13-slim\n")
 
-    def test_machine_without_settings_builds_from_the_base_itself(self, monkeypatch):
+    def test_without_settings_the_base_image_is_used_as_is(self, monkeypatch):
         for name in (*host_settings.CERTIFICATE_VARIABLES, *host_settings.INDEX_VARIABLES):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(host_settings, "PIP_SETTINGS", ())
         assert host_settings.base_with_settings("python:3.13-slim") == "python:3.13-slim"
 
-    def test_settings_go_where_pip_and_uv_look(self):
+    def test_settings_are_put_where_pip_and_uv_look(self):
         text = host_settings.dockerfile(
             "base:1", ["ca.crt", "pip.conf"], {"UV_DEFAULT_INDEX": "https://index"}
         )
@@ -321,23 +309,22 @@ class TestBuild:
 
 
 class TestRecipes:
-    @pytest.mark.parametrize("name", list(baseimages.PACKAGES))
+    @pytest.mark.parametrize("name", [images.PYTHON, images.POSTGRES])
     def test_stand_in_has_a_recipe(self, name):
-        folder = baseimages.RECIPES / name.partition(":")[0]
-        assert (folder / "Dockerfile").read_text().startswith("# Stands in for")
+        assert (stand_ins.recipe(name) / "Dockerfile").read_text().startswith("# Stands in for")
 
-    def test_another_package_is_another_image(self, monkeypatch):
-        before = baseimages.recipe_key(baseimages.PYTHON)
-        monkeypatch.setitem(baseimages.PACKAGES, baseimages.PYTHON, ["python3"])
-        assert baseimages.recipe_key(baseimages.PYTHON) != before
+    def test_other_packages_change_the_key_of_a_stand_in(self, monkeypatch):
+        before = stand_ins.recipe_key(images.PYTHON)
+        monkeypatch.setitem(stand_ins.PACKAGES, images.PYTHON, ["python3"])
+        assert stand_ins.recipe_key(images.PYTHON) != before
 
-    def test_another_version_is_another_node_image(self, monkeypatch):
-        before = nodeimage.key()
+    def test_other_versions_change_the_key_of_the_node_image(self, monkeypatch):
+        before = node_image.key()
         monkeypatch.setitem(programs.MODULES, "etcd", ("go.etcd.io/etcd/server/v3", "v9"))
-        assert nodeimage.key() != before
+        assert node_image.key() != before
 
-    def test_manifests_of_the_node_use_images_that_are_in_it(self):
-        folder = nodeimage.RECIPE / "files" / "kind" / "manifests"
+    def test_manifests_of_the_node_use_images_in_the_node(self):
+        folder = node_image.RECIPE / "files" / "kind" / "manifests"
         storage = (folder / "default-storage.yaml").read_text()
         for document in yaml.safe_load_all(storage):
             if document["kind"] == "Deployment":

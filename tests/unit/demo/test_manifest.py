@@ -1,4 +1,4 @@
-"""What the demo applies: the example's own code and search, with trials enough to be looked at."""
+"""The study of the demo: the code and search space of the example, with more trials."""
 
 import subprocess
 from pathlib import Path
@@ -18,7 +18,7 @@ def study(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_the_demo_is_the_example_with_twenty_trials_four_at_a_time_on_gpus_and_pruned() -> None:
+def test_demo_is_the_example_with_twenty_trials_four_at_a_time() -> None:
     demo, example = study(MANIFESTS), study(ROOT / "examples" / "mnist")
     assert demo["metadata"]["name"] == NAME
     assert demo["spec"] == example["spec"] | {"maxTrials": 20, "parallelism": 4}

@@ -1,4 +1,4 @@
-"""What the demo shows, from a study as the API server gives it and trials as Optuna gives them."""
+"""The view of the demo, from a study as the API server returns it and trials as Optuna returns them."""
 
 import io
 from datetime import datetime, timedelta
@@ -57,20 +57,20 @@ def shown(what: RenderableType) -> str:
     ],
     ids=lambda value: value.state.name if isinstance(value, FrozenTrial) else "",
 )
-def test_a_trial_is_a_row(trial: FrozenTrial, cells: list[str]) -> None:
+def test_each_trial_is_a_row(trial: FrozenTrial, cells: list[str]) -> None:
     (row,) = [
         line for line in shown(view.live(STUDY, [trial], NOON)).splitlines() if trial.state.name in line
     ]
     assert [cell.strip() for cell in row.strip("│ ").split("│")] == cells
 
 
-def test_the_standing_before_and_after() -> None:
-    assert view.standing(STUDY) == "Pending · 0/20 finished · 0 running · 0 pruned · 0 failed"
-    done = view.standing(STUDY | {"status": DONE})
+def test_summary_before_the_first_status_and_at_the_end() -> None:
+    assert view.summary(STUDY) == "Pending · 0/20 finished · 0 running · 0 pruned · 0 failed"
+    done = view.summary(STUDY | {"status": DONE})
     assert done == "Completed · 20/20 finished · 0 running · 7 pruned · 1 failed · best 0.9822 (trial 6)"
 
 
-def test_what_is_wrong_is_shown_and_what_is_well_is_not() -> None:
+def test_only_conditions_that_report_a_problem_are_shown() -> None:
     conditions = [
         {"type": "Accepted", "status": "True", "reason": "Valid", "message": "The study can run."},
         {
@@ -85,7 +85,7 @@ def test_what_is_wrong_is_shown_and_what_is_well_is_not() -> None:
     assert "The study can run." not in text
 
 
-def test_the_ending_has_the_best_parameters_the_pruned_count_and_commands() -> None:
+def test_result_has_the_best_parameters_the_pruned_count_and_commands() -> None:
     text = shown(view.ending(STUDY | {"status": DONE}))
     for word in (
         "best accuracy 0.9822",
@@ -98,6 +98,6 @@ def test_the_ending_has_the_best_parameters_the_pruned_count_and_commands() -> N
     assert '{"spec":{"maxTrials":40}}' in text
 
 
-def test_a_line_tells_a_finished_trial() -> None:
+def test_line_of_a_finished_trial() -> None:
     line = view.line(trial(TrialState.PRUNED, reports=4))
     assert line == "trial 6 PRUNED at 0.53 after 4 reports: lr=0.02137"

@@ -1,6 +1,6 @@
 #!/bin/sh
 # First start: a database with the user, password and name of the environment. Then: the server.
-# PG_VERSION is put in place last, so that a first start that was killed begins anew.
+# PG_VERSION is put in place last, so that a first start that was killed is repeated from scratch.
 set -eu
 if [ "${1:-}" != postgres ]; then exec "$@"; fi
 if [ "$(id -u)" = 0 ]; then

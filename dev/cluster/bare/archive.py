@@ -1,4 +1,4 @@
-"""Image archives (`docker save` format) of single programs, which need little or nothing around them."""
+"""Image archives (`docker save` format) that hold one program and little or nothing else."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def image_of(
     path: Path, name: str, program: Path, place: str, links: tuple[str, ...] = (), base: Path | None = None
 ) -> None:
-    """Write an archive of one image that runs a program.
+    """Write an archive with one image that runs a program.
 
     Args:
-        path: of the archive.
-        place: the program's path in the image.
-        links: further paths in the image that lead to the program.
-        base: a tar file of a root file system to put it into.
+        path: path of the archive.
+        place: path of the program in the image.
+        links: symbolic links to the program in the image.
+        base: tar file of the root file system to add the program to.
     """
     layers = [base.read_bytes()] if base else []
     layers.append(_layer(program, place, links))

@@ -1,9 +1,8 @@
-"""Debian's Docker engine started by hand, where none runs: in containers and sandboxes without systemd.
+"""Runs Debian's Docker engine where no engine runs: in containers and sandboxes without systemd.
 
-It needs care where root lacks CAP_SYS_RESOURCE: a runtime that does not ask for it, and an unchanged OOM
-score. It gets a containerd of its own, since by itself it would join whatever answers at the default socket.
-What it changes on the machine (processes, mounts, bridges, firewall rules) is undone by `down`, also after a
-crash.
+Where root lacks CAP_SYS_RESOURCE, the engine needs a runtime that does not request it, and an unchanged OOM
+score. It has a containerd of its own; otherwise it would use any that listens on the default socket.
+`down` undoes every change to the machine (processes, mounts, bridges, firewall rules), even after a crash.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING
 import psutil
 
 from dev.cluster import engine, processes
+from dev.cluster.bare.debian import install_packages
 from dev.cluster.cache import ROOT, lock
-from dev.cluster.console import LackingError, step
-from dev.cluster.run import CommandError, found, packages, run, succeeds, wait
+from dev.cluster.console import RequirementError, step
+from dev.cluster.run import CommandError, found, run, succeeds, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,77 +40,82 @@ disabled_plugins = ["io.containerd.grpc.v1.cri"]
 
 
 def up() -> None:
-    """Have a Docker engine that answers: the machine's, or ours.
+    """Start a Docker engine unless one is running.
 
     Raises:
-        LackingError: there is none, and none can be started here.
+        RequirementError: no engine is running, and this machine can't start one.
     """
     if engine.answers():
         return
-    _check_that_we_may()
-    packages(
+    _check_requirements()
+    install_packages(
         ("dockerd", "docker.io"), ("docker", "docker.io"), ("containerd", "containerd"), ("runc", "runc"),
         ("iptables", "iptables"), ("ip", "iproute2"),
     )  # fmt: skip
     with lock("engine"), step("start the Docker engine"):
         if not engine.answers():
-            _check_that_we_may()
+            _check_requirements()
             down()
             _start()
 
 
 def down() -> None:
-    """Stop the engine that `up` started, with its containers, mounts and bridges; another's is left alone."""
+    """Stop the engine that `up` started, with its containers, mounts and bridges; leave others alone."""
     if not STATE.exists():
         return
     processes.stop(STATE, "dockerd")
-    processes.kill(_orphans())
+    processes.kill(_container_processes())
     processes.kill(processes.running(STATE, "containerd-shim"))
     processes.stop(STATE, "containerd")
-    _unmount()
+    for mount in _mounts():
+        succeeds("umount", "--lazy", mount)
     if not _others():
         _remove_network()
 
 
 def is_ours() -> bool:
-    """Say whether an engine of ours runs, or left traces of a run that was killed."""
+    """Return whether an engine started by `up` is running, or was killed and left mounts behind."""
     return bool(processes.running(STATE, "dockerd") or processes.running(STATE, "containerd") or _mounts())
 
 
-def _check_that_we_may() -> None:
+def _check_requirements() -> None:
     if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        raise LackingError(
-            f"no Docker engine answers ({engine.complaint()}). Start Docker (Docker Desktop; "
-            "`sudo systemctl start docker`), and see that you may use it (`sudo usermod -aG docker $USER`, "
-            "then log in again)."
+        raise RequirementError(
+            f"Can't connect to Docker ({engine.error_message()}). Start Docker Desktop or run "
+            "`sudo systemctl start docker`, and make sure that you have access "
+            "(`sudo usermod -aG docker $USER`, then log in again)."
         )
     if os.environ.get("DOCKER_HOST"):
-        raise LackingError(f"the Docker engine at DOCKER_HOST={os.environ['DOCKER_HOST']} does not answer.")
+        raise RequirementError(
+            f"The Docker engine at DOCKER_HOST={os.environ['DOCKER_HOST']} does not respond."
+        )
     if other := _others():
-        raise LackingError(f"a Docker engine runs (process {other[0].pid}) but does not answer. Restart it.")
+        raise RequirementError(
+            f"A Docker engine is running (process {other[0].pid}) but does not respond. Restart it."
+        )
     if found("dockerd") and Path("/run/systemd/system").exists():
-        raise LackingError("the Docker engine does not run. Start it: `systemctl start docker`.")
+        raise RequirementError("The Docker engine is not running. Start it with `systemctl start docker`.")
     STATE.mkdir(parents=True, exist_ok=True)
-    kind = run("stat", "--file-system", "--format=%T", STATE).strip()
-    if kind in {"overlayfs", "tmpfs", "nfs"}:
-        raise LackingError(
-            f"Docker's overlay file system can't lie in {STATE}, which is on {kind}: "
-            "set XDG_CACHE_HOME to a folder on a disk (ext4, xfs)."
+    file_system = run("stat", "--file-system", "--format=%T", STATE).strip()
+    if file_system in {"overlayfs", "tmpfs", "nfs"}:
+        raise RequirementError(
+            f"Docker's overlay storage doesn't work on {file_system}, the file system of {STATE}. "
+            "Set XDG_CACHE_HOME to a folder on ext4 or xfs."
         )
 
 
 def _others() -> list[psutil.Process]:
-    """Return the Docker engines that are not ours."""
+    """Return the running Docker engines that `up` did not start."""
     ours = {process.pid for process in processes.running(STATE, "dockerd")}
     return [
         process
         for process in psutil.process_iter(["name"])
-        if process.info["name"] == "dockerd" and process.pid not in ours and _in_our_network(process)
+        if process.info["name"] == "dockerd" and process.pid not in ours and _shares_our_network(process)
     ]
 
 
-def _in_our_network(process: psutil.Process) -> bool:
-    """Tell apart an engine inside a container, whose processes the machine sees as well."""
+def _shares_our_network(process: psutil.Process) -> bool:
+    """Exclude engines inside containers: their processes are visible from here too."""
     try:
         return Path(f"/proc/{process.pid}/ns/net").readlink() == Path("/proc/self/ns/net").readlink()
     except OSError:
@@ -133,26 +138,28 @@ def _start() -> None:
         wait("the Docker engine", lambda: engine.answers() or not processes.alive(dockerd))
         run("docker", "version")
     except CommandError as error:
-        raise LackingError(f"Docker does not start here:\n{processes.log_tail(STATE, 'dockerd')}") from error
+        raise RequirementError(
+            f"Docker does not start on this machine:\n{processes.log_tail(STATE, 'dockerd')}"
+        ) from error
 
 
 def _runtime() -> list[str]:
-    """Privileged containers (kind's nodes) ask for every capability; a root without one can't give it."""
+    """Return options for a runtime that works without a capability that privileged containers request."""
     bounding = next(
         line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapBnd")
     )
     if int(bounding.split()[1], 16) & (1 << CAP_SYS_RESOURCE):
         return []
     wrapper = STATE / "runc-within-limits"
-    python = Path(sys.executable).resolve()  # not the virtual environment's: that one comes and goes
+    python = Path(sys.executable).resolve()  # the virtual environment may be removed while the engine runs
     program = Path(__file__).with_name("runc_within_limits.py").read_text()
     wrapper.write_text(f"#!{python} -IS\n{program}")
     wrapper.chmod(0o755)
     return [f"--add-runtime=within-limits={wrapper}", "--default-runtime=within-limits"]
 
 
-def _orphans() -> Iterator[psutil.Process]:
-    """Yield the processes of our containers: a killed engine leaves them."""
+def _container_processes() -> Iterator[psutil.Process]:
+    """Yield the processes of our containers, which a killed engine leaves running."""
     folder = STATE / "data/containers"
     ids = [container.name for container in folder.iterdir()] if folder.exists() else []
     for process in psutil.process_iter():
@@ -169,13 +176,8 @@ def _mounts() -> list[str]:
     return sorted((mount for mount in mounted if mount.startswith(f"{STATE}/")), reverse=True)
 
 
-def _unmount() -> None:
-    for mount in _mounts():
-        succeeds("umount", "--lazy", mount)
-
-
 def _remove_network() -> None:
-    """Remove the bridges and firewall rules of an engine that is gone."""
+    """Remove the bridges and firewall rules that the stopped engine left."""
     for link in json.loads(run("ip", "-json", "link", "show", "type", "bridge") or "[]"):
         if re.fullmatch(BRIDGE, link.get("ifname", "")):
             succeeds("ip", "link", "delete", link["ifname"])
@@ -191,6 +193,6 @@ def _remove_network() -> None:
 
 
 def without_dockers_rules(saved: str) -> str:
-    """Return what `iptables-save` printed, less Docker's chains and rules."""
+    """Return the output of `iptables-save` without Docker's chains and rules."""
     lines = saved.splitlines(keepends=True)
     return "".join(line for line in lines if not re.search(rf"DOCKER|(?<![\w-])({BRIDGE})(?![\w-])", line))

@@ -1,7 +1,7 @@
-"""An OCI runtime for a root without CAP_SYS_RESOURCE: drops it from what is asked, then is runc.
+"""An OCI runtime for a root without CAP_SYS_RESOURCE: removes it from requests, then executes runc.
 
-Without it, Docker's --privileged fails with "unable to apply caps: operation not permitted".
-The file is copied and runs by itself: the standard library alone.
+With plain runc, Docker's --privileged fails there with "unable to apply caps: operation not permitted".
+The file is copied and runs on its own, so it uses only the standard library.
 """
 
 import json
@@ -17,7 +17,7 @@ SEARCH_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 def option(arguments: list[str], *names: str) -> str | None:
-    """Return the value of the first of the options that is given."""
+    """Return the value of an option that has several names."""
     for place, word in enumerate(arguments):
         flag, _, value = word.partition("=")
         if flag in names:
@@ -26,7 +26,7 @@ def option(arguments: list[str], *names: str) -> str | None:
 
 
 def within_limits(process: dict[str, Any]) -> None:
-    """Take from a process' wishes what this machine's root can't give."""
+    """Reduce a process's capabilities and limits to those that root has on this machine."""
     for kind, wanted in (process.get("capabilities") or {}).items():
         process["capabilities"][kind] = [capability for capability in wanted if capability != MISSING]
     for limit in process.get("rlimits") or []:
@@ -43,14 +43,14 @@ def rewrite(path: Path, key: str | None) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Rewrite what the command is about to read, then become runc."""
+    """Rewrite the file that the command reads, then execute runc."""
     if "create" in arguments or "run" in arguments:
         rewrite(Path(option(arguments, "--bundle", "-b") or ".", "config.json"), "process")
     elif "exec" in arguments and (process_file := option(arguments, "--process", "-p")):
         rewrite(Path(process_file), None)
     runc = shutil.which("runc", path=SEARCH_PATH)
     if runc is None:
-        sys.exit("no runc on this machine")
+        sys.exit("runc not found on this machine")
     os.execv(runc, ["runc", *arguments])
 
 

@@ -1,4 +1,4 @@
-"""kind's node image, made from Debian packages and Go modules where it can't be pulled."""
+"""A replacement for kind's node image, built from Debian packages and Go modules."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from dev.cluster import engine
-from dev.cluster.archive import image_of
+from dev.cluster.bare.archive import image_of
+from dev.cluster.bare.debian import build_context, install_packages, root_tar
 from dev.cluster.cache import cached, digest
 from dev.cluster.console import step
-from dev.cluster.debian import build_context, root_tar
 from dev.cluster.programs import KUBERNETES, MODULES, go, kubernetes, program
-from dev.cluster.run import packages, run
+from dev.cluster.run import run
 
 RECIPE = Path(__file__).parent / "node"
 PAUSE = Path(__file__).parent / "pause"
 REPOSITORY = "tuning.dev/kind-node"
 SUITE = "bookworm"
-"""The last Debian whose systemd starts on cgroup v1, too."""
+"""The last Debian release whose systemd also starts on cgroup v1."""
 
 PACKAGES = [
     "bash", "ca-certificates", "conntrack", "containerd", "containernetworking-plugins", "dbus", "ebtables",
@@ -25,7 +25,7 @@ PACKAGES = [
     "openssl", "procps", "runc", "socat", "systemd", "systemd-sysv", "util-linux",
 ]  # fmt: skip
 PROXY_PACKAGES = ["conntrack", "iptables", "kmod"]
-"""kube-proxy calls these; the other programs of the control plane need nothing around them."""
+"""The programs that kube-proxy calls. The other parts of the control plane need no packages."""
 
 NODE_BINARIES = ("kubeadm", "kubelet", "kubectl")
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -35,7 +35,7 @@ BUSYBOX_LINKS = tuple(f"/bin/{name}" for name in ("sh", "mkdir", "rm", "chmod", 
 
 
 def node_image() -> str:
-    """Return the name of the node image in the engine, made if need be."""
+    """Build the node image unless the engine has it; return its name."""
     name = f"{REPOSITORY}:{KUBERNETES}-{key()}"
     if not engine.image_id(name):
         _make(name)
@@ -44,19 +44,21 @@ def node_image() -> str:
 
 
 def key() -> str:
-    """Return what identifies the image: versions, packages and recipe."""
+    """Return the hash of everything that the image is built from: versions, packages and recipe."""
     files = [file for folder in (RECIPE, PAUSE) for file in sorted(folder.rglob("*")) if file.is_file()]
     versions = [f"{module}@{version}" for module, version in (MODULES[tool] for tool in TOOLS)]
     return digest(KUBERNETES, SUITE, *PACKAGES, *PROXY_PACKAGES, *versions, *files)
 
 
 def _make(name: str) -> None:
-    with ThreadPoolExecutor() as pool:  # Debian's packages take the network's time, programs the processors'
+    with ThreadPoolExecutor() as pool:  # packages download while programs compile
         trees = [
             pool.submit(root_tar, "node", SUITE, PACKAGES),
             pool.submit(root_tar, "kube-proxy", SUITE, PROXY_PACKAGES),
         ]
-        _build_programs()
+        kubernetes(*NODE_BINARIES, *CONTROL_PLANE, "kube-proxy")
+        for tool in TOOLS:
+            program(tool)
         tree, proxy_tree = (future.result() for future in trees)
     binaries = dict(zip(NODE_BINARIES, kubernetes(*NODE_BINARIES), strict=True)) | {
         "crictl": program("crictl")
@@ -71,20 +73,14 @@ def _make(name: str) -> None:
             (context / "images" / image.name).hardlink_to(image)
         (context / "files/kind/version").write_text(KUBERNETES)
         settings = context / "files/etc/containerd/config.toml"
-        settings.write_text(settings.read_text().replace("@PAUSE_IMAGE@", _names_by_part()["pause"]))
+        settings.write_text(settings.read_text().replace("@PAUSE_IMAGE@", _kubeadm_images()["pause"]))
         engine.build("--quiet", "--tag", name, context)
 
 
-def _build_programs() -> None:
-    kubernetes(*NODE_BINARIES, *CONTROL_PLANE, "kube-proxy")
-    for tool in TOOLS:
-        program(tool)
-
-
 def _images(proxy_tree: Path) -> list[Path]:
-    """Return the archives of the images that kubeadm and the manifests ask for."""
-    named = _names_by_part()
-    packages((str(BUSYBOX), "busybox-static"))
+    """Return the archives of the images that kubeadm and the node's manifests use."""
+    named = _kubeadm_images()
+    install_packages((str(BUSYBOX), "busybox-static"))
     proxy, *control_plane = kubernetes("kube-proxy", *CONTROL_PLANE)
     return [
         _archive(named["etcd"], program("etcd"), "/usr/local/bin/etcd"),
@@ -102,8 +98,8 @@ def _images(proxy_tree: Path) -> list[Path]:
     ]
 
 
-def _names_by_part() -> dict[str, str]:
-    """Return, by the last part of its name, each image that kubeadm asks for."""
+def _kubeadm_images() -> dict[str, str]:
+    """Return the images that kubeadm uses, by the last part of their names."""
     (kubeadm,) = kubernetes("kubeadm")
     listed = run(kubeadm, "config", "images", "list", f"--kubernetes-version={KUBERNETES}").split()
     return {reference.rpartition(":")[0].rpartition("/")[2]: reference for reference in listed}

@@ -1,0 +1,60 @@
+"""The project's images, built from their Dockerfiles, and the public images that they need."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from dev.cluster import engine
+from dev.cluster.bare import docker_engine, stand_ins
+from dev.cluster.cache import lock
+from dev.cluster.console import step
+from dev.cluster.host_settings import base_with_settings
+from dev.cluster.run import CommandError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PYTHON = "python:3.13-slim"
+POSTGRES = "postgres:17"
+BASE_ARGUMENT = "BASE_IMAGE"
+
+
+def build(name: str, dockerfile: Path, context: Path) -> None:
+    """Build an image. Unchanged layers come from the engine's cache.
+
+    Raises:
+        CommandError: the Dockerfile has no argument for the base image, or the build failed.
+    """
+    docker_engine.up()
+    base = base_image(dockerfile.read_text())
+    ensure(base)
+    argument = f"--build-arg={BASE_ARGUMENT}={base_with_settings(base)}"
+    before = engine.image_id(name)
+    with step(f"build {name}"):
+        engine.build("--network=host", argument, f"--file={dockerfile}", f"--tag={name}", context)
+    if before and before != engine.image_id(name):
+        engine.remove(before)
+
+
+def base_image(dockerfile: str) -> str:
+    """Return the default of the argument that sets a Dockerfile's base image."""
+    found = re.search(rf"^ARG {BASE_ARGUMENT}=(\S+)", dockerfile, re.MULTILINE)
+    if found is None:
+        raise CommandError(f"the Dockerfile has no line `ARG {BASE_ARGUMENT}=...` before its FROM")
+    return found[1]
+
+
+def ensure(name: str) -> None:
+    """Pull a public image unless the engine has it; where that fails, build a stand-in.
+
+    Raises:
+        RequirementError: the image can't be pulled and has no stand-in.
+    """
+    with lock(f"image-{name.replace('/', '-')}"):
+        if engine.image_id(name) is not None and not stand_ins.is_outdated(name):
+            return
+        with step(f"pull {name}"):
+            pulled = engine.pull(name, seconds=120)
+        if not pulled:
+            stand_ins.build(name)
