@@ -1,10 +1,10 @@
-"""What the study server refuses, apart from HTTP."""
+"""Errors of the study server, independent of HTTP."""
 
 from tuning_operator.protocol import Problem
 
 
 class StudyError(Exception):
-    """A request that cannot be served; `problems` say why and what to do about it."""
+    """A request that cannot be served; `problems` say why and how to fix it."""
 
     def __init__(self, *problems: Problem) -> None:
         super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
@@ -12,15 +12,15 @@ class StudyError(Exception):
 
 
 class NotFound(StudyError):  # noqa: N818
-    """There is no such study or trial."""
+    """The study or trial does not exist."""
 
 
 class Conflict(StudyError):  # noqa: N818
-    """The request contradicts what the record holds already."""
+    """The request contradicts the recorded study."""
 
 
 class Refused(StudyError):  # noqa: N818
-    """The request can never work as it is."""
+    """The request is invalid and would fail again."""
 
 
 class Unauthenticated(StudyError):  # noqa: N818
@@ -28,7 +28,7 @@ class Unauthenticated(StudyError):  # noqa: N818
 
 
 class Forbidden(StudyError):  # noqa: N818
-    """The caller is known, but may not do this."""
+    """The caller is known, but not allowed to do this."""
 
 
 class Unavailable(StudyError):  # noqa: N818
@@ -37,11 +37,9 @@ class Unavailable(StudyError):  # noqa: N818
 
 def unknown_study(namespace: str, name: str) -> NotFound:
     """Return the error for a study that was never declared, or whose record was deleted."""
-    return NotFound(
-        Problem(field="study", message=f"the study {namespace}/{name} is not known: declare it first (PUT)")
-    )
+    return NotFound(Problem(field="study", message=f"{namespace}/{name} not found; declare it first (PUT)"))
 
 
 def unknown_trial(number: int, study: str) -> NotFound:
-    """Return the error for a trial that was never asked for."""
-    return NotFound(Problem(field="trial", message=f"the study {study} has no trial {number}"))
+    """Return the error for a trial that does not exist."""
+    return NotFound(Problem(field="trial", message=f"{study} has no trial {number}"))

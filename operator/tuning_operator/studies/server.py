@@ -13,8 +13,8 @@ from fastapi import FastAPI
 
 from tuning_operator.studies.auth.keyset import ApiServer, PublishedKeys
 from tuning_operator.studies.auth.tokens import Keys, LocalKeys, Verifier
+from tuning_operator.studies.certificate import Certificate
 from tuning_operator.studies.http.app import create_app
-from tuning_operator.studies.http.certificate import Certificate
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage import PostgresStore
@@ -25,15 +25,15 @@ from tuning_operator.studies.study.surroundings import COMMIT_SECONDS
 log = logging.getLogger(__name__)
 
 SWITCH_INTERVAL = 0.0005
-"""Seconds a sampling thread may keep the interpreter while a report waits; Python's own is 0.005."""
+"""Seconds a sampling thread may hold the interpreter while a report waits; Python's default is 0.005."""
 MEMORY = "memory:"
-"""The database URL of a server that keeps nothing."""
+"""The database URL of a server that keeps its studies in memory only."""
 KEEP_ALIVE_SECONDS = 75
-"""Longer than most trials take between two reports, so that each need not shake hands anew."""
+"""Longer than most trials take between two reports, so that they reuse their connection."""
 
 
 def run() -> None:
-    """Run the study server with the settings of the environment, until a signal ends it."""
+    """Run the study server with settings from the environment until a signal stops it."""
     settings = StudySettings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
@@ -45,12 +45,12 @@ def run() -> None:
         raise SystemExit(str(end)) from None
 
 
-class Replaced(Exception):  # noqa: N818  a state more than a mistake
-    """Another process is the record's only writer now."""
+class Replaced(Exception):  # noqa: N818  a state, not an error
+    """Another study server has become the only writer of the database."""
 
 
 class StudyServer(uvicorn.Server):
-    """Uvicorn with the studies of a store: ready once it is the store's only writer, ended when it is not."""
+    """Uvicorn with the studies of a store. Ready once it is the only writer; stops when it no longer is."""
 
     def __init__(self, settings: StudySettings, store: Store) -> None:
         verifier = Verifier(make_keys(settings), settings.operator_service_account)
@@ -59,38 +59,38 @@ class StudyServer(uvicorn.Server):
         super().__init__(uvicorn_config(create_app(self.service), settings, self._certificate))
 
     async def run(self, sockets: list[socket.socket] | None = None) -> None:  # type: ignore[override]
-        """Serve until a signal comes, or another server takes the record over (Replaced)."""
-        keeping = asyncio.create_task(self._keep_record())
+        """Serve until a signal comes, or another server takes over (Replaced)."""
+        writing = asyncio.create_task(self._stay_only_writer())
         following = asyncio.create_task(self._certificate.follow()) if self._certificate else None
         try:
             await self.serve(sockets)
         finally:
-            keeping.cancel()
+            writing.cancel()
             if following:
                 following.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await keeping
+            await writing
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answer the long polls; let what is in flight end; let go of the record."""
+        """Answer the long polls, let requests in flight finish, and release the database."""
         self.service.feed.close()
         await super().shutdown(sockets)
-        await self.service.stop()  # here: once `serve` returns, the signal ends the process
+        await self.service.stop()  # here, since the signal ends the process once `serve` returns
 
-    async def _keep_record(self) -> None:
-        """Become the record's only writer; end the server when that fails, or is no longer so."""
+    async def _stay_only_writer(self) -> None:
+        """Become the only writer; stop the server when that fails or another server takes over."""
         try:
             await self.service.start()
             heap.settle()
-            log.info("Ready: this server writes the record")
+            log.info("Ready: this server is the only writer")
             await self.service.lost()
-            raise Replaced("another study server writes the record now: this one ends")
+            raise Replaced("another study server has taken over; this one stops")
         finally:
             self.should_exit = True
 
 
 def uvicorn_config(app: FastAPI, settings: StudySettings, certificate: Certificate | None) -> uvicorn.Config:
-    """Return how uvicorn is to serve."""
+    """Return the configuration of uvicorn."""
     return uvicorn.Config(
         app,
         host=settings.host,

@@ -67,5 +67,7 @@ class Service:
 
     def _check_ready(self) -> None:
         if not self._open.is_set():
-            message = "the study server starts: it waits for the database, or for an earlier server to end"
+            message = (
+                "the study server is starting: it waits for the database, or for the previous server to stop"
+            )
             raise Unavailable(Problem(field="server", message=message))

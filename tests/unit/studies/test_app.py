@@ -109,7 +109,7 @@ def test_who_may_call_what(
 
 
 def test_each_path_is_in_that_table(server: RunningServer) -> None:
-    """A path that is added needs a word on who may call it."""
+    """For a new path, the table says who may call it."""
     paths = server_paths(server)
     shown = {
         (method, path.replace("ml", "{namespace}").replace("mnist", "{name}").replace("/0", "/{number}"))
@@ -129,8 +129,8 @@ def server_paths(server: RunningServer) -> set[tuple[str, str]]:
 @pytest.mark.parametrize(
     ("method", "path", "body", "status", "field", "message"),
     [
-        ("GET", "/v1/studies/ml/unknown", None, 404, "study", "ml/unknown is not known"),
-        ("POST", "/v1/studies/ml/unknown/ask", ASK, 404, "study", "ml/unknown is not known"),
+        ("GET", "/v1/studies/ml/unknown", None, 404, "study", "ml/unknown not found"),
+        ("POST", "/v1/studies/ml/unknown/ask", ASK, 404, "study", "ml/unknown not found"),
         ("POST", f"{STUDY}/trials/77/result", {"state": "FAIL"}, 404, "trial", "has no trial 77"),
         ("POST", f"{STUDY}/trials/x/result", {"state": "FAIL"}, 422, "number", "valid integer"),
         (
@@ -174,7 +174,7 @@ def test_an_error_names_the_field_and_what_is_wrong(
     assert problem["message"] in reply.json()["detail"]
 
 
-def test_what_is_no_json(operator: httpx.Client) -> None:
+def test_invalid_json(operator: httpx.Client) -> None:
     for content in (b"", b"{", b"[]", b"\xff"):
         reply = operator.post(f"{STUDY}/ask", content=content)
         assert (reply.status_code, bool(reply.json()["problems"])) == (422, True)
@@ -187,8 +187,8 @@ def test_replies_are_the_protocols(server: RunningServer, operator: httpx.Client
     view = TrialView.model_validate_json(pod.get(f"{server.url}{TRIAL}").content)
     assert view.fixed
     assert view.distributions["x"]["name"] == "FloatDistribution"
-    told = pod.post("/result", json={"state": "COMPLETE", "values": [0.5]})
-    record = TrialRecord.model_validate_json(told.content)
+    ended = pod.post("/result", json={"state": "COMPLETE", "values": [0.5]})
+    record = TrialRecord.model_validate_json(ended.content)
     assert record.started
     assert record.finished
     assert record.started <= record.finished
@@ -202,16 +202,37 @@ def test_numbers_that_json_lacks_travel_as_strings(server: RunningServer, operat
     assert pod.post("/report", json={"values": values}).json() == {"prune": False}
     reported = json.loads(pod.get(f"{server.url}{TRIAL}").content, parse_constant=pytest.fail)["reported"]
     assert reported == {"0": "NaN", "1": "Infinity", "2": "-Infinity", "3": 0.5}
-    told = pod.post("/result", json={"state": "COMPLETE", "values": ["Infinity"]}).json()
-    assert (told["state"], told["values"]) == ("COMPLETE", ["Infinity"])
+    ended = pod.post("/result", json={"state": "COMPLETE", "values": ["Infinity"]}).json()
+    assert (ended["state"], ended["values"]) == ("COMPLETE", ["Infinity"])
     assert operator.get(STUDY).json()["best"]["values"] == ["Infinity"]
 
 
 @pytest.mark.parametrize("values", [[], [[0]], [[0.5, 1]], [["a", 1]], [[0, None]], [[0, "high"]], None])
-def test_what_is_no_report(server: RunningServer, operator: httpx.Client, values: Any) -> None:
+def test_invalid_reports(server: RunningServer, operator: httpx.Client, values: Any) -> None:
     reply = server.pod("ml", "mnist", 0).post("/report", json={"values": values})
     assert reply.status_code == 422, reply.text
     assert reply.json()["problems"][0]["field"].startswith("values")
+
+
+def test_a_report_through_fastapi_is_the_same(server: RunningServer, operator: httpx.Client) -> None:
+    """A number written with ten digits is left to FastAPI's route, which the OpenAPI document describes."""
+    pod = server.pod("ml", "mnist", 0)
+    routed = f"{server.url}{STUDY}/trials/{0:010}/report"
+
+    def reports() -> str:
+        lines = operator.get("/metrics").text.splitlines()
+        return next(line for line in lines if line.startswith("tuning_report_seconds_count"))
+
+    before = reports()
+    for body in ({"values": [[0, 0.5]]}, {"values": [[1, "NaN"]]}, {"values": [[0]]}, {}):
+        fast, through_fastapi = pod.post("/report", json=body), pod.post(routed, json=body)
+        assert (fast.status_code, fast.json()) == (through_fastapi.status_code, through_fastapi.json())
+    assert float(reports().split()[1]) == float(before.split()[1]) + 4
+    assert request(server, "POST", routed.removeprefix(server.url), CALLERS["reader"], {}).status_code == 403
+    document = operator.get("/openapi.json").json()["paths"]
+    described = document["/v1/studies/{namespace}/{name}/trials/{number}/report"]["post"]
+    schema = described["requestBody"]["content"]["application/json"]["schema"]
+    assert schema == {"$ref": "#/components/schemas/ReportRequest"}
 
 
 @pytest.mark.parametrize("choice", [None, "a", 1, 1.5, True, float("inf"), float("nan"), [1, "b"]])

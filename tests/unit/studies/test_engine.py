@@ -484,10 +484,10 @@ async def test_a_study_declared_anew_must_go_with_its_record(registry: Registry)
 
 
 async def test_a_study_needs_to_be_declared(registry: Registry, servers: Servers) -> None:
-    with pytest.raises(NotFound, match="ml/mnist is not known"):
+    with pytest.raises(NotFound, match="ml/mnist not found"):
         await registry.find(KEY)
     optuna.create_study(study_name="ml/mnist", storage=servers.store.storage, direction="maximize")
-    with pytest.raises(NotFound, match="ml/mnist is not known"):
+    with pytest.raises(NotFound, match="ml/mnist not found"):
         await registry.find(KEY)
 
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 from tuning_operator.studies.auth.tokens import mint_operator
-from tuning_operator.studies.http.certificate import Certificate
+from tuning_operator.studies.certificate import Certificate
 from tuning_operator.studies.server import Replaced
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage.base import MemoryStore, NothingToWait
@@ -194,19 +194,22 @@ def test_new_connections_get_the_new_certificate(pki: Pki) -> None:
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
+    ("environ", "message"),
     [
-        ({"TUNING_TLS_CERT_FILE": "/tls.crt"}, "set both or neither"),
+        (
+            {"TUNING_TLS_CERT_FILE": "/tls.crt"},
+            "set both TUNING_TLS_CERT_FILE and TUNING_TLS_KEY_FILE, or neither",
+        ),
         ({"TUNING_OPERATOR_SERVICE_ACCOUNT": "operator"}, "operator_service_account"),
         ({"TUNING_PORT": "high"}, "port"),
     ],
 )
 def test_settings_that_cannot_work(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], told: str
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], message: str
 ) -> None:
     for name, value in (LOCAL | environ).items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValidationError, match=told):
+    with pytest.raises(ValidationError, match=message):
         StudySettings()  # type: ignore[call-arg]
 
 
@@ -255,7 +258,7 @@ def test_not_ready_until_it_is_the_only_writer(store: SlowStore) -> None:
         assert operator.get("/readyz").status_code == 503
         refused = operator.put(STUDY, json=DEFINITION)
         assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
-        assert "an earlier server" in refused.json()["detail"]
+        assert "the previous server" in refused.json()["detail"]
         store.free.set()
         until(lambda: operator.get("/readyz").status_code == 200, "the server is ready")
         assert operator.put(STUDY, json=DEFINITION).status_code == 200
@@ -269,17 +272,17 @@ def test_a_reply_waits_for_the_record_and_the_end_waits_for_the_reply(store: Slo
         server.operator().post(f"{STUDY}/ask", json={"parallelism": 1, "maxTrials": 1})
         store.committed.clear()
         pod = server.pod("ml", "mnist", 0)
-        told = threading.Thread(
+        sending = threading.Thread(
             target=lambda: replies.append(pod.post("/result", json={"state": "COMPLETE", "values": [1]}))
         )
-        told.start()
+        sending.start()
         operator = server.operator()
         until(lambda: operator.get(STUDY).json()["counts"]["complete"], "the result is in memory")
         assert not replies
         server.stop()
         assert not store.closed
         store.committed.set()
-        told.join(30)
+        sending.join(30)
     assert replies[0].json()["state"] == "COMPLETE"
     assert store.closed
 

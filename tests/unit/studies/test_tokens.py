@@ -26,10 +26,10 @@ from tuning_operator.studies.auth.tokens import (
     Reader,
     TrialPod,
     Verifier,
-    authorize_either,
     authorize_operator,
     authorize_reader,
     authorize_trial,
+    authorize_trial_or_operator,
     mint_operator,
     mint_pod,
     mint_reader,
@@ -122,28 +122,28 @@ async def test_the_operator_is_known_by_its_service_account(verifier: Verifier) 
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("made", "message"),
     [
         ({"exp": int(time.time()) - 60}, "has expired"),
-        ({"aud": ["https://kubernetes.default.svc"]}, f"request it for {TOKEN_AUDIENCE}"),
+        ({"aud": ["https://kubernetes.default.svc"]}, f"request one for {TOKEN_AUDIENCE}"),
         ({"aud": None}, "aud"),
         ({"exp": None}, "exp"),
-        ({"iss": "https://elsewhere"}, "another issuer"),
+        ({"iss": "https://elsewhere"}, f"not issued by {ISSUER}"),
         ({"nbf": int(time.time()) + 600}, "not yet valid"),
-        ({"key": OTHER_RSA}, "signature is wrong"),
-        ({"key": OTHER_RSA, "kid": "three"}, "its key is not known"),
-        ({"kid": None}, "its key is not known"),
-        ({"kubernetes.io": None}, "neither a pod's nor a service account's"),
-        ({"kubernetes.io": {"namespace": "ml", "pod": {"name": 7}}}, "neither a pod's"),
-        ({"kubernetes.io": {"namespace": "ml", "pod": None}}, "neither a pod's"),
-        ({"kubernetes.io": {"namespace": "prod"}}, "nor a service account's"),
-        ({"kubernetes.io": {"namespace": "ml"}, "sub": "someone"}, "nor a service account's"),
+        ({"key": OTHER_RSA}, "signature is invalid"),
+        ({"key": OTHER_RSA, "kid": "three"}, "not signed by this cluster (unknown key)"),
+        ({"kid": None}, "not signed by this cluster (unknown key)"),
+        ({"kubernetes.io": None}, "belongs neither to a pod nor to a service account"),
+        ({"kubernetes.io": {"namespace": "ml", "pod": {"name": 7}}}, "belongs neither to a pod"),
+        ({"kubernetes.io": {"namespace": "ml", "pod": None}}, "belongs neither to a pod"),
+        ({"kubernetes.io": {"namespace": "prod"}}, "nor to a service account"),
+        ({"kubernetes.io": {"namespace": "ml"}, "sub": "someone"}, "nor to a service account"),
     ],
 )
-async def test_what_proves_nothing_is_refused_with_the_reason(
-    verifier: Verifier, made: dict[str, Any], told: str
+async def test_an_invalid_token_is_refused_with_the_reason(
+    verifier: Verifier, made: dict[str, Any], message: str
 ) -> None:
-    assert told in await refusal(verifier, token(**made))
+    assert message in await refusal(verifier, token(**made))
 
 
 async def test_an_unsigned_token_is_refused(verifier: Verifier) -> None:
@@ -169,7 +169,7 @@ async def test_a_public_key_is_no_shared_secret(verifier: Verifier) -> None:
 
 @pytest.mark.parametrize("nonsense", ["", "x", "a.b.c", "eyJhbGciOiJSUzI1NiJ9"])
 async def test_nonsense_is_refused(verifier: Verifier, nonsense: str) -> None:
-    assert "no JSON Web Token" in await refusal(verifier, nonsense)
+    assert "not a JSON Web Token" in await refusal(verifier, nonsense)
 
 
 async def test_a_symmetric_key_among_the_published_ones_is_passed_over(
@@ -177,7 +177,7 @@ async def test_a_symmetric_key_among_the_published_ones_is_passed_over(
 ) -> None:
     secret = base64.urlsafe_b64encode(b"k" * 32).rstrip(b"=").decode()
     api_server.keys.append({"kty": "oct", "kid": "three", "alg": "HS256", "k": secret})
-    assert "not known" in await refusal(verifier, token("k" * 32, "three", "HS256"))
+    assert "unknown key" in await refusal(verifier, token("k" * 32, "three", "HS256"))
 
 
 async def test_a_known_token_is_good_until_it_expires(
@@ -238,7 +238,7 @@ async def test_local_tokens() -> None:
     assert isinstance(await verifier.identify(mint_operator(secret)), Operator)
     assert await verifier.identify(mint_pod(secret, "ml", "mnist-3-abcde")) == TrialPod("ml", "mnist-3-abcde")
     assert await verifier.identify(mint_reader(secret, "ml")) == Reader("ml", "default")
-    assert "signature is wrong" in await refusal(
+    assert "signature is invalid" in await refusal(
         verifier, mint_operator("another secret of the same length!!!")
     )
     assert "has expired" in await refusal(verifier, mint_operator(secret, seconds=-60))
@@ -271,7 +271,7 @@ async def test_keys_and_issuer_are_what_the_api_server_says(tmp_path: Path) -> N
         verifier = Verifier(PublishedKeys(ClusterKeys(url, own, Path(certifi.where()), None).fetch), "a:b")
         assert isinstance(await verifier.identify(token()), TrialPod)
         other = ClusterKeys(url, own, Path(certifi.where()), "https://configured")
-        assert "another issuer than https://configured" in await refusal(
+        assert "not issued by https://configured" in await refusal(
             Verifier(PublishedKeys(other.fetch), "a:b"), token()
         )
         own.write_text("stale")
@@ -297,11 +297,11 @@ async def test_keys_and_issuer_are_what_the_api_server_says(tmp_path: Path) -> N
 )
 def test_a_pod_speaks_for_its_own_trial_only(namespace: str, pod: str, own: bool) -> None:
     identity = TrialPod(namespace, pod)
-    for authorize in (authorize_trial, authorize_either):
+    for authorize in (authorize_trial, authorize_trial_or_operator):
         if own:
             authorize(identity, "ml", "mnist", 3)
         else:
-            with pytest.raises(Forbidden, match="not one of trial 3 of ml/mnist"):
+            with pytest.raises(Forbidden, match="does not belong to trial 3 of ml/mnist"):
                 authorize(identity, "ml", "mnist", 3)
     with pytest.raises(Forbidden):
         authorize_operator(identity)
@@ -316,13 +316,19 @@ async def test_a_service_account_whose_token_is_bound_to_no_pod_reads_its_namesp
         identity = await verifier.identify(made)
         assert identity == Reader("ml", "default")
     authorize_reader(identity, "ml")
-    for refused, said in (
-        (lambda: authorize_reader(identity, "prod"), "of its own namespace only, not of prod"),
-        (lambda: authorize_operator(identity), "may read the records of its namespace only"),
-        (lambda: authorize_trial(identity, "ml", "mnist", 3), "may read the records of its namespace only"),
-        (lambda: authorize_either(identity, "ml", "mnist", REFIT), "the records of its namespace only"),
+    for refused, message in (
+        (
+            lambda: authorize_reader(identity, "prod"),
+            "may only read records of its own namespace, not of prod",
+        ),
+        (lambda: authorize_operator(identity), "may only read the records of its namespace"),
+        (lambda: authorize_trial(identity, "ml", "mnist", 3), "may only read the records of its namespace"),
+        (
+            lambda: authorize_trial_or_operator(identity, "ml", "mnist", REFIT),
+            "may only read the records of its namespace",
+        ),
     ):
-        with pytest.raises(Forbidden, match=said):
+        with pytest.raises(Forbidden, match=message):
             refused()
 
 
@@ -340,12 +346,12 @@ async def test_no_pod_reads_records(verifier: Verifier) -> None:
 def test_a_pod_of_the_refit_speaks_for_the_refit_only() -> None:
     of_refit = TrialPod("ml", "mnist-refit-abcde")
     authorize_trial(of_refit, "ml", "mnist", REFIT)
-    authorize_either(of_refit, "ml", "mnist", REFIT)
+    authorize_trial_or_operator(of_refit, "ml", "mnist", REFIT)
     for namespace, study, trial in (("ml", "mnist", 1), ("prod", "mnist", REFIT), ("ml", "mnist-refit", 1)):
         with pytest.raises(Forbidden):
             authorize_trial(of_refit, namespace, study, trial)
     for pod in ("mnist-1-abcde", "mnist-refit-1-abcde", "mnist-1-refit-abcde", "mnist-refit"):
-        with pytest.raises(Forbidden, match="not one of the refit of ml/mnist"):
+        with pytest.raises(Forbidden, match="does not belong to the refit of ml/mnist"):
             authorize_trial(TrialPod("ml", pod), "ml", "mnist", REFIT)
 
 
@@ -362,6 +368,6 @@ def test_a_study_whose_name_begins_like_another_is_another() -> None:
 def test_the_operator_tells_results_but_does_not_speak_for_trials() -> None:
     operator = Operator("system:serviceaccount:tuning:operator")
     authorize_operator(operator)
-    authorize_either(operator, "ml", "mnist", 3)
-    with pytest.raises(Forbidden, match="for the pods of trial 3"):
+    authorize_trial_or_operator(operator, "ml", "mnist", 3)
+    with pytest.raises(Forbidden, match="only the pods of trial 3 may use this path"):
         authorize_trial(operator, "ml", "mnist", 3)

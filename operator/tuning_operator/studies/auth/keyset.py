@@ -1,4 +1,4 @@
-"""The API server's public keys, with which it signs the tokens of service accounts."""
+"""The API server's public keys, which verify the tokens of service accounts."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ import httpx
 import jwt
 
 from tuning_operator.protocol import Problem
-from tuning_operator.studies.auth.tokens import Key
+from tuning_operator.studies.auth.tokens import SigningKey
 from tuning_operator.studies.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,7 @@ ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "E
 """Asymmetric ones only: with HS256 among them, a public key would serve as a shared secret."""
 MAX_AGE_SECONDS = 3600.0
 REFRESH_SECONDS = 5.0
-"""An unknown key id makes the keys be fetched anew, but not
-more often than this, since anyone can invent ids. So too when a fetch failed."""
+"""The shortest time between two fetches, since anyone can send an unknown key ID."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Published:
 
 
 class PublishedKeys:
-    """Keys fetched when first needed, when an unknown id shows up, and every hour.
+    """Keys fetched when first needed, when an unknown key ID is seen, and every hour.
 
     Args:
         fetch: gets what the API server publishes.
@@ -50,19 +49,19 @@ class PublishedKeys:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._issuer: str | None = None
-        self._trouble = "not tried yet"
-        self._keys: dict[str | None, Key] = {}
+        self._error = "not fetched yet"
+        self._keys: dict[str | None, SigningKey] = {}
         self._fetched = self._tried = -math.inf
 
-    async def find(self, kid: str | None) -> Key | None:
-        """Return the key of this id; None if there is none. Raises Unavailable."""
+    async def find(self, kid: str | None) -> SigningKey | None:
+        """Return the key with this ID; None if there is none. Raises Unavailable."""
         if kid not in self._keys or self._clock() - self._fetched > MAX_AGE_SECONDS:
             await self._refresh()
         self._check_fetched()
         return self._keys.get(kid)
 
     async def issuer(self) -> str:
-        """Return the issuer that tokens must name. Raises Unavailable."""
+        """Return the issuer that tokens must have. Raises Unavailable."""
         if self._issuer is None:
             await self._refresh()
         self._check_fetched()
@@ -77,21 +76,23 @@ class PublishedKeys:
                 published = await self._fetch()
             except (OSError, ValueError, KeyError, httpx.HTTPError) as error:
                 log.warning("The API server's keys could not be fetched: %r", error)
-                self._trouble = repr(error)
+                self._error = repr(error)
                 return
             self._issuer = published.issuer
             self._keys = _keys(published.jwks)
             self._fetched = self._clock()
 
     def _check_fetched(self) -> None:
-        """Go on with old keys while the API server is away; without any, nobody can be let in."""
+        """Raise Unavailable if there are no keys; old ones are used while the API server is unreachable."""
         if self._issuer is None:
-            message = f"the keys with which tokens are checked could not be fetched: {self._trouble}"
+            message = (
+                f"the API server's keys could not be fetched, so tokens cannot be checked: {self._error}"
+            )
             raise Unavailable(Problem(field="Authorization", message=message))
 
 
 class ApiServer:
-    """Fetches the keys from the API server, as the server's own service account."""
+    """Fetches the keys from the API server with the study server's own service account."""
 
     def __init__(self, url: str, token_file: Path, ca_file: Path, issuer: str | None) -> None:
         self._url = url.rstrip("/")
@@ -115,14 +116,14 @@ async def _get(http: httpx.AsyncClient, path: str) -> dict[str, Any]:
     return found
 
 
-def _keys(jwks: dict[str, Any]) -> dict[str | None, Key]:
-    found: dict[str | None, Key] = {}
+def _keys(jwks: dict[str, Any]) -> dict[str | None, SigningKey]:
+    found: dict[str | None, SigningKey] = {}
     for entry in jwks["keys"]:
         try:
             key = jwt.PyJWK.from_dict(entry)
-        except jwt.PyJWTError as error:  # a kind of key that this library does not know
-            log.warning("A key of the API server is passed over: %s", error)
+        except jwt.PyJWTError as error:  # PyJWT does not support this type of key
+            log.warning("Ignoring a key of the API server: %s", error)
             continue
         if key.algorithm_name in ALGORITHMS:
-            found[key.key_id] = Key(key.key, key.algorithm_name)
+            found[key.key_id] = SigningKey(key.key, key.algorithm_name)
     return found

@@ -1,4 +1,4 @@
-"""Who calls: a token's claims, checked, become the operator, the pod of one trial or refit, or a reader."""
+"""Authentication and authorization: by its token, a caller is the operator, a trial's pod or a reader."""
 
 import time
 from collections.abc import Callable
@@ -27,13 +27,13 @@ class Operator:
 
 @dataclass(frozen=True)
 class TrialPod:
-    """A pod; which trial it may speak for follows from its name."""
+    """A pod; which trial it belongs to follows from its name."""
 
     namespace: str
     pod: str
 
     def owns(self, namespace: str, study: str, trial: int | str) -> bool:
-        """Return whether this is a pod of the Job of a trial, or of REFIT: its name is compared whole."""
+        """Return whether this is a pod of the Job of a trial, or of REFIT. Compares the whole name."""
         return self.namespace == namespace and names.job_of_pod(self.pod) == names.job_name(study, trial)
 
     def __str__(self) -> str:
@@ -42,42 +42,42 @@ class TrialPod:
 
 @dataclass(frozen=True)
 class Reader:
-    """A service account whose token is bound to no pod: someone who may read its namespace's records."""
+    """A service account with a token not bound to a pod. May read the records of its namespace."""
 
     namespace: str
     account: str
 
     def __str__(self) -> str:
-        return f"the service account {self.namespace}/{self.account}, whose token is bound to no pod,"
+        return f"the service account {self.namespace}/{self.account} (token not bound to a pod)"
 
 
 Identity = Operator | TrialPod | Reader
 
 
-class Key(NamedTuple):
-    """A key that may have signed a token, and the algorithm that goes with it."""
+class SigningKey(NamedTuple):
+    """A key with which tokens may be signed, and its algorithm."""
 
     key: Any
     algorithm: str
 
 
 class Keys(Protocol):
-    """Where the keys of the issuer come from."""
+    """The issuer's keys."""
 
-    async def find(self, kid: str | None) -> Key | None:
-        """Return the key of this id, None if the issuer has none. Raises Unavailable."""
+    async def find(self, kid: str | None) -> SigningKey | None:
+        """Return the key with this ID; None if there is none. Raises Unavailable."""
 
     async def issuer(self) -> str:
-        """Return the issuer that tokens must name. Raises Unavailable."""
+        """Return the issuer that tokens must have. Raises Unavailable."""
 
 
 class LocalKeys:
-    """Keys of the local mode: one shared secret, HS256."""
+    """The local mode's keys: one shared secret, HS256."""
 
     def __init__(self, secret: str) -> None:
-        self._key = Key(secret, "HS256")
+        self._key = SigningKey(secret, "HS256")
 
-    async def find(self, kid: str | None) -> Key | None:  # noqa: ARG002  one key for all
+    async def find(self, kid: str | None) -> SigningKey | None:  # noqa: ARG002  one key for all
         """Return the secret."""
         return self._key
 
@@ -87,7 +87,7 @@ class LocalKeys:
 
 
 class Verifier:
-    """Checks tokens; what was found of a token is kept until the token expires.
+    """Checks tokens, and remembers the bearer of each until it expires.
 
     Args:
         keys: the keys of the issuer.
@@ -102,16 +102,16 @@ class Verifier:
         self._known: dict[str, tuple[Identity, float]] = {}
 
     def known(self, token: str) -> Identity | None:
-        """Return who showed this token before, if it is still good."""
+        """Return the bearer of a token that was checked before and is still valid."""
         found = self._known.get(token)
         return found[0] if found and self._clock() < found[1] else None
 
     async def identify(self, token: str) -> Identity:
-        """Return who shows this token.
+        """Return the bearer of a token.
 
         Raises:
-            Unauthenticated: it is malformed, expired, meant for others, or not signed by the issuer.
-            Unavailable: the issuer's keys cannot be had.
+            Unauthenticated: it is malformed, expired, for another audience, or not signed by the issuer.
+            Unavailable: the issuer's keys could not be fetched.
         """
         if identity := self.known(token):
             return identity
@@ -123,7 +123,7 @@ class Verifier:
     async def _claims(self, token: str) -> dict[str, Any]:
         key = await self._keys.find(_kid(token))
         if key is None:
-            raise unauthenticated("the token is not signed by this cluster: its key is not known")
+            raise unauthenticated("the token is not signed by this cluster (unknown key)")
         issuer = await self._keys.issuer()
         try:
             claims: dict[str, Any] = jwt.decode(
@@ -150,8 +150,8 @@ class Verifier:
                 if claims["sub"].startswith(prefix):
                     return Reader(namespace, claims["sub"].removeprefix(prefix))
         raise unauthenticated(
-            f"the token of {claims['sub']} is neither a pod's nor a service account's: mount it as a "
-            "projected volume of the pod, or request it for a service account (kubectl create token)"
+            f"the token of {claims['sub']} belongs neither to a pod nor to a service account: use the pod's "
+            "projected token, or create one for a service account (kubectl create token)"
         )
 
     def _remember(self, token: str, identity: Identity, until: float) -> None:
@@ -163,65 +163,68 @@ class Verifier:
 
 
 def authorize_operator(identity: Identity) -> None:
-    """Let only the operator pass. Raises Forbidden."""
+    """Admit only the operator. Raises Forbidden."""
     match identity:
         case TrialPod():
-            raise _forbidden(f"{identity} may use its own trial's paths only")
+            raise _forbidden(f"{identity} may only use the paths of its own trial")
         case Reader():
             raise _only_records(identity)
 
 
 def authorize_trial(identity: Identity, namespace: str, study: str, trial: int | str) -> None:
-    """Let only a pod of this very trial pass, or of the REFIT. Raises Forbidden."""
+    """Admit only a pod of this trial, or of the REFIT. Raises Forbidden."""
     if isinstance(identity, TrialPod) and identity.owns(namespace, study, trial):
         return
     whose = "the refit" if trial == names.REFIT else f"trial {trial}"
     match identity:
         case Operator():
-            raise _forbidden(f"this path is for the pods of {whose}; the operator may tell a result")
+            raise _forbidden(
+                f"only the pods of {whose} may use this path; the operator may only send a result"
+            )
         case Reader():
             raise _only_records(identity)
         case TrialPod():
-            raise _forbidden(f"{identity} is not one of {whose} of {namespace}/{study}")
+            raise _forbidden(f"{identity} does not belong to {whose} of {namespace}/{study}")
 
 
-def authorize_either(identity: Identity, namespace: str, study: str, trial: int | str) -> None:
-    """Let the operator and the pods of the trial, or of the REFIT, pass. Raises Forbidden."""
+def authorize_trial_or_operator(identity: Identity, namespace: str, study: str, trial: int | str) -> None:
+    """Admit the operator and the pods of the trial, or of the REFIT. Raises Forbidden."""
     if not isinstance(identity, Operator):
         authorize_trial(identity, namespace, study, trial)
 
 
 def authorize_reader(identity: Identity, namespace: str) -> None:
-    """Let the operator and the readers of a namespace pass. Raises Forbidden."""
+    """Admit the operator and the readers of a namespace. Raises Forbidden."""
     match identity:
         case TrialPod():
             raise _forbidden(
-                f"{identity} may use its own trial's paths only: a record is for tokens that are bound to no "
-                f"pod (kubectl create token default -n {namespace} --audience={names.TOKEN_AUDIENCE})"
+                f"{identity} may only use the paths of its own trial; to read records, use a token "
+                f"not bound to a pod (kubectl create token default -n {namespace} "
+                f"--audience={names.TOKEN_AUDIENCE})"
             )
         case Reader() if identity.namespace != namespace:
-            raise _forbidden(f"{identity} may read records of its own namespace only, not of {namespace}")
+            raise _forbidden(f"{identity} may only read records of its own namespace, not of {namespace}")
 
 
 def mint_operator(secret: str, seconds: float = 86_400) -> str:
-    """Return a token of the local mode that makes its bearer the operator (account `local:operator`)."""
+    """Return a local-mode token of the operator (account `local:operator`)."""
     return _mint(secret, seconds, {"sub": f"{SERVICE_ACCOUNT}{LOCAL_OPERATOR}"})
 
 
 def mint_pod(secret: str, namespace: str, pod: str, seconds: float = 86_400) -> str:
-    """Return a token of the local mode with the claims that a pod's projected token has."""
+    """Return a local-mode token with the claims of a pod's projected token."""
     claims = {"namespace": namespace, "pod": {"name": pod}}
     return _mint(secret, seconds, {"sub": f"{SERVICE_ACCOUNT}{namespace}:default", "kubernetes.io": claims})
 
 
 def mint_reader(secret: str, namespace: str, seconds: float = 86_400) -> str:
-    """Return a token of the local mode that makes its bearer a reader of the namespace's records."""
+    """Return a local-mode token of a reader of the namespace's records."""
     claims = {"namespace": namespace}
     return _mint(secret, seconds, {"sub": f"{SERVICE_ACCOUNT}{namespace}:default", "kubernetes.io": claims})
 
 
 def unauthenticated(message: str) -> Unauthenticated:
-    """Return the error for a token that proves nothing."""
+    """Return the error for a missing or invalid token."""
     return Unauthenticated(Problem(field="Authorization", message=message))
 
 
@@ -234,27 +237,27 @@ def _kid(token: str) -> str | None:
     try:
         kid = jwt.get_unverified_header(token).get("kid")
     except jwt.PyJWTError:
-        raise unauthenticated("the token is no JSON Web Token") from None
+        raise unauthenticated("the token is not a JSON Web Token") from None
     return kid if isinstance(kid, str) else None
 
 
 def _reason(error: jwt.PyJWTError, issuer: str) -> str:
     match error:
         case jwt.ExpiredSignatureError():
-            return "the token has expired: read it again from its file, it is rotated"
+            return "the token has expired: read it again from its file, where Kubernetes renews it"
         case jwt.InvalidAudienceError():
-            return f"the token is meant for another audience: request it for {names.TOKEN_AUDIENCE}"
+            return f"the token is for another audience: request one for {names.TOKEN_AUDIENCE}"
         case jwt.InvalidIssuerError():
-            return f"the token is from another issuer than {issuer}"
+            return f"the token was not issued by {issuer}"
         case jwt.InvalidAlgorithmError():
-            return "the token is signed with an algorithm that its key is not for"
+            return "the token's algorithm does not match its key"
         case jwt.InvalidSignatureError():
-            return "the token's signature is wrong"
-    return f"the token is not valid: {error}"
+            return "the token's signature is invalid"
+    return f"the token is invalid: {error}"
 
 
 def _only_records(reader: Reader) -> Forbidden:
-    return _forbidden(f"{reader} may read the records of its namespace only (GET .../record)")
+    return _forbidden(f"{reader} may only read the records of its namespace (GET .../record)")
 
 
 def _forbidden(message: str) -> Forbidden:

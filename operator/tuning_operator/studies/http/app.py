@@ -1,4 +1,4 @@
-"""The study server's HTTP: reads requests, checks who sends them, and hands them to the studies."""
+"""The HTTP API of the study server: the application, and the routes of studies and trials."""
 
 from importlib.metadata import version
 from typing import Annotated
@@ -11,8 +11,6 @@ from tuning_operator.protocol import (
     AttributesRequest,
     Changes,
     FinishedStudy,
-    ReportReply,
-    ReportRequest,
     StudyDefinition,
     StudySummary,
     SuggestReply,
@@ -21,24 +19,30 @@ from tuning_operator.protocol import (
     TrialRecord,
     TrialView,
 )
-from tuning_operator.studies.http import errors as app_errors
-from tuning_operator.studies.http.callers import either, operator, pod, reader
-from tuning_operator.studies.http.parts import STUDY, Served, Study, reply
-from tuning_operator.studies.http.record import record_reply
+from tuning_operator.studies.http.dependencies import (
+    STUDY,
+    Served,
+    Study,
+    operator,
+    reader,
+    trial_pod,
+    trial_pod_or_operator,
+)
 from tuning_operator.studies.http.refit import refit
-from tuning_operator.studies.http.reports import Reports
+from tuning_operator.studies.http.replies import RESPONSES, add_error_handlers, record_reply, reply
+from tuning_operator.studies.http.reports import FastReports, reports
 from tuning_operator.studies.service import Service
 
 LONGEST_POLL = 300.0
 
-open_to_all = APIRouter()
+public = APIRouter()
 studies = APIRouter(prefix=STUDY)
 trials = APIRouter(prefix=f"{STUDY}/trials/{{number}}")
 changes = APIRouter(prefix="/v1/changes")
 
 OPERATOR = [Depends(operator)]
-POD = [Depends(pod)]
-EITHER = [Depends(either)]
+POD = [Depends(trial_pod)]
+POD_OR_OPERATOR = [Depends(trial_pod_or_operator)]
 
 
 def create_app(service: Service) -> FastAPI:
@@ -46,16 +50,16 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(
         title="TuningStudy study server",
         version=version("tuning-operator"),
-        summary="Optuna studies over HTTP: the operator asks for trials, their pods report and tell results.",
-        responses=app_errors.RESPONSES,
+        summary="Optuna studies over HTTP: the operator asks for trials, pods report values and results.",
+        responses=RESPONSES,
         docs_url=None,
         redoc_url=None,
     )
     app.state.service = service
-    for router in (open_to_all, changes, studies, refit, trials):
+    for router in (public, changes, studies, refit, trials, reports):
         app.include_router(router)
-    app_errors.install(app)
-    app.add_middleware(Reports, service=service)
+    add_error_handlers(app)
+    app.add_middleware(FastReports, service=service)
     return app
 
 
@@ -66,8 +70,8 @@ async def declare(service: Served, key: Study, definition: StudyDefinition) -> R
 
 
 @studies.get("", dependencies=OPERATOR, response_model=StudySummary)
-async def standing(service: Served, key: Study) -> Response:
-    """Return how a study stands."""
+async def summary(service: Served, key: Study) -> Response:
+    """Return a summary of a study."""
     return reply((await service.studies.find(key)).summary())
 
 
@@ -80,13 +84,13 @@ async def ask(service: Served, key: Study, request: AskRequest) -> Response:
 
 @studies.delete("", dependencies=OPERATOR, status_code=204)
 async def forget(service: Served, key: Study) -> None:
-    """End a study whose resource is gone."""
+    """End a study whose TuningStudy was deleted."""
     await service.studies.forget(key)
 
 
 @studies.get("/record", dependencies=[Depends(reader)], response_model=FinishedStudy)
 async def record(service: Served, key: Study) -> Response:
-    """Return all that a study's record holds."""
+    """Return the whole record of a study."""
     return record_reply((await service.studies.find(key)).study)
 
 
@@ -94,7 +98,7 @@ async def record(service: Served, key: Study) -> Response:
 async def changed(
     service: Served,
     after: str | None = None,
-    timeout: Annotated[float, Query(ge=0, le=LONGEST_POLL)] = 25,  # noqa: ASYNC109  the protocol's word
+    timeout: Annotated[float, Query(ge=0, le=LONGEST_POLL)] = 25,  # noqa: ASYNC109  part of the protocol
 ) -> Response:
     """Return the studies that changed since the cursor; wait until there is one."""
     return reply(await service.changes(after, timeout))
@@ -102,7 +106,7 @@ async def changed(
 
 @trials.get("", dependencies=POD, response_model=TrialView)
 async def view(service: Served, key: Study, number: int) -> Response:
-    """Return what a trainer needs of its trial."""
+    """Return a trial as a trainer needs it."""
     return reply((await service.studies.find(key)).view(number))
 
 
@@ -113,39 +117,33 @@ async def suggest(service: Served, key: Study, number: int, request: SuggestRequ
     return reply(SuggestReply(value=value))
 
 
-@trials.post("/report", dependencies=POD)
-async def report(service: Served, key: Study, number: int, request: ReportRequest) -> ReportReply:
-    """Keep intermediate values; say whether the trial should stop. Here for the document: Reports answers."""
-    return ReportReply(prune=await (await service.studies.find(key)).report(number, request.values))
-
-
 @trials.post("/attributes", dependencies=POD, response_model=TrialRecord)
 async def attributes(service: Served, key: Study, number: int, request: AttributesRequest) -> Response:
     """Set user attributes and constraint values."""
     return reply(await (await service.studies.find(key)).set_attributes(number, request))
 
 
-@trials.post("/result", dependencies=EITHER, response_model=TrialRecord)
+@trials.post("/result", dependencies=POD_OR_OPERATOR, response_model=TrialRecord)
 async def result(service: Served, key: Study, number: int, request: TellRequest) -> Response:
-    """End a trial; the first telling holds."""
+    """End a trial. The first result stays; sending it again is not an error."""
     with service.metrics.tell.time():
         return reply(await (await service.studies.find(key)).tell(number, request))
 
 
-@open_to_all.get("/healthz")
+@public.get("/healthz")
 async def healthz() -> Response:
-    """Answer: the process lives."""
+    """Reply 200: the process is alive."""
     return Response("ok\n", media_type="text/plain")
 
 
-@open_to_all.get("/readyz")
+@public.get("/readyz")
 async def readyz(service: Served) -> Response:
-    """Answer 200 once this server is the one that writes the record."""
-    words, status = ("ready\n", 200) if service.ready else ("not ready\n", 503)
-    return Response(words, status, media_type="text/plain")
+    """Reply 200 once this server is the only writer of the database."""
+    text, status = ("ready\n", 200) if service.ready else ("not ready\n", 503)
+    return Response(text, status, media_type="text/plain")
 
 
-@open_to_all.get("/metrics")
+@public.get("/metrics")
 async def metrics(service: Served) -> Response:
     """Return metrics for Prometheus."""
     return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,6 +1,4 @@
-"""The paths of a study's final training: the operator begins it, and its pod finds a trial's paths there."""
-
-from typing import Annotated
+"""The routes of the refit (final training): the operator starts it, and its pod uses them like a trial's."""
 
 from fastapi import APIRouter, Depends, Response
 
@@ -17,10 +15,17 @@ from tuning_operator.protocol import (
     TrialRecord,
     TrialView,
 )
-from tuning_operator.studies.auth.tokens import Identity, Operator
-from tuning_operator.studies.http.callers import operator, refit_either, refit_pod
-from tuning_operator.studies.http.parts import STUDY, Served, Study, reply
-from tuning_operator.studies.http.record import record_reply
+from tuning_operator.studies.auth.tokens import Operator
+from tuning_operator.studies.http.dependencies import (
+    STUDY,
+    Caller,
+    Served,
+    Study,
+    operator,
+    refit_pod,
+    refit_pod_or_operator,
+)
+from tuning_operator.studies.http.replies import record_reply, reply
 
 refit = APIRouter(prefix=f"{STUDY}/refit")
 
@@ -29,7 +34,7 @@ POD = [Depends(refit_pod)]
 
 @refit.put("", dependencies=[Depends(operator)], response_model=StudySummary)
 async def begin(service: Served, key: Study, request: RefitRequest) -> Response:
-    """Begin the final training; the same trial and digest again change nothing."""
+    """Start the final training. Sending the same trial and digest again changes nothing."""
     engine = await service.studies.find(key)
     await engine.refit.begin(request)
     return reply(engine.summary())
@@ -56,7 +61,7 @@ async def suggest(service: Served, key: Study, request: SuggestRequest) -> Respo
 
 @refit.post("/report", dependencies=POD, response_model=ReportReply)
 async def report(service: Served, key: Study, request: ReportRequest) -> Response:
-    """Take intermediate values, of which none is kept; the final training is never pruned."""
+    """Check intermediate values; they are not kept, and the final training is never pruned."""
     engine = await service.studies.find(key)
     engine.refit.check_report(engine.definition, request.values)
     return reply(ReportReply(prune=False))
@@ -64,15 +69,13 @@ async def report(service: Served, key: Study, request: ReportRequest) -> Respons
 
 @refit.post("/attributes", dependencies=POD, response_model=TrialRecord)
 async def attributes(service: Served, key: Study, request: AttributesRequest) -> Response:
-    """Set user attributes; `model` says where the model is."""
+    """Set user attributes, for example `model`: where the model is."""
     return reply(await (await service.studies.find(key)).refit.set_attributes(request))
 
 
-@refit.post("/result", response_model=TrialRecord)
-async def result(
-    service: Served, key: Study, request: TellRequest, caller: Annotated[Identity, Depends(refit_either)]
-) -> Response:
-    """End the final training, or, by a pod's FAIL, one try; the first end holds."""
+@refit.post("/result", dependencies=[Depends(refit_pod_or_operator)], response_model=TrialRecord)
+async def result(service: Served, key: Study, request: TellRequest, caller: Caller) -> Response:
+    """End the final training or, when its pod sends FAIL, one attempt. The first result stays."""
     engine = await service.studies.find(key)
     by_pod = not isinstance(caller, Operator)
     return reply(await engine.refit.tell(request, engine.definition, by_pod=by_pod))

@@ -1,4 +1,4 @@
-"""The server's TLS certificate, read anew when its files change, as certificates rotate."""
+"""The server's TLS certificate, reloaded when its files change, since certificates are rotated."""
 
 import asyncio
 import logging
@@ -24,15 +24,15 @@ class Certificate:
 
     @classmethod
     def of(cls, settings: StudySettings) -> Self | None:
-        """Return the settings' certificate; None where the server speaks plain HTTP."""
+        """Return the certificate that the settings name; None for plain HTTP."""
         if settings.tls_cert_file is None or settings.tls_key_file is None:
             return None
         return cls(settings.tls_cert_file, settings.tls_key_file)
 
     def refresh(self) -> bool:
-        """Read the files if they changed; connections made from now on use them. Return whether that was so.
+        """Reload the files if they changed, for new connections. Return whether they were reloaded.
 
-        A certificate and a key that do not go together are those of a rotation half done: the old ones stay.
+        In the middle of a rotation the certificate and the key may not match: then the old pair stays in use.
         """
         try:
             state = self._state()
@@ -40,14 +40,14 @@ class Certificate:
                 return False
             self.context.load_cert_chain(*self._files)
         except OSError as error:  # ssl.SSLError is one
-            log.warning("The new TLS certificate cannot be used (yet): %s", error)
+            log.warning("The new TLS certificate cannot be used yet: %s", error)
             return False
         self._seen = state
         log.info("The TLS certificate was renewed")
         return True
 
     async def follow(self) -> NoReturn:
-        """Look at the files now and then."""
+        """Check the files regularly."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             self.refresh()

@@ -1,0 +1,76 @@
+"""What routes depend on: the service, the study that the path names, and a caller who may use the path."""
+
+from typing import Annotated
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from tuning_operator.protocol import StudyKey
+from tuning_operator.resource import names
+from tuning_operator.studies.auth.tokens import (
+    Identity,
+    authorize_operator,
+    authorize_reader,
+    authorize_trial,
+    authorize_trial_or_operator,
+    unauthenticated,
+)
+from tuning_operator.studies.service import Service
+
+STUDY = "/v1/studies/{namespace}/{name}"
+
+
+async def service_of(request: Request) -> Service:
+    """Return what the application serves."""
+    service: Service = request.app.state.service
+    return service
+
+
+async def study_key(namespace: str, name: str) -> StudyKey:
+    """Return the study that the path names."""
+    return StudyKey(namespace, name)
+
+
+Served = Annotated[Service, Depends(service_of)]
+Study = Annotated[StudyKey, Depends(study_key)]
+
+
+async def identify(request: Request, service: Served) -> Identity:
+    """Return who sends a request. Raises Unauthenticated, Unavailable."""
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise unauthenticated("the request has no token: send the header Authorization: Bearer TOKEN")
+    return service.verifier.known(token) or await service.verifier.identify(token)
+
+
+Caller = Annotated[Identity, Depends(identify)]
+
+
+async def operator(caller: Caller) -> None:
+    """Admit only the operator. Raises Forbidden."""
+    authorize_operator(caller)
+
+
+async def trial_pod(caller: Caller, key: Study, number: int) -> None:
+    """Admit only the trial's own pod. Raises Forbidden."""
+    authorize_trial(caller, *key, number)
+
+
+async def trial_pod_or_operator(caller: Caller, key: Study, number: int) -> None:
+    """Admit the operator and the trial's own pod. Raises Forbidden."""
+    authorize_trial_or_operator(caller, *key, number)
+
+
+async def refit_pod(caller: Caller, key: Study) -> None:
+    """Admit only the refit's own pod. Raises Forbidden."""
+    authorize_trial(caller, *key, names.REFIT)
+
+
+async def refit_pod_or_operator(caller: Caller, key: Study) -> None:
+    """Admit the operator and the refit's own pod. Raises Forbidden."""
+    authorize_trial_or_operator(caller, *key, names.REFIT)
+
+
+async def reader(caller: Caller, namespace: str) -> None:
+    """Admit the operator and the namespace's readers. Raises Forbidden."""
+    authorize_reader(caller, namespace)
