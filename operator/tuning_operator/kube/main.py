@@ -13,7 +13,7 @@ from tuning_operator.kube import probes
 from tuning_operator.kube.jobs.manifests import Runtime
 from tuning_operator.kube.loop.handlers import follow_changes, kopf_settings, register
 from tuning_operator.kube.loop.reconciler import Reconciler
-from tuning_operator.kube.loop.worker import Pulse, work
+from tuning_operator.kube.loop.worker import work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
@@ -44,14 +44,16 @@ async def operate(settings: OperatorSettings) -> None:
     server = HttpStudyServer(settings.study_server_url, settings.token_file, settings.study_server_ca_file)
     kube = await connect()
     queue: WorkQueue[StudyKey] = WorkQueue()
-    pulse = Pulse(queue)
+    metrics = probes.Metrics(queue.__len__)
     actor = Actor(kube, server, runtime(settings))
     reconciler = Reconciler(kube, server, Observer(kube, server, check, _now), actor, _now)
     listener = await probes.serve(
-        probes.application(pulse.age, settings.stuck_seconds), settings.probe_host, settings.probe_port
+        probes.application(queue.age, settings.stuck_seconds, metrics),
+        settings.probe_host,
+        settings.probe_port,
     )
     try:
-        parts = [work(queue, reconciler, pulse, settings.resync_seconds) for _ in range(settings.workers)]
+        parts = [work(queue, reconciler, metrics, settings.resync_seconds) for _ in range(settings.workers)]
         await _until_first_ends(
             _watch(kube, settings, queue),
             follow_changes(server, queue, settings.namespaces),

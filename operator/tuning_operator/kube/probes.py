@@ -3,23 +3,75 @@
 from collections.abc import Callable
 
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 
 
-def application(age: Callable[[], float], stuck_seconds: float) -> web.Application:
-    """Return the application; `age` tells how long work has waited without a pass coming to its end."""
+class Metrics:
+    """The operator's metrics, in a registry of their own."""
+
+    def __init__(self, studies_in_work: Callable[[], float]) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self.passes = Counter(
+            "tuning_operator_passes_total",
+            "Passes over a study, by outcome.",
+            ["outcome"],
+            registry=self._registry,
+        )
+        self.pass_seconds = Histogram(
+            "tuning_operator_pass_seconds", "Duration of a pass over a study.", registry=self._registry
+        )
+        self.last_pass = Gauge(
+            "tuning_operator_last_pass_timestamp_seconds",
+            "When a pass over a study last ended.",
+            registry=self._registry,
+        )
+        self.requests = Counter(
+            "tuning_operator_kubernetes_requests_total",
+            "Requests to the Kubernetes API, watches excluded, by verb, kind of object and status code "
+            "(0: no reply).",
+            ["verb", "kind", "code"],
+            registry=self._registry,
+        )
+        queue_length = Gauge(
+            "tuning_operator_queue_length", "Studies waiting for a pass or in one.", registry=self._registry
+        )
+        queue_length.set_function(studies_in_work)
+
+    def render(self) -> bytes:
+        """Return the metrics as Prometheus reads them."""
+        return generate_latest(self._registry)
+
+
+def application(age: Callable[[], float], stuck_seconds: float, metrics: Metrics) -> web.Application:
+    """Return the application.
+
+    Args:
+        age: returns how long studies have been waiting without a pass coming to its end.
+        stuck_seconds: the age from which on /healthz fails.
+        metrics: what /metrics serves.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         seconds = age()
-        status = 200 if seconds < stuck_seconds else 503
-        return web.Response(status=status, text=f"last pass {seconds:.0f} s ago, or nothing to do\n")
+        if seconds < stuck_seconds:
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text=f"studies are waiting, and no pass ended for {seconds:.0f} s\n")
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def render(_: web.Request) -> web.Response:
+        return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     app = web.Application()
     app.router.add_get("/healthz", healthz)
-    app.router.add_get("/metrics", metrics)
+    app.router.add_get("/metrics", render)
     return app
 
 

@@ -1,11 +1,20 @@
-"""What happens becomes keys: the change feed's side (kopf's is tested on a real API server)."""
+"""What happens becomes keys in the queue (tests/api has kopf on a real API server)."""
 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+import kopf
 import pytest
-from tuning_operator.kube.loop.handlers import POLL_SECONDS, RECONNECT_SECONDS, follow_changes, kopf_settings
+from tuning_operator.kube.loop.handlers import (
+    POLL_SECONDS,
+    RECONNECT_SECONDS,
+    RUN_EVENT_SECONDS,
+    follow_changes,
+    kopf_settings,
+    register,
+)
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Changes, StudyKey
@@ -15,7 +24,7 @@ AWAY = StudyServerUnavailable("ConnectError")
 
 
 class Feed:
-    """Answers from a script, then waits for ever; notes what it was asked and when."""
+    """Answers from a script, then waits forever; notes what it was asked and when."""
 
     def __init__(self, *script: Changes | Exception) -> None:
         self.script = list(script)
@@ -72,6 +81,46 @@ async def test_studies_of_other_namespaces_are_others() -> None:
     await follow(feed, queue, 1, "ml")
     assert await queue.get() == OTHER
     assert len(queue) == 1
+
+
+async def emit(queue: WorkQueue[StudyKey], plural: str, **event: Any) -> None:
+    """Call the handlers of a kind as kopf does."""
+    registry = kopf.OperatorRegistry()
+    register(registry, queue)
+    handlers = [h for h in registry._watching.get_all_handlers() if h.selector.any_name == plural]
+    assert len(handlers) == 1
+    await handlers[0].fn(**event)
+
+
+@pytest.mark.looptime
+async def test_a_study_that_changes_is_worked_on_at_once() -> None:
+    queue: WorkQueue[StudyKey] = WorkQueue()
+    await emit(queue, "tuningstudies", namespace="ml", name="a")
+    assert len(queue) == 1
+    assert await queue.get() == KEY
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("plural", ["jobs", "pods"])
+async def test_changes_of_runs_are_collected_for_a_moment(plural: str, looptime: float) -> None:
+    queue: WorkQueue[StudyKey] = WorkQueue()
+    await emit(queue, plural, namespace="ml", name="a-0-x7k2p", labels={"tuning.dev/study": "a"})
+    await asyncio.sleep(RUN_EVENT_SECONDS / 2)
+    await emit(queue, plural, namespace="ml", name="a-1-x7k2p", labels={"tuning.dev/study": "a"})
+    assert len(queue) == 0
+    assert await queue.get() == KEY
+    assert looptime == RUN_EVENT_SECONDS, (
+        "counted from the first, so that many changes never starve the study"
+    )
+    assert len(queue) == 1, "in work"
+
+
+@pytest.mark.looptime
+async def test_others_pods_are_ignored() -> None:
+    queue: WorkQueue[StudyKey] = WorkQueue()
+    await emit(queue, "pods", namespace="ml", name="web", labels={})
+    await asyncio.sleep(1)
+    assert len(queue) == 0
 
 
 def test_kopf_asks_for_our_objects_only() -> None:

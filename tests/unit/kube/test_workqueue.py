@@ -75,7 +75,7 @@ async def test_a_delay_during_the_work_counts() -> None:
     assert await got(queue, 1) == "a"
 
 
-async def test_back_off_doubles_up_to_a_limit_and_starts_anew() -> None:
+async def test_back_off_doubles_up_to_a_limit_and_starts_again() -> None:
     queue: WorkQueue[str] = WorkQueue()
     delays = []
     for _ in range(12):
@@ -89,7 +89,7 @@ async def test_back_off_doubles_up_to_a_limit_and_starts_anew() -> None:
     assert queue.retry("a") == 0.25
 
 
-async def test_hasten_ends_all_back_offs(looptime: float) -> None:
+async def test_retry_now_ends_all_back_offs(looptime: float) -> None:
     queue: WorkQueue[str] = WorkQueue()
     for _ in range(9):
         queue.retry("a")
@@ -98,7 +98,7 @@ async def test_hasten_ends_all_back_offs(looptime: float) -> None:
     queue.retry("a")
     queue.add_after("calm", 500)
     before = float(looptime)
-    queue.hasten()
+    queue.retry_now()
     assert await got(queue, 1) == "a"
     assert looptime == before
     assert await got(queue, 100) is None, "others are left alone"
@@ -137,3 +137,26 @@ async def test_many_workers_share_the_keys() -> None:
     assert len(queue) == 0
     for task in workers:
         task.cancel()
+
+
+async def test_the_age_grows_only_while_keys_wait_and_none_is_done() -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    assert queue.age() == 0
+    await asyncio.sleep(500)
+    assert queue.age() == 0, "nothing to do"
+    queue.add("a")
+    await asyncio.sleep(300)
+    queue.add("b")
+    assert (queue.age(), queue.age()) == (300, 300), "reading it changes nothing"
+    assert await got(queue) == "a"
+    await asyncio.sleep(10)
+    assert queue.age() == 310, "with a worker is not done"
+    queue.done("a")
+    assert queue.age() == 0
+    await asyncio.sleep(7)
+    assert queue.age() == 7, "b waits"
+    assert await got(queue) == "b"
+    queue.done("b")
+    queue.retry("b")
+    await asyncio.sleep(0.2)
+    assert queue.age() == 0, "a back-off is no work"

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tuning_operator.kube.jobs.manifests import Runtime
-from tuning_operator.kube.loop.reconciler import NoProgress, Reconciler
+from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor, RunRefused
 from tuning_operator.kube.ports.kubernetes import KubeError
@@ -51,12 +51,18 @@ class World:
     async def tick(self) -> float | None:
         """Do one pass, whatever comes of it; return in how many seconds the operator wants the next one."""
         try:
-            return await self.reconciler.reconcile(KEY)
-        except (KubeError, StudyServerUnavailable, RunRefused, NoProgress):
+            result = await self.reconciler.reconcile(KEY)
+        except (KubeError, StudyServerUnavailable, RunRefused):
             return 1.0
         except Killed:
             self.start_operator()
             return 0.0
+        match result.outcome:
+            case "gone":
+                return None
+            case "no_progress":
+                return 1.0
+        return float("inf") if result.after is None else result.after
 
     async def settle(self, passes: int = 60) -> None:
         """Do passes until the operator has nothing to do at this moment."""

@@ -1,6 +1,6 @@
-"""What happens in the cluster and at the study server, turned into keys of studies to look at. Nothing else.
+"""Turns what happens in the cluster and at the study server into keys in the queue. Nothing else.
 
-kopf is the informer. Its `on.event` handlers leave no finalizer, annotation or status behind.
+kopf is only the informer: its `on.event` handlers add no finalizer, annotation or status to an object.
 """
 
 import asyncio
@@ -18,8 +18,12 @@ from tuning_operator.resource import names
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 25.0
-"""How long the study server may hold the question for changes: below the idle limits of usual proxies."""
+"""How long the study server may wait for changes before it replies: less than proxies' usual idle timeout."""
 RECONNECT_SECONDS = 2.0
+RUN_EVENT_SECONDS = 0.1
+"""Delay before a pass over the study of a Job or pod that changed. A Job and its pod change several times as
+they start and end, and a study's runs often do so together: one pass serves all. No result waits for it, as
+results come through the study server's change feed."""
 
 
 def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey]) -> None:
@@ -34,11 +38,11 @@ def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey]) -> Non
     @kopf.on.event("", "v1", "pods", registry=registry)
     async def run_changed(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
         if study := labels.get(names.LABEL_STUDY):
-            queue.add(StudyKey(namespace or "", study))
+            queue.add_after(StudyKey(namespace or "", study), RUN_EVENT_SECONDS)
 
 
 def kopf_settings() -> kopf.OperatorSettings:
-    """Return kopf's settings: an informer that asks the API server for nothing but our objects."""
+    """Return kopf's settings: an informer that requests nothing but our objects from the API server."""
     settings = kopf.OperatorSettings()
     settings.peering.standalone = True
     settings.scanning.disabled = True  # no watching of CRDs and namespaces, which would need more rights
@@ -47,7 +51,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.watching.connect_timeout = 10
     settings.watching.chunk_size = 500
-    # Filters on handlers work on the client: without these, every pod of the cluster would travel here.
+    # The handlers' filters work on the client: without these, every pod of the cluster would be sent here.
     settings.watching.label_selectors["batch", "v1", "jobs"] = names.LABEL_STUDY
     settings.watching.label_selectors["", "v1", "pods"] = names.LABEL_STUDY
     return settings
@@ -56,22 +60,22 @@ def kopf_settings() -> kopf.OperatorSettings:
 async def follow_changes(
     server: StudyServer, queue: WorkQueue[StudyKey], namespaces: Collection[str] = ()
 ) -> None:
-    """Add the key of each study that changed at the study server: a result is acted on as it arrives.
+    """Add the key of each study that changed at the study server, so that results are acted on at once.
 
-    With `namespaces`, studies of others are left to the operators that serve them.
+    With `namespaces`, studies in other namespaces are ignored: other operators serve them.
     """
-    cursor, away = None, False
+    cursor, unavailable = None, False
     while True:
         try:
-            changes = await server.changes(cursor, 0 if away else POLL_SECONDS)
+            changes = await server.changes(cursor, 0 if unavailable else POLL_SECONDS)
         except StudyServerUnavailable as error:
-            log.warning("No news from the study server, again in %.0f s: %s", RECONNECT_SECONDS, error)
-            away = True
+            log.warning("The study server is unavailable; retrying in %.0f s: %s", RECONNECT_SECONDS, error)
+            unavailable = True
             await asyncio.sleep(RECONNECT_SECONDS)
             continue
-        if away:
-            queue.hasten()
-        cursor, away = changes.cursor, False
+        if unavailable:
+            queue.retry_now()
+        cursor, unavailable = changes.cursor, False
         for namespace, name in changes.studies:
             if not namespaces or namespace in namespaces:
                 queue.add(StudyKey(namespace, name))

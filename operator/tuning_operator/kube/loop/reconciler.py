@@ -2,8 +2,9 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -24,8 +25,18 @@ from tuning_operator.resource.study import TuningStudy, TuningStudySpec, TuningS
 log = logging.getLogger(__name__)
 
 
-class NoProgress(Exception):  # noqa: N818
-    """A pass ordered the very same actions as the one before: what it waits for needs time."""
+@dataclass(frozen=True)
+class Result:
+    """How a pass ended.
+
+    Attributes:
+        outcome: `gone` if the study no longer exists, `acted` if the pass carried out actions, `waiting` if
+            there was nothing to do, `no_progress` if it carried out the same actions as the pass before.
+        after: seconds until the study needs another pass; None if it needs one only when something happens.
+    """
+
+    outcome: Literal["gone", "waiting", "acted", "no_progress"]
+    after: float | None = None
 
 
 class Reconciler:
@@ -43,28 +54,26 @@ class Reconciler:
         self._clock = clock
         self._last: dict[StudyKey, tuple[Action, ...]] = {}
 
-    async def reconcile(self, key: StudyKey) -> float | None:
-        """Do a pass; return in how many seconds to look again (infinity: not before something happens).
-
-        None: the study is gone.
+    async def reconcile(self, key: StudyKey) -> Result:
+        """Do a pass.
 
         Raises:
-            KubeError, StudyServerUnavailable, RunRefused, NoProgress: to be tried again after a back-off.
+            KubeError, StudyServerUnavailable, RunRefused: try again after a back-off.
         """
         body = await self._kube.get(names.KIND, key.namespace, key.name)
         if body is None or body["metadata"].get("deletionTimestamp"):
             await self._forget(key)
-            return None
+            return Result("gone")
         try:
             spec = TuningStudySpec.model_validate(body["spec"])
         except ValidationError as error:
             await self._refuse(body, error)
-            return float("inf")
+            return Result("waiting")
         return await self._pass(
             key, body, TuningStudy(metadata=body["metadata"], spec=spec, status=_status(body))
         )
 
-    async def _pass(self, key: StudyKey, body: dict[str, Any], study: TuningStudy) -> float:
+    async def _pass(self, key: StudyKey, body: dict[str, Any], study: TuningStudy) -> Result:
         now, seen, plan = self._clock(), Observation(None), Plan((), study.status)
         try:
             seen = await self._observer.observe(key, study)
@@ -81,9 +90,9 @@ class Reconciler:
             raise
         await publish(self._kube, body, plan.status, plan.events, now)
         if plan.actions and plan.actions == self._last.get(key):
-            raise NoProgress
+            return Result("no_progress", plan.requeue_after)
         self._last[key] = plan.actions
-        return float("inf") if plan.requeue_after is None else plan.requeue_after
+        return Result("acted" if plan.actions else "waiting", plan.requeue_after)
 
     async def _refuse(self, body: dict[str, Any], error: ValidationError) -> None:
         """A spec that the CRD lets pass and the operator cannot read, from another version say."""

@@ -1,7 +1,7 @@
-"""The queue between what happens and what is done about it, as controllers in Go have it.
+"""The queue between events and workers, after the work queue of Kubernetes' own controllers (client-go).
 
-A key is in the queue once, however often it is added; it is never handed to two workers at once; added while
-a worker has it, it comes back when the worker is done. Times are the event loop's.
+A key is in the queue once, however often it is added; it is never handed to two workers at once; if it is
+added while a worker has it, it comes back when the worker is done. Times are the event loop's.
 """
 
 import asyncio
@@ -24,18 +24,22 @@ class WorkQueue(Generic[K]):
         self._running: set[K] = set()
         self._later: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, int] = {}
+        self._progress = 0.0
+        """When a key was last done, or came into an empty queue."""
         self._wake = asyncio.Condition()
 
     def add(self, key: K) -> None:
         """Have the key worked on as soon as a worker is free."""
         if key in self._dirty:
             return
+        if not len(self):
+            self._progress = asyncio.get_running_loop().time()
         self._dirty.add(key)
         if key not in self._running:
             self._push(key)
 
     def add_after(self, key: K, delay: float) -> None:
-        """Have the key worked on in so many seconds; of several such times the earliest holds."""
+        """Have the key worked on after a delay in seconds; if it has several, the earliest counts."""
         if delay <= 0:
             self.add(key)
             return
@@ -56,16 +60,16 @@ class WorkQueue(Generic[K]):
         return delay
 
     def succeeded(self, key: K) -> None:
-        """Let the key's next back-off begin small again."""
+        """Reset the key's back-off."""
         self._failures.pop(key, None)
 
-    def hasten(self) -> None:
-        """Have all keys that wait for their back-off worked on now: what they failed of may be mended."""
+    def retry_now(self) -> None:
+        """Have all keys that wait for their back-off worked on now: what made them fail may be over."""
         for key in list(self._failures):
             self.add(key)
 
     def forget(self, key: K) -> None:
-        """Drop what is remembered of a key that will not come back by itself."""
+        """Drop a key's back-off and delay: it does not come back unless it is added again."""
         self.succeeded(key)
         if planned := self._later.pop(key, None):
             planned.cancel()
@@ -76,20 +80,25 @@ class WorkQueue(Generic[K]):
             await self._wake.wait_for(lambda: self._ready)
             key = self._ready.popleft()
         if planned := self._later.pop(key, None):
-            planned.cancel()  # it is looked at now; the worker says when to look next
+            planned.cancel()  # it is worked on now; the worker decides when it is next
         self._dirty.discard(key)
         self._running.add(key)
         return key
 
     def done(self, key: K) -> None:
-        """Say that the worker is through with a key."""
+        """Return a key that `get` handed out; if it was added meanwhile, it is next in line again."""
         self._running.discard(key)
+        self._progress = asyncio.get_running_loop().time()
         if key in self._dirty:
             self._push(key)
 
     def __len__(self) -> int:
-        """Return how many keys are waiting or worked on, not counting those for later."""
+        """Return how many keys are waiting or worked on, not counting those with a delay."""
         return len(self._dirty | self._running)
+
+    def age(self) -> float:
+        """Return for how many seconds keys have been waiting or in work without one being done."""
+        return asyncio.get_running_loop().time() - self._progress if len(self) else 0.0
 
     def _due(self, key: K) -> None:
         self._later.pop(key, None)
