@@ -1,4 +1,4 @@
-{{/* What every name begins with. Short enough for the names of the StatefulSets' pods and revisions. */}}
+{{/* The prefix of all names. Limited to 38 characters because of the names of the StatefulSets' pods and revisions. */}}
 {{- define "tuning-operator.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{ .Values.fullnameOverride }}
@@ -13,7 +13,7 @@
 {{- define "tuning-operator.postgres" -}}{{ include "tuning-operator.fullname" . }}-postgres{{- end -}}
 {{- define "tuning-operator.dashboard" -}}{{ include "tuning-operator.fullname" . }}-dashboard{{- end -}}
 
-{{/* Labels by which pods are found. Takes [context, component]. */}}
+{{/* Labels that select a component's pods. Takes [context, component]. */}}
 {{- define "tuning-operator.selector" -}}
 {{- $context := index . 0 -}}
 app.kubernetes.io/name: {{ $context.Chart.Name }}
@@ -21,7 +21,7 @@ app.kubernetes.io/instance: {{ $context.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
-{{/* Labels of an object. Takes [context, component]. */}}
+{{/* Labels of all objects. Takes [context, component]. */}}
 {{- define "tuning-operator.labels" -}}
 {{- $context := index . 0 -}}
 {{ include "tuning-operator.selector" . }}
@@ -31,14 +31,14 @@ app.kubernetes.io/managed-by: {{ $context.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $context.Chart.Name $context.Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* What every container is denied. */}}
+{{/* The security context of all containers. */}}
 {{- define "tuning-operator.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* The user a pod runs as. Takes the number; volumes are given to it. */}}
+{{/* The security context of a pod. Takes the user ID, which also owns the volumes. */}}
 {{- define "tuning-operator.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: {{ . }}
@@ -48,7 +48,7 @@ fsGroupChangePolicy: OnRootMismatch
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}
 
-{{/* Where a pod may run. Takes the component's values. */}}
+{{/* Scheduling constraints of a pod. Takes the component's values. */}}
 {{- define "tuning-operator.scheduling" -}}
 {{- range $field := list "nodeSelector" "tolerations" "affinity" -}}
 {{- with get $ $field }}
@@ -62,7 +62,7 @@ image: {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end -}}
 
-{{/* Where the study server answers, from any namespace. */}}
+{{/* The study server's host name, valid in all namespaces. */}}
 {{- define "tuning-operator.studyServerHost" -}}
 {{ include "tuning-operator.studyServer" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
@@ -76,8 +76,8 @@ imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end -}}
 
 {{/*
-The data of the generated certificate's Secret, as JSON: what the cluster has, else a new certificate, made once per rendering,
-so that all templates speak of the same one. The authority signs this certificate only; its key is thrown away.
+The data of the generated certificate's Secret, as JSON. If the cluster has no certificate, a new one is generated. It is stored in
+.Values so that all templates use the same one. The CA signs only this certificate, and its key is discarded.
 */}}
 {{- define "tuning-operator.generatedTls" -}}
 {{- if not (hasKey .Values "generatedTls") -}}
@@ -97,14 +97,14 @@ so that all templates speak of the same one. The authority signs this certificat
 {{- toJson .Values.generatedTls -}}
 {{- end -}}
 
-{{/* Restarts the pods that read the certificate when Helm makes a new one. */}}
+{{/* Restarts the pods that read the certificate when Helm generates a new one. */}}
 {{- define "tuning-operator.tlsChecksum" -}}
 {{- if eq .Values.studyServer.tls.source "generated" -}}
 checksum/tls: {{ include "tuning-operator.generatedTls" . | sha256sum }}
 {{- end -}}
 {{- end -}}
 
-{{/* The environment variable with the database's URL. Takes [context, name]. */}}
+{{/* An environment variable with the URL of the database. Takes [context, name of the variable]. */}}
 {{- define "tuning-operator.databaseUrl" -}}
 {{- $context := index . 0 -}}
 {{- $external := $context.Values.postgres.external -}}
