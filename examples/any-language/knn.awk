@@ -1,19 +1,19 @@
-# The k nearest irises tell the species of one: prints its metric in words of its own.
+# k-nearest-neighbors classification of irises. Prints its metric in a sentence.
 #
-#   awk -v k=5 -v power=2 -f knn.awk iris.csv
+# Usage: awk -v k=5 -v power=2 -f knn.awk iris.csv
 BEGIN { FS = "," }
-NR == 1 { next }                                  # the heading
+NR == 1 { next }                                  # header
 { species[NR] = $5; for (i = 1; i <= 4; i++) measure[NR, i] = $i }
 
 END {
-    for (flower = 2; flower <= NR; flower += 3) { # every third one is asked about, the others are known
+    for (flower = 2; flower <= NR; flower += 3) { # every third flower is for validation
         asked++
         if (guess(flower) == species[flower]) right++
     }
     printf "%.2f %% of %d unseen flowers are right\n", 100 * right / asked, asked
 }
 
-# The species that most of the k nearest known flowers have; of equals the nearest one's.
+# Returns the most frequent species of the k nearest flowers; for a tie, the nearest one's.
 function guess(flower,    other, place, nearest, distance, votes, best) {
     for (place = 1; place <= k; place++) distance[place] = 1e9
     for (other = 2; other <= NR; other++) {
@@ -25,7 +25,7 @@ function guess(flower,    other, place, nearest, distance, votes, best) {
     return best
 }
 
-# Keep the k smallest distances in order, and whose they are.
+# Keeps the k smallest distances in order, and their flowers.
 function insert(distance, nearest, d, name,    place) {
     if (d >= distance[k]) return
     for (place = k; place > 1 && distance[place - 1] > d; place--) {
@@ -36,7 +36,7 @@ function insert(distance, nearest, d, name,    place) {
     nearest[place] = name
 }
 
-# Minkowski's distance to the power: 1 counts blocks, 2 is Euclid's squared.
+# Minkowski distance: power 1 is Manhattan, power 2 is Euclidean (squared).
 function apart(one, other,    i, d, sum) {
     for (i = 1; i <= 4; i++) {
         d = measure[one, i] - measure[other, i]

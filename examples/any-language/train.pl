@@ -1,8 +1,8 @@
 #!/usr/bin/perl
-# Logistic regression on Fisher's irises by gradient descent: a trial is any program that is told its parameters
-# and prints its metric.
+# Logistic regression on Fisher's irises by gradient descent. A trial can run any program that takes parameters and
+# prints its metric.
 #
-#   perl train.pl iris.csv LEARNING_RATE        with TUNING_PARAM_MOMENTUM and TUNING_PARAM_L2 in the environment
+# Usage: TUNING_PARAM_MOMENTUM=0.9 TUNING_PARAM_L2=0.001 perl train.pl iris.csv LEARNING_RATE
 use strict;
 use warnings FATAL => "all";
 use List::Util qw(max sum0);
@@ -14,9 +14,9 @@ die "usage: perl train.pl iris.csv LEARNING_RATE\n" unless defined $learning_rat
 my $momentum = $ENV{TUNING_PARAM_MOMENTUM} // 0.9;
 my $l2       = $ENV{TUNING_PARAM_L2}       // 1e-4;
 
-$| = 1;                               # each line at once: a hopeless trial is stopped by what it has printed
+$| = 1;                               # print each line immediately, so that the trial can be pruned
 my $stopped = 0;
-$SIG{TERM} = sub { $stopped = 1 };    # pruned: there are some seconds to put things in order
+$SIG{TERM} = sub { $stopped = 1 };    # sent when the trial is pruned
 
 my ($flowers, $species) = read_flowers($file);
 my @valid = @{$flowers}[grep { $_ % 3 == 0 } 0 .. $#$flowers];
@@ -34,12 +34,12 @@ for my $epoch (1 .. EPOCHS) {
     }
 }
 
-# Each flower: { x => [1, four measures], class => number of its species }. Returns them and how many species there are.
+# Returns the flowers as { x => [1, four measurements], class => number of the species }, and the number of species.
 sub read_flowers {
     my ($path) = @_;
     open my $lines, '<', $path or die "$path: $!\n";
     my (%number, @read);
-    <$lines>;                         # the heading
+    <$lines>;                         # header
     while (my $line = <$lines>) {
         chomp $line;
         my @measures = split /,/, $line;
@@ -50,7 +50,7 @@ sub read_flowers {
     return (\@read, scalar keys %number);
 }
 
-# Let each measure have mean 0 and deviation 1 in the first group of flowers.
+# Standardizes each measurement to mean 0 and deviation 1 in the first group of flowers.
 sub standardize {
     my @groups = @_;
     for my $i (1 .. 4) {
@@ -61,7 +61,7 @@ sub standardize {
     }
 }
 
-# The probability of each species (softmax).
+# Returns the probability of each species (softmax).
 sub probabilities {
     my ($x) = @_;
     my @scores;
@@ -74,7 +74,7 @@ sub probabilities {
     return map { $_ / $total } @powers;
 }
 
-# One step down the gradient of the mean cross-entropy, with momentum and weight decay.
+# Takes one step of gradient descent on the mean cross-entropy, with momentum and weight decay.
 sub descend {
     my @gradient = map { [(0) x 5] } 1 .. $species;
     for my $flower (@train) {
@@ -93,7 +93,7 @@ sub descend {
     }
 }
 
-# The mean cross-entropy of the flowers that are not trained on.
+# Returns the mean cross-entropy of the validation flowers.
 sub loss {
     my @losses = map { my @p = probabilities($_->{x}); -log(max($p[$_->{class}], 1e-300)) } @valid;
     return sum0(@losses) / @losses;

@@ -1,7 +1,8 @@
-"""BERT learns to tell good reviews of films from bad ones: IMDB with the Hugging Face Trainer.
+"""Fine-tunes BERT to classify movie reviews (IMDB) with the Hugging Face Trainer.
 
-`python train.py` runs the search on this machine with plain Optuna, then the final training. MODEL and
-DATASET are names on the hub, or folders with such a model and such data; the final model goes to MODEL_DIR.
+`python train.py` runs the search on your machine with Optuna, then the final training. The environment
+variables MODEL and DATASET are names on the Hugging Face Hub, or folders. The final model is saved to
+MODEL_DIR.
 """
 
 import os
@@ -30,29 +31,29 @@ SEED = 42
 
 
 class Data(NamedTuple):
-    """Reviews as tokens: what trials train on, what they are judged by, and what only the final model is."""
+    """Tokenized reviews: training and validation data for the trials, and test data for the final model."""
 
     train: Dataset
     valid: Dataset
     everything: Dataset
-    """Both of these."""
+    """Training and validation data."""
     test: Dataset
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Train with the trial's parameters; return the share of unseen reviews that are told rightly."""
+    """Train with the trial's parameters; return the accuracy on the validation data."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     data = load(tokenizer)
     with TemporaryDirectory() as folder:
         arguments = training_arguments(trial, folder, eval_strategy="epoch")
         trainer = trainer_of(arguments, tokenizer, data.train, data.valid)
-        trainer.add_callback(TuningCallback(trial, "eval_accuracy"))  # reports each epoch, stops when told
+        trainer.add_callback(TuningCallback(trial, "eval_accuracy"))  # reports each epoch and prunes
         trainer.train()
     return [entry["eval_accuracy"] for entry in trainer.state.log_history if "eval_accuracy" in entry][-1]
 
 
 def final(trial: optuna.Trial) -> float:
-    """Train with the best parameters on all training reviews, keep the model, judge it by the test ones."""
+    """Train on all training reviews, save the model and evaluate it on the test reviews."""
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     data = load(tokenizer)
     with TemporaryDirectory() as folder:
@@ -85,7 +86,7 @@ def training_arguments(trial: optuna.Trial, folder: str, **more: Any) -> Trainin
 
 
 def trainer_of(arguments: TrainingArguments, tokenizer: Any, train: Dataset, judged: Dataset) -> Trainer:
-    set_seed(SEED)  # the classifier on top of BERT is new: the same in every trial
+    set_seed(SEED)  # the classification head starts from the same weights in every trial
     model = AutoModelForSequenceClassification.from_pretrained(
         MODEL, id2label=LABELS, label2id={label: number for number, label in LABELS.items()}
     )
@@ -105,7 +106,7 @@ def accuracy_of(prediction: EvalPrediction) -> dict[str, float]:
 
 
 def load(tokenizer: Any) -> Data:
-    """Return the reviews as tokens; a tenth of those to train with, always the same, judges the trials."""
+    """Return the tokenized reviews. A tenth of the training reviews, always the same, is for validation."""
     reviews = load_dataset(DATASET)
     parts = {name: tokens(reviews[name], tokenizer) for name in ("train", "test")}
     divided = parts["train"].train_test_split(test_size=0.1, stratify_by_column="label", seed=SEED)
@@ -117,7 +118,7 @@ def load(tokenizer: Any) -> Data:
 
 
 def tokens(reviews: Dataset, tokenizer: Any) -> Dataset:
-    """Cut what is longer than the model can read (BERT: 512 tokens)."""
+    """Truncate texts to the model's maximum length (BERT: 512 tokens)."""
     return reviews.map(
         lambda rows: tokenizer(rows["text"], truncation=True), batched=True, remove_columns="text"
     )

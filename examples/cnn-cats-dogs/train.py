@@ -1,7 +1,8 @@
-"""A small convolutional network that tells cats from dogs, or the classes of any other folders of pictures.
+"""A small convolutional network that classifies images of cats and dogs, or of any other classes.
 
-`python train.py` runs the search on this machine with plain Optuna. The folder IMAGE_DIR holds pictures as
-torchvision's ImageFolder wants them: train/cat/*.jpg, train/dog/*.jpg, val/cat/*.jpg, val/dog/*.jpg.
+`python train.py` runs the search on your machine with Optuna. The environment variable IMAGE_DIR is a
+folder with images in the layout of torchvision's ImageFolder: train/cat/*.jpg, train/dog/*.jpg,
+val/cat/*.jpg, val/dog/*.jpg.
 """
 
 import os
@@ -23,7 +24,7 @@ SEED = 0
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MIXED = DEVICE.type == "cuda" and torch.cuda.is_bf16_supported()
-"""bfloat16 where the GPU computes with it: it has float32's range, so that gradients need no scaling."""
+"""bfloat16 if the GPU supports it. It has the range of float32, so gradients need no scaling."""
 
 NORMALIZED = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.25] * 3)]
 AUGMENTED = v2.Compose([v2.RandomResizedCrop(SIDE, scale=(0.5, 1)), v2.RandomHorizontalFlip(), *NORMALIZED])
@@ -31,7 +32,7 @@ CENTRED = v2.Compose([v2.Resize(SIDE + 32), v2.CenterCrop(SIDE), *NORMALIZED])
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Train with the trial's parameters; return the loss on the pictures in val."""
+    """Train with the trial's parameters; return the loss on the images in val."""
     learning_rate = trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True)
     weight_decay = trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True)
     torch.manual_seed(SEED)  # every trial starts from the same weights
@@ -58,7 +59,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def cnn(classes: int) -> nn.Sequential:
-    """Return the network: each block halves the sides of the picture, and what is left is averaged."""
+    """Return the network: each block halves the size of the image, and the result is averaged."""
     channels = [3, 32, 64, 128, 256]
     layers: list[nn.Module] = []
     for before, after in pairwise(channels):
@@ -68,8 +69,8 @@ def cnn(classes: int) -> nn.Sequential:
 
 
 def batches(pictures: ImageFolder, *, shuffle: bool) -> DataLoader:
-    """Decode the pictures while the network trains, in as many processes as there are cores."""
-    cores = torch.get_num_threads()  # of OMP_NUM_THREADS, which study.yaml sets to the container's CPUs
+    """Return a data loader that decodes images in one process per core."""
+    cores = torch.get_num_threads()  # OMP_NUM_THREADS, which study.yaml sets to the container's CPUs
     workers = cores if cores > 1 else 0
     return DataLoader(
         pictures,
@@ -93,7 +94,7 @@ def fit(network: nn.Module, optimizer: torch.optim.Optimizer, training: DataLoad
 
 @torch.no_grad()
 def judge(network: nn.Module, validation: DataLoader) -> tuple[float, float]:
-    """Return the mean loss of a picture, and the share of the pictures that the network tells rightly."""
+    """Return the mean loss and the accuracy."""
     network.eval()
     loss = right = torch.zeros((), device=DEVICE)
     for pictures, classes in validation:
@@ -105,7 +106,7 @@ def judge(network: nn.Module, validation: DataLoader) -> tuple[float, float]:
 
 
 def scores(network: nn.Module, pictures: Tensor) -> Tensor:
-    """Return a score for each class, in float32."""
+    """Return the scores of the classes, in float32."""
     pictures = pictures.to(DEVICE, memory_format=torch.channels_last, non_blocking=True)
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=MIXED):
         return network(pictures).float()

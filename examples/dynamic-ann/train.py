@@ -1,8 +1,8 @@
-"""A network whose shape is part of the search: 1 to 3 hidden layers, dropout, and one of three optimizers.
+"""A network whose architecture is part of the search: 1 to 3 hidden layers, dropout, and the optimizer.
 
-`python train.py` runs the search on this machine with plain Optuna, then trains the best network on all data.
-Where MNIST_DIR names a folder with MNIST in torchvision's layout (MNIST/raw/train-images-idx3-ubyte, ...),
-that is used, otherwise scikit-learn's 1,797 digits.
+`python train.py` runs the search on your machine with Optuna, then trains the best network on all data. If
+the environment variable MNIST_DIR is set, that folder must contain MNIST in torchvision's layout
+(MNIST/raw/train-images-idx3-ubyte, ...). Otherwise, scikit-learn's 1,797 digits are used.
 """
 
 import os
@@ -21,14 +21,14 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Split(NamedTuple):
-    """Pictures as rows of pixels in 0..1, and the digit that each shows."""
+    """Images as rows of pixels between 0 and 1, and their digits."""
 
     pictures: Tensor
     digits: Tensor
 
 
 class Data(NamedTuple):
-    """What trials train on, what they are judged by, and what only the final network is judged by."""
+    """Training and validation data for the trials, and test data for the final network."""
 
     train: Split
     valid: Split
@@ -36,12 +36,12 @@ class Data(NamedTuple):
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Return the accuracy of a network whose hidden layers are of one size."""
+    """Return the accuracy of a network whose hidden layers all have the same size."""
     return search(trial, one_size(trial))
 
 
 def objective_per_layer(trial: optuna.Trial) -> float:
-    """Return the accuracy of a network whose hidden layers are each of their own size."""
+    """Return the accuracy of a network whose hidden layers can have different sizes."""
     return search(trial, size_per_layer(trial))
 
 
@@ -51,13 +51,13 @@ def one_size(trial: optuna.Trial) -> list[int]:
 
 
 def size_per_layer(trial: optuna.Trial) -> list[int]:
-    """Conditional: the third layer's size is only asked for where there is a third layer."""
+    """Suggest one size per layer: the third layer's size exists only if there is a third layer."""
     n_layers = trial.suggest_int("n_layers", 1, 3)
     return [trial.suggest_int(f"hidden_size_{layer}", 64, 256, step=64) for layer in range(1, n_layers + 1)]
 
 
 def search(trial: optuna.Trial, hidden_sizes: list[int]) -> float:
-    """Train with the trial's parameters; return the accuracy on the pictures that it has not seen."""
+    """Train with the trial's parameters; return the accuracy on the validation data."""
     parts = data()
     training = Training(trial, hidden_sizes, pixels=parts.train.pictures.shape[1])
     accuracy = 0.0
@@ -72,7 +72,7 @@ def search(trial: optuna.Trial, hidden_sizes: list[int]) -> float:
 
 
 def final(trial: optuna.Trial) -> float:
-    """Train the best trial's network on all data, keep it, and return its accuracy on the test pictures."""
+    """Train the best trial's network on all data, save it, and return its accuracy on the test data."""
     parts = data()
     everything = Split(*map(torch.cat, zip(parts.train, parts.valid, strict=True)))
     hidden_sizes = one_size(trial) if "hidden_size" in trial.params else size_per_layer(trial)
@@ -88,7 +88,7 @@ def final(trial: optuna.Trial) -> float:
 
 
 class Training:
-    """A network, and how it learns, as a trial's parameters say."""
+    """A network and its optimizer, configured by a trial's parameters."""
 
     def __init__(self, trial: optuna.Trial, hidden_sizes: list[int], pixels: int) -> None:
         dropout = trial.suggest_float("dropout", 0.1, 0.5)
@@ -110,7 +110,7 @@ class Training:
 
     @torch.no_grad()
     def rate(self, split: Split) -> float:
-        """Return the share of the digits that the network reads rightly."""
+        """Return the accuracy."""
         self.network.eval()
         return (self.network(split.pictures).argmax(dim=1) == split.digits).float().mean().item()
 
@@ -124,7 +124,7 @@ def network(pixels: int, hidden_sizes: list[int], dropout: float) -> nn.Sequenti
 
 @cache
 def data() -> Data:
-    """Return the three parts; the same for every trial."""
+    """Return the three parts of the data, the same for every trial."""
     folder = os.environ.get("MNIST_DIR")
     known, test = mnist(folder) if folder else scikit_learn_digits()
     train, valid = divided(known, 0.2)
@@ -135,8 +135,8 @@ def data() -> Data:
 
 
 def mnist(folder: str) -> tuple[Split, Split]:
-    """Return the 60,000 training and the 10,000 test pictures. Raises RuntimeError where there are none."""
-    from torchvision.datasets import MNIST  # here: a second of each trial that the other data need not pay
+    """Return the 60,000 training and the 10,000 test images. Raises RuntimeError if the folder has none."""
+    from torchvision.datasets import MNIST  # imported here because it takes a second
 
     parts = [MNIST(folder, train=train, download=False) for train in (True, False)]
     known, test = (
@@ -152,7 +152,7 @@ def scikit_learn_digits() -> tuple[Split, Split]:
 
 
 def divided(split: Split, share: float) -> tuple[Split, Split]:
-    """Divide into two; the second gets that share, of each digit alike."""
+    """Split in two, stratified by digit; the second part gets the given share."""
     indices = train_test_split(
         range(len(split.digits)), test_size=share, stratify=split.digits.cpu(), random_state=0
     )

@@ -1,6 +1,6 @@
-"""A support vector machine reads digits: five folds of cross-validation, hopeless parameters stopped early.
+"""A support vector machine for digits, evaluated by cross-validation; unpromising parameters are pruned.
 
-`python train.py` runs the search on this machine with plain Optuna, the known points first.
+`python train.py` runs the search on your machine with Optuna, starting with the known points.
 """
 
 import optuna
@@ -8,11 +8,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import SVC
 
-KNOWN = [{"C": 1.0, "gamma": 0.001}, {"C": 10.0}]  # scikit-learn's own example for these digits; a hunch
+KNOWN = [{"C": 1.0, "gamma": 0.001}, {"C": 10.0}]  # scikit-learn's example; an educated guess
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Return the mean accuracy of the folds, reporting the mean so far after each."""
+    """Return the mean accuracy of five folds; report the mean so far after each fold."""
     model = SVC(
         C=trial.suggest_float("C", 1e-2, 1e3, log=True),
         gamma=trial.suggest_float("gamma", 1e-6, 1e-1, log=True),

@@ -1,8 +1,8 @@
-"""A two-layer network on handwritten digits: an Optuna objective, with nothing in it about Kubernetes.
+"""A two-layer network for handwritten digits: an ordinary Optuna objective.
 
-`python train.py` runs the same search on this machine with plain Optuna. MNIST is used where the folder
-MNIST_DIR has it in torchvision's layout (MNIST/raw/train-images-idx3-ubyte, ...), scikit-learn's 1,797 digits
-otherwise.
+`python train.py` runs the same search on your machine with Optuna. If the environment variable MNIST_DIR is
+set, that folder must contain MNIST in torchvision's layout (MNIST/raw/train-images-idx3-ubyte, ...).
+Otherwise, scikit-learn's 1,797 digits are used.
 """
 
 import os
@@ -21,7 +21,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Split(NamedTuple):
-    """Pictures as rows of pixels in 0..1, and the digit that each shows."""
+    """Images as rows of pixels between 0 and 1, and their digits."""
 
     pictures: Tensor
     digits: Tensor
@@ -29,7 +29,7 @@ class Split(NamedTuple):
 
 @cache
 def data() -> tuple[Split, Split]:
-    """Return what to train on and what to validate with; the same for every trial."""
+    """Return training and validation data, the same for every trial."""
     try:
         pictures, digits = mnist(os.environ["MNIST_DIR"])
         source = f"MNIST from {os.environ['MNIST_DIR']}"
@@ -50,7 +50,7 @@ def data() -> tuple[Split, Split]:
 
 
 def mnist(folder: str) -> tuple[Tensor, Tensor]:
-    from torchvision.datasets import MNIST  # here: a second of each trial that the other data need not pay
+    from torchvision.datasets import MNIST  # imported here because it takes a second
 
     training = MNIST(folder, train=True, download=False)
     return training.data.flatten(1).to(DEVICE, torch.float32) / 255, training.targets.to(DEVICE)
@@ -63,7 +63,7 @@ def scikit_learn_digits() -> tuple[Tensor, Tensor]:
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Train with the trial's parameters; return the share of unseen digits that the network reads rightly."""
+    """Train with the trial's parameters; return the accuracy on the validation data."""
     learning_rate = trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True)
     hidden_size = trial.suggest_int("hidden_size", 64, 256, step=32)
     train, valid = data()

@@ -1,6 +1,6 @@
-"""Accuracy against latency: a random forest that reads digits, well or fast.
+"""A random forest for digits, optimized for accuracy and latency.
 
-`python train.py` runs the search on this machine with plain Optuna and prints the Pareto front.
+`python train.py` runs the search on your machine with Optuna and prints the Pareto front.
 """
 
 import os
@@ -22,20 +22,20 @@ WARM_UP, MEASURED = 10, 100  # predictions
 
 
 class Split(NamedTuple):
-    """Pictures as rows of pixels, and the digit that each shows."""
+    """Images as rows of pixels, and their digits."""
 
     pictures: NDArray[np.float64]
     digits: NDArray[np.int64]
 
 
 def objective(trial: optuna.Trial) -> tuple[float, float]:
-    """Return the accuracy on unseen pictures, and the latency in milliseconds."""
+    """Return the accuracy on the validation data and the latency in milliseconds."""
     train, valid, _ = data()
     return judged(forest(trial).fit(*train), valid)
 
 
 def final(trial: optuna.Trial) -> tuple[float, float]:
-    """Train the chosen forest on all data, keep it, and judge it by pictures that no trial has seen."""
+    """Train the chosen forest on all data, save it, and evaluate it on the test data."""
     train, valid, test = data()
     everything = Split(*map(np.concatenate, zip(train, valid, strict=True)))
     model = forest(trial).fit(*everything)
@@ -61,7 +61,7 @@ def judged(model: RandomForestClassifier, unseen: Split) -> tuple[float, float]:
 
 
 def latency_ms(model: RandomForestClassifier, pictures: NDArray[np.float64]) -> float:
-    """Return the median time of a prediction for one picture, after some that warm up caches."""
+    """Return the median time of one prediction in milliseconds, after a warm-up."""
     times = []
     for number in range(WARM_UP + MEASURED):
         picture = pictures[number : number + 1]
@@ -73,14 +73,14 @@ def latency_ms(model: RandomForestClassifier, pictures: NDArray[np.float64]) -> 
 
 @cache
 def data() -> tuple[Split, Split, Split]:
-    """Return what to train on, what trials are judged by, and what only the final model is judged by."""
+    """Return training, validation and test data. Only the final model uses the test data."""
     known, test = divided(Split(*load_digits(return_X_y=True)))
     train, valid = divided(known)
     return train, valid, test
 
 
 def divided(split: Split) -> tuple[Split, Split]:
-    """Divide into two, of each digit alike; the second gets a quarter."""
+    """Split in two, stratified by digit; the second part gets a quarter."""
     parts = train_test_split(*split, test_size=0.25, stratify=split.digits, random_state=0)
     return Split(parts[0], parts[2]), Split(parts[1], parts[3])
 

@@ -1,11 +1,12 @@
 """A transformer that classifies sequences, trained with Lightning: a whole Optuna script.
 
-`python train.py` searches for an hour, keeps the study in a database, and draws its plots; run it again, and
-it goes on. PLOTS_DIR is where the plots go, STORAGE the database's URL.
+`python train.py` runs the search for an hour, stores the study in a database and saves plots. Run it again
+to continue the study. The environment variable PLOTS_DIR is the folder for the plots, STORAGE the
+database's URL.
 
-Each picture of a handwritten digit is a sequence of rows. Where MNIST_DIR names a folder with MNIST in
-torchvision's layout (MNIST/raw/train-images-idx3-ubyte, ...), that is used, otherwise
-scikit-learn's 1,797 digits.
+Each image of a handwritten digit is a sequence of rows. If MNIST_DIR is set, that folder must contain MNIST
+in torchvision's layout (MNIST/raw/train-images-idx3-ubyte, ...). Otherwise, scikit-learn's 1,797 digits are
+used.
 """
 
 import os
@@ -35,19 +36,19 @@ CLASSES = 10
 
 
 class Data(NamedTuple):
-    """Sequences (count x rows x width, in 0..1) with their classes, to train with and to judge by."""
+    """Training and validation data: sequences (count x rows x width, between 0 and 1) and their classes."""
 
     train: TensorDataset
     valid: TensorDataset
 
     @property
     def shape(self) -> torch.Size:
-        """Of a sequence: its rows, and the numbers in each."""
+        """The shape of one sequence: rows and width."""
         return self.train.tensors[0].shape[1:]
 
 
 class Classifier(lightning.LightningModule):
-    """A transformer encoder; the mean of what it makes of the rows decides."""
+    """A transformer encoder with mean pooling over the rows."""
 
     def __init__(
         self,
@@ -70,14 +71,14 @@ class Classifier(lightning.LightningModule):
             dim_feedforward=2 * hidden_dim,
             dropout=dropout,
             batch_first=True,
-            norm_first=True,  # deep ones learn at higher rates
+            norm_first=True,  # stabilizes deep encoders at high learning rates
         )
         norm = nn.LayerNorm(hidden_dim)
         self.encoder = nn.TransformerEncoder(layer, num_layers, norm, enable_nested_tensor=False)
         self.head = nn.Linear(hidden_dim, CLASSES)
 
     def forward(self, sequences: Tensor) -> Tensor:
-        """Return a score for each class."""
+        """Return the scores of the classes."""
         return self.head(self.encoder(self.embedding(sequences) + self.position).mean(dim=1))
 
     def training_step(self, batch: list[Tensor], _: int) -> Tensor:
@@ -94,7 +95,7 @@ class Classifier(lightning.LightningModule):
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Train with the trial's parameters; return the share of unseen sequences that are told rightly."""
+    """Train with the trial's parameters; return the accuracy on the validation data."""
     learning_rate = trial.suggest_float("learning_rate", 1e-5, 1e-2, log=True)
     batch_size = trial.suggest_categorical("batch_size", [16, 32, 64, 128])
     num_layers = trial.suggest_int("num_layers", 2, 8)
@@ -133,7 +134,7 @@ def objective(trial: optuna.Trial) -> float:
 
 
 def load_data() -> Data:
-    """Return the data; the same for every trial."""
+    """Return the data, the same for every trial."""
     folder = os.environ.get("MNIST_DIR")
     if folder:
         training = MNIST(folder, train=True)
@@ -150,7 +151,7 @@ def load_data() -> Data:
     return Data(*(TensorDataset(sequences[part], classes[part]) for part in (train, valid)))
 
 
-warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory: none is needed
+warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data is in memory
 
 study = optuna.create_study(
     storage=os.environ.get("STORAGE", "sqlite:///transformer.db"),

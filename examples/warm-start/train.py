@@ -1,7 +1,7 @@
-"""A small network reads digits: tuned on a part of the data first, then on all of it, with what was learned.
+"""A small network for digits, tuned on a part of the data first and then, from those trials, on all data.
 
-`python train.py` runs both studies on this machine with plain Optuna. DATA_SHARE is the part of the training
-data that is used, from 0 to 1.
+`python train.py` runs both studies on your machine with Optuna. The environment variable DATA_SHARE is the
+share of the training data to use, from 0 to 1.
 """
 
 import os
@@ -19,14 +19,14 @@ EPOCHS = 20
 
 
 class Split(NamedTuple):
-    """Pictures as rows of pixels in 0..1, and the digit that each shows."""
+    """Images as rows of pixels between 0 and 1, and their digits."""
 
     pictures: NDArray[np.float64]
     digits: NDArray[np.int64]
 
 
 def objective(trial: optuna.Trial) -> float:
-    """Return the accuracy on pictures that are the same ones whatever the share of the data to train on."""
+    """Return the accuracy on validation data that does not depend on the share of training data."""
     network = MLPClassifier(
         hidden_layer_sizes=trial.suggest_int("hidden_size", 16, 128, step=16),
         learning_rate_init=trial.suggest_float("learning_rate", 1e-5, 1e-1, log=True),
@@ -48,7 +48,7 @@ def objective(trial: optuna.Trial) -> float:
 
 @cache
 def data(share: float) -> tuple[Split, Split]:
-    """Return what to train on, so much of it, and what to validate with."""
+    """Return a share of the training data, and the validation data."""
     pictures, digits = load_digits(return_X_y=True)
     known, valid = divided(Split(pictures / 16, digits), 0.25)
     train = known if share >= 1 else divided(known, 1 - share)[0]
@@ -57,7 +57,7 @@ def data(share: float) -> tuple[Split, Split]:
 
 
 def divided(split: Split, share: float) -> tuple[Split, Split]:
-    """Divide into two, of each digit alike; the second gets that share."""
+    """Split in two, stratified by digit; the second part gets the given share."""
     parts = train_test_split(*split, test_size=share, stratify=split.digits, random_state=0)
     return Split(parts[0], parts[2]), Split(parts[1], parts[3])
 
