@@ -1,4 +1,4 @@
-"""The cluster of the end-to-end tests: made if need be, with the images loaded and the chart installed."""
+"""The cluster of the end-to-end tests, with the images of this checkout and the chart installed."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from tests.e2e.kit import Kubectl
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    """Have the cluster once, before the tests are handed to workers."""
+    """Start the cluster once, before the workers start."""
     if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
         system.up()
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Kubectl:
-    """kubectl on a cluster that runs this checkout's operator."""
+    """kubectl for the test cluster."""
     return Kubectl(str(programs.kubectl()), str(kind.KUBECONFIG), "default")
 
 
 @pytest.fixture(scope="session")
 def image() -> str:
-    """An image with Python and nothing of ours."""
+    """An image with only Python."""
     return images.PYTHON
 
 
 @pytest.fixture
 def kubectl(cluster: Kubectl) -> Iterator[Kubectl]:
-    """kubectl in a namespace of the test's own, removed afterwards."""
+    """kubectl in a new namespace, which is deleted after the test."""
     namespace = f"e2e-{uuid.uuid4().hex[:8]}"
     cluster.run("create", "namespace", namespace)
     yield cluster.within(namespace)

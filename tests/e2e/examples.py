@@ -1,4 +1,4 @@
-"""The shipped examples in real pods: manifests at a reduced size through an overlay, always the same code."""
+"""Runs the examples in real pods: their own code, and their manifests reduced in size by an overlay."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ ENDED = phase("Completed", "Failed")
 
 
 def load(name: str, overlay: dict[str, Any] | None = None, manifest: str = "study.yaml") -> dict[str, Any]:
-    """Return an example's study; the overlay is merged onto its spec."""
+    """Return an example's study with the overlay merged into its spec."""
     study = yaml.safe_load((EXAMPLES / name / manifest).read_text())
     return study | {"spec": merged(study["spec"], overlay or {})}
 
 
 def code(kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
-    """Return what else the example's kustomization makes: its ConfigMaps with the code."""
+    """Return the other objects of the example's kustomization: ConfigMaps with the code, volume claims."""
     objects = yaml.safe_load_all(kubectl.run("kustomize", str(EXAMPLES / name)))
     return [found for found in objects if found["kind"] != "TuningStudy"]
 
@@ -33,22 +33,22 @@ def code(kubectl: Kubectl, name: str) -> list[dict[str, Any]]:
 def apply(
     kubectl: Kubectl, name: str, overlay: dict[str, Any] | None = None, manifest: str = "study.yaml"
 ) -> str:
-    """Apply an example, or a further manifest of its folder, at a reduced size; return the study's name."""
+    """Apply an example, or another manifest of its folder, with an overlay; return the study's name."""
     study = load(name, overlay, manifest)
     kubectl.apply(*code(kubectl, name), study)
     return study["metadata"]["name"]
 
 
 def completed(kubectl: Kubectl, study: str, timeout: float = 300) -> dict[str, Any]:
-    """Wait for the study's end, which must be a good one without failed trials; return its status."""
+    """Wait until the study has completed without failed trials; return its status."""
     status = kubectl.wait(study, ENDED, timeout)["status"]
     good = status["phase"] == "Completed" and not status["trials"]["failed"]
-    assert good, f"{kubectl.story(study)}\n{logs(kubectl, study)}"
+    assert good, f"{kubectl.diagnostics(study)}\n{logs(kubectl, study)}"
     return status
 
 
 def refitted(kubectl: Kubectl, study: str, timeout: float = 180) -> dict[str, Any]:
-    """Wait for the refit's end, which must be a good one; return status.refit."""
+    """Wait until the refit has completed; return status.refit."""
     refit = kubectl.wait(study, refit_phase("Completed", "Failed"), timeout)["status"]["refit"]
     assert refit["phase"] == "Completed", f"{refit}\n{kubectl.run('logs', f'job/{study}-refit', check=False)}"
     return refit
@@ -59,7 +59,7 @@ def refit_phase(*names: str) -> Callable[[dict[str, Any]], bool]:
 
 
 def plots(kubectl: Kubectl, study: str, folder: Path, *names: str) -> set[str]:
-    """Draw plots as a user does, by `kubectl tuning plot`; return the names of the pages that hold one."""
+    """Run `kubectl tuning plot`; return the names of the HTML files that contain a plot."""
     (programs := folder / "programs").mkdir()
     (programs / "kubectl").symlink_to(kubectl.kubectl)
     path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -73,13 +73,13 @@ def plots(kubectl: Kubectl, study: str, folder: Path, *names: str) -> set[str]:
 
 
 def logs(kubectl: Kubectl, study: str) -> str:
-    """Return the last lines of every trial."""
+    """Return the last log lines of all trials."""
     selector = f"tuning.dev/study={study}"
     return kubectl.run("logs", "-l", selector, "--prefix", "--tail=20", "--max-log-requests=50", check=False)
 
 
 def run_python(kubectl: Kubectl, pod_name: str, code: str, volumes: dict[str, dict[str, Any]]) -> str:
-    """Run code in a pod of the trainer image, with the volumes at their paths; return what it prints."""
+    """Run code in a pod with the trainer image and volumes; return its output."""
     container = {
         "name": "main",
         "image": load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"],
@@ -99,23 +99,23 @@ def run_python(kubectl: Kubectl, pod_name: str, code: str, volumes: dict[str, di
 
 
 def claimed(name: str, claim: str) -> dict[str, Any]:
-    """Return a pod's volume that is a claim."""
+    """Return a pod's volume for a PersistentVolumeClaim."""
     return {"name": name, "persistentVolumeClaim": {"claimName": claim}}
 
 
 def trainer(env: dict[str, str] | None = None, **container: Any) -> dict[str, Any]:
-    """Return an overlay for the trial's container: environment variables, and any of its fields."""
+    """Return an overlay for the trial's container."""
     variables = [{"name": name, "value": value} for name, value in (env or {}).items()]
     return pod(containers=[{"name": "trainer", "env": variables} | container])
 
 
 def pod(**fields: Any) -> dict[str, Any]:
-    """Return an overlay for the trial's pod: volumes, initContainers, ..."""
+    """Return an overlay for the trial's pod."""
     return {"trial": {"template": {"spec": fields}}}
 
 
 def merged(base: Any, patch: Any) -> Any:
-    """Merge as Kubernetes does: mappings by key (None removes), named things by name, all else replaced."""
+    """Merge mappings by key (None removes a key) and lists of named objects by name; replace other values."""
     if isinstance(base, dict) and isinstance(patch, dict):
         kept = {key: value for key, value in base.items() if key not in patch}
         new = {key: merged(base.get(key), value) for key, value in patch.items() if value is not None}

@@ -1,4 +1,4 @@
-"""What an end-to-end test does: apply manifests as a user does, and wait for what the cluster shows."""
+"""Helpers of the end-to-end tests, which apply manifests with kubectl and wait for their effects."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ SYSTEM = "tuning-system"
 
 
 class UnexpectedError(AssertionError):
-    """The cluster did not show what the test waited for."""
+    """The cluster did not reach the state that the test waited for."""
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl on the test cluster, in one namespace. Never the user's own context."""
+    """kubectl in one namespace of the test cluster."""
 
     kubectl: str
     kubeconfig: str
@@ -53,8 +53,8 @@ class Kubectl:
     def apply(self, *manifests: dict[str, Any]) -> str:
         return self.run("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
 
-    def refuse(self, manifest: dict[str, Any]) -> str:
-        """Apply a manifest that must be refused; return the message that the user reads."""
+    def reject(self, manifest: dict[str, Any]) -> str:
+        """Apply an invalid manifest; return the error message."""
         text = yaml.safe_dump(manifest)
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "apply", "-f", "-"]
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
@@ -71,7 +71,7 @@ class Kubectl:
     def wait(
         self, name: str, until: Callable[[dict[str, Any]], bool], timeout: float = 180
     ) -> dict[str, Any]:
-        """Follow the study until the predicate holds; return it as it was then."""
+        """Watch the study until the predicate is true; return the study at that time."""
         deadline = time.monotonic() + timeout
         seen: dict[str, Any] = {}
         with self.watch("tuningstudy", name, timeout) as objects:
@@ -81,7 +81,8 @@ class Kubectl:
                 if time.monotonic() > deadline:
                     break
         raise UnexpectedError(
-            f"{name} after {timeout:.0f} s: {json.dumps(seen.get('status'), indent=1)}\n{self.story(name)}"
+            f"{name} after {timeout:.0f} s: {json.dumps(seen.get('status'), indent=1)}\n"
+            f"{self.diagnostics(name)}"
         )
 
     @contextlib.contextmanager
@@ -89,7 +90,7 @@ class Kubectl:
         self, kind: str, name: str | None, timeout: float, selector: str = ""
     ) -> Iterator[Iterator[dict[str, Any]]]:
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "get", kind]
-        # by selector, not by name: kubectl drops the first event of a watch on one object, which may be news
+        # by selector, not by name: kubectl drops the first event when it watches a single object
         command += [f"--field-selector=metadata.name={name}"] if name else []
         command += ["-l", selector] if selector else []
         command += ["--watch", "-o", "json", f"--request-timeout={timeout:.0f}s"]
@@ -101,8 +102,8 @@ class Kubectl:
             process.kill()
             process.wait()
 
-    def story(self, name: str) -> str:
-        """All a person would look at when a study does not do what it should."""
+    def diagnostics(self, name: str) -> str:
+        """Return everything that helps to debug a study."""
         jobs = self.run("get", "jobs,pods", "-o", "wide", check=False)
         events = self.run("get", "events", "--sort-by=.lastTimestamp", check=False)
         operator = self.within(SYSTEM).run("logs", "deploy/tuning-operator", "--tail=40", check=False)
@@ -118,7 +119,7 @@ class Kubectl:
         return self.run("logs", f"job/{job}")
 
     def ended_pods(self, job: str) -> list[dict[str, Any]]:
-        """The Job's pods, once the kubelet has told of their end: a result reaches the study before that."""
+        """Return the Job's pods once the kubelet has reported that they exited."""
         selector = f"batch.kubernetes.io/job-name={job}"
         ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated.exitCode}"
         self.run("wait", "pod", "-l", selector, ended, "--timeout=100s")
@@ -149,13 +150,13 @@ def holds(kind: str, status: str = "True") -> Callable[[dict[str, Any]], bool]:
 
 
 def code(name: str, source: str) -> dict[str, Any]:
-    """A ConfigMap with `train.py`."""
+    """Return a ConfigMap with `train.py`."""
     data = {"train.py": textwrap.dedent(source)}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
 
 
 def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
-    """A study of a light objective: x in 0..10, one GPU a trial, no package but Python."""
+    """Return a study with one parameter (x from 0 to 10) and one GPU per trial."""
     trial = {
         "objective": "train:objective",
         "source": {"configMap": f"{name}-code"},
@@ -191,6 +192,6 @@ def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def optuna_record(kubectl: Kubectl, name: str) -> Iterator[optuna.Study]:
-    """Open the study with plain Optuna on the cluster's Postgres, as any Optuna tool would."""
+    """Load the study with Optuna from the cluster's Postgres."""
     with record() as studies:
         yield studies.study(f"{kubectl.namespace}/{name}")

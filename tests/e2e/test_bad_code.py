@@ -1,4 +1,4 @@
-"""Code that cannot be a trial: a clear message on the trial, in its pod and on the study; nothing hangs."""
+"""Invalid code: a clear message on the trial, in its pod and on the study."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ OBJECTIVE = {"objective": "train:objective"}
 SCRIPT = {"script": "train.py"}
 SEARCH_SPACE = [{"name": "x", "type": "float", "low": 0, "high": 10}]
 DEADLINE = 240.0
-"""Seconds for all of the studies: they run side by side."""
+"""Seconds for all studies, which run in parallel."""
 
 
 class Bad(NamedTuple):
-    """What a study runs, and what people must then read."""
+    """What a study runs, and what the messages must contain."""
 
     trial: dict[str, Any]
     code: str
@@ -82,12 +82,12 @@ def manifest(name: str, bad: Bad, image: str) -> dict[str, Any]:
         spec["searchSpace"] = bad.space
     if not bad.code:
         del spec["trial"]["source"]
-    del spec["trial"]["template"]["spec"]["containers"][0]["resources"]["limits"]  # many at once, no GPU
+    del spec["trial"]["template"]["spec"]["containers"][0]["resources"]["limits"]  # more studies than GPUs
     return made
 
 
-def told(kubectl: Kubectl, name: str) -> dict[str, Any]:
-    """Return what people may read when the study has failed, by where."""
+def messages(kubectl: Kubectl, name: str) -> dict[str, Any]:
+    """Return the messages of a failed study, by where they appear."""
     ended = kubectl.wait(name, phase("Completed", "Failed"), timeout=DEADLINE)
     with optuna_record(kubectl, name) as record:
         [trial] = record.trials
@@ -101,14 +101,14 @@ def told(kubectl: Kubectl, name: str) -> dict[str, Any]:
     }
 
 
-def test_bad_code_is_told_on_the_trial_in_its_pod_and_on_the_study(kubectl: Kubectl, image: str) -> None:
-    """All studies run side by side: this takes as long as their pods take to start."""
+def test_bad_code_is_reported_on_the_trial_in_its_pod_and_on_the_study(kubectl: Kubectl, image: str) -> None:
+    """The studies run in parallel."""
     objects = [code(f"{name}-code", bad.code) for name, bad in CASES.items()]
     kubectl.apply(*objects, *(manifest(name, bad, image) for name, bad in CASES.items()))
     silent = [
         f"{name} in its {where}: {text}"
         for name, bad in CASES.items()
-        for where, text in told(kubectl, name).items()
+        for where, text in messages(kubectl, name).items()
         if bad.says not in text
     ]
     assert not silent, "\n".join(silent)

@@ -1,4 +1,4 @@
-"""What can't work is refused with a message that names the field and the mend; the others are served."""
+"""Invalid manifests are rejected with a message that names the field and the fix. Other studies still run."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ GOOD = "def objective(trial):\n    return trial.params['x']\n"
     ],
     ids=["low-high", "log-zero", "objective-and-command", "misspelled-field"],
 )
-def test_apply_refuses(kubectl: Kubectl, image: str, spec: dict[str, Any], words: list[str]) -> None:
-    message = kubectl.refuse(study("bad", image, **spec))
+def test_apply_rejects(kubectl: Kubectl, image: str, spec: dict[str, Any], words: list[str]) -> None:
+    message = kubectl.reject(study("bad", image, **spec))
     for word in words:
         assert word in message, message
 
@@ -42,21 +42,21 @@ def test_apply_refuses(kubectl: Kubectl, image: str, spec: dict[str, Any], words
     ],
     ids=["sampler-argument", "initial-trial", "pruner-argument"],
 )
-def test_the_operator_refuses_and_serves_the_others(
+def test_operator_rejects_a_study_and_runs_the_others(
     kubectl: Kubectl, image: str, spec: dict[str, Any], words: list[str]
 ) -> None:
     kubectl.apply(code("bad-code", GOOD), study("bad", image, **spec))
-    refused = condition(kubectl.wait("bad", holds("Accepted", "False"), timeout=60), "Accepted")
+    rejected = condition(kubectl.wait("bad", holds("Accepted", "False"), timeout=60), "Accepted")
     for word in words:
-        assert word in refused["message"], refused
+        assert word in rejected["message"], rejected
     assert kubectl.items("jobs", "tuning.dev/study=bad") == []
     kubectl.apply(code("fine-code", GOOD), study("fine", image, maxTrials=2))
     kubectl.wait("fine", phase("Completed"))
 
 
-def test_a_mended_manifest_runs(kubectl: Kubectl, image: str) -> None:
-    kubectl.apply(code("mend-code", GOOD), study("mend", image, maxTrials=2, initialTrials=[{"x": 99}]))
-    kubectl.wait("mend", holds("Accepted", "False"), timeout=60)
-    kubectl.patch("mend", initialTrials=[{"x": 9}])
-    done = kubectl.wait("mend", phase("Completed"))
+def test_fixed_manifest_runs(kubectl: Kubectl, image: str) -> None:
+    kubectl.apply(code("fixed-code", GOOD), study("fixed", image, maxTrials=2, initialTrials=[{"x": 99}]))
+    kubectl.wait("fixed", holds("Accepted", "False"), timeout=60)
+    kubectl.patch("fixed", initialTrials=[{"x": 9}])
+    done = kubectl.wait("fixed", phase("Completed"))
     assert done["status"]["trials"]["complete"] == 2

@@ -1,4 +1,4 @@
-"""Training loops that others write: the Hugging Face Trainer's and Lightning's, in the trainer image."""
+"""Callbacks for the Hugging Face Trainer and Lightning, in the trainer image."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ TWO_PROCESSES = '\n    STRATEGY, DEVICES = "ddp_spawn", 2\n'
 
 
 def two_trials(name: str) -> dict[str, Any]:
-    """A good trial, then one that the median prunes at its first report."""
+    """Return a study with a good trial, and one that is pruned at its first report."""
     manifest = study(
         name,
         TRAINER,
@@ -80,7 +80,7 @@ def two_trials(name: str) -> dict[str, Any]:
     )
     del manifest["spec"]["searchSpace"]
     [container] = manifest["spec"]["trial"]["template"]["spec"]["containers"]
-    container["imagePullPolicy"] = "Never"  # it is loaded, and too large for any registry of a test
+    container["imagePullPolicy"] = "Never"  # the image is already on the node
     container["resources"] = {
         "limits": {GPU: 1, "memory": "3Gi"},
         "requests": {"cpu": "100m", "memory": "512Mi"},
@@ -93,7 +93,7 @@ def run(kubectl: Kubectl, *programs: tuple[str, str]) -> None:
         kubectl.apply(code(f"{name}-code", source), two_trials(name))
     for name, _ in programs:
         status = kubectl.wait(name, phase("Completed", "Failed"), timeout=300)["status"]
-        assert status["trials"]["failed"] == 0, kubectl.story(name)
+        assert status["trials"]["failed"] == 0, kubectl.diagnostics(name)
 
 
 def states(kubectl: Kubectl, name: str) -> list[tuple[str, list[int]]]:
@@ -101,7 +101,7 @@ def states(kubectl: Kubectl, name: str) -> list[tuple[str, list[int]]]:
         return [(trial.state.name, sorted(trial.intermediate_values)) for trial in record.trials]
 
 
-def test_the_trainers_and_lightnings_callbacks_report_and_prune(kubectl: Kubectl) -> None:
+def test_callbacks_of_the_trainer_and_lightning_report_and_prune(kubectl: Kubectl) -> None:
     run(
         kubectl,
         ("huggingface", HUGGING_FACE),

@@ -1,4 +1,4 @@
-"""The life of the chart on a real cluster: install, upgrade, uninstall, install again; nothing hangs."""
+"""The chart on a real cluster: install, upgrade, uninstall, install again."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OF_RELEASE = f"app.kubernetes.io/instance={RELEASE}"
 
 @dataclass(frozen=True)
 class Release:
-    """A second installation beside the cluster's own, which has the CRD; it serves its own namespace."""
+    """A second installation, which watches only its own namespace and uses the existing CRD."""
 
     kubectl: Kubectl
     helm: Path
@@ -67,21 +67,21 @@ class Release:
         return self.kubectl.json("get", "secret", f"{NAME}-{name}")["data"]
 
     def pods(self) -> dict[str, str]:
-        """Return the uid of each component's pod."""
+        """Return the UID of each component's pod."""
         found = self.kubectl.items("pods", OF_RELEASE)
         return {
             pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["metadata"]["uid"] for pod in found
         }
 
     def remains(self) -> set[str]:
-        """Return what is left of the release: namespaced objects of every kind, and cluster-wide ones."""
+        """Return all objects of the release that still exist, namespaced and cluster-wide."""
         kinds = self.kubectl.run("api-resources", "--verbs=list,delete", "-o", "name").split()
         found = self.kubectl.run("get", ",".join(kinds), "-l", OF_RELEASE, "-o", "name", "--ignore-not-found")
         return set(found.split())
 
     @contextlib.contextmanager
     def storage(self) -> Iterator[optuna.storages.RDBStorage]:
-        """Open the database with plain Optuna."""
+        """Open the database with Optuna."""
         url = make_url(base64.b64decode(self.secret("postgres")["url"]).decode())
         with port_forward(self.kubectl.namespace, f"svc/{NAME}-postgres", 5432) as port:
             local = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
@@ -97,7 +97,7 @@ class Release:
 def release(kubectl: Kubectl) -> Iterator[Release]:
     release = Release(kubectl, helm())
     yield release
-    with contextlib.suppress(AssertionError):  # gone already, where the test came to its end
+    with contextlib.suppress(AssertionError):  # already uninstalled if the test succeeded
         release.uninstall()
 
 
@@ -134,10 +134,10 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
 
     release.uninstall()
     release.kubectl.run("wait", "--for=delete", "pvc", "-l", OF_RELEASE, "--timeout=60s")
-    assert release.remains() == set(), "keep: false leaves nothing"
+    assert release.remains() == set(), "keep: false leaves no objects"
 
 
-def test_a_new_certificate_restarts_those_who_read_it(release: Release) -> None:
+def test_new_certificate_restarts_the_pods_that_use_it(release: Release) -> None:
     release.upgrade(postgres={"persistence": {"enabled": False}})
     before, old = release.pods(), release.secret("study-server-tls")
     release.kubectl.run("delete", "secret", f"{NAME}-study-server-tls")
@@ -147,8 +147,8 @@ def test_a_new_certificate_restarts_those_who_read_it(release: Release) -> None:
     assert {name for name in after if after[name] != before[name]} == {"operator", "study-server"}
 
 
-def test_nothing_waits_for_a_finalizer(cluster: Kubectl, kubectl: Kubectl, image: str) -> None:
-    """A namespace with a running study goes away by itself, as does the CRD: nobody has to clean up first."""
+def test_deletion_does_not_wait_for_a_finalizer(cluster: Kubectl, kubectl: Kubectl, image: str) -> None:
+    """A namespace with a running study can be deleted without cleaning up first, and so can the CRD."""
     sleep = "import time\n\ndef objective(trial):\n    time.sleep(600)\n"
     kubectl.apply(code("stay-code", sleep), study("stay", image, maxTrials=4, parallelism=2))
     running = kubectl.wait(
@@ -159,11 +159,11 @@ def test_nothing_waits_for_a_finalizer(cluster: Kubectl, kubectl: Kubectl, image
     cluster.run("delete", "namespace", kubectl.namespace, "--wait=true", "--timeout=90s")
     assert time.monotonic() - began < 90
     assert kubectl.namespace not in json.dumps(cluster.json("get", "namespaces"))
-    cluster.run("create", "namespace", kubectl.namespace)  # for the fixture to remove
+    cluster.run("create", "namespace", kubectl.namespace)  # the fixture deletes it
 
 
-def test_pods_run_as_the_chart_says(cluster: Kubectl) -> None:
-    """Non-root, on a root file system that can't be written, without privileges: as the kernel sees it."""
+def test_pods_run_without_privileges(cluster: Kubectl) -> None:
+    """As seen by the kernel: non-root, with a read-only root file system, without capabilities."""
     script = "grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' /proc/1/status; touch /nowhere 2>&1 || true"
     for workload in (
         "deploy/tuning-operator",

@@ -1,4 +1,4 @@
-"""examples/bert-imdb with a tiny BERT and forty reviews: the Trainer with TuningCallback, and no code."""
+"""examples/bert-imdb with a tiny BERT and forty reviews, with and without code."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "i
 config = BertConfig(vocab_size=words.get_vocab_size(), max_position_embeddings=64, **small)
 BertForSequenceClassification(config).save_pretrained(HUB / "bert")
 """
-"""Two folders as the hub has them: reviews in IMDB's layout, and a BERT of two small layers, untrained."""
+"""Creates two folders as on the Hub: reviews in IMDB's layout, and a tiny untrained BERT."""
 
 READ_A_REVIEW = """
 import pathlib
 from transformers import pipeline
 
 for folder in sorted(pathlib.Path("/models").iterdir()):
-    (told,) = pipeline("text-classification", str(folder))("A quiet little film that stays with you.")
-    assert 0.5 <= told["score"] <= 1, told
+    (prediction,) = pipeline("text-classification", str(folder))("A quiet little film that stays with you.")
+    assert 0.5 <= prediction["score"] <= 1, prediction
     print(f"read a review with {folder}")
 """
-"""By transformers' own loader."""
+"""Loads the model with transformers."""
 
 TRIALS = [
     {"learning_rate": 5e-5, "batch_size": 16, "num_train_epochs": 2},
@@ -55,7 +55,7 @@ HUB_VOLUME = examples.claimed("hub", "hub")
 
 
 def reduced(**env: str) -> dict[str, Any]:
-    """Two trials, and model and data from folders; the refit likewise."""
+    """Return an overlay with two trials and a refit that load the model and the data from folders."""
     volume = examples.pod(volumes=[HUB_VOLUME], securityContext={"fsGroup": 65532})
     overlay = examples.merged(volume, examples.trainer(env=env, resources=LIGHT, volumeMounts=[HUB_MOUNT]))
     return overlay | {
@@ -67,7 +67,7 @@ def reduced(**env: str) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(600)
-def test_the_best_model_is_kept_with_code_and_without(kubectl: Kubectl) -> None:
+def test_best_model_is_saved_with_and_without_code(kubectl: Kubectl) -> None:
     fill_hub(kubectl)
     with_code = examples.apply(kubectl, "bert-imdb", reduced(MODEL="/hub/bert", DATASET="/hub/imdb"))
     assert_two_trials_each_epoch_reported(kubectl, with_code)
@@ -77,7 +77,7 @@ def test_the_best_model_is_kept_with_code_and_without(kubectl: Kubectl) -> None:
     overlay = reduced(
         MODEL_NAME_OR_PATH="/hub/bert",
         DATASET_NAME="/hub/imdb",
-        TRAINING_ARGUMENTS='{"weight_decay": 0.01}',  # bfloat16 is for GPUs
+        TRAINING_ARGUMENTS='{"weight_decay": 0.01}',  # without bfloat16, which needs a GPU
     )
     without = examples.apply(kubectl, "bert-imdb", overlay, "study-no-code.yaml")
     assert_two_trials_each_epoch_reported(kubectl, without)
@@ -90,7 +90,7 @@ def test_the_best_model_is_kept_with_code_and_without(kubectl: Kubectl) -> None:
 
 
 def fill_hub(kubectl: Kubectl) -> None:
-    """Put the two folders on a volume, since nothing can be downloaded here."""
+    """Create the two folders on a volume, so that nothing is downloaded."""
     spec: dict[str, Any] = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "hub"}, "spec": spec}
     data = {REVIEWS.name: REVIEWS.read_text()}
@@ -112,7 +112,7 @@ def assert_two_trials_each_epoch_reported(kubectl: Kubectl, name: str) -> None:
 
 
 def refitted(kubectl: Kubectl, name: str) -> str:
-    """Wait for the refit, which is the best trial's and judged by the test reviews; return its model."""
+    """Wait for the refit of the best trial, evaluated on the test reviews; return its model."""
     refit = examples.refitted(kubectl, name)
     assert refit["trial"] == kubectl.study(name)["status"]["best"]["number"]
     assert 0 <= refit["values"][0] <= 1

@@ -1,4 +1,4 @@
-"""examples/cnn-cats-dogs: pictures in folders on a volume, trials side by side on several GPUs."""
+"""examples/cnn-cats-dogs: images on a volume, trials in parallel on several GPUs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ for name, photograph in zip(("china", "flower"), load_sample_images().images, st
             left, top = numbers.randrange(picture.width - 256), numbers.randrange(picture.height - 256)
             picture.crop((left, top, left + 256, top + 256)).save(folder / f"{number}.jpg")
 """
-"""Pieces of two real photographs, a temple and a flower, in the layout of cats and dogs."""
+"""Creates images from parts of two photographs, in the layout of the example."""
 
 GOOD = {"learning_rate": 1e-3, "weight_decay": 1e-4}
 REDUCED = {
@@ -40,7 +40,7 @@ SMALL = examples.trainer(
 
 
 @pytest.mark.timeout(600)
-def test_pictures_in_folders_on_a_volume_and_two_gpus_at_a_time(kubectl: Kubectl) -> None:
+def test_images_on_a_volume_and_two_trials_at_a_time(kubectl: Kubectl) -> None:
     fill_volume(kubectl)
     name = examples.apply(kubectl, "cnn-cats-dogs", examples.merged(REDUCED, SMALL))
     best = examples.completed(kubectl, name)["best"]
@@ -50,13 +50,13 @@ def test_pictures_in_folders_on_a_volume_and_two_gpus_at_a_time(kubectl: Kubectl
         assert record.best_value == best["values"][0] < 1
         assert set(record.best_trial.user_attrs) == {"accuracy"}
         spans = [(trial.datetime_start, trial.datetime_complete) for trial in record.trials]
-    assert together(spans) == 2, "side by side, as many as parallelism says"
+    assert together(spans) == 2, "as many trials at a time as parallelism allows"
     pods = kubectl.items("pods", f"tuning.dev/study={name}")
     assert [pod["spec"]["containers"][0]["resources"]["limits"][GPU] for pod in pods] == 3 * ["1"]
 
 
 def fill_volume(kubectl: Kubectl) -> None:
-    """Make the example's volume, as a cluster of one node can, and put pictures on it."""
+    """Create the example's volume, for a single node, with images."""
     claim = yaml.safe_load((examples.EXAMPLES / "cnn-cats-dogs" / "images.yaml").read_text())
     claim["spec"]["accessModes"] = ["ReadWriteOnce"]
     kubectl.apply(claim)
@@ -65,5 +65,5 @@ def fill_volume(kubectl: Kubectl) -> None:
 
 
 def together(spans: list[tuple[Any, Any]]) -> int:
-    """Return how many of the spans of time had one moment in common, at most."""
+    """Return the largest number of time spans that overlap."""
     return max(sum(start <= moment < end for start, end in spans) for moment, _ in spans)

@@ -14,9 +14,7 @@ PLOTS = ("optimization-history", "param-importances", "parallel-coordinate")
 
 
 @pytest.mark.timeout(600)
-def test_the_best_network_is_trained_on_all_data_and_kept(
-    kubectl: Kubectl, image: str, tmp_path: Path
-) -> None:
+def test_best_network_is_trained_on_all_data_and_saved(kubectl: Kubectl, image: str, tmp_path: Path) -> None:
     name = examples.apply(kubectl, "dynamic-ann", {"maxTrials": 3, "parallelism": 2, "initialTrials": [GOOD]})
     best = examples.completed(kubectl, name)["best"]
     assert best["values"][0] > 0.9
@@ -36,7 +34,7 @@ def test_the_best_network_is_trained_on_all_data_and_kept(
 
 
 def look_into_volume(kubectl: Kubectl, image: str, claim: str, line: str) -> str:
-    """Return what a shell line says in a pod that has the volume at /volume."""
+    """Run a shell command in a pod with the volume at /volume; return its output."""
     mount = {"name": "volume", "mountPath": "/volume"}
     container = {"name": "main", "image": image, "command": ["sh", "-c", line], "volumeMounts": [mount]}
     volume = {"name": "volume", "persistentVolumeClaim": {"claimName": claim}}
@@ -52,7 +50,7 @@ COMMON = {"dropout", "lr", "optimizer", "batch_size"}
 
 
 @pytest.mark.timeout(600)
-def test_a_size_per_layer_declared_and_define_by_run(kubectl: Kubectl) -> None:
+def test_one_size_per_layer_declared_and_define_by_run(kubectl: Kubectl) -> None:
     overlay = {"maxTrials": 2, "parallelism": 2, "initialTrials": [SHALLOW, DEEP]}
     files = ("study-per-layer.yaml", "study-define-by-run.yaml")
     studies = [examples.apply(kubectl, "dynamic-ann", overlay, file) for file in files]

@@ -1,4 +1,4 @@
-"""examples/mnist as it is shipped, in the image built from trainer-image/Dockerfile."""
+"""examples/mnist in the image built from trainer-image/Dockerfile."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ for name in ("train", "t10k"):
     head = struct.pack(">II", 2049, len(pictures))
     (folder / f"{name}-labels-idx1-ubyte").write_bytes(head + digits.target.astype(np.uint8).tobytes())
 """
-"""Handwritten digits as files of MNIST's own format: nothing can be downloaded here."""
+"""Creates files in MNIST's format from scikit-learn's digits, so that nothing is downloaded."""
 
 
 GOOD = [{"learning_rate": 0.01, "hidden_size": 128}, {"learning_rate": 0.003, "hidden_size": 64}]
-HOPELESS = {"learning_rate": 1e-5, "hidden_size": 64}
+UNPROMISING = {"learning_rate": 1e-5, "hidden_size": 64}
 REDUCED = {
     "maxTrials": 5,
-    "initialTrials": [*GOOD, HOPELESS],
+    "initialTrials": [*GOOD, UNPROMISING],
     "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 2, "n_warmup_steps": 2}},
 }
 
 
 @pytest.mark.timeout(600)
-def test_the_example_finds_a_good_network_and_prunes_a_bad_one(kubectl: Kubectl) -> None:
+def test_good_network_is_found_and_a_bad_one_pruned(kubectl: Kubectl) -> None:
     name = examples.apply(kubectl, "mnist", REDUCED)
     status = examples.completed(kubectl, name)
     assert status["progress"] == "5/5"
@@ -49,15 +49,15 @@ def test_the_example_finds_a_good_network_and_prunes_a_bad_one(kubectl: Kubectl)
     assert "1797 pictures, scikit-learn's handwritten digits (MNIST_DIR is not set)" in log
     assert "threads: 1" in log, "the container's CPU limit, not the node's cores"
     with optuna_record(kubectl, name) as record:
-        assert [trial.params for trial in record.trials[:3]] == [*GOOD, HOPELESS]
+        assert [trial.params for trial in record.trials[:3]] == [*GOOD, UNPROMISING]
         assert record.trials[2].state.name == "PRUNED"
         complete = [t for t in record.trials if t.state.name == "COMPLETE"]
         assert all(sorted(t.intermediate_values) == list(range(20)) for t in complete)
 
 
 @pytest.mark.timeout(600)
-def test_mnist_files_are_used_where_they_are(kubectl: Kubectl) -> None:
-    """On a volume, as the manifest's comments say."""
+def test_mnist_files_are_used_if_they_exist(kubectl: Kubectl) -> None:
+    """The files are on a volume, as described in the manifest's comments."""
     image = examples.load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"]
     mounts = [{"name": "data", "mountPath": "/data"}]
     files = {
@@ -76,8 +76,8 @@ def test_mnist_files_are_used_where_they_are(kubectl: Kubectl) -> None:
     assert "COMPLETE" in log
 
 
-def test_the_image_is_locked_down_and_complete(kubectl: Kubectl) -> None:
-    """Any user ID, a read-only root file system, and every package that the examples build on."""
+def test_image_runs_restricted_and_has_all_packages(kubectl: Kubectl) -> None:
+    """With any user ID and a read-only root file system, all packages of the examples can be imported."""
     imports = f"import {', '.join(PACKAGES)}, os; print('uid', os.getuid())"
     image = examples.load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"]
     container = {

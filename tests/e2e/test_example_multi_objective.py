@@ -1,4 +1,4 @@
-"""examples/multi-objective: accuracy against latency, the Pareto front, and a refit of one of its trials."""
+"""examples/multi-objective: accuracy and latency, the Pareto front, and a refit of one of its trials."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARED_CORES = examples.trainer(resources={"requests": {"cpu": "100m"}})
 
 
 @pytest.mark.timeout(600)
-def test_the_pareto_front_is_in_status_and_its_most_accurate_trial_is_refitted(
+def test_pareto_front_is_in_the_status_and_its_most_accurate_trial_is_refitted(
     kubectl: Kubectl, tmp_path: Path
 ) -> None:
     overlay = examples.merged({"maxTrials": 6, "initialTrials": [SMALL, LARGE]}, SHARED_CORES)
@@ -25,8 +25,8 @@ def test_the_pareto_front_is_in_status_and_its_most_accurate_trial_is_refitted(
     with optuna_record(kubectl, name) as record:
         assert {trial["number"] for trial in front} == {trial.number for trial in record.best_trials}
         small, large = record.trials[:2]
-        assert large.values[0] > small.values[0] + 0.1, "more and deeper trees read better"
-        assert large.values[1] > 2 * small.values[1], "and take longer"
+        assert large.values[0] > small.values[0] + 0.1, "more and deeper trees are more accurate"
+        assert large.values[1] > 2 * small.values[1], "and slower"
     assert len(front) >= 2
     assert not any(dominates(one, other) for one in front for other in front)
 
@@ -40,6 +40,6 @@ def test_the_pareto_front_is_in_status_and_its_most_accurate_trial_is_refitted(
 
 
 def dominates(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Say whether one trial is as accurate and as fast as the other, and not equal to it."""
+    """Return whether one trial dominates the other."""
     (accuracy, latency), (other_accuracy, other_latency) = one["values"], other["values"]
     return one["values"] != other["values"] and accuracy >= other_accuracy and latency <= other_latency

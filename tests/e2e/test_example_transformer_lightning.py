@@ -9,11 +9,11 @@ from tests.e2e.kit import Kubectl, optuna_record
 
 SMALLEST = {"batch_size": 128, "num_layers": 2, "hidden_dim": 128, "dropout": 0.1, "weight_decay": 1e-6}
 RATES = [1e-3, 5e-4, 8e-4, 1.2e-3, 1.5e-3]
-HOPELESS = SMALLEST | {"learning_rate": 1e-5}
+UNPROMISING = SMALLEST | {"learning_rate": 1e-5}
 REDUCED = {
     "maxTrials": 5,
     "parallelism": 2,
-    "initialTrials": [*(SMALLEST | {"learning_rate": rate} for rate in RATES), HOPELESS],
+    "initialTrials": [*(SMALLEST | {"learning_rate": rate} for rate in RATES), UNPROMISING],
 }
 SMALL = examples.trainer(
     env={"EPOCHS": "11"},
@@ -23,7 +23,7 @@ PLOTS = ["optimization_history", "parallel_coordinate", "param_importances", "sl
 
 
 @pytest.mark.timeout(600)
-def test_the_script_is_pruned_resumed_and_draws_its_plots(kubectl: Kubectl) -> None:
+def test_script_is_pruned_resumed_and_saves_its_plots(kubectl: Kubectl) -> None:
     name = examples.apply(kubectl, "transformer-lightning", examples.merged(REDUCED, SMALL))
     status = examples.completed(kubectl, name)
     assert status["progress"] == "5/5"
@@ -38,7 +38,7 @@ def test_the_script_is_pruned_resumed_and_draws_its_plots(kubectl: Kubectl) -> N
     with optuna_record(kubectl, name) as record:
         assert [trial.params["learning_rate"] for trial in record.trials] == [*RATES, 1e-5], "the same record"
         assert [trial.state.name for trial in record.trials] == 5 * ["COMPLETE"] + ["PRUNED"]
-        assert max(record.trials[5].intermediate_values) == 10, "not during ten epochs of warm-up"
+        assert max(record.trials[5].intermediate_values) == 10, "not pruned during ten epochs of warm-up"
 
     refit = examples.refitted(kubectl, name)
     assert refit["attributes"] == {"plots": "/plots"}

@@ -1,4 +1,4 @@
-"""examples/warm-start: a study on all data that knows the trials of one on a quarter of the data."""
+"""examples/warm-start: a study on all data that continues from trials on a quarter of the data."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.e2e.kit import Kubectl, optuna_record
 GOOD = {"hidden_size": 64, "learning_rate": 0.01, "l2": 1e-4}
 
 
-def test_the_second_study_begins_with_the_trials_of_the_first(kubectl: Kubectl) -> None:
+def test_second_study_starts_with_the_trials_of_the_first(kubectl: Kubectl) -> None:
     first = {"maxTrials": 4, "initialTrials": [GOOD]}
     quarter = examples.apply(kubectl, "warm-start", first, "quarter.yaml")
     before = examples.completed(kubectl, quarter)
@@ -17,7 +17,7 @@ def test_the_second_study_begins_with_the_trials_of_the_first(kubectl: Kubectl) 
     name = examples.apply(kubectl, "warm-start", {"maxTrials": 2})
     after = examples.completed(kubectl, name)
     assert after["trials"]["copied"] == 4
-    assert after["progress"] == "2/2", "copied trials are beyond maxTrials"
+    assert after["progress"] == "2/2", "copied trials don't count towards maxTrials"
     assert after["best"]["values"][0] >= before["best"]["values"][0]
 
     with optuna_record(kubectl, quarter) as record:

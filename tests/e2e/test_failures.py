@@ -1,4 +1,4 @@
-"""What goes wrong is told: on the trial, in a condition, with a remedy; never a silent wait."""
+"""Errors are reported on the trial and in a condition, with a suggested fix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.e2e.kit import GPU, Kubectl, code, condition, holds, optuna_record, p
 GOOD = "def objective(trial):\n    return trial.params['x']\n"
 
 
-def test_a_failing_objective_is_fail_with_its_traceback(kubectl: Kubectl, image: str) -> None:
+def test_failed_objective_is_recorded_with_its_traceback(kubectl: Kubectl, image: str) -> None:
     source = """
         def objective(trial):
             if trial.number == 1:
@@ -21,9 +21,9 @@ def test_a_failing_objective_is_fail_with_its_traceback(kubectl: Kubectl, image:
     with optuna_record(kubectl, "boom") as record:
         failed = record.trials[1]
         assert failed.state.name == "FAIL"
-        told = str(failed.user_attrs) + str(failed.system_attrs)
-        assert "the loss exploded" in told
-        assert "train.py" in told, "the traceback names the user's file"
+        attributes = str(failed.user_attrs) + str(failed.system_attrs)
+        assert "the loss exploded" in attributes
+        assert "train.py" in attributes, "the traceback names the user's file"
     [pod] = kubectl.ended_pods("boom-1")
     terminated = pod["status"]["containerStatuses"][0]["state"]["terminated"]
     assert terminated["exitCode"] == 1
@@ -40,10 +40,10 @@ def test_too_many_failures_fail_the_study(kubectl: Kubectl, image: str) -> None:
     assert status["trials"]["failed"] == 2
     message = next(c for c in status["conditions"] if c["type"] == "Failed")["message"]
     assert "maxFailedTrials" in message
-    assert "always" in message, "the last failure is told"
+    assert "always" in message, "the message includes the last failure"
 
 
-def test_an_unpullable_image_is_told_with_a_remedy(kubectl: Kubectl) -> None:
+def test_unpullable_image_is_reported_with_a_fix(kubectl: Kubectl) -> None:
     manifest = study("typo", "localhost:1/no-such-image:v1", maxTrials=1, parallelism=1)
     kubectl.apply(code("typo-code", GOOD), manifest)
     stalled = condition(kubectl.wait("typo", holds("Stalled"), timeout=90), "Stalled")
@@ -51,7 +51,7 @@ def test_an_unpullable_image_is_told_with_a_remedy(kubectl: Kubectl) -> None:
     assert "image" in stalled["message"]
 
 
-def test_an_impossible_gpu_request_is_told_with_a_remedy(kubectl: Kubectl, image: str) -> None:
+def test_unsatisfiable_gpu_request_is_reported_with_a_fix(kubectl: Kubectl, image: str) -> None:
     manifest = study("greedy", image, maxTrials=1, parallelism=1)
     manifest["spec"]["trial"]["template"]["spec"]["containers"][0]["resources"]["limits"][GPU] = 4096
     kubectl.apply(code("greedy-code", GOOD), manifest)
@@ -60,7 +60,7 @@ def test_an_impossible_gpu_request_is_told_with_a_remedy(kubectl: Kubectl, image
     assert stalled["reason"] == "Unschedulable"
 
 
-def test_an_image_without_python_is_told_with_a_remedy(kubectl: Kubectl, image: str) -> None:
+def test_image_without_python_is_reported_with_a_fix(kubectl: Kubectl, image: str) -> None:
     manifest = study("nopython", image, maxTrials=1, parallelism=1, maxFailedTrials=0)
     manifest["spec"]["trial"]["python"] = "/no/such/python"
     kubectl.apply(code("nopython-code", GOOD), manifest)
@@ -70,7 +70,7 @@ def test_an_image_without_python_is_told_with_a_remedy(kubectl: Kubectl, image: 
     assert "trial.python" in message
 
 
-def test_out_of_memory_is_told(kubectl: Kubectl, image: str) -> None:
+def test_out_of_memory_is_reported(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(
         code("hungry-code", "def objective(trial):\n    return len(bytearray(2 << 30))\n"),
         study("hungry", image, maxTrials=1, parallelism=1, maxFailedTrials=0),
@@ -80,7 +80,7 @@ def test_out_of_memory_is_told(kubectl: Kubectl, image: str) -> None:
         assert "memory" in str(record.trials[0].user_attrs).lower()
 
 
-def test_a_trial_over_its_timeout_is_told(kubectl: Kubectl, image: str) -> None:
+def test_trial_timeout_is_reported(kubectl: Kubectl, image: str) -> None:
     manifest = study("slow", image, maxTrials=1, parallelism=1, maxFailedTrials=0)
     manifest["spec"]["trial"]["timeout"] = "5s"
     kubectl.apply(code("slow-code", "import time\n\ndef objective(trial):\n    time.sleep(600)\n"), manifest)

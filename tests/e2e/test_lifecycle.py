@@ -1,4 +1,4 @@
-"""A study's life: suspend, resume, more trials, deletion."""
+"""The lifecycle of a study: suspend, resume, more trials, deletion."""
 
 from __future__ import annotations
 
@@ -45,4 +45,4 @@ def test_deleting_a_study_removes_its_jobs_and_keeps_the_record(kubectl: Kubectl
     assert kubectl.items("jobs", "tuning.dev/study=gone") == []
     with optuna_record(kubectl, "gone") as record:
         assert sum(t.state.name == "COMPLETE" for t in record.trials) >= 2
-        assert not [t for t in record.trials if t.state.name == "RUNNING"], "nothing is left running"
+        assert not [t for t in record.trials if t.state.name == "RUNNING"], "no trial is left running"

@@ -1,4 +1,4 @@
-"""The main job: trials run as GPU Jobs, bad ones are pruned, the best parameters come back."""
+"""The main path: trials run as Jobs with GPUs, some are pruned, the best parameters are reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PRUNABLE = """
 
 
 class JobWatch(threading.Thread):
-    """Follow the Jobs of a study and keep every state they were seen in."""
+    """Watches the Jobs of a study and records all their states."""
 
     def __init__(self, kubectl: Kubectl, name: str) -> None:
         super().__init__(daemon=True)
@@ -37,7 +37,7 @@ class JobWatch(threading.Thread):
 
 
 def running_at_once(trials: list[Any]) -> int:
-    """The largest number of trials between start and end at any moment, by the record's own times."""
+    """Return the largest number of trials that ran at the same time, according to the record."""
     moments = [(t.datetime_start, 1) for t in trials] + [(t.datetime_complete, -1) for t in trials]
     running = most = 0
     for _, change in sorted(moments, key=lambda moment: (moment[0], moment[1])):
@@ -46,7 +46,7 @@ def running_at_once(trials: list[Any]) -> int:
     return most
 
 
-def test_a_study_completes_prunes_and_reports_the_best(kubectl: Kubectl, image: str) -> None:
+def test_study_completes_prunes_and_reports_the_best_trial(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(
         code("sweep-code", PRUNABLE),
         study("sweep", image, maxTrials=12, parallelism=3,
@@ -56,9 +56,9 @@ def test_a_study_completes_prunes_and_reports_the_best(kubectl: Kubectl, image: 
     watch.start()
     done = kubectl.wait("sweep", phase("Completed", "Failed"), timeout=240)
     status = done["status"]
-    assert status["phase"] == "Completed", kubectl.story("sweep")
+    assert status["phase"] == "Completed", kubectl.diagnostics("sweep")
     assert status["progress"] == "12/12"
-    assert status["trials"]["failed"] == 0, kubectl.story("sweep")
+    assert status["trials"]["failed"] == 0, kubectl.diagnostics("sweep")
     assert status["trials"]["pruned"] > 0
     assert status["trials"]["running"] == 0
 
@@ -71,7 +71,7 @@ def test_a_study_completes_prunes_and_reports_the_best(kubectl: Kubectl, image: 
         assert status["best"]["parameters"]["x"] == record.best_params["x"]
         pruned = [t for t in trials if t.state.name == "PRUNED"]
         assert len(pruned) == status["trials"]["pruned"]
-        for trial in pruned:  # it stopped early, and its pod ended well
+        for trial in pruned:  # it was stopped early, and its pod exited with 0
             assert len(trial.intermediate_values) < 30
             pod = f"tuning.dev/study=sweep,tuning.dev/trial={trial.number}"
             kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod", "-l", pod, "--timeout=30s")
@@ -103,7 +103,7 @@ def test_every_trial_requested_its_gpu(kubectl: Kubectl, image: str) -> None:
         assert pod["spec"]["nodeName"]
 
 
-def test_two_studies_at_once_do_not_disturb_each_other(kubectl: Kubectl, image: str) -> None:
+def test_two_studies_at_once_are_independent(kubectl: Kubectl, image: str) -> None:
     objective = "def objective(trial):\n    return trial.params['x']\n"
     kubectl.apply(
         code("red-code", objective),
@@ -122,7 +122,7 @@ def test_two_studies_at_once_do_not_disturb_each_other(kubectl: Kubectl, image: 
         assert {t.params["x"] for t in red.trials}.isdisjoint({t.params["x"] for t in blue.trials})
 
 
-def test_an_objective_may_suggest_its_own_parameters(kubectl: Kubectl, image: str) -> None:
+def test_objective_suggests_its_own_parameters(kubectl: Kubectl, image: str) -> None:
     source = """
         def objective(trial):
             layers = trial.suggest_int("layers", 1, 3)

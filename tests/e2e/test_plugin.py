@@ -1,4 +1,4 @@
-"""The plugin as users run it: `kubectl tuning`, found by kubectl on the PATH, against the installed chart."""
+"""`kubectl tuning` as users run it, with the plugin on the PATH and the chart installed."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SCRIPT = """
 
 @dataclass(frozen=True)
 class Plugin:
-    """A shell in which kubectl finds the plugin."""
+    """Runs commands in a shell in which kubectl finds the plugin."""
 
     programs: Path
     kubeconfig: str
@@ -115,13 +115,13 @@ def test_best_and_plots(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: 
     assert "single-plots/optimization-history.html" in alone.stdout
 
 
-def test_the_guides_roles_are_what_it_takes(
+def test_roles_in_the_guide_are_sufficient_and_necessary(
     kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path
 ) -> None:
     kubectl.apply(code("shared-code", OBJECTIVE), study("shared", image, maxTrials=1, searchSpace=SPACE))
     kubectl.wait("shared", phase("Completed"))
     config = yaml.safe_load(kubectl.run("config", "view", "--raw", "--flatten"))
-    # A group of this test's own: a Role of the operator's namespace must not reach other tests' users.
+    # A group for this test only, because a RoleBinding in the operator's namespace affects other tests.
     config["users"][0]["user"] |= {"as": "ada", "as-groups": [kubectl.namespace]}
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     ada = Plugin(plugin.programs, str(tmp_path / "kubeconfig"), kubectl.namespace)
@@ -142,7 +142,7 @@ def test_the_guides_roles_are_what_it_takes(
 
 
 def _guides_roles(namespace: str) -> tuple[list[dict], list[dict]]:
-    """Return the objects of the guide: for the studies' namespace, and for the operator's."""
+    """Return the guide's objects for the namespace of the studies and for that of the operator."""
     [block] = [
         text
         for text in re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
@@ -154,7 +154,7 @@ def _guides_roles(namespace: str) -> tuple[list[dict], list[dict]]:
     return objects[:2], objects[2:]
 
 
-def test_a_script_becomes_a_study(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path) -> None:
+def test_script_becomes_a_study(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path) -> None:
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / "train.py").write_text(textwrap.dedent(SCRIPT))
@@ -165,6 +165,6 @@ def test_a_script_becomes_a_study(kubectl: Kubectl, plugin: Plugin, image: str, 
     assert made.stdout.split() == ["study.yaml", "kustomization.yaml"]
     kubectl.run("apply", "-k", str(folder))
     status = kubectl.wait("parabola", phase("Completed", "Failed"))["status"]
-    assert status["trials"]["complete"] == 2, kubectl.story("parabola")
+    assert status["trials"]["complete"] == 2, kubectl.diagnostics("parabola")
     best = json.loads(plugin("best", "parabola", "-o", "json").stdout)
     assert best["values"]["value"] <= 0.25

@@ -1,4 +1,4 @@
-"""The final training with the best parameters: from any way to say what it runs to the model in status."""
+"""The refit, in all modes, from its specification to the model in the status."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OBJECTIVE = """
 
 
 def refit_phase(*names: str, trial: int | None = None) -> Callable[[dict[str, Any]], bool]:
-    """Return whether the refit stands so; with a trial: the refit of this trial."""
+    """Return a predicate for the phase of the refit, and optionally its trial."""
 
     def holds(found: dict[str, Any]) -> bool:
         refit = found.get("status", {}).get("refit", {})
@@ -63,7 +63,7 @@ def events(kubectl: Kubectl, name: str) -> dict[str, str]:
     return {event["reason"]: event["message"] for event in found}
 
 
-def test_the_code_below_optimize_trains_the_final_model(kubectl: Kubectl, image: str) -> None:
+def test_code_after_optimize_trains_the_final_model(kubectl: Kubectl, image: str) -> None:
     manifest = study("script", image, maxTrials=3, trial={"script": "train.py"}, refit={})
     del manifest["spec"]["searchSpace"], manifest["spec"]["trial"]["objective"]
     kubectl.apply(code("script-code", SCRIPT), manifest)
@@ -76,14 +76,16 @@ def test_the_code_below_optimize_trains_the_final_model(kubectl: Kubectl, image:
         "trial": best["number"],
         "model": f"/models/{best['number']}.pt",
         "attributes": {"trained_with": best["parameters"], "trials": 3},
-    }, kubectl.story("script")
+    }, kubectl.diagnostics("script")
     assert "the final training, with" in kubectl.logs_of_job("script-refit")
-    told = events(kubectl, "script")
-    assert f"the parameters of trial {best['number']}" in told["RefitCompleted"]
-    assert f"/models/{best['number']}.pt" in told["RefitCompleted"]
+    messages = events(kubectl, "script")
+    assert f"the parameters of trial {best['number']}" in messages["RefitCompleted"]
+    assert f"/models/{best['number']}.pt" in messages["RefitCompleted"]
 
 
-def test_more_trials_make_a_new_refit_only_if_there_is_a_new_best(kubectl: Kubectl, image: str) -> None:
+def test_more_trials_start_a_new_refit_only_if_there_is_a_new_best_trial(
+    kubectl: Kubectl, image: str
+) -> None:
     points = [{"x": 5}, {"x": 7}, {"x": 1}]
     refit = {"objective": "train:final"}
     spec = {"maxTrials": 1, "parallelism": 1, "initialTrials": points, "refit": refit}
@@ -91,7 +93,7 @@ def test_more_trials_make_a_new_refit_only_if_there_is_a_new_best(kubectl: Kubec
     first = kubectl.wait("more", refit_phase("Completed", "Failed"))["status"]["refit"]
     assert first == {
         "phase": "Completed", "job": "more-refit", "trial": 0, "values": [2.5], "model": "/models/0.pt",
-    }, kubectl.story("more")  # fmt: skip
+    }, kubectl.diagnostics("more")  # fmt: skip
     job = kubectl.json("get", "job", "more-refit")["metadata"]["uid"]
 
     kubectl.patch("more", maxTrials=2)
@@ -106,37 +108,37 @@ def test_more_trials_make_a_new_refit_only_if_there_is_a_new_best(kubectl: Kubec
     assert jobs[0]["labels"]["tuning.dev/trial"] == "2"
 
 
-def test_of_several_objectives_the_best_in_one(kubectl: Kubectl, image: str) -> None:
+def test_refit_of_the_best_trial_in_one_of_several_objectives(kubectl: Kubectl, image: str) -> None:
     objectives = [{"metric": metric, "direction": "minimize"} for metric in ("loss", "latency")]
     spec: dict[str, Any] = {"maxTrials": 2, "initialTrials": [{"x": 2}, {"x": 8}], "objectives": objectives}
     manifest = study("pareto", image, **spec, trial={"objective": "train:both"}, refit={"metric": "latency"})
     kubectl.apply(code("pareto-code", OBJECTIVE), manifest)
     refit = kubectl.wait("pareto", refit_phase("Completed", "Failed"))["status"]["refit"]
-    assert (refit["trial"], refit["values"]) == (1, [8, 2]), kubectl.story("pareto")
+    assert (refit["trial"], refit["values"]) == (1, [8, 2]), kubectl.diagnostics("pareto")
     assert refit["attributes"] == {"role": "final"}
 
 
-def test_a_refit_that_fails_is_tried_again_told_and_mended(kubectl: Kubectl, image: str) -> None:
+def test_failed_refit_is_retried_reported_and_can_be_fixed(kubectl: Kubectl, image: str) -> None:
     refit = {"objective": "train:broken", "retries": 1}
     kubectl.apply(code("broken-code", OBJECTIVE), study("broken", image, maxTrials=1, refit=refit))
     tried = kubectl.wait("broken", refit_says("A try failed"))
     assert tried["status"]["refit"]["phase"] in ("Pending", "Running")
     found = kubectl.wait("broken", refit_phase("Completed", "Failed"))
-    told = found["status"]["refit"]
-    assert told["phase"] == "Failed"
-    assert "ValueError: no such folder: /data/full" in told["message"]
-    assert "spec.refit" in told["message"]
+    refit = found["status"]["refit"]
+    assert refit["phase"] == "Failed"
+    assert "ValueError: no such folder: /data/full" in refit["message"]
+    assert "spec.refit" in refit["message"]
     assert len(kubectl.items("pods", "tuning.dev/role=final")) == 2
-    assert found["status"]["phase"] == "Completed", "the study's result stands"
+    assert found["status"]["phase"] == "Completed", "the study is still completed"
     assert condition(found, "Complete")["status"] == "True"
     assert "/data/full" in events(kubectl, "broken")["RefitFailed"]
 
     kubectl.patch("broken", refit={"objective": "train:final"})
-    mended = kubectl.wait("broken", refit_phase("Completed"))["status"]["refit"]
-    assert mended["model"] == "/models/0.pt"
+    fixed = kubectl.wait("broken", refit_phase("Completed"))["status"]["refit"]
+    assert fixed["model"] == "/models/0.pt"
 
 
-def test_a_program_says_where_the_model_is(kubectl: Kubectl, image: str) -> None:
+def test_program_reports_the_location_of_the_model(kubectl: Kubectl, image: str) -> None:
     result = """echo '{"model": "/models/{{x}}", "epochs": 3}' > "$TUNING_RESULT_FILE" """
     manifest = study(
         "shell", image, maxTrials=1, initialTrials=[{"x": 4}],
@@ -145,11 +147,11 @@ def test_a_program_says_where_the_model_is(kubectl: Kubectl, image: str) -> None
     del manifest["spec"]["trial"]["objective"], manifest["spec"]["trial"]["source"]
     kubectl.apply(manifest)
     refit = kubectl.wait("shell", refit_phase("Completed", "Failed"))["status"]["refit"]
-    assert refit["model"].startswith("/models/4"), kubectl.story("shell")
+    assert refit["model"].startswith("/models/4"), kubectl.diagnostics("shell")
     assert refit["attributes"] == {"epochs": 3}
 
 
-def test_a_refit_that_cannot_start_says_why(kubectl: Kubectl, image: str) -> None:
+def test_refit_that_cannot_start_is_reported(kubectl: Kubectl, image: str) -> None:
     template = {"spec": {"containers": [{"name": "trainer", "image": "no-such-registry.test/train:1"}]}}
     refit = {"objective": "train:final", "template": template}
     kubectl.apply(code("stuck-code", OBJECTIVE), study("stuck", image, maxTrials=1, refit=refit))
@@ -160,5 +162,5 @@ def test_a_refit_that_cannot_start_says_why(kubectl: Kubectl, image: str) -> Non
     assert found["status"]["phase"] == "Completed"
     kubectl.patch("stuck", refit={"template": None})
     done = kubectl.wait("stuck", refit_phase("Completed", "Failed"))
-    assert done["status"]["refit"]["phase"] == "Completed", kubectl.story("stuck")
+    assert done["status"]["refit"]["phase"] == "Completed", kubectl.diagnostics("stuck")
     assert condition(done, "Stalled")["status"] == "False"

@@ -1,4 +1,4 @@
-"""Kill the operator, then the study server, in the middle of a study: nothing is lost, nothing doubled."""
+"""If the operator or the study server is killed during a study, no trial is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEADY = """
 
 
 @pytest.mark.disruptive
-def test_killing_the_operator_and_the_server_loses_and_doubles_nothing(kubectl: Kubectl, image: str) -> None:
+def test_no_trial_is_lost_or_duplicated_by_restarts(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(
         code("tough-code", STEADY),
         study("tough", image, maxTrials=16, parallelism=4, pruner={"name": "NopPruner"}),
@@ -38,6 +38,6 @@ def test_killing_the_operator_and_the_server_loses_and_doubles_nothing(kubectl: 
     with optuna_record(kubectl, "tough") as record:
         assert [t.number for t in record.trials] == list(range(16))
         assert running_at_once(record.trials) <= 4
-        for trial in record.trials:  # what was reported while the server was away is not lost
+        for trial in record.trials:  # values reported while the server was down are not lost
             assert sorted(trial.intermediate_values) == list(range(20))
     assert len(watch.names) == 16, "a trial had two Jobs"

@@ -1,4 +1,4 @@
-"""Whole scripts as people write them, with what the trainer image has, and their refit: no line is for us."""
+"""Typical Optuna scripts, unmodified, in the trainer image, and their refits."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ HUGGING_FACE = """
 
 
 def script(name: str, direction: str, trials: int, **spec: object) -> dict[str, object]:
-    """A study with a refit, of a script that suggests for itself."""
+    """Return a study with a refit, for a script that suggests its own parameters."""
     manifest = study(
         name,
         TRAINER,
@@ -82,7 +82,7 @@ def script(name: str, direction: str, trials: int, **spec: object) -> dict[str, 
     del manifest["spec"]["searchSpace"], manifest["spec"]["sampler"], manifest["spec"]["trial"]["objective"]
     manifest["spec"]["trial"]["script"] = "train.py"
     [container] = manifest["spec"]["trial"]["template"]["spec"]["containers"]
-    container["imagePullPolicy"] = "Never"  # it is loaded, and too large for any registry of a test
+    container["imagePullPolicy"] = "Never"  # the image is already on the node
     container["resources"] = {
         "limits": {GPU: 1, "memory": "3Gi"},
         "requests": {"cpu": "100m", "memory": "512Mi"},
@@ -90,7 +90,7 @@ def script(name: str, direction: str, trials: int, **spec: object) -> dict[str, 
     return manifest
 
 
-def test_scripts_with_scikit_learn_and_hugging_faces_own_search(kubectl: Kubectl) -> None:
+def test_scripts_with_scikit_learn_and_with_hyperparameter_search_of_the_trainer(kubectl: Kubectl) -> None:
     kubectl.apply(
         code("sklearn-code", SCIKIT_LEARN),
         script(

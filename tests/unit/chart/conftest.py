@@ -1,4 +1,4 @@
-"""The chart as Helm renders it, without a cluster."""
+"""The chart, rendered by Helm without a cluster."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Helm's rendering of the chart as plain objects."""
+"""Renders the chart with Helm."""
 
 import subprocess
 from collections.abc import Iterator
@@ -40,18 +40,18 @@ TRYOUT: Json = {
     "fullnameOverride": "tune",
 }
 VALUE_SETS = {"defaults": {}, "everything": EVERYTHING, "external": EXTERNAL, "tryout": TRYOUT}
-"""Values that between them take every branch of the templates but cert-manager's."""
+"""Values that together cover all branches of the templates except cert-manager's."""
 
 CERT_MANAGER: Json = {"studyServer": {"tls": {"source": "certManager", "issuerRef": {"name": "ca"}}}}
 
 
 class RefusedError(Exception):
-    """Helm would not render; the message is what the user reads."""
+    """Helm failed; the message is Helm's."""
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What was rendered."""
+    """The rendered objects."""
 
     all: list[Json]
 
@@ -74,7 +74,7 @@ class Objects:
 
 @dataclass(frozen=True)
 class Chart:
-    """The chart and the Helm that renders it."""
+    """The chart and the Helm executable."""
 
     helm: Path
     folder: Path

@@ -1,4 +1,4 @@
-"""What the chart renders fits together, and fits what the processes in it expect."""
+"""The rendered objects are consistent, and match what the processes in the pods expect."""
 
 import base64
 import hashlib
@@ -27,7 +27,7 @@ def selects(selector: dict[str, str], workload: dict[str, Any]) -> bool:
 
 
 @every_value_set
-def test_pods_are_locked_down_sized_and_probed(chart: Chart, values: dict[str, Any]) -> None:
+def test_pods_are_restricted_and_have_resources_and_probes(chart: Chart, values: dict[str, Any]) -> None:
     rendered = chart.render(values)
     for workload in rendered.workloads():
         security = pod(workload)["securityContext"]
@@ -45,9 +45,7 @@ def test_pods_are_locked_down_sized_and_probed(chart: Chart, values: dict[str, A
 
 
 @every_value_set
-def test_services_probes_and_policies_point_at_pods_that_are_there(
-    chart: Chart, values: dict[str, Any]
-) -> None:
+def test_services_probes_and_policies_refer_to_existing_pods(chart: Chart, values: dict[str, Any]) -> None:
     rendered = chart.render(values)
     for service in rendered.kind("Service"):
         (workload,) = [w for w in rendered.workloads() if selects(service["spec"]["selector"], w)]
@@ -63,7 +61,9 @@ def test_services_probes_and_policies_point_at_pods_that_are_there(
 
 
 @every_value_set
-def test_everything_that_pods_read_is_rendered_or_the_users(chart: Chart, values: dict[str, Any]) -> None:
+def test_everything_that_pods_mount_is_rendered_or_supplied_by_the_user(
+    chart: Chart, values: dict[str, Any]
+) -> None:
     rendered = chart.render(values)
     there = {found["metadata"]["name"]: found for found in rendered.kind("Secret")}
     accounts = {found["metadata"]["name"] for found in rendered.kind("ServiceAccount")}
@@ -79,7 +79,7 @@ def test_everything_that_pods_read_is_rendered_or_the_users(chart: Chart, values
                     assert reference["key"] in there[reference["name"]]["stringData"]
 
 
-def test_the_operator_understands_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operator_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = chart.render({"watchNamespaces": ["ml", "vision"], "operator": {"workers": 7}})
     (container,) = pod(rendered.one("Deployment", "operator"))["containers"]
     variables = environment(container)
@@ -95,7 +95,7 @@ def test_the_operator_understands_its_environment(chart: Chart, monkeypatch: pyt
     assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
 
 
-def test_the_study_server_understands_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = chart.render(release="other")
     (container,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
     variables = environment(container) | {"TUNING_DATABASE_URL": "postgresql://tuning@db/tuning"}
@@ -113,7 +113,7 @@ def test_the_study_server_understands_its_environment(chart: Chart, monkeypatch:
 
 
 def shaken_hands(authority: str, certificate: Path, host: str) -> None:
-    """Do a TLS handshake, as strict as Python 3.13 is by default."""
+    """Do a TLS handshake with the strict verification that is the default in Python 3.13."""
     theirs = ssl.create_default_context(cadata=authority)
     theirs.verify_flags |= ssl.VERIFY_X509_STRICT
     ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -130,7 +130,7 @@ def shaken_hands(authority: str, certificate: Path, host: str) -> None:
             unfinished.reverse()
 
 
-def test_the_generated_certificate_is_good_for_the_servers_address(chart: Chart, tmp_path: Path) -> None:
+def test_generated_certificate_is_valid_for_the_servers_address(chart: Chart, tmp_path: Path) -> None:
     rendered = chart.render()
     data = {
         key: base64.b64decode(text).decode()
@@ -157,7 +157,7 @@ def test_pods_restart_with_a_new_certificate(chart: Chart) -> None:
     assert chart.render().one("Secret", "study-server")["data"] != data, "every installation has its own"
 
 
-def test_the_bundled_database_and_its_url_agree(chart: Chart) -> None:
+def test_bundled_database_matches_its_url(chart: Chart) -> None:
     rendered = chart.render()
     secret = rendered.one("Secret", "postgres")["stringData"]
     url = make_url(secret["url"])
@@ -172,7 +172,7 @@ def test_the_bundled_database_and_its_url_agree(chart: Chart) -> None:
     assert variables["PGDATA"].startswith("/var/lib/postgresql/data/")
 
 
-def test_a_database_of_the_users_own_takes_the_place_of_the_bundled_one(chart: Chart) -> None:
+def test_external_database_replaces_the_bundled_one(chart: Chart) -> None:
     rendered = chart.render(EXTERNAL)
     components = {labels(found)["app.kubernetes.io/component"] for found in rendered.all}
     assert "postgres" not in components
@@ -184,7 +184,7 @@ def test_a_database_of_the_users_own_takes_the_place_of_the_bundled_one(chart: C
         assert environment(container)[name] == {"secretKeyRef": {"name": "db", "key": "uri"}}
 
 
-def test_only_the_databases_users_see_its_url(chart: Chart) -> None:
+def test_only_clients_of_the_database_have_its_url(chart: Chart) -> None:
     for workload in chart.render(VALUE_SETS["everything"]).workloads():
         component = labels(workload)["app.kubernetes.io/component"]
         sees = "secretKeyRef" in json.dumps(workload) or "tuning-operator-postgres" in json.dumps(
@@ -199,7 +199,7 @@ def grants(rendered: Objects, kind: str) -> dict[str, Any]:
     return {found["metadata"].get("namespace", ""): found["rules"] for found in roles}
 
 
-def test_named_namespaces_get_rights_and_the_cluster_none(chart: Chart) -> None:
+def test_permissions_are_limited_to_watched_namespaces(chart: Chart) -> None:
     everywhere = grants(chart.render(), "ClusterRole")[""]
     rendered = chart.render({"watchNamespaces": ["ml", "vision"]})
     assert grants(rendered, "ClusterRole") == {}
@@ -210,9 +210,9 @@ def test_named_namespaces_get_rights_and_the_cluster_none(chart: Chart) -> None:
     assert bound == {"system:service-account-issuer-discovery"}
 
 
-def test_people_may_tune_where_they_may_edit(chart: Chart) -> None:
+def test_built_in_roles_include_permissions_for_studies(chart: Chart) -> None:
     def verbs(rendered: Objects, role: str) -> set[str]:
-        """Return what a role of Kubernetes' own lets people do with studies."""
+        """Return the verbs that a built-in role has for studies."""
         label = f"rbac.authorization.k8s.io/aggregate-to-{role}"
         parts = [r for r in rendered.kind("ClusterRole") if labels(r).get(label) == "true"]
         rules = [rule for part in parts for rule in part["rules"]]
@@ -231,7 +231,7 @@ def test_people_may_tune_where_they_may_edit(chart: Chart) -> None:
     )
 
 
-def test_people_reach_the_study_server_and_no_other_pod(chart: Chart) -> None:
+def test_role_allows_port_forwarding_to_the_study_server_only(chart: Chart) -> None:
     rendered = chart.render()
     [role] = [r for r in rendered.kind("Role") if labels(r)["app.kubernetes.io/component"] == "users"]
     assert role["metadata"]["namespace"] == "tuning-system"
@@ -241,7 +241,7 @@ def test_people_reach_the_study_server_and_no_other_pod(chart: Chart) -> None:
     assert all(set(rule["verbs"]) <= {"get", "list"} for rule in role["rules"] if rule is not forward)
 
 
-def test_no_rights_on_secrets_and_no_wildcards(chart: Chart) -> None:
+def test_no_permissions_for_secrets_and_no_wildcards(chart: Chart) -> None:
     for values in VALUE_SETS.values():
         rendered = chart.render(values)
         for role in [*rendered.kind("ClusterRole"), *rendered.kind("Role")]:
@@ -250,7 +250,7 @@ def test_no_rights_on_secrets_and_no_wildcards(chart: Chart) -> None:
             assert "secrets" not in text
 
 
-def test_the_crd_is_the_generated_one(chart: Chart) -> None:
+def test_crd_is_the_generated_one(chart: Chart) -> None:
     copy = chart.folder / "files" / "tuningstudies.tuning.dev.yaml"
     assert copy.read_text() == crdgen.render(), "run `make generate`"
     kept = chart.render().kind("CustomResourceDefinition")[0]
@@ -263,7 +263,7 @@ def test_the_crd_is_the_generated_one(chart: Chart) -> None:
     assert chart.render({"crds": {"install": False}}).kind("CustomResourceDefinition") == []
 
 
-def test_a_kept_volume_keeps_its_password(chart: Chart) -> None:
+def test_password_of_a_kept_volume_is_kept(chart: Chart) -> None:
     def policies(**persistence: Any) -> tuple[bool, str | None]:
         rendered = chart.render({"postgres": {"persistence": persistence}})
         secret = rendered.one("Secret", "postgres")["metadata"].get("annotations", {})

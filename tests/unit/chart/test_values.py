@@ -1,4 +1,4 @@
-"""values.yaml, its schema and the README speak of the same values, and nothing else is taken."""
+"""values.yaml, its schema and the README have the same values, and others are rejected."""
 
 import json
 import re
@@ -14,7 +14,7 @@ OF_KUBERNETES = {"resources", "nodeSelector", "tolerations", "affinity"}
 
 
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
-def test_lint_finds_nothing(chart: Chart, values: dict[str, Any]) -> None:
+def test_helm_lint_passes(chart: Chart, values: dict[str, Any]) -> None:
     assert "0 chart(s) failed" in chart.run("lint", "--strict", chart.folder, values=values)
 
 
@@ -42,7 +42,7 @@ def test_lint_finds_nothing(chart: Chart, values: dict[str, Any]) -> None:
         ({"fullnameOverride": "Capital"}, "fullnameOverride"),
     ],
 )
-def test_a_wrong_value_is_refused_by_its_name(chart: Chart, values: dict[str, Any], word: str) -> None:
+def test_error_for_a_wrong_value_contains_its_name(chart: Chart, values: dict[str, Any], word: str) -> None:
     with pytest.raises(RefusedError, match=f"'[^']*{word}'|/{word}\\b"):
         chart.render(values)
 
@@ -66,22 +66,22 @@ def _properties(schema: dict[str, Any], definitions: dict[str, Any], path: str =
         yield path.rstrip(".")
 
 
-def test_the_schema_names_what_values_has(chart: Chart) -> None:
+def test_schema_has_all_values(chart: Chart) -> None:
     values = yaml.safe_load((chart.folder / "values.yaml").read_text())
     schema = json.loads((chart.folder / "values.schema.json").read_text())
     assert set(_values(values)) == set(_properties(schema, schema["definitions"])) - {"global"}
 
 
-def test_the_readme_names_what_values_has(chart: Chart) -> None:
+def test_readme_has_all_values(chart: Chart) -> None:
     readme = (chart.folder / "README.md").read_text()
-    told = set()
+    documented = set()
     for row in re.findall(r"^\| (`[^|]*) \|", readme, flags=re.MULTILINE):
         first, *others = re.findall(r"`([^`]*)`", row)
-        told |= {first} | {first.rpartition(".")[0] + other for other in others}
-    assert told == set(_values(yaml.safe_load((chart.folder / "values.yaml").read_text())))
+        documented |= {first} | {first.rpartition(".")[0] + other for other in others}
+    assert documented == set(_values(yaml.safe_load((chart.folder / "values.yaml").read_text())))
 
 
-def test_cert_manager_gets_a_certificate_to_make(chart: Chart) -> None:
+def test_cert_manager_gets_a_certificate(chart: Chart) -> None:
     rendered = chart.render(CERT_MANAGER)
     (certificate,) = rendered.kind("Certificate")
     assert certificate["spec"]["issuerRef"] == {"name": "ca", "kind": "Issuer"}

@@ -1,4 +1,4 @@
-"""The typical studies of the field: what each one's manifest says at full size, as agreed."""
+"""Typical studies, and what the manifests of their examples must contain."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Every example: manifests that can work, code that fits them, and one command that applies both."""
+"""All examples: valid manifests, matching code, and one command that applies both."""
 
 import ast
 import json
@@ -48,23 +48,23 @@ def kustomized(folder: Path) -> list[dict[str, Any]]:
 
 
 @each_example
-def test_the_study_is_named_as_its_folder_and_the_readme_applies_it(example: Path) -> None:
+def test_study_is_named_after_its_folder_and_the_readme_applies_it(example: Path) -> None:
     assert {found.file.name: found.name for found in manifests(example)}["study.yaml"] == example.name
     assert f"kubectl apply -k examples/{example.name}" in (example / "README.md").read_text()
 
 
-def test_the_table_of_examples_is_complete() -> None:
+def test_table_of_examples_is_complete() -> None:
     linked = re.findall(r"^\| \[([\w-]+)\]\(([\w-]+)\) \|", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert sorted(linked) == [(folder.name, folder.name) for folder in EXAMPLES]
 
 
 @each_manifest
-def test_the_search_space_and_the_initial_trials_can_work(manifest: Manifest) -> None:
+def test_search_space_and_initial_trials_are_valid(manifest: Manifest) -> None:
     assert space.problems(manifest.spec.search_space, manifest.spec.initial_trials) == ()
 
 
 @pytest.mark.parametrize("name", sorted(ROWS))
-def test_the_study_is_the_one_that_the_table_of_typical_studies_asks_for(name: str) -> None:
+def test_study_matches_the_table_of_typical_studies(name: str) -> None:
     spec = TuningStudySpec.model_validate(yaml.safe_load((ROOT / name / "study.yaml").read_text())["spec"])
     written = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     assert {field: written.get(field) for field in ROWS[name]} == ROWS[name]
@@ -85,7 +85,7 @@ def test_one_command_applies_the_study_and_its_code(example: Path) -> None:
 
 
 def assert_code_has(files: dict[str, str], runs: Any) -> None:
-    """What the manifest names is there: the function, the script, or a file that the command names."""
+    """Assert that the function, the script or a file of the command exists."""
     if runs.objective:
         module, _, function = runs.objective.partition(":")
         assert function in definitions(files[f"{module}.py"])
@@ -101,14 +101,14 @@ def definitions(code: str) -> dict[str, ast.FunctionDef | ast.ClassDef]:
 
 
 class Suggested(NamedTuple):
-    """A call of `trial.suggest_*`, as the manifest would write it; the name is a pattern where it is made."""
+    """A call of `trial.suggest_*` as a parameter of the manifest. A computed name is a pattern."""
 
     name: str
     parameter: dict[str, Any]
 
 
 def suggested(code: str, function: str) -> list[Suggested]:
-    """Read the calls of a function and of what it calls in the same file."""
+    """Return the calls in a function and in the functions of the same file that it calls."""
     known, seen, waiting, found = definitions(code), set[str](), [function], []
     while waiting:
         seen.add(name := waiting.pop())
@@ -130,7 +130,7 @@ def suggestion(call: ast.Call, kind: str) -> Suggested:
 
 
 def pattern(name: ast.expr) -> str:
-    """Return a regular expression for a name: itself, or an f-string's fixed parts."""
+    """Return a regular expression for a literal name or an f-string."""
     if isinstance(name, ast.JoinedStr):
         fixed = [re.escape(p.value) if isinstance(p, ast.Constant) else r"\w+" for p in name.values]
         return "".join(fixed)
@@ -143,7 +143,7 @@ def declared(parameter: Parameter) -> dict[str, Any]:
 
 
 def code_of(manifest: Manifest) -> tuple[Path, str]:
-    """Return the file of a trial's code and the function of its objective; a script's is named objective."""
+    """Return the file of a trial's code and its function, which is `objective` for scripts."""
     module, _, function = (manifest.spec.trial.objective or "").partition(":")
     file = manifest.spec.trial.script or f"{module}.py"
     return manifest.file.parent / file, function or "objective"
@@ -154,8 +154,8 @@ def code_of(manifest: Manifest) -> tuple[Path, str]:
     [found for found in MANIFESTS if found.spec.search_space and code_of(found)[0].exists()],
     ids=lambda found: found.name,
 )
-def test_code_and_manifest_search_the_same_space(manifest: Manifest) -> None:
-    """The same file gives the same search under plain Optuna, where the manifest has no say."""
+def test_code_and_manifest_have_the_same_search_space(manifest: Manifest) -> None:
+    """The code has the same search space when it runs with Optuna on its own."""
     file, function = code_of(manifest)
     calls = suggested(file.read_text(), function)
     used = set()
@@ -166,14 +166,14 @@ def test_code_and_manifest_search_the_same_space(manifest: Manifest) -> None:
     assert used == {call.name for call in calls}
 
 
-def test_cats_and_dogs_run_side_by_side_on_a_gpu_each() -> None:
+def test_cats_and_dogs_runs_trials_in_parallel_with_one_gpu_each() -> None:
     (manifest,) = manifests(ROOT / "cnn-cats-dogs")
     assert manifest.spec.parallelism > 1
     limits = manifest.spec.trial.template["spec"]["containers"][0]["resources"]["limits"]
     assert limits["nvidia.com/gpu"] == 1
 
 
-def test_bert_without_code_is_the_same_study() -> None:
+def test_bert_study_without_code_matches_the_one_with_code() -> None:
     specs = {manifest.file.name: manifest.spec for manifest in manifests(ROOT / "bert-imdb")}
     with_code, without = specs["study.yaml"], specs["study-no-code.yaml"]
     assert "weight_decay=0.01" in (ROOT / "bert-imdb" / "train.py").read_text()
