@@ -1,0 +1,52 @@
+"""The documentation's links, lists and paths match the repository."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+KUBE = ROOT / "operator" / "tuning_operator" / "kube"
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(page for folder in ("docs", "charts", "examples") for page in (ROOT / folder).rglob("*.md")),
+]
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub makes for a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_existing_files_and_headings(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        if ":" not in path:
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+def test_index_lists_all_pages() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / "README.md").read_text())
+    linked = {(ROOT / "docs" / link).resolve() for link in links}
+    assert {page for page in PAGES if page.is_relative_to(ROOT / "docs")} - linked == {
+        ROOT / "docs" / "README.md"
+    }
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
+def test_modules_to_read_exist(page: str) -> None:
+    modules = re.findall(r"`(\w+/\w+\.py)`", (ROOT / page).read_text())
+    assert len(modules) == 5
+    assert all((KUBE / module).exists() for module in modules)
+
+
+def test_layout_lists_all_folders() -> None:
+    layout = (ROOT / "docs" / "architecture.md").read_text().partition("## Layout")[2].split("```")[1]
+    described = set(re.findall(r"^ *([\w/-]+)/ ", layout, re.MULTILINE))
+    for folder in (KUBE, KUBE.parent / "studies", ROOT / "trainer-image" / "tuning_trainer"):
+        packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+        assert packages <= described, packages - described
