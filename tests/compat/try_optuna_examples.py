@@ -165,8 +165,8 @@ class Trying:
             lines = ended.err.strip().splitlines() or [""]
             said = f"{what}: {failure.get('message') or f'exit code {ended.code}: {lines[-1]}'}"
         else:
-            unused = re.findall(r"tuning: (.+?)(?: of optimize)? is not used", ended.err)
-            said = f"not used: {', '.join(dict.fromkeys(unused))}" if unused else ""
+            unused = re.findall(r"tuning: (?:the argument )?(.+?)(?: of optimize)? is ignored", ended.err)
+            said = f"ignored: {', '.join(dict.fromkeys(unused))}" if unused else ""
         said = said.replace("\n", " ")[:400]
         if said and said not in self.tried.said:
             self.tried.said.append(said)

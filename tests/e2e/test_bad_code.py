@@ -38,7 +38,7 @@ CASES = {
     "jobs": Bad(
         SCRIPT,
         "import optuna\noptuna.create_study().optimize(lambda trial: 1.0, n_jobs=4)\n",
-        "n_jobs=4, but a pod runs one trial",
+        "n_jobs=4, but a pod runs only one trial",
     ),
     "none": Bad(OBJECTIVE, "def objective(trial): pass", "The value None could not be cast to float"),
     "text": Bad(
@@ -67,9 +67,7 @@ CASES = {
         SEARCH_SPACE,
     ),
     "import": Bad(OBJECTIVE, "import no_such_package", "No module named 'no_such_package'"),
-    "module": Bad(
-        {"objective": "trian:objective"}, "def objective(trial): ...", "There is no module 'trian'"
-    ),
+    "module": Bad({"objective": "trian:objective"}, "def objective(trial): ...", "Module 'trian' not found"),
 }
 
 

@@ -29,7 +29,7 @@ def test_script_is_pruned_resumed_and_saves_its_plots(kubectl: Kubectl) -> None:
     assert status["progress"] == "5/5"
     assert status["best"]["values"][0] > 0.8
     log = kubectl.logs_of_trial(name, 0)
-    assert "the script's storage is not used" in log
+    assert "the script's storage is ignored" in log
     assert "scikit-learn's handwritten digits (MNIST_DIR is not set); threads: 1" in log
 
     kubectl.patch(name, maxTrials=6)

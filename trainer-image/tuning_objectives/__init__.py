@@ -1,1 +1,1 @@
-"""Objectives of the trainer image: tuning without code of one's own."""
+"""The trainer image's ready-made objectives: tuning without writing code."""

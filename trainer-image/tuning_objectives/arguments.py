@@ -12,28 +12,28 @@ if TYPE_CHECKING:
 
 ALIASES = {"batch_size": "per_device_train_batch_size", "lr": "learning_rate", "epochs": "num_train_epochs"}
 RESERVED = {
-    "output_dir": "checkpoints go to a folder that is removed; the final model goes to OUTPUT_DIR",
+    "output_dir": "checkpoints go to a temporary folder, and the final model goes to OUTPUT_DIR",
     "save_strategy": "trials keep no checkpoint, which would fill the disk",
     "load_best_model_at_end": "trials keep no checkpoint, which would fill the disk",
     "do_train": "the objective trains",
     "do_eval": "the objective evaluates",
     "push_to_hub": "the final model goes to OUTPUT_DIR",
 }
-"""Arguments that the objective sets itself, and why."""
+"""Arguments that can't be set, and why."""
 
 
 def training_arguments(
     fields: Collection[str], fixed: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the keyword arguments: the fixed ones, then the trial's, which hold.
+    """Return the keyword arguments: the fixed ones, overridden by the trial's.
 
     Args:
         fields: the names that TrainingArguments has.
-        fixed: of the variable TRAINING_ARGUMENTS.
+        fixed: those of the variable TRAINING_ARGUMENTS.
         parameters: the trial's.
 
     Raises:
-        SettingsError: one is no training argument; names it and the nearest.
+        SettingsError: one is not a training argument; the message names it and similar ones.
     """
     return {
         **_named(fields, fixed, "TRAINING_ARGUMENTS has"),
@@ -46,15 +46,15 @@ def _named(fields: Collection[str], given: Mapping[str, Any], where: str) -> dic
     for name, value in given.items():
         field = ALIASES.get(name, name)
         if field in RESERVED:
-            raise SettingsError(f"{where} '{name}', which cannot be set: {RESERVED[field]}.")
+            raise SettingsError(f"{where} '{name}', which can't be set: {RESERVED[field]}.")
         if field not in fields:
             raise SettingsError(
-                f"{where} '{name}', but transformers.TrainingArguments has no such field"
+                f"{where} '{name}', which is not a field of transformers.TrainingArguments"
                 f"{_near(name, fields)}."
             )
         if field in named:
             raise SettingsError(
-                f"{where} '{name}' and another name of the same training argument {field}: keep one."
+                f"{where} '{name}' and another name for the training argument {field}: remove one of them."
             )
         named[field] = value
     return named

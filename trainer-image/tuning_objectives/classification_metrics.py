@@ -1,4 +1,4 @@
-"""The metrics of a classifier that METRIC may name."""
+"""The metrics that METRIC can name."""
 
 from __future__ import annotations
 
@@ -11,28 +11,33 @@ from tuning_objectives.settings import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+BINARY = 2  # classes
 LOSS = "loss"
-"""What every evaluation returns; the others are computed from the predictions."""
+"""Returned by every evaluation; the other metrics are computed from the predictions."""
 
 
 def metric_function(name: str, classes: int) -> Callable[[Any], dict[str, float]]:
-    """Return a `compute_metrics` for the Trainer that gives accuracy and the named metric.
+    """Return a `compute_metrics` for the Trainer that computes accuracy and the named metric.
 
-    f1, precision and recall are of class 1 where there are two, else the mean over the classes (macro).
+    f1, precision and recall are those of class 1 if there are two classes, otherwise macro averages.
 
     Raises:
-        SettingsError: there is no such metric; names those that are.
+        SettingsError: there is no such metric; the message lists them.
     """
-    average = "binary" if classes == len(("no", "yes")) else "macro"
+    average = "binary" if classes == BINARY else "macro"
     known: dict[str, Callable[[Any, Any], float]] = {
         "accuracy": metrics.accuracy_score,
         "balanced_accuracy": metrics.balanced_accuracy_score,
-        "f1": lambda true, said: metrics.f1_score(true, said, average=average),
-        "f1_macro": lambda true, said: metrics.f1_score(true, said, average="macro"),
-        "f1_micro": lambda true, said: metrics.f1_score(true, said, average="micro"),
-        "f1_weighted": lambda true, said: metrics.f1_score(true, said, average="weighted"),
-        "precision": lambda true, said: metrics.precision_score(true, said, average=average, zero_division=0),
-        "recall": lambda true, said: metrics.recall_score(true, said, average=average, zero_division=0),
+        "f1": lambda true, predicted: metrics.f1_score(true, predicted, average=average),
+        "f1_macro": lambda true, predicted: metrics.f1_score(true, predicted, average="macro"),
+        "f1_micro": lambda true, predicted: metrics.f1_score(true, predicted, average="micro"),
+        "f1_weighted": lambda true, predicted: metrics.f1_score(true, predicted, average="weighted"),
+        "precision": lambda true, predicted: metrics.precision_score(
+            true, predicted, average=average, zero_division=0
+        ),
+        "recall": lambda true, predicted: metrics.recall_score(
+            true, predicted, average=average, zero_division=0
+        ),
         "matthews_correlation": metrics.matthews_corrcoef,
     }
     if name not in known and name != LOSS:
@@ -43,7 +48,7 @@ def metric_function(name: str, classes: int) -> Callable[[Any], dict[str, float]
         logits = (
             prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
         )
-        said = logits.argmax(axis=-1)
-        return {one: float(known[one](prediction.label_ids, said)) for one in wanted}
+        predicted = logits.argmax(axis=-1)
+        return {one: float(known[one](prediction.label_ids, predicted)) for one in wanted}
 
     return compute

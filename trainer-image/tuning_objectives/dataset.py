@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 HELD_OUT = 0.1
-"""The share of the training data that validates where there is no validation split."""
+"""The share of the training rows used for validation if there is no validation split."""
 SEED = 42
-"""Every trial must hold out the same rows."""
+"""Fixed, so that every trial holds out the same rows."""
 UNLABELLED = -1
-"""What the hub's benchmarks have for the labels that they keep secret."""
+"""The label in the test splits of public benchmarks, which keep the real labels secret."""
 
 
 class Data(NamedTuple):
-    """The rows, and the names of the classes by number."""
+    """The rows of each split, and the names of the classes by number."""
 
     train: Any
     validation: Any
@@ -32,10 +32,10 @@ class Data(NamedTuple):
 
 
 def load(settings: Settings) -> Data:
-    """Load the data as the environment says; the label column is `label`, a number, in each split.
+    """Load the data that the settings describe; in each split the column `label` holds a number.
 
     Raises:
-        SettingsError: a file, split or column is not there; names those that are.
+        SettingsError: a file, split or column is missing; the message lists those that exist.
     """
     splits = _splits(settings, _from_files(settings) if settings.files else _by_name(settings))
     for name, split in splits.items():
@@ -51,7 +51,7 @@ def load(settings: Settings) -> Data:
 
 
 def tokenized(data: Any, settings: Settings, tokenizer: Any, folder: str, name: str) -> Any:
-    """Return a split with the model's inputs in place of its texts, kept in a file of the folder."""
+    """Return a split with the model's inputs instead of its texts, stored in a file of the folder."""
 
     def encode(rows: dict[str, list[Any]]) -> dict[str, Any]:
         texts = [[str(text) for text in rows[column]] for column in settings.text_columns]
@@ -68,12 +68,12 @@ def _from_files(settings: Settings) -> Any:
     for split, file in settings.files.items():
         if not Path(file).is_file():
             raise SettingsError(
-                f"{split.upper()}_FILE is '{file}', but the pod has no such file: is its volume mounted?"
+                f"{split.upper()}_FILE is '{file}', which does not exist. Check that its volume is mounted."
             )
     kinds = sorted({Path(file).suffix for file in settings.files.values()})
     if len(kinds) > 1 or kinds[0] not in KINDS:
         raise SettingsError(
-            f"The data files end with {', '.join(kinds)}: give one kind of {', '.join(KINDS)}."
+            f"The data files end with {', '.join(kinds)}. They must all have one of {', '.join(KINDS)}."
         )
     options = {"delimiter": "\t"} if kinds == [".tsv"] else {}
     return datasets.load_dataset(KINDS[kinds[0]], data_files=settings.files, **options)
@@ -88,15 +88,15 @@ def _by_name(settings: Settings) -> Any:
 
 
 def _splits(settings: Settings, found: Any) -> dict[str, Any]:
-    """Return the splits by what they are used for."""
+    """Return the splits by their use: train, validation, test."""
     used: dict[str, str] = {}
     for split in SPLITS:
         name = settings.splits[split] or split
-        if name in found and name not in used.values():  # what was tuned on is no test
+        if name in found and name not in used.values():  # rows used for tuning can't be the test split
             used[split] = name
         elif settings.splits[split] or split == "train":
             raise SettingsError(
-                f"The dataset has no other split '{name}'; it has {', '.join(found)}. "
+                f"The dataset has no unused split '{name}'; its splits are {', '.join(found)}. "
                 f"Set {split.upper()}_SPLIT_NAME to one of them."
             )
     return {split: found[name] for split, name in used.items()}
@@ -108,13 +108,13 @@ def _check_columns(settings: Settings, split: str, data: Any) -> None:
         for name in names:
             if name not in data.column_names:
                 raise SettingsError(
-                    f"The dataset's {split} split has no column '{name}'; it has "
+                    f"The dataset's {split} split has no column '{name}'; its columns are "
                     f"{', '.join(data.column_names)}. Set {variable} to one of them."
                 )
 
 
 def _labels(splits: Iterable[Any], column: str) -> list[Any]:
-    """Return the classes in the order of their numbers: the dataset's own, else all that occur, sorted."""
+    """Return the classes in the order of their numbers: the dataset's own, or all that occur, sorted."""
     splits = list(splits)
     feature = splits[0].features[column]
     if isinstance(feature, datasets.ClassLabel):
@@ -123,7 +123,7 @@ def _labels(splits: Iterable[Any], column: str) -> list[Any]:
     if not all(isinstance(value, (str, int)) for value in found):
         kinds = ", ".join(sorted({type(value).__name__ for value in found}))
         raise SettingsError(
-            f"The column '{column}' holds {kinds}: labels are texts or whole numbers, one in each row. "
+            f"The column '{column}' holds {kinds}, but labels must be strings or integers, one in each row. "
             "Set LABEL_COLUMN_NAME to the column of the classes."
         )
     return sorted(found)
@@ -141,7 +141,7 @@ def _numbered(data: Any, column: str, labels: list[Any]) -> Any:
 
 
 def _held_out(data: Any) -> dict[str, Any]:
-    """Divide the training rows. `train_test_split` refuses keep_in_memory for data that come from files."""
+    """Split the training rows. `train_test_split` does not support keep_in_memory for data from files."""
     shuffled = data.shuffle(seed=SEED, keep_in_memory=True)
     held_out = math.ceil(HELD_OUT * len(data))
     return {

@@ -1,4 +1,4 @@
-"""What the container's environment variables say: the model, the data, where the final model goes."""
+"""The container's environment variables: the model, the data, and where the final model goes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class SettingsError(ValueError):
-    """A variable is missing or wrong; the message names it and the mend."""
+    """A variable is missing or invalid; the message names it and how to fix it."""
 
 
 class Settings(NamedTuple):
-    """The variables, by the names of transformers' run_classification.py."""
+    """The settings, named like the arguments of transformers' run_classification.py."""
 
     model: str
     dataset: str | None
@@ -22,7 +22,7 @@ class Settings(NamedTuple):
     files: dict[str, str]
     """Data files by split: train, validation, test."""
     splits: dict[str, str | None]
-    """What the dataset calls its splits, where the environment says so."""
+    """The dataset's names for its splits, where they are set."""
     text_columns: list[str]
     label_column: str
     metric: str
@@ -40,7 +40,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings.
 
     Raises:
-        SettingsError: a variable is missing or has no meaning.
+        SettingsError: a variable is missing or invalid.
     """
     files = {
         split: environ[f"{split.upper()}_FILE"] for split in SPLITS if environ.get(f"{split.upper()}_FILE")
@@ -48,14 +48,17 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     dataset = environ.get("DATASET_NAME") or None
     if (dataset is None) == (not files):
         raise SettingsError(
-            "Set DATASET_NAME (a name on the hub, or a folder that save_to_disk has written), "
-            "or TRAIN_FILE and, if you have them, VALIDATION_FILE and TEST_FILE "
+            "Set DATASET_NAME (a name on the Hugging Face Hub, or a folder written by save_to_disk), "
+            "or TRAIN_FILE and, optionally, VALIDATION_FILE and TEST_FILE "
             "(csv, tsv, json, jsonl, parquet), not both."
         )
     if files and "train" not in files:
-        raise SettingsError(f"{_listed(files)} without TRAIN_FILE: there is nothing to train on.")
+        given = " and ".join(f"{split.upper()}_FILE" for split in files)
+        raise SettingsError(f"{given} without TRAIN_FILE: there is no training data.")
     return Settings(
-        model=_required(environ, "MODEL_NAME_OR_PATH", "a model's name on the hub, or its folder"),
+        model=_required(
+            environ, "MODEL_NAME_OR_PATH", "a model's name on the Hugging Face Hub, or its folder"
+        ),
         dataset=dataset,
         dataset_config=environ.get("DATASET_CONFIG_NAME") or None,
         files=files,
@@ -70,15 +73,11 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     )
 
 
-def _listed(files: Mapping[str, str]) -> str:
-    return " and ".join(f"{split.upper()}_FILE" for split in files)
-
-
 def _names(text: str) -> list[str]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not 1 <= len(names) <= len(("text", "pair")):
         raise SettingsError(
-            f"TEXT_COLUMN_NAME is '{text}': name one column, or two with a comma (a pair of texts)."
+            f"TEXT_COLUMN_NAME is '{text}', but must name one column, or two separated by a comma."
         )
     return names
 
@@ -86,7 +85,7 @@ def _names(text: str) -> list[str]:
 def _required(environ: Mapping[str, str], name: str, what: str) -> str:
     value = environ.get(name)
     if not value:
-        raise SettingsError(f"{name} is not set: {what}. Give it in the trainer container's env.")
+        raise SettingsError(f"{name} is not set: {what}. Set it in the env of the trainer container.")
     return value
 
 
@@ -95,7 +94,7 @@ def _number(environ: Mapping[str, str], name: str) -> int | None:
     if not text:
         return None
     if not text.isdecimal() or int(text) == 0:
-        raise SettingsError(f"{name} is '{text}': it must be a whole number above 0.")
+        raise SettingsError(f"{name} is '{text}', but must be an integer greater than 0.")
     return int(text)
 
 
@@ -104,7 +103,7 @@ def _object(environ: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"{name} is not JSON: {error}") from None
+        raise SettingsError(f"{name} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise SettingsError(f'{name} must be a JSON object, for example {{"weight_decay": 0.01}}.')
     return value

@@ -1,7 +1,7 @@
 """`objective: tuning_objectives.text_classification:objective` tunes a Hugging Face text classifier.
 
 Configured by the container's environment (docs/guide/trial-code.md). A trial trains on the training split,
-evaluates each epoch and keeps nothing; the refit trains on training and validation data and saves the model.
+evaluates each epoch and saves nothing; the refit trains on training and validation rows and saves the model.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 def objective(trial: Any) -> float | None:
     """Train with the trial's parameters; return the metric on the validation split.
 
-    As the refit (TUNING_ROLE is `final`): on the test split where there is one, and the user attribute
-    `model` is the folder of the model.
+    In the refit (TUNING_ROLE is `final`), return the metric on the test split, if there is one, and set the
+    user attribute `model` to the folder of the model.
 
     Raises:
-        SettingsError: a variable or a parameter has no meaning; the message says which.
-        TrialPruned: the trial is hopeless.
+        SettingsError: a variable or a parameter is invalid; the message names it.
+        TrialPruned: the trial is unpromising.
     """
     settings = read_settings(os.environ)
     arguments = _arguments(settings, trial.params)
@@ -70,7 +70,7 @@ def _refit(trial: Any, settings: Settings, arguments: Mapping[str, Any]) -> floa
 def _arguments(settings: Settings, parameters: Mapping[str, Any]) -> dict[str, Any]:
     if not parameters:
         raise SettingsError(
-            "The trial has no parameters: declare them in spec.searchSpace, for example learning_rate."
+            "The trial has no parameters. Add some to spec.searchSpace, for example learning_rate."
         )
     fields = [field.name for field in dataclasses.fields(TrainingArguments) if field.init]
     given = training_arguments(fields, settings.training_arguments, parameters)
@@ -84,18 +84,18 @@ def _arguments(settings: Settings, parameters: Mapping[str, Any]) -> dict[str, A
 
 
 def _output_folder(settings: Settings) -> str:
-    """Return the folder of the final model, made now: a mistake shows before the training."""
+    """Return the folder of the final model, created now so that a mistake shows before the training."""
     if settings.output_dir is None:
         raise SettingsError(
-            "OUTPUT_DIR is not set: the final model needs a folder on a volume that outlives the pod."
+            "OUTPUT_DIR is not set. Set it to a folder for the final model on a volume that outlives the pod."
         )
     try:
         Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=settings.output_dir).close()
     except OSError as error:
         raise SettingsError(
-            f"OUTPUT_DIR is '{settings.output_dir}', where the pod cannot write: {error.strerror}. "
-            "Is its volume mounted, and may the pod's user (fsGroup) write there?"
+            f"The pod cannot write to OUTPUT_DIR, '{settings.output_dir}': {error.strerror}. "
+            "Check that its volume is mounted and that the pod's user (fsGroup) can write there."
         ) from None
     return settings.output_dir
 
@@ -104,7 +104,7 @@ def _trainer(
     settings: Settings, arguments: Mapping[str, Any], data: Data, train: Any, measured: Any
 ) -> Trainer:
     made = TrainingArguments(**arguments)
-    set_seed(made.seed)  # the classifier's head is new, and the same in every trial
+    set_seed(made.seed)  # the classifier's new head gets the same weights in every trial
     tokenizer = AutoTokenizer.from_pretrained(settings.model)
     model = AutoModelForSequenceClassification.from_pretrained(
         settings.model,
@@ -131,7 +131,7 @@ def _trainer(
 
 
 def _last_evaluation(trainer: Trainer, metric: str) -> float:
-    """Return the metric of the last evaluation in training; evaluate if there was none."""
+    """Return the metric of the last evaluation during training; evaluate now if there was none."""
     found = [entry[f"eval_{metric}"] for entry in trainer.state.log_history if f"eval_{metric}" in entry]
     return float(found[-1]) if found else _evaluation(trainer, metric)
 

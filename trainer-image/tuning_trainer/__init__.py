@@ -2,4 +2,4 @@
 
 
 class TrialPruned(Exception):  # noqa: N818  Optuna's name
-    """Raised by an objective to end its trial as PRUNED: optuna.TrialPruned for images without Optuna."""
+    """Raise it in an objective to end the trial as PRUNED: optuna.TrialPruned for images without Optuna."""

@@ -1,4 +1,4 @@
-"""The runtime's command line: what a trial runs."""
+"""The command line of the trainer runtime: what a trial runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from tuning_trainer.console import say
+from tuning_trainer.log import log
 from tuning_trainer.settings import SettingsError, read_settings
 from tuning_trainer.stopping import EXIT_CODE, EXIT_GRACE, Stopped, Stopping, exit_within
 
@@ -24,19 +24,19 @@ USAGE_ERROR = 2
 
 
 def main(arguments: list[str]) -> int:
-    """Run the trial that the environment names, or `init`; return the exit code."""
+    """Run the trial that the environment variables describe, or `init`; return the exit code."""
     mode, rest = arguments[:1], arguments[1:]
     if mode == ["init"]:
         from tuning_trainer.modes.init import init
 
         return init(rest)
     if not rest or mode[0] not in MODES:
-        say(USAGE)
+        log(USAGE)
         return USAGE_ERROR
     try:
         settings = read_settings(os.environ)
     except SettingsError as error:
-        say(str(error))
+        log(str(error))
         return USAGE_ERROR
     stopping = Stopping()
     stopping.install()
@@ -78,20 +78,13 @@ def _command(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -
 MODES = {"objective": _objective, "script": _script, "command": _command}
 
 
-def _let_lightning_start_it_again() -> None:
-    """Make Lightning's `ddp` start its further processes with our own command line, `python trainer.zip ...`.
-
-    With a spec it would try `python -m __main__`; without one, processes that are spawned would run __file__,
-    which is no file on the disk.
-    """
+def start() -> None:
+    """Run the trial and end the process, even if the user's code left threads running."""
+    # Lightning's `ddp` starts more processes with the command line of this one, `python trainer.zip ...`.
+    # With a spec it would try `python -m __main__`; with __file__, spawned ones would run a missing file.
     main_module = sys.modules["__main__"]
     main_module.__spec__ = None
     main_module.__dict__.pop("__file__", None)
-
-
-def start() -> None:
-    """Run and end the process, also if the user's code left threads running."""
-    _let_lightning_start_it_again()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # logs are read while the trial runs
     code = main(sys.argv[1:])

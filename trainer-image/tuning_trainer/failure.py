@@ -1,4 +1,4 @@
-"""Why a trial ended without a value: a category for programs, a sentence and the mend for people."""
+"""Why a trial ended without a value: a machine-readable category, a message, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tuning_trainer.console import PACKAGE, say
+from tuning_trainer.log import PACKAGE, log
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 MESSAGE_LIMIT = 1000  # characters
-TRACEBACK_LIMIT = 32_000  # characters, the last ones
-WIDEST = 6  # bytes of a character in JSON, at most
-TERMINATION_LIMIT = 4096  # bytes that the kubelet keeps of a termination message
+TRACEBACK_LIMIT = 32_000  # characters; the last ones are kept
+WIDEST = 6  # bytes that one character takes in JSON, at most
+TERMINATION_LIMIT = 4096  # bytes of a termination message that the kubelet keeps
 
 
 class Failure(NamedTuple):
-    """A failure as the protocol has it."""
+    """A failure as the protocol defines it."""
 
     category: str
     message: str
@@ -27,7 +27,7 @@ class Failure(NamedTuple):
     traceback: str | None = None
 
     def to_wire(self) -> dict[str, Any]:
-        """Return the protocol's JSON, its texts cut to what a record should hold."""
+        """Return the protocol's JSON, with long texts shortened."""
         return {
             "category": self.category,
             "message": self.message[:MESSAGE_LIMIT],
@@ -37,7 +37,7 @@ class Failure(NamedTuple):
 
 
 class TrialFailure(Exception):  # noqa: N818
-    """Ends the trial as FAIL for a reason that the runtime itself found."""
+    """Ends the trial as FAIL for a reason found by the runtime itself."""
 
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
@@ -45,7 +45,7 @@ class TrialFailure(Exception):  # noqa: N818
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Return the failure that an exception of the user's code means, with its traceback."""
+    """Return the failure for an exception raised by the user's code, with its traceback."""
     if isinstance(error, TrialFailure):
         return error.failure
     described = "".join(traceback.format_exception_only(type(error), error)).strip()
@@ -54,13 +54,13 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def format_traceback(error: BaseException) -> str:
-    """Return the traceback from the user's first frame on; without one, the exception alone."""
+    """Return the traceback, starting at the user's first frame; without one, only the exception."""
     frames = skip_own_frames(error.__traceback__)
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
 def skip_own_frames(frames: TracebackType | None) -> TracebackType | None:
-    """Leave out the runtime's and the import system's frames at the top."""
+    """Leave out the frames of the runtime and of the import system at the top."""
     own = (PACKAGE, "<frozen ")
     while frames is not None and frames.tb_frame.f_code.co_filename.startswith(own):
         frames = frames.tb_next
@@ -70,30 +70,28 @@ def skip_own_frames(frames: TracebackType | None) -> TracebackType | None:
 def _classify(error: BaseException) -> tuple[str, str | None]:
     out_of_gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
     if out_of_gpu or isinstance(error, MemoryError):
-        what = "the GPU's memory" if out_of_gpu else "memory"
-        return (
-            "OutOfMemory",
-            f"The trial needs less of {what} (a smaller batch size, say), or its pod a larger limit.",
-        )
+        memory = "GPU memory" if out_of_gpu else "memory"
+        more = "use a GPU with more of it" if out_of_gpu else "raise the container's memory limit"
+        return "OutOfMemory", f"Use less {memory} (for example, a smaller batch size), or {more}."
     if isinstance(error, SystemExit):
-        return "Exception", "The objective ended the process; let it return its value, or raise an exception."
+        return "Exception", "The objective ended the process: return a value or raise an exception instead."
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted", None
     return "Exception", None
 
 
 def write_termination_message(path: str, failure: Failure) -> None:
-    """Write the failure where the kubelet reads it; outside a pod there is no such file."""
+    """Write the failure to where the kubelet reads it; outside a pod there is no such file."""
     target = Path(path)
     try:
         if target.exists():
             target.write_bytes(termination_message(failure))
-    except OSError as error:  # the result must be told all the same
-        say(f"the termination message cannot be written: {error}")
+    except OSError as error:  # the result must be reported all the same
+        log(f"cannot write the termination message: {error}")
 
 
 def termination_message(failure: Failure) -> bytes:
-    """Return the failure as JSON that fits the kubelet's limit: of the traceback the end is kept."""
+    """Return the failure as JSON within the kubelet's limit; of the traceback, the end is kept."""
     wire = failure.to_wire()
     text = wire["traceback"] or ""
     while True:

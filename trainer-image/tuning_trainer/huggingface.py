@@ -1,6 +1,6 @@
-"""A callback for the Hugging Face Trainer: reports each evaluation, and ends a hopeless trial as PRUNED.
+"""A callback for the Hugging Face Trainer: reports each evaluation and prunes unpromising trials.
 
-The only module of the runtime that needs a package (transformers); nothing else imports it.
+The only module of the runtime that needs a package, transformers; no other module imports it.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from tuning_trainer.optuna_api.pruned import trial_pruned
+from tuning_trainer.outcome import trial_pruned
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
 class MetricNotEvaluatedError(KeyError):
-    """The evaluation did not return the metric that is to be reported."""
+    """The evaluation did not return the metric that should be reported."""
 
     def __str__(self) -> str:
-        return str(self.args[0])  # a KeyError shows its message quoted
+        return str(self.args[0])  # a KeyError would show its message in quotes
 
 
-class TuningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is in the image alone
-    """Reports a metric of the evaluations during `trainer.train()`; works with a plain optuna.Trial too.
+class TuningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is only in the image
+    """Reports a metric of the evaluations during `trainer.train()`; also works with a plain optuna.Trial.
 
-    The step is the epoch with `eval_strategy="epoch"`: trials with other batch sizes are compared after as
-    many passes over the data. Else it is the global step, which is a multiple of eval_steps in every trial.
+    With `eval_strategy="epoch"` the step is the epoch, so that trials with different batch sizes are compared
+    after the same number of passes over the data. Otherwise it is the global step, a multiple of eval_steps.
 
-    A hopeless trial's training is stopped as any Trainer's is (`control.should_training_stop`), so that the
-    other callbacks end as usual; then `trainer.train()` raises TrialPruned.
+    An unpromising trial's training is stopped with `control.should_training_stop`, so that other callbacks
+    end as usual; then `trainer.train()` raises TrialPruned.
 
     Evaluations before and after the training are not reported.
     """
 
     def __init__(self, trial: Any, metric: str = "eval_accuracy") -> None:
-        """Watch a metric.
+        """Create the callback.
 
         Args:
-            trial: the trial; in distributed training the first process alone needs one (else None).
-            metric: its name as the evaluation returns it; the prefix `eval_` may be left out.
+            trial: the trial; in distributed training only the first process needs one, the others pass None.
+            metric: the metric's name as the evaluation returns it; the prefix `eval_` may be omitted.
         """
         self._trial = trial
         self._metric = metric
@@ -49,46 +49,47 @@ class TuningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         self._evaluated: set[str] = set()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Watch from now on."""
+        """Start reporting."""
         del args, state, control, kwargs
         self._training, self._pruned_at, self._evaluated = True, None, set()
 
     def on_evaluate(
         self, args: Any, state: Any, control: Any, metrics: Mapping[str, float], **kwargs: Any
     ) -> None:
-        """Report the metric; stop the training if the trial is hopeless."""
+        """Report the metric; stop the training if the trial is unpromising."""
         del kwargs
         if not self._training or self._pruned_at is not None:
             return
         name = next((name for name in (self._metric, f"eval_{self._metric}") if name in metrics), None)
-        if name is None:  # perhaps one of several evaluation datasets: judged when all have been evaluated
+        if name is None:  # may be one of several evaluation datasets: checked when all have been evaluated
             self._evaluated |= set(metrics)
             return
         self._evaluated = set()
-        step = round(state.epoch) if _each_epoch(args) else state.global_step
+        each_epoch = str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "epoch"
+        step = round(state.epoch) if each_epoch else state.global_step
         if self._should_prune(args, state, metrics[name], step):
             self._pruned_at = step
             control.should_training_stop = True
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Fail if the evaluation before this did not return the metric.
+        """Fail if the last evaluation did not return the metric.
 
         Raises:
-            MetricNotEvaluatedError: it did not; says what it returned.
+            MetricNotEvaluatedError: it did not; the message lists what it returned.
         """
         del args, state, control, kwargs
         self._check_evaluated()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Likewise."""
+        """Do the same."""
         del args, state, control, kwargs
         self._check_evaluated()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End a hopeless trial.
+        """End an unpromising trial.
 
         Raises:
-            TrialPruned: Optuna's or ours.
+            TrialPruned: Optuna's where Optuna is loaded, otherwise the runtime's.
             MetricNotEvaluatedError: the last evaluation did not return the metric.
         """
         del args, state, control, kwargs
@@ -101,12 +102,12 @@ class TuningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         if self._evaluated:
             names = ", ".join(sorted(self._evaluated))
             raise MetricNotEvaluatedError(
-                f"The evaluation returned no '{self._metric}'; it returned {names}. "
-                "Name one of them, or let the Trainer's compute_metrics return it."
+                f"The evaluation did not return '{self._metric}'; it returned {names}. "
+                "Use one of these, or return the metric from the Trainer's compute_metrics."
             )
 
     def _should_prune(self, args: Any, state: Any, value: float, step: int) -> bool:
-        """Report in the first process and tell all processes what it has heard: they stop together."""
+        """Report in the first process and share the answer with all processes, so that they stop together."""
         prune = False
         if state.is_world_process_zero:
             self._trial.report(float(value), step)
@@ -116,7 +117,3 @@ class TuningCallback(TrainerCallback):  # type: ignore[misc]  # transformers is 
         answer = [prune]
         sys.modules["torch.distributed"].broadcast_object_list(answer, src=0)
         return answer[0]
-
-
-def _each_epoch(args: Any) -> bool:
-    return str(getattr(args.eval_strategy, "value", args.eval_strategy)) == "epoch"

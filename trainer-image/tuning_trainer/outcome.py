@@ -1,4 +1,4 @@
-"""How a trial ended: what an objective returned or raised, read as Optuna reads it."""
+"""How a trial ended: what the objective returned or raised, interpreted as Optuna does."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tuning_trainer.wire.codec import number_to_wire
 
 
 class Outcome(NamedTuple):
-    """A trial's end, in Optuna's words."""
+    """The final state of a trial, and its values or the failure."""
 
     state: str  # COMPLETE, PRUNED or FAIL
     values: list[float] | None = None
@@ -21,40 +21,40 @@ class Outcome(NamedTuple):
 
     def to_wire(self) -> dict[str, Any]:
         """Return the protocol's TellRequest."""
-        told: dict[str, Any] = {"state": self.state}
+        request: dict[str, Any] = {"state": self.state}
         if self.values is not None:
-            told["values"] = [number_to_wire(value) for value in self.values]
+            request["values"] = [number_to_wire(value) for value in self.values]
         if self.failure is not None:
-            told["failure"] = self.failure.to_wire()
-        return told
+            request["failure"] = self.failure.to_wire()
+        return request
 
 
 def outcome_of_value(returned: Any, metrics: list[str]) -> Outcome:
-    """Return the outcome of an objective that returned; one value for each of the study's metrics is right.
+    """Return the outcome of an objective that returned; it should return one value for each metric.
 
-    The rules and messages are those of optuna/study/_tell.py, and each comes with its mend.
+    The rules and messages are those of optuna/study/_tell.py; the remedy is added.
     """
     if returned is None:
-        return _bad("The value None could not be cast to float.", metrics)
+        return _invalid("The value None could not be cast to float.", metrics)
     many = isinstance(returned, Sequence) and not isinstance(returned, (str, bytes))
     values = list(returned) if many else [returned]
     problems = [problem for problem in map(_problem, values) if problem]
     if problems:
-        return _bad("; ".join(problems), metrics)
+        return _invalid("; ".join(problems), metrics)
     if len(values) != len(metrics):
         numbers = f"The number of the values {len(values)} did not match"
-        return _bad(f"{numbers} the number of the objectives {len(metrics)}", metrics)
+        return _invalid(f"{numbers} the number of the objectives {len(metrics)}", metrics)
     return Outcome("COMPLETE", [float(value) for value in values])
 
 
 def outcome_of_refit(returned: Any, metrics: list[str]) -> Outcome:
-    """Return the outcome of a final training that returned: a success, with values if it returned some."""
-    judged = outcome_of_value(returned, metrics)
-    return judged if judged.failure is None else Outcome("COMPLETE")
+    """Return the outcome of a refit that returned: COMPLETE, with values if it returned valid ones."""
+    outcome = outcome_of_value(returned, metrics)
+    return outcome if outcome.failure is None else Outcome("COMPLETE")
 
 
 def outcome_of_exception(error: BaseException) -> Outcome:
-    """Return the outcome of an objective that raised: PRUNED for either TrialPruned, else FAIL."""
+    """Return the outcome of an objective that raised: PRUNED for either TrialPruned, FAIL otherwise."""
     if is_pruned(error):
         return Outcome("PRUNED")
     return Outcome("FAIL", failure=failure_of(error))
@@ -64,6 +64,13 @@ def is_pruned(error: BaseException) -> bool:
     """Return whether the exception is a TrialPruned, Optuna's or ours."""
     optuna = sys.modules.get("optuna.exceptions")
     return isinstance(error, (TrialPruned, getattr(optuna, "TrialPruned", TrialPruned)))
+
+
+def trial_pruned(message: str) -> Exception:
+    """Return Optuna's TrialPruned where Optuna is loaded, so that plain Optuna knows it; else ours."""
+    optuna = sys.modules.get("optuna.exceptions")
+    kind: type[Exception] = getattr(optuna, "TrialPruned", TrialPruned)
+    return kind(message)
 
 
 def _problem(value: Any) -> str | None:
@@ -76,7 +83,7 @@ def _problem(value: Any) -> str | None:
     return f"The value {value} is not acceptable" if math.isnan(number) else None
 
 
-def _bad(message: str, metrics: list[str]) -> Outcome:
+def _invalid(message: str, metrics: list[str]) -> Outcome:
     wanted = f"{metrics[0]} as a float" if len(metrics) == 1 else f"{', '.join(metrics)} as a tuple of floats"
-    remedy = f"Return {wanted} (spec.objectives), or raise optuna.TrialPruned; NaN is no value."
+    remedy = f"Return {wanted} (spec.objectives), or raise optuna.TrialPruned. NaN is not a valid value."
     return Outcome("FAIL", failure=Failure("BadValue", message, remedy))

@@ -1,12 +1,12 @@
-"""One trial from its start to the delivery of its result."""
+"""Runs one trial, from its start to the delivery of its result."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.console import say
 from tuning_trainer.failure import Failure, write_termination_message
+from tuning_trainer.log import log
 from tuning_trainer.optuna_api.trial import PATIENCE, Trial
 from tuning_trainer.outcome import Outcome, outcome_of_exception
 from tuning_trainer.stopping import EXIT_CODE, Stopping
@@ -22,7 +22,7 @@ FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
 class Run:
-    """A trial in this process: its line to the server, and the way its end is told."""
+    """The trial of this process: connects to the study server and delivers the result."""
 
     def __init__(self, settings: Settings, stopping: Stopping) -> None:
         self.settings = settings
@@ -32,34 +32,37 @@ class Run:
         self._outbox = (SilentOutbox if settings.follower else Outbox)(self._client)
 
     def execute(self, work: Callable[[Trial, list[str]], Outcome]) -> int:
-        """Run the trial's work, which gets the trial and the names of the metrics; return the exit code."""
+        """Run the trial and return the exit code; `work` gets the trial and the names of the metrics."""
         try:
             view = self._client.call("GET", "", patience=PATIENCE)
         except (Refused, Unreachable) as error:
             return self._give_up(error)
         state = view["trial"]["state"]
         if state in FINISHED:
-            say(f"trial {view['trial']['number']} is {state} already")
+            log(f"trial {view['trial']['number']} has already ended: {state}")
             return _exit_code(state)
         trial = Trial(self._client, self._outbox, self.settings.study, view)
         metrics = [objective["metric"] for objective in view["objectives"]]
-        say(f"trial {trial.number} of {self.settings.study}{_listed(trial.params)}")
-        outcome = self._outcome(work, trial, metrics)
+        log(f"trial {trial.number} of {self.settings.study}{_listed(trial.params)}")
+        try:
+            outcome = work(trial, metrics)
+        except BaseException as error:  # noqa: BLE001  whatever ends the user's code ends the trial
+            outcome = outcome_of_exception(error)
         return self.deliver(outcome) if self._delivered is None else self._delivered
 
     def deliver(self, outcome: Outcome) -> int:
-        """Tell the server how the trial ended, after all that it reported; return the exit code.
+        """Send everything the trial reported, then how it ended; return the exit code.
 
-        Tells nothing if the pod is being stopped: then the outcome may be its doing.
+        Sends nothing if the pod is being stopped, because that may have caused the outcome.
         """
         if self._stopping.received:
-            say("stopped by SIGTERM; the trial's next pod goes on")
+            log("stopped by SIGTERM, no result reported; the replacement pod resumes the trial")
             self._delivered = EXIT_CODE
         elif self.settings.follower:
             _announce(outcome)
             self._delivered = _exit_code(outcome.state)
         else:
-            self._delivered = self._tell(outcome)
+            self._delivered = self._send_result(outcome)
         return self._delivered
 
     def finished_study(self) -> dict[str, Any]:
@@ -67,7 +70,7 @@ class Run:
         study: dict[str, Any] = self._client.call("GET", "/study", patience=PATIENCE)
         return study
 
-    def _tell(self, outcome: Outcome) -> int:
+    def _send_result(self, outcome: Outcome) -> int:
         self._stopping.start_delivery()
         _announce(outcome)
         if outcome.failure is not None:
@@ -78,22 +81,18 @@ class Run:
         except (Refused, Unreachable) as error:
             return self._give_up(error)
         if record["state"] != outcome.state:
-            say(f"the record holds an earlier result: {record['state']}")
+            log(f"the trial already has a result, which is kept: {record['state']}")
         return _exit_code(outcome.state)
-
-    def _outcome(
-        self, work: Callable[[Trial, list[str]], Outcome], trial: Trial, metrics: list[str]
-    ) -> Outcome:
-        try:
-            return work(trial, metrics)
-        except BaseException as error:  # noqa: BLE001  whatever ends the user's code ends the trial, and is told
-            return outcome_of_exception(error)
 
     def _give_up(self, error: Refused | Unreachable) -> int:
         refused = isinstance(error, Refused)
-        remedy = None if refused else "Is the study server up, and may the pods of this namespace reach it?"
+        remedy = (
+            None
+            if refused
+            else "Check that the study server is running and that the pods of this namespace can reach it."
+        )
         failure = Failure("StudyServerRefused" if refused else "StudyServerUnreachable", str(error), remedy)
-        say(f"{failure.category}: {failure.message}")
+        log(f"{failure.category}: {failure.message}")
         write_termination_message(self.settings.termination_log, failure)
         return 1
 
@@ -107,11 +106,11 @@ def _listed(params: dict[str, Any]) -> str:
 
 
 def _announce(outcome: Outcome) -> None:
-    """Tell the pod's log how the trial ended."""
+    """Write to the pod's log how the trial ended."""
     if outcome.failure is None:
         values = "" if outcome.values is None else f": {', '.join(map(str, outcome.values))}"
-        say(f"{outcome.state}{values}")
+        log(f"{outcome.state}{values}")
         return
     sys.stderr.write(outcome.failure.traceback or "")
     remedy = f" {outcome.failure.remedy}" if outcome.failure.remedy else ""
-    say(f"FAIL: {outcome.failure.message}{remedy}")
+    log(f"FAIL: {outcome.failure.message}{remedy}")

@@ -1,4 +1,4 @@
-"""What the pod's environment says about its trial."""
+"""The pod's settings: environment variables that describe its trial."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 class SettingsError(Exception):
-    """A variable is missing or wrong; the message names it."""
+    """A variable is missing or invalid; the message names it."""
 
 
 class Settings(NamedTuple):
-    """The trial's address and credentials, and where its code lies."""
+    """The trial's address, its credentials, and where its code is."""
 
     trial_url: str
     study: str
@@ -23,12 +23,11 @@ class Settings(NamedTuple):
     source: str | None
     termination_log: str
     final: bool
-    """Whether this is the refit: the best trial's parameters, trained once more (TUNING_ROLE is `final`)."""
+    """Whether this is the refit, which trains with the best parameters (TUNING_ROLE is `final`)."""
     follower: bool
-    """Whether this is a further process of a distributed training (LOCAL_RANK or RANK above 0): it takes part
-    and tells nothing."""
+    """Whether this is a worker of distributed training (LOCAL_RANK or RANK above 0): it reports nothing."""
     config: dict[str, Any]
-    """What the manifest says beyond the trial itself (TUNING_CONFIG, a JSON object); may be empty. Keys:
+    """What else the runtime needs from the manifest (TUNING_CONFIG, a JSON object); may be empty. Keys:
     `metrics` {pattern, file}, `pruneGraceSeconds`, `sampler` and `pruner` {name, args}."""
 
 
@@ -36,7 +35,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     """Read the settings.
 
     Raises:
-        SettingsError: a variable is missing or has no meaning.
+        SettingsError: a variable is missing or invalid.
     """
     return Settings(
         trial_url=_required(environ, "TUNING_TRIAL_URL").rstrip("/"),
@@ -55,7 +54,7 @@ def _required(environ: Mapping[str, str], name: str) -> str:
     value = environ.get(name)
     if not value:
         raise SettingsError(
-            f"{name} is not set: the runtime must be started by the operator or by `tuning run`"
+            f"{name} is not set. The trainer runtime is started by the operator or by `tuning run`."
         )
     return value
 
@@ -64,7 +63,7 @@ def _config(text: str) -> dict[str, Any]:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise SettingsError(f"TUNING_CONFIG is not JSON: {error}") from None
+        raise SettingsError(f"TUNING_CONFIG is not valid JSON: {error}") from None
     if not isinstance(config, dict):
         raise SettingsError("TUNING_CONFIG must be a JSON object")
     return config

@@ -1,4 +1,4 @@
-"""SIGTERM: the pod is being stopped and the next one takes the same trial: exit quickly, tell nothing."""
+"""SIGTERM: the pod is being stopped. Exit quickly and report nothing: the replacement pod gets the trial."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGTERM
-DELIVERY_GRACE = 10.0  # seconds for a result that is on its way when the pod is stopped
-EXIT_GRACE = 20.0  # seconds for what the user's code left running (threads, atexit) when the trial is over
+DELIVERY_GRACE = 10.0  # seconds to deliver a result when the pod is stopped at that moment
+EXIT_GRACE = 20.0  # seconds for threads and atexit functions of the user's code after the trial
 
 
 class Stopped(SystemExit):
@@ -24,7 +24,7 @@ class Stopped(SystemExit):
 
 
 class Stopping:
-    """Watches for SIGTERM, also after the user's code (Lightning, say) has installed a handler of its own."""
+    """Watches for SIGTERM, even if the user's code (for example, Lightning) installs its own handler."""
 
     def __init__(self) -> None:
         self._delivering = False
@@ -34,20 +34,20 @@ class Stopping:
         os.set_blocking(self._woken, False)
 
     def install(self) -> None:
-        """Take SIGTERM over. A process with number 1 would ignore it otherwise."""
+        """Install the handler. Without one, process 1 of a container ignores SIGTERM."""
         signal.signal(signal.SIGTERM, self._on_signal)
-        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)  # hears signals whoever handles them
-        os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_leave_alone)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)  # written whoever handles the signal
+        os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_restore_default)
 
     @property
     def received(self) -> bool:
-        """Whether the process was told to stop."""
+        """Whether the process has received SIGTERM."""
         with contextlib.suppress(BlockingIOError):
             self._received = self._received or signal.SIGTERM in os.read(self._seen, 65536)
         return self._received
 
     def start_delivery(self) -> None:
-        """From now on a result is on its way: SIGTERM leaves it a few seconds."""
+        """A result is being delivered from now on: after SIGTERM it gets a few more seconds."""
         self._delivering = True
         signal.signal(signal.SIGTERM, self._on_signal)
 
@@ -61,24 +61,24 @@ class Stopping:
             raise Stopped
 
 
-def _hold() -> None:
-    """Hold SIGTERM back while the process forks: a child would lose it, or tell its parent of it."""
+def _block() -> None:
+    """Block SIGTERM while the process forks: the child would lose it or pass it to its parent."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 
 
-def _release() -> None:
+def _unblock() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
-def _leave_alone() -> None:
-    """Let a forked child (a data loader's worker) die of SIGTERM as usual, its parent not hear of it."""
+def _restore_default() -> None:
+    """Let SIGTERM end a forked child (such as a data loader's worker) as usual, unseen by its parent."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _release()
+    _unblock()
 
 
 def exit_within(seconds: float, code: int) -> None:
-    """End the process after some seconds, whatever it does then."""
+    """End the process after some seconds, whatever it is doing then."""
     timer = threading.Timer(seconds, os._exit, (code,))
     timer.daemon = True
     timer.start()

@@ -70,7 +70,7 @@ class Pod:
 
 
 class Ended:
-    """What a pod that ended has left."""
+    """The exit code and the output of a pod that has ended."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code = code

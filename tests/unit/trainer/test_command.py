@@ -144,7 +144,7 @@ def test_sigterm_reaches_the_program_and_nothing_is_told(pod: Pod, twin: Twin) -
         ("kill -9 $$", "Killed", "signal 9"),
         ("echo loss=0.1", "MetricMissing", "never wrote the metric accuracy"),
         ("echo accuracy=nan", "BadValue", "The value nan is not acceptable"),
-        ("echo {{momentum}}", "Parameters", "{{momentum}}, but the trial has no such parameter; it has lr"),
+        ("echo {{momentum}}", "Parameters", "{{momentum}}, but the trial's parameters are: lr"),
     ],
 )
 def test_a_program_that_fails_says_why(pod: Pod, twin: Twin, line: str, category: str, says: str) -> None:

@@ -1,4 +1,4 @@
-"""How a failure is worded and cut to size."""
+"""How failures are described and shortened."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def raised(error: BaseException) -> BaseException:
 
 @pytest.mark.parametrize("sign", ["x", "é", "\U0001f600", '"\\', "\x00"])
 def test_a_termination_message_fits_and_keeps_the_end_of_the_traceback(sign: str) -> None:
-    failure = Failure("Exception", "what happened", "the mend", sign * 20_000 + "the last line")
+    failure = Failure("Exception", "what happened", "how to fix it", sign * 20_000 + "the last line")
     encoded = termination_message(failure)
     assert len(encoded) <= 4096
     assert len(encoded) > 3000, "as much as fits is kept"
     told = json.loads(encoded)
     assert told["message"] == "what happened"
-    assert told["remedy"] == "the mend"
+    assert told["remedy"] == "how to fix it"
     assert told["traceback"].endswith("the last line")
 
 
@@ -48,7 +48,7 @@ def test_a_termination_message_that_cannot_be_written_stops_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_termination_message(str(tmp_path), Failure("Exception", "x"))  # a folder
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot write the termination message" in capsys.readouterr().err
 
 
 class OutOfMemoryError(RuntimeError):
@@ -58,10 +58,10 @@ class OutOfMemoryError(RuntimeError):
 @pytest.mark.parametrize(
     ("error", "category", "remedy"),
     [
-        (OutOfMemoryError("CUDA"), "OutOfMemory", "GPU's memory"),
-        (RuntimeError("CUDA out of memory. Tried to allocate"), "OutOfMemory", "GPU's memory"),
-        (MemoryError(), "OutOfMemory", "memory"),
-        (SystemExit(2), "Exception", "return its value"),
+        (OutOfMemoryError("CUDA"), "OutOfMemory", "Use less GPU memory"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "OutOfMemory", "Use less GPU memory"),
+        (MemoryError(), "OutOfMemory", "raise the container's memory limit"),
+        (SystemExit(2), "Exception", "return a value or raise an exception instead"),
         (KeyboardInterrupt(), "Interrupted", None),
         (ValueError("bad"), "Exception", None),
     ],

@@ -1,4 +1,4 @@
-"""The server away, restarting, overloaded or cut off: no report is lost, and no GPU waits for long."""
+"""The server down, restarting, overloaded or unreachable: no report is lost, and no GPU waits for long."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_an_outage_holds_training_up_once_and_loses_nothing(
     assert time.now == stalled, "the outage has cost what it may"
     with serving(twin, port):
         outbox.put("report", 100, 0.5)
-        assert twin.requests == [], "it is not yet time to knock"
+        assert twin.requests == [], "it is not yet time for another attempt"
         time.now += 60
         assert outbox.prune() is False
     assert len(twin.of("/report")) == 2
@@ -138,7 +138,7 @@ def test_prune_is_the_reply_to_the_last_report(away: tuple[str, int], twin: Twin
     assert twin.of("/report") == [{"values": [[0, "NaN"]]}]
 
 
-def test_what_is_refused_when_draining_is_told_and_dropped(
+def test_what_is_rejected_when_draining_is_logged_and_dropped(
     away: tuple[str, int], twin: Twin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     time = Time()
@@ -149,7 +149,7 @@ def test_what_is_refused_when_draining_is_told_and_dropped(
     twin.faults.append(status(422))
     with serving(twin, port):
         outbox.drain(10)
-    assert "does not take what was reported" in capsys.readouterr().err
+    assert "the study server rejected a report: try again" in capsys.readouterr().err
     assert twin.study.trials[0].user_attrs == {"a": 1}
 
 
@@ -170,7 +170,7 @@ def test_retry_after_is_heeded(away: tuple[str, int], twin: Twin, tmp_path: Path
     assert time.now == 7
 
 
-def test_a_rotated_token_is_read_anew(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:
+def test_a_rotated_token_is_read_again(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:
     url, port = away
     with serving(twin, port):
         client = Client(url, str(tmp_path / "token"))
@@ -224,9 +224,9 @@ def certificate(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Path:
+def other_certificate(tmp_path: Path) -> Path:
     """Another server's certificate."""
-    folder = tmp_path / "stranger"
+    folder = tmp_path / "other"
     folder.mkdir()
     return self_signed(folder)
 
@@ -270,7 +270,7 @@ def test_little_patience_with_a_certificate_that_was_never_trusted(
 
 
 def test_a_server_once_trusted_is_waited_for_while_another_answers(
-    twin: Twin, certificate: Path, stranger: Path, tmp_path: Path
+    twin: Twin, certificate: Path, other_certificate: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "token").write_text("token-1")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -282,7 +282,7 @@ def test_a_server_once_trusted_is_waited_for_while_another_answers(
         )
         client.call("GET", "", patience=0)
         client.close()
-        tls.load_cert_chain(stranger)
+        tls.load_cert_chain(other_certificate)
         with pytest.raises(Unreachable, match="not trusted"):
             client.call("GET", "", patience=600)
         assert time() > 500

@@ -14,7 +14,7 @@ from tests.unit.trainer.pod import BARE, FULL, Pod
 from tests.unit.trainer.twin import Twin
 
 
-def test_optunas_artifacts_and_integrations_keep_their_notes_on_the_trial(pod: Pod, twin: Twin) -> None:
+def test_optunas_artifacts_and_integrations_store_attributes_of_the_trial(pod: Pod, twin: Twin) -> None:
     pod.write("""
         import optuna, numpy
         from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upload_artifact
@@ -39,7 +39,9 @@ def test_optunas_artifacts_and_integrations_keep_their_notes_on_the_trial(pod: P
     assert [key for key in attrs if key.startswith("system_attrs:artifacts:")]
 
 
-def test_storages_stay_closed_and_what_concerns_other_trials_is_said(pod: Pod, twin: Twin) -> None:
+def test_storages_stay_closed_and_settings_of_the_whole_study_are_logged_and_ignored(
+    pod: Pod, twin: Twin
+) -> None:
     pod.write("""
         import optuna
         from optuna.storages import JournalStorage, RDBStorage
@@ -63,9 +65,9 @@ def test_storages_stay_closed_and_what_concerns_other_trials_is_said(pod: Pod, t
     ended = pod.run("script", "train.py")
     assert ended.code == 0, ended
     assert twin.study.trials[0].value == 0.5
-    assert "spec.initialTrials, here {'x': 0.25}" in ended.err
-    assert ended.err.count("study.stop is not used") == 2
-    assert "the script's storage is not used" in ended.err
+    assert "spec.initialTrials, here: {'x': 0.25}" in ended.err
+    assert ended.err.count("study.stop is ignored") == 2
+    assert "the script's storage is ignored" in ended.err
 
 
 @pytest.mark.parametrize("python", [BARE, FULL], ids=["bare", "optuna"])
@@ -106,11 +108,16 @@ def test_a_constraints_func_that_fails_is_the_trials_failure(pod: Pod, twin: Twi
     ("sampler", "says"),
     [
         ("Mine()", "The script's sampler Mine is not one of optuna.samplers"),
-        ("optuna.samplers.TPESampler(gamma=lambda n: 3)", "is given gamma=function, which a manifest cannot"),
+        (
+            "optuna.samplers.TPESampler(gamma=lambda n: 3)",
+            "has gamma of type function, which a manifest can't",
+        ),
         ("optuna.samplers.CmaEsSampler(source_trials=[object()])", "spec.warmStart"),
     ],
 )
-def test_a_sampler_that_no_manifest_can_hold_is_told(pod: Pod, twin: Twin, sampler: str, says: str) -> None:
+def test_a_sampler_that_a_manifest_cannot_express_is_rejected(
+    pod: Pod, twin: Twin, sampler: str, says: str
+) -> None:
     pod.environ["TUNING_CONFIG"] = json.dumps({"sampler": {"name": "TPESampler", "args": {}}})
     pod.write(f"""
         import optuna
@@ -124,7 +131,7 @@ def test_a_sampler_that_no_manifest_can_hold_is_told(pod: Pod, twin: Twin, sampl
     assert says in f"{twin.failure.message} {twin.failure.remedy}"
 
 
-def test_a_study_built_step_by_step_is_told(pod: Pod, twin: Twin) -> None:
+def test_a_study_built_in_several_steps_is_rejected(pod: Pod, twin: Twin) -> None:
     package = pod.source / "optuna_integration" / "lightgbm"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("def run(study, objective):\n    study.optimize(objective)\n")
@@ -134,7 +141,7 @@ def test_a_study_built_step_by_step_is_told(pod: Pod, twin: Twin) -> None:
         optuna_integration.lightgbm.run(optuna.create_study(direction="maximize"), lambda trial: 1.0)
     """)
     assert pod.run("script", "train.py").code == 1
-    assert "LightGBMTuner optimizes step by step" in twin.failure.message
+    assert "LightGBMTuner optimizes in several steps" in twin.failure.message
 
 
 def test_the_sampler_that_an_integration_chooses_contradicts_nothing(pod: Pod, twin: Twin) -> None:
@@ -175,7 +182,9 @@ def test_ask_with_distributions_and_tell_by_number(pod: Pod, twin: Twin) -> None
     assert twin.study.trials[0].value == twin.study.trials[0].params["x"] >= 0.5
 
 
-def test_the_refit_has_notes_and_constraints_and_one_study_however_it_is_loaded(pod: Pod, twin: Twin) -> None:
+def test_the_refit_has_attributes_and_constraints_and_one_study_however_it_is_loaded(
+    pod: Pod, twin: Twin
+) -> None:
     twin.study.tell(twin.trial, state=optuna.trial.TrialState.FAIL)
     for value in (1.0, 2.0):
         trial = twin.study.ask()
@@ -207,10 +216,10 @@ def test_the_refit_has_notes_and_constraints_and_one_study_however_it_is_loaded(
     assert not (pod.folder / "study.db").exists()
 
 
-def test_a_script_with_arguments_in_its_name_is_told(pod: Pod, twin: Twin) -> None:
+def test_a_script_with_arguments_in_its_name_is_rejected(pod: Pod, twin: Twin) -> None:
     pod.write("import optuna")
     assert pod.run("script", "train.py --epochs 3", python=BARE).code == 1
-    assert "it takes no arguments" in (twin.failure.remedy or "")
+    assert "the name of a file, without arguments" in (twin.failure.remedy or "")
 
 
 def test_several_objectives_with_constraints_and_their_pareto_front_in_the_refit(

@@ -67,7 +67,7 @@ def test_the_step_is_the_epoch_or_the_global_step(
     assert trial.study.trials[0].intermediate_values == dict(zip(steps, [0.5, 0.75], strict=True))
 
 
-def test_a_hopeless_training_stops_and_then_raises_optunas_pruned(module: Any) -> None:
+def test_an_unpromising_training_stops_and_then_raises_optunas_pruned(module: Any) -> None:
     trial = study_that_prunes_below(0.6).ask()
     training = Training(module.TuningCallback(trial))
     with pytest.raises(optuna.TrialPruned, match="at step 2"):
@@ -76,14 +76,14 @@ def test_a_hopeless_training_stops_and_then_raises_optunas_pruned(module: Any) -
     assert list(trial.study.trials[0].intermediate_values) == [1, 2]
 
 
-def test_a_metric_that_is_not_evaluated_is_told_with_what_is(module: Any) -> None:
+def test_a_metric_that_is_not_evaluated_is_an_error_that_lists_the_others(module: Any) -> None:
     training = Training(module.TuningCallback(study_that_prunes_below(0).ask()))
     with pytest.raises(module.MetricNotEvaluatedError) as raised:
         training.run({"eval_loss": 0.5, "eval_f1": 0.5}, {"eval_loss": 0.5})
-    assert "no 'eval_accuracy'; it returned eval_f1, eval_loss. Name one" in str(raised.value)
+    assert "did not return 'eval_accuracy'; it returned eval_f1, eval_loss. Use one" in str(raised.value)
 
 
-def test_it_is_told_at_the_end_too(module: Any) -> None:
+def test_it_is_an_error_at_the_end_too(module: Any) -> None:
     with pytest.raises(module.MetricNotEvaluatedError):
         Training(module.TuningCallback(study_that_prunes_below(0).ask())).run({"eval_loss": 0.5})
 

@@ -1,4 +1,4 @@
-"""`init`: what scripts as people write them ask of Optuna, recorded with Optuna and without."""
+"""`init`: the studies of scripts as people write them, recorded with Optuna and without."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def test_a_whole_script(folder: Path, python: tuple[str, ...]) -> None:
         "initialTrials": [{"lr": 0.01, "layers": 2}],
     }
     assert document["optuna"] == (optuna.__version__ if python == FULL else None)
-    assert any("n_jobs=4 is spec.parallelism" in note for note in notes)
-    assert any("storage is not used" in note for note in notes)
+    assert any("n_jobs=4 becomes spec.parallelism" in note for note in notes)
+    assert any("storage is ignored" in note for note in notes)
 
 
 @both
@@ -126,7 +126,7 @@ def test_objects_in_arguments_and_an_assignment(folder: Path) -> None:
     }
     crossover = {"name": "SBXCrossover", "args": {"eta": 2.0}}
     assert study["sampler"] == {"name": "NSGAIISampler", "args": {"crossover": crossover}}
-    assert [note for note in study["notes"] if "<lambda> is not used" in note]
+    assert [note for note in study["notes"] if "<lambda> is ignored" in note]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_objects_in_arguments_and_an_assignment(folder: Path) -> None:
     [
         (
             "study = optuna.create_study(sampler=optuna.samplers.TPESampler(gamma=lambda n: 3))",
-            "gamma is a function, which a manifest cannot hold",
+            "gamma is a function, which a manifest can't express",
         ),
         (
             "study = optuna.create_study(sampler=optuna.samplers.TPESampler(constraints_func=print))",
@@ -144,24 +144,24 @@ def test_objects_in_arguments_and_an_assignment(folder: Path) -> None:
             "class Mine(optuna.samplers.RandomSampler): pass\nstudy = optuna.create_study(sampler=Mine())",
             "the sampler Mine is not one of Optuna's",
         ),
-        ("optuna.create_study()\nstudy = optuna.create_study()", "makes 1 more studies"),
+        ("optuna.create_study()\nstudy = optuna.create_study()", "the script also creates another study"),
         (
             "study = optuna.load_study(study_name='a', storage='sqlite:///a.db')",
-            "does not say its directions",
+            "its directions are unknown",
         ),
         (
             "study = optuna.create_study()\nstudy.add_trial(optuna.trial.create_trial(value=1.0))",
-            "1 trials of add_trial",
+            "1 added by add_trial left out",
         ),
-        ("study = optuna.create_study()\nstudy.enqueue_trial({'x': None})", "goes without x"),
+        ("study = optuna.create_study()\nstudy.enqueue_trial({'x': None})", "is written without x"),
     ],
 )
-def test_what_no_manifest_holds_is_noted(folder: Path, code: str, note: str) -> None:
+def test_what_a_manifest_cannot_express_is_noted(folder: Path, code: str, note: str) -> None:
     study = init(folder, f"import optuna\n{code}\nstudy.optimize(print)\n")["study"]
     assert [one for one in study["notes"] if note in one], study["notes"]
 
 
-def test_as_many_jobs_as_cpus_is_for_a_person_to_say(folder: Path) -> None:
+def test_one_job_per_cpu_is_left_to_the_user(folder: Path) -> None:
     study = init(folder, "import optuna\noptuna.create_study().optimize(print, n_jobs=-1)")["study"]
     assert study["parallelism"] is None
     assert "spec.parallelism" in study["notes"][0]
@@ -196,7 +196,10 @@ def test_a_file_that_is_not_there_and_wrong_arguments(folder: Path) -> None:
     command = [*BARE, "trainer.zip", "init", "--output", "asked.json"]
     missing = subprocess.run([*command, "trian.py"], cwd=folder, capture_output=True, text=True, timeout=60)
     assert missing.returncode == 1
-    assert "no script 'trian.py'" in json.loads((folder / "asked.json").read_text())["failure"]["message"]
+    assert (
+        "Script 'trian.py' not found in"
+        in json.loads((folder / "asked.json").read_text())["failure"]["message"]
+    )
     wrong = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 2
     assert "usage: trainer.zip init" in wrong.stderr

@@ -252,11 +252,11 @@ def test_a_declared_parameter_is_there_and_a_mismatch_names_the_manifest(
         trial.suggest_int("lr", 1, 2)
     with pytest.warns(RuntimeWarning, match="Inconsistent parameter values"):
         trial.suggest_float("lr", 1e-6, 1e-1, log=True)
-    with pytest.raises(ValueError, match=r"asks for lr in .*low=1\.0.* spec\.searchSpace declares it as"):
+    with pytest.raises(ValueError, match=r"suggests lr from .*low=1\.0.* spec\.searchSpace declares it as"):
         trial.suggest_float("lr", 1.0, 2.0, log=True)
 
 
-def test_an_attribute_that_is_no_json_says_what_to_do(ours: Callable[[], Trial]) -> None:
+def test_an_attribute_that_is_not_json_is_an_error_with_advice(ours: Callable[[], Trial]) -> None:
     with pytest.raises(TypeError, match="Save it to a file"):
         ours().set_user_attr("model", object())
 
@@ -299,7 +299,7 @@ def test_its_storage_passes_for_a_database_that_several_processes_share(ours: Ca
     }
 
 
-def test_what_belongs_to_the_whole_study_says_where_it_is(ours: Callable[[], Trial]) -> None:
+def test_what_belongs_to_the_whole_study_is_an_error_that_names_the_place(ours: Callable[[], Trial]) -> None:
     study = ours().study
     assert study.study_name == "ml/mnist"
     study.set_user_attr("a", 1)

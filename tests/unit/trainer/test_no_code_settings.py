@@ -26,7 +26,7 @@ def test_a_model_and_a_dataset_are_enough() -> None:
     assert settings.output_dir is settings.max_seq_length is None
 
 
-def test_all_that_may_be_said() -> None:
+def test_all_settings() -> None:
     settings = read_settings(
         {
             "MODEL_NAME_OR_PATH": "/models/bert",
@@ -56,7 +56,7 @@ def test_all_that_may_be_said() -> None:
         ({"MODEL_NAME_OR_PATH": "bert", "TEST_FILE": "a.csv"}, "TEST_FILE without TRAIN_FILE"),
         ({**HUB, "MAX_SEQ_LENGTH": "long"}, "MAX_SEQ_LENGTH is 'long'"),
         ({**HUB, "TEXT_COLUMN_NAME": "a,b,c"}, "TEXT_COLUMN_NAME is 'a,b,c'"),
-        ({**HUB, "TRAINING_ARGUMENTS": "weight_decay=1"}, "TRAINING_ARGUMENTS is not JSON"),
+        ({**HUB, "TRAINING_ARGUMENTS": "weight_decay=1"}, "TRAINING_ARGUMENTS is not valid JSON"),
         ({**HUB, "TRAINING_ARGUMENTS": "[1]"}, "TRAINING_ARGUMENTS must be a JSON object"),
     ],
 )
@@ -66,7 +66,7 @@ def test_a_variable_that_is_missing_or_wrong_is_named(environ: dict[str, str], s
     assert says in str(raised.value)
 
 
-def test_parameters_are_training_arguments_and_hold_over_fixed_ones() -> None:
+def test_parameters_are_training_arguments_and_override_fixed_ones() -> None:
     fixed, parameters = (
         {"weight_decay": 0.01, "learning_rate": 1.0},
         {"learning_rate": 2e-5, "batch_size": 16},
@@ -83,19 +83,19 @@ def test_parameters_are_training_arguments_and_hold_over_fixed_ones() -> None:
     [
         (
             {"learnig_rate": 1},
-            "TrainingArguments has no such field (did you mean learning_rate",
+            "is not a field of transformers.TrainingArguments (did you mean learning_rate",
         ),
-        ({"dropout": 0.1}, "spec.searchSpace has the parameter 'dropout', but"),
-        ({"output_dir": "/a"}, "'output_dir', which cannot be set"),
-        ({"batch_size": 1, "per_device_train_batch_size": 2}, "keep one"),
+        ({"dropout": 0.1}, "spec.searchSpace has the parameter 'dropout', which is not"),
+        ({"output_dir": "/a"}, "'output_dir', which can't be set"),
+        ({"batch_size": 1, "per_device_train_batch_size": 2}, "remove one of them"),
     ],
 )
-def test_a_parameter_that_is_no_training_argument_is_named(parameters: dict[str, Any], says: str) -> None:
+def test_a_parameter_that_is_not_a_training_argument_is_named(parameters: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError) as raised:
         training_arguments(FIELDS, {}, parameters)
     assert says in str(raised.value)
 
 
-def test_a_fixed_argument_that_is_none_is_named() -> None:
+def test_an_unknown_fixed_argument_is_named() -> None:
     with pytest.raises(SettingsError, match="TRAINING_ARGUMENTS has 'fp61'"):
         training_arguments(FIELDS, {"fp61": True}, {"learning_rate": 1})

@@ -1,4 +1,4 @@
-"""The refit: what it says of the model in each mode, and what a pod after one that failed does."""
+"""The refit: how each mode reports the model, and what the pod after a failed one does."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def test_a_script_that_sets_none_and_exits_is_fine(refit: Pod, twin: Twin, pytho
     assert twin.of("/result") == [{"state": "COMPLETE"}]
 
 
-def test_an_attribute_that_is_no_json_is_told(refit: Pod, twin: Twin) -> None:
+def test_an_attribute_that_is_not_json_is_an_error(refit: Pod, twin: Twin) -> None:
     refit.write("import optuna\ns = optuna.create_study()\ns.set_user_attr('model', object())")
     assert refit.run("script", "train.py", python=FULL).code == 1
-    assert "'model' cannot be stored" in twin.failure.message
+    assert "'model' can't be stored" in twin.failure.message
 
 
 def test_an_objective_names_its_model_on_the_trial(refit: Pod, twin: Twin) -> None:
@@ -81,7 +81,7 @@ def test_a_program_writes_its_attributes_to_a_file(pod: Pod, twin: Twin, final: 
 
 
 @pytest.mark.parametrize("written", ["model.pt", "[1]"])
-def test_a_program_whose_result_is_no_object_is_told(pod: Pod, twin: Twin, written: str) -> None:
+def test_a_program_whose_result_is_not_an_object_fails(pod: Pod, twin: Twin, written: str) -> None:
     line = f"echo accuracy=0.5; echo '{written}' > $TUNING_RESULT_FILE"
     assert pod.run("command", "--", "sh", "-c", line, python=BARE).code == 1
     assert twin.failure.category == "ResultFile"

@@ -137,7 +137,7 @@ def test_the_result_holds_also_if_the_script_catches_the_end(pod: Pod, twin: Twi
 
 
 @both
-def test_an_objective_that_raises_is_told_with_its_traceback(
+def test_an_objective_that_raises_is_reported_with_its_traceback(
     pod: Pod, twin: Twin, python: tuple[str, ...]
 ) -> None:
     pod.write("""
@@ -173,7 +173,7 @@ CONFIG = {
     ],
 )
 @both
-def test_what_the_script_gives_may_be_what_the_manifest_says(
+def test_the_script_may_repeat_what_the_manifest_has(
     pod: Pod, twin: Twin, python: tuple[str, ...], call: str
 ) -> None:
     pod.environ["TUNING_CONFIG"] = json.dumps(CONFIG)
@@ -185,12 +185,12 @@ def test_what_the_script_gives_may_be_what_the_manifest_says(
 @pytest.mark.parametrize(
     ("call", "says"),
     [
-        ("direction='minimize'", "direction minimize, but the manifest says spec.objectives: maximize"),
+        ("direction='minimize'", "direction minimize, but the manifest has spec.objectives: maximize"),
         ("directions=['maximize', 'minimize']", "direction maximize, minimize, but"),
         ("sampler=optuna.samplers.RandomSampler(seed=3)", "the sampler RandomSampler(seed=3), but"),
         (
             "sampler=optuna.samplers.TPESampler(seed=2)",
-            "the manifest says spec.sampler: TPESampler(seed=1)",
+            "the manifest has spec.sampler: TPESampler(seed=1)",
         ),
         (
             "pruner=optuna.pruners.MedianPruner(n_warmup_steps=6)",
@@ -200,7 +200,7 @@ def test_what_the_script_gives_may_be_what_the_manifest_says(
     ],
 )
 @both
-def test_what_contradicts_the_manifest_is_an_error_that_says_so(
+def test_a_contradiction_of_the_manifest_is_an_error(
     pod: Pod, twin: Twin, python: tuple[str, ...], call: str, says: str
 ) -> None:
     pod.environ["TUNING_CONFIG"] = json.dumps(CONFIG)
@@ -208,7 +208,7 @@ def test_what_contradicts_the_manifest_is_an_error_that_says_so(
     assert pod.run("script", "train.py", python=python).code == 1
     assert twin.failure.category == "Script"
     assert says in twin.failure.message
-    assert "The manifest decides" in (twin.failure.remedy or "")
+    assert "The manifest takes precedence" in (twin.failure.remedy or "")
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_script_that_cannot_be_a_trial_says_why(
 
 def test_a_script_that_is_not_there(pod: Pod, twin: Twin) -> None:
     assert pod.run("script", "trian.py", python=BARE).code == 1
-    assert "no script 'trian.py'" in twin.failure.message
+    assert "Script 'trian.py' not found in" in twin.failure.message
 
 
 def test_optimize_in_either_branch_is_one_call(pod: Pod, twin: Twin) -> None:
@@ -264,7 +264,7 @@ def test_optimize_in_either_branch_is_one_call(pod: Pod, twin: Twin) -> None:
     assert pod.run("script", "train.py").code == 0
 
 
-def test_what_the_objective_does_with_studies_of_its_own_is_its_affair(pod: Pod, twin: Twin) -> None:
+def test_the_objective_may_run_studies_of_its_own(pod: Pod, twin: Twin) -> None:
     pod.write("""
         import optuna
 
@@ -294,7 +294,7 @@ def test_what_the_objective_does_with_studies_of_its_own_is_its_affair(pod: Pod,
 def test_what_the_stand_in_lacks_is_named(pod: Pod, twin: Twin) -> None:
     pod.write("import optuna\noptuna.visualization.plot_slice")
     assert pod.run("script", "train.py", python=BARE).code == 1
-    assert "install optuna in the image" in twin.failure.message
+    assert "Install optuna in the image." in twin.failure.message
 
 
 def test_processes_that_the_script_spawns_find_its_classes(pod: Pod, twin: Twin) -> None:
@@ -388,7 +388,7 @@ def test_a_final_training_need_not_return_a_value(pod: Pod, twin: Twin, value: s
 
 
 @both
-def test_a_module_that_runs_a_study_when_imported_is_told(
+def test_a_module_that_runs_a_study_when_imported_is_rejected(
     pod: Pod, twin: Twin, python: tuple[str, ...]
 ) -> None:
     pod.write("""

@@ -28,7 +28,7 @@ def begun(twin: Twin) -> None:
     twin.wait_for(lambda: bool(twin.of("/attributes")))
 
 
-def test_sigterm_ends_the_pod_at_once_and_tells_nothing(pod: Pod, twin: Twin) -> None:
+def test_sigterm_ends_the_pod_at_once_and_reports_nothing(pod: Pod, twin: Twin) -> None:
     pod.write(WAITING)
     process = pod.start(python=BARE)
     begun(twin)
@@ -60,7 +60,7 @@ def test_sigterm_lets_finally_blocks_run(pod: Pod, twin: Twin) -> None:
     assert (pod.folder / "checkpoint").read_text() == "saved"
 
 
-def test_sigterm_handled_by_the_users_code_tells_nothing_either(pod: Pod, twin: Twin) -> None:
+def test_sigterm_handled_by_the_users_code_reports_nothing_either(pod: Pod, twin: Twin) -> None:
     pod.write("""
         import signal, threading
 
@@ -79,7 +79,7 @@ def test_sigterm_handled_by_the_users_code_tells_nothing_either(pod: Pod, twin: 
     assert twin.told is None
 
 
-def test_sigterm_leaves_time_to_a_result_on_its_way(pod: Pod, twin: Twin) -> None:
+def test_sigterm_leaves_time_to_deliver_a_result(pod: Pod, twin: Twin) -> None:
     held, go = threading.Event(), threading.Event()
 
     def hold(handler: Handler) -> bool:
@@ -97,7 +97,7 @@ def test_sigterm_leaves_time_to_a_result_on_its_way(pod: Pod, twin: Twin) -> Non
     assert twin.study.trials[0].value == 0.5
 
 
-def test_sigterm_of_a_forked_worker_is_its_own_affair(pod: Pod, twin: Twin) -> None:
+def test_sigterm_of_a_forked_worker_does_not_stop_the_trial(pod: Pod, twin: Twin) -> None:
     pod.write("""
         import multiprocessing, threading
 

@@ -167,7 +167,7 @@ def test_a_trial_that_the_operator_has_ended_stops(
     study_server.operator().post(f"{url}/result", json=told).raise_for_status()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "the record holds an earlier result: FAIL" in err
+    assert "the trial already has a result, which is kept: FAIL" in err
     assert pod.run(python=BARE).code == 1, "its next pod has nothing to do"
 
 

@@ -1,1 +1,1 @@
-"""What a trial can run: an objective, a script, a command, the refit."""
+"""What a trial can run: an objective, a script or a command; and the refit."""

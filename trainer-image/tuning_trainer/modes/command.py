@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.console import say
 from tuning_trainer.failure import Failure, TrialFailure
+from tuning_trainer.log import log
 from tuning_trainer.modes.metrics import MetricReader, Steps
 from tuning_trainer.modes.parameters import fill_in, variables
 from tuning_trainer.modes.process import Program
@@ -100,7 +100,7 @@ class _Watch:
                 self._program.signal(signal.SIGKILL)  # children that it left behind
                 return False
             if any(hopeless):
-                say("the trial is hopeless: stopping the program")
+                log("the trial is hopeless: stopping the program")
                 self._program.stop(grace)
                 return True
 

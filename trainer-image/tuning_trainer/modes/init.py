@@ -1,6 +1,6 @@
-"""`init`: what a script asks of Optuna, so that a manifest can be written from it.
+"""`init`: describes a script's study, so that a manifest can be written from it.
 
-Runs the script up to its first `optimize` (or `ask`) with the user's own Python and writes one JSON document.
+Runs the script with the user's own Python up to its first `optimize` or `ask`, and writes a JSON document.
 """
 
 from __future__ import annotations
@@ -12,26 +12,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tuning_trainer.failure import Failure, TrialFailure, failure_of
-from tuning_trainer.modes.asked import Asked, study_document
+from tuning_trainer.modes.init_document import RecordedStudy, study_document
 from tuning_trainer.modes.script import execute, find_script
-from tuning_trainer.optuna_api import optuna_hook
+from tuning_trainer.optuna_api import hook
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 USAGE = "usage: trainer.zip init --output FILE SCRIPT [ARGUMENT...]"
 USAGE_ERROR = 2
-EXPECTED = 3
-"""The option, its file, the script."""
+REQUIRED_ARGUMENTS = 3  # the option, its file, the script
 
 
 class Recorded(SystemExit):
-    """Raised by `optimize` and `ask`: all that there is to know is known."""
+    """Raised by `optimize` and `ask`; ends the script, whose study is recorded."""
 
 
 def init(arguments: list[str]) -> int:
-    """Run `init`; return the exit code: 0 with a study, 1 with a failure, 2 for wrong arguments."""
-    if len(arguments) < EXPECTED or arguments[0] != "--output":
+    """Run `init`; return the exit code: 0 for a study, 1 for a failure, 2 for invalid arguments."""
+    if len(arguments) < REQUIRED_ARGUMENTS or arguments[0] != "--output":
         sys.stderr.write(f"{USAGE}\n")
         return USAGE_ERROR
     output, script = Path(arguments[1]), arguments[2:]
@@ -52,10 +51,10 @@ def init(arguments: list[str]) -> int:
 
 
 def record(script: list[str]) -> dict[str, Any]:
-    """Return what a script (its file and arguments) asks for, as the document's `study`.
+    """Return the study of a script (its file and arguments), as in the document.
 
     Raises:
-        TrialFailure: it raises before it optimizes, never does, or does so more than once.
+        TrialFailure: it raises before it calls optimize, or doesn't call it exactly once.
     """
     bridge = RecordingBridge()
     file = find_script(script[0], None)
@@ -69,8 +68,8 @@ def record(script: list[str]) -> dict[str, Any]:
             Failure(
                 "Script",
                 f"{file.name} ended without calling study.optimize.",
-                "Call it at module level or under `if __name__ == '__main__'`; an objective without a script "
-                "around it is spec.trial.objective.",
+                "Call it at module level or under `if __name__ == '__main__':`. "
+                "To run an objective without a script, set spec.trial.objective.",
             )
         )
     return bridge.study
@@ -80,64 +79,64 @@ def _before_optimize(name: str, error: BaseException) -> Failure:
     failure = failure_of(error)
     if isinstance(error, TrialFailure):
         return failure
-    remedy = "Mend it, or give the arguments that it needs behind its name."
+    remedy = "Fix the script, or pass the arguments that it needs after its name."
     return failure._replace(
         message=f"{name} ended before it called study.optimize: {failure.message}", remedy=remedy
     )
 
 
 class RecordingBridge:
-    """Lets the script make its studies, in memory, and ends it when one is to run."""
+    """Lets the script create studies in memory, and ends it when it runs one."""
 
     offline = True
 
     def __init__(self) -> None:
         self.inside = False
         self.study: dict[str, Any] | None = None
-        self._made: list[Asked] = []
+        self._made: list[RecordedStudy] = []
 
     def owns(self, study: Any) -> bool:
-        """Return that no study is the manifest's yet: enqueue_trial and the like do what they do."""
+        """Return False: enqueue_trial and the like work as usual."""
         del study
         return False
 
-    def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
-        """Return a study in memory, as asked."""
+    def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Return a study in memory."""
         kept = ("sampler", "pruner", "study_name", "direction", "directions")
         loaded = original.__name__ == "load_study"
         self.inside = True
         try:
             study = sys.modules["optuna"].create_study(
-                **{name: asked[name] for name in kept if asked.get(name)}
+                **{name: arguments[name] for name in kept if arguments.get(name)}
             )
         finally:
             self.inside = False
-        self._made.append(Asked(study, asked, study.sampler, study.pruner, loaded))
+        self._made.append(RecordedStudy(study, arguments, study.sampler, study.pruner, loaded))
         return study
 
-    def optimize(self, study: Any, asked: dict[str, Any]) -> NoReturn:
-        """Record the study, end the script."""
-        self._record("optimize", study, asked)
+    def optimize(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
+        """Record the study and end the script."""
+        self._record("optimize", study, arguments)
 
-    def ask(self, study: Any, asked: dict[str, Any]) -> NoReturn:
-        """Likewise."""
-        self._record("ask", study, asked)
+    def ask(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
+        """Record the study and end the script."""
+        self._record("ask", study, arguments)
 
-    def tell(self, study: Any, asked: dict[str, Any]) -> NoReturn:
-        """Likewise: a trial that was not asked for is told."""
-        self._record("ask", study, asked)
+    def tell(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
+        """Record the study and end the script, which reports a trial without asking for it."""
+        self._record("ask", study, arguments)
 
-    def _record(self, call: str, study: Any, asked: dict[str, Any]) -> NoReturn:
+    def _record(self, call: str, study: Any, arguments: dict[str, Any]) -> NoReturn:
         made = next((one for one in self._made if one.study is study), None)
-        if made is None:  # optuna.study.Study(...), by hand
-            made = Asked(study, {}, study.sampler, study.pruner, loaded=True)
-        self.study = self.study or study_document(made, call, asked, others=len(self._made) - 1)
+        if made is None:  # created by optuna.study.Study(...)
+            made = RecordedStudy(study, {}, study.sampler, study.pruner, loaded=True)
+        self.study = self.study or study_document(made, call, arguments, others=len(self._made) - 1)
         raise Recorded(0)
 
 
 def _optuna_version() -> str | None:
     optuna = sys.modules.get("optuna")
-    if optuna is None or (optuna.__file__ or "").startswith(optuna_hook.STAND_IN):
+    if optuna is None or (optuna.__file__ or "").startswith(hook.STAND_IN):
         return None
     version: str = optuna.__version__
     return version

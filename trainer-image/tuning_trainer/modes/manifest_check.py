@@ -1,4 +1,4 @@
-"""Compares what a script asks of Optuna with what the manifest says: the manifest runs the study."""
+"""Compares a script's study with the manifest, which decides how the study runs."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ if TYPE_CHECKING:
 
 CONSTRAINTS = "constraints_func"
 INSTEAD = {"source_trials": "spec.warmStart continues from another study's trials."}
-"""Fields that take the place of arguments which are Python objects."""
+"""What to use instead of arguments that are Python objects."""
 
 
-def check_asked(asked: dict[str, Any], directions: list[str], config: dict[str, Any]) -> None:
-    """Check the arguments of create_study or load_study; what the script leaves out contradicts nothing.
+def check_arguments(arguments: dict[str, Any], directions: list[str], config: dict[str, Any]) -> None:
+    """Check the arguments of create_study or load_study; whatever the script omits is not checked.
 
     Args:
         directions: the manifest's, "minimize" or "maximize".
-        config: the manifest's sampler and pruner ({name, args} each), where the operator tells them.
+        config: the manifest's `sampler` and `pruner`, each {name, args}.
 
     Raises:
-        TrialFailure: script and manifest contradict one another.
+        TrialFailure: the script contradicts the manifest.
     """
-    _check_directions(asked, directions)
+    _check_directions(arguments, directions)
     for kind in ("sampler", "pruner"):
-        if asked.get(kind) is not None and config.get(kind):
-            _check_named(kind, asked[kind], config[kind])
+        if arguments.get(kind) is not None and config.get(kind):
+            _check_same(kind, arguments[kind], config[kind])
 
 
 def described(thing: Any) -> dict[str, Any]:
-    """Return a sampler or pruner as the manifest would have it, its arguments as far as YAML can say them."""
-    given = {name: _said(value) for name, value in _given(thing).items() if can_be_said(value)}
+    """Return a sampler or pruner as in a manifest, with the arguments that a manifest can express."""
+    given = {name: _as_argument(value) for name, value in _given(thing).items() if is_expressible(value)}
     return {"name": type(thing).__name__, "args": given}
 
 
-def unsaid(thing: Any) -> dict[str, Any]:
-    """Return the arguments of a sampler or pruner that no manifest can hold."""
-    return {name: value for name, value in _given(thing).items() if not can_be_said(value)}
+def inexpressible(thing: Any) -> dict[str, Any]:
+    """Return the arguments of a sampler or pruner that a manifest can't express."""
+    return {name: value for name, value in _given(thing).items() if not is_expressible(value)}
 
 
 def is_optunas(thing: Any) -> bool:
-    """Return whether it is one of Optuna's own classes, which the study server has, and not the script's."""
+    """Return whether it is of one of Optuna's own classes, which the study server has too."""
     return type(thing).__module__.startswith(("optuna.", "tuning_trainer."))
 
 
-def can_be_said(value: Any) -> bool:
-    """Return whether a manifest can hold an argument: JSON, or an object of Optuna's."""
-    return _plain(value) or (_is_named(value) and all(map(can_be_said, _given(value).values())))
+def is_expressible(value: Any) -> bool:
+    """Return whether a manifest can express an argument: JSON, or an object of Optuna's."""
+    return _plain(value) or (_is_recorded(value) and all(map(is_expressible, _given(value).values())))
 
 
-def _is_named(value: Any) -> bool:
+def _is_recorded(value: Any) -> bool:
     return is_optunas(value) and "_tuning_arguments" in getattr(value, "__dict__", {})
 
 
-def _said(value: Any) -> Any:
-    return described(value) if _is_named(value) else value
+def _as_argument(value: Any) -> Any:
+    return described(value) if _is_recorded(value) else value
 
 
 def constraints_function(sampler: Any) -> Callable[[Any], Any] | None:
-    """Return the constraints_func that a sampler was made with: it runs in the pod, after the objective."""
+    """Return a sampler's constraints_func, which runs in the pod after the objective."""
     found: Callable[[Any], Any] | None = _given(sampler).get(CONSTRAINTS) if sampler is not None else None
     return found
 
@@ -72,8 +72,8 @@ def _given(thing: Any) -> dict[str, Any]:
     return given
 
 
-def _check_directions(asked: dict[str, Any], directions: list[str]) -> None:
-    given = asked.get("directions") or ([asked["direction"]] if asked.get("direction") else None)
+def _check_directions(arguments: dict[str, Any], directions: list[str]) -> None:
+    given = arguments.get("directions") or ([arguments["direction"]] if arguments.get("direction") else None)
     if given is None:
         return
     names = [str(getattr(one, "name", one)).lower() for one in given]
@@ -81,12 +81,12 @@ def _check_directions(asked: dict[str, Any], directions: list[str]) -> None:
         raise contradiction(
             f"direction {', '.join(names)}",
             f"spec.objectives: {', '.join(directions)}",
-            "Mend the direction in one of them.",
+            "Change the direction in one of them.",
         )
 
 
-def _check_named(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
-    _check_can_be_said(kind, thing)
+def _check_same(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
+    _check_expressible(kind, thing)
     script = described(thing)
     known = _defaults(thing) | (manifest.get("args") or {})
     missing = object()
@@ -94,38 +94,38 @@ def _check_named(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
     if script["name"] == manifest["name"] and not args:
         return
     raise contradiction(
-        f"the {kind} {_worded(script)}",
-        f"spec.{kind}: {_worded(manifest)}",
-        f"Write spec.{kind}: {json.dumps(script)} in the manifest, or take the {kind} out of the script.",
+        f"the {kind} {_as_call(script)}",
+        f"spec.{kind}: {_as_call(manifest)}",
+        f"Set spec.{kind}: {json.dumps(script)} in the manifest, or remove the {kind} from the script.",
     )
 
 
-def _check_can_be_said(kind: str, thing: Any) -> None:
-    """Refuse what no manifest can hold: the study server would run something else."""
+def _check_expressible(kind: str, thing: Any) -> None:
+    """Reject what a manifest can't express: the study server would run something else."""
     made = f"The script's {kind} {type(thing).__name__}"
     if not is_optunas(thing):
         raise TrialFailure(
             Failure(
                 "Script",
-                f"{made} is not one of optuna.{kind}s, and the study server runs these only.",
-                f"Take the {kind} out of the script, and name one of Optuna's in spec.{kind}.",
+                f"{made} is not one of optuna.{kind}s, and the study server only has those.",
+                f"Remove the {kind} from the script, and set spec.{kind} to one of Optuna's.",
             )
         )
-    for name, value in unsaid(thing).items():
+    for name, value in inexpressible(thing).items():
         if name != CONSTRAINTS:
-            what = f"{made} is given {name}={type(value).__name__}, which a manifest cannot hold."
-            instead = INSTEAD.get(name, f"spec.{kind}.args takes numbers, texts and lists.")
-            raise TrialFailure(Failure("Script", what, f"Leave {name} out. {instead}"))
+            what = f"{made} has {name} of type {type(value).__name__}, which a manifest can't express."
+            instead = INSTEAD.get(name, f"spec.{kind}.args can hold numbers, strings and lists.")
+            raise TrialFailure(Failure("Script", what, f"Remove {name}. {instead}"))
 
 
 def contradiction(script: str, manifest: str, remedy: str) -> TrialFailure:
-    """Return the failure of a script that says one thing where the manifest says another."""
-    message = f"The script asks for {script}, but the manifest says {manifest}."
-    return TrialFailure(Failure("Script", message, f"The manifest decides. {remedy}"))
+    """Return the failure of a script that contradicts the manifest."""
+    message = f"The script has {script}, but the manifest has {manifest}."
+    return TrialFailure(Failure("Script", message, f"The manifest takes precedence. {remedy}"))
 
 
 def _same(manifest: Any, script: Any) -> bool:
-    """Compare an argument; an object's `args` may be left out in a manifest."""
+    """Compare an argument; a manifest may omit an object's `args`."""
     if isinstance(manifest, dict) and isinstance(script, dict) and manifest.get("name") == script.get("name"):
         return bool((manifest.get("args") or {}) == (script.get("args") or {}))
     return bool(manifest == script)
@@ -144,6 +144,6 @@ def _plain(value: Any) -> bool:
     return True
 
 
-def _worded(named: dict[str, Any]) -> str:
+def _as_call(named: dict[str, Any]) -> str:
     args = ", ".join(f"{name}={value!r}" for name, value in (named.get("args") or {}).items())
     return f"{named['name']}({args})"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tuning_trainer.failure import Failure, TrialFailure, failure_of
-from tuning_trainer.optuna_api import optuna_hook
+from tuning_trainer.optuna_api import hook
 from tuning_trainer.outcome import Outcome, is_pruned
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class ImportBridge:
-    """A study that the module runs while it is imported is a mistake; one of the objective's own is not."""
+    """Rejects a study that the module runs while it is imported; the objective may run studies of its own."""
 
     offline = False
 
@@ -28,21 +28,21 @@ class ImportBridge:
         self.inside = False
 
     def owns(self, study: Any) -> bool:
-        """Return that no study is the manifest's: they are the module's own."""
+        """Return False: the module's studies are its own."""
         del study
         return False
 
-    def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
-        """Create the study as asked: to create one does no harm."""
-        return original(**asked)
+    def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Create the study; that alone does no harm."""
+        return original(**arguments)
 
-    def optimize(self, study: Any, asked: dict[str, Any]) -> NoReturn:
-        """Refuse to run a whole study in a trial's pod."""
-        del study, asked
+    def optimize(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
+        """Reject running a whole study in the pod of one trial."""
+        del study, arguments
         raise _failure(
             "Objective",
             "The module runs a study (optimize, ask or tell) when it is imported.",
-            "Put that under `if __name__ == '__main__':`, or run the whole script with trial.script.",
+            "Move it under `if __name__ == '__main__':`, or set trial.script to run the whole script.",
         )
 
     ask = tell = optimize
@@ -51,14 +51,14 @@ class ImportBridge:
 def run_objective(
     target: str, trial: Trial, metrics: list[str], judge: Callable[[Any, list[str]], Outcome]
 ) -> Outcome:
-    """Return the outcome of calling the objective with the trial; `judge` reads what it returns.
+    """Return the outcome of calling the objective with the trial; `judge` interprets what it returns.
 
     Raises:
-        TrialFailure: there is no such objective, or it does not take a trial.
+        TrialFailure: there is no such objective, or it doesn't take a trial.
         BaseException: whatever the objective raises.
     """
     bridge = ImportBridge()
-    optuna_hook.install(bridge)
+    hook.install(bridge)
     objective = load_objective(target)
     bridge.inside = True
     return judge(objective(trial), metrics)
@@ -76,12 +76,14 @@ def load_objective(target: str) -> Callable[[Trial], Any]:
     """Return the function that `module:function` names.
 
     Raises:
-        TrialFailure: it cannot be had or cannot be called with a trial; the message says what to do.
+        TrialFailure: it can't be imported or called with a trial; the message says what to do.
     """
     module_name, _, path = target.partition(":")
     if not module_name or not path:
         raise _failure(
-            "Objective", f"'{target}' is not of the form module:function.", "Mend trial.objective."
+            "Objective",
+            f"'{target}' is not in the form module:function.",
+            "Correct trial.objective, for example train:objective.",
         )
     found: Any = _import(module_name)
     for name in path.split("."):
@@ -99,13 +101,13 @@ def _import(name: str) -> Any:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
             raise _failure(
                 "ModuleNotFound",
-                f"There is no module '{name}' {_looked()}.",
-                "Mend trial.objective or trial.source.",
+                f"Module '{name}' not found {_searched()}.",
+                "Correct trial.objective or trial.source.",
             ) from None
         raise TrialFailure(
             failure_of(error)._replace(
                 category="ModuleNotFound",
-                remedy=f"Use an image that has '{error.name}', or give its code with trial.source.",
+                remedy=f"Use an image that has '{error.name}', or add its code to trial.source.",
             )
         ) from None
     except TrialFailure:
@@ -114,24 +116,24 @@ def _import(name: str) -> Any:
         if is_pruned(error):
             raise
         raise TrialFailure(
-            failure_of(error)._replace(remedy=f"Importing the module '{name}' failed: mend its code.")
+            failure_of(error)._replace(remedy=f"Importing the module '{name}' failed: fix its code.")
         ) from error
 
 
-def _looked() -> str:
-    """Say where modules were looked for, and which the first folders have."""
+def _searched() -> str:
+    """Describe where modules are searched for, and which ones the first folders have."""
     places = []
     for folder in dict.fromkeys(sys.path[:2]):
-        here = Path(folder)
-        names = sorted(file.name for file in here.glob("*.py"))[:10] if here.is_dir() else []
-        places.append(f"{folder} ({', '.join(names) or 'no .py file'})")
-    return f"in {' or '.join(places)} or in the image's packages"
+        path = Path(folder)
+        names = sorted(file.name for file in path.glob("*.py"))[:10] if path.is_dir() else []
+        places.append(f"{folder} ({', '.join(names) or 'no .py files'})")
+    return f"in {' or '.join(places)} or among the image's packages"
 
 
 def _missing(module: str, path: str, found: Any) -> TrialFailure:
     functions = sorted(name for name, value in vars(found).items() if inspect.isfunction(value))[:10]
-    has = f"it defines {', '.join(functions)}" if functions else "it defines no function"
-    return _failure("Objective", f"The module '{module}' has no '{path}'; {has}.", "Mend trial.objective.")
+    has = f"it defines {', '.join(functions)}" if functions else "it defines no functions"
+    return _failure("Objective", f"The module '{module}' has no '{path}'; {has}.", "Correct trial.objective.")
 
 
 def _check_callable(target: str, found: Any) -> None:
@@ -139,23 +141,25 @@ def _check_callable(target: str, found: Any) -> None:
         raise _failure(
             "Objective",
             f"'{target}' is a class.",
-            f"Name an instance of it, for example `objective = {found.__name__}(...)` in the module.",
+            f"Create an instance of it in the module, for example `objective = {found.__name__}(...)`.",
         )
     if not callable(found):
         raise _failure(
-            "Objective", f"'{target}' is a {type(found).__name__}, not a function.", "Mend trial.objective."
+            "Objective",
+            f"'{target}' is of type {type(found).__name__}, not a function.",
+            "Correct trial.objective.",
         )
     try:
         signature = inspect.signature(found)
-    except (TypeError, ValueError):  # some C functions tell no signature: calling will show
+    except (TypeError, ValueError):  # some C functions have no signature: the call will show
         return
     try:
         signature.bind(None)
     except TypeError:
         raise _failure(
             "Objective",
-            f"'{target}' is called with one argument, the trial, but takes {signature}.",
-            "An objective takes the trial alone; bind other arguments with functools.partial or a lambda.",
+            f"'{target}' must take one argument, the trial, but its signature is {signature}.",
+            "Bind the other arguments with functools.partial or a lambda.",
         ) from None
 
 

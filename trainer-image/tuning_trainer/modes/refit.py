@@ -1,4 +1,4 @@
-"""The refit of a script: `optimize` returns at once, and the study is the finished one, in memory."""
+"""The refit of a script: `optimize` returns at once, and the study is the finished one, kept in memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.console import say
 from tuning_trainer.failure import Failure, TrialFailure
+from tuning_trainer.log import log
 from tuning_trainer.modes.script import execute, find_script
-from tuning_trainer.optuna_api.optuna_standin import FinishedTrial
+from tuning_trainer.optuna_api.stand_in import FinishedTrial
 from tuning_trainer.optuna_api.trial_storage import split
 from tuning_trainer.outcome import Outcome
 from tuning_trainer.wire.codec import numbers_from_wire
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def refit_script(arguments: list[str], settings: Settings, trial: Trial, finished: dict[str, Any]) -> Outcome:
     """Run the whole script with the finished study (the protocol's FinishedStudy).
 
-    What the script sets as the study's user attributes (where the model is, say) is told as the refit's.
+    User attributes that the script sets on the study, such as the model's path, become the refit's.
 
     Raises:
         TypeError: such an attribute cannot be written as JSON.
@@ -44,7 +44,7 @@ def refit_script(arguments: list[str], settings: Settings, trial: Trial, finishe
 
 
 class FinishedBridge:
-    """Gives the script the finished study: the same one, however often it creates or loads it."""
+    """Gives the script the finished study: the same one each time it creates or loads it."""
 
     offline = True
 
@@ -58,19 +58,19 @@ class FinishedBridge:
         return study is self._study
 
     def new_attributes(self) -> dict[str, Any]:
-        """Return the user attributes of the study that are not the record's."""
+        """Return the user attributes that the script has set."""
         known = self._finished.get("userAttrs") or {}
         now = self._study.user_attrs if self._study is not None else {}
         return {key: value for key, value in now.items() if key not in known or known[key] != value}
 
-    def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
-        """Return the finished study, kept in the script's storage where that is an object (in memory)."""
+    def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Return the finished study, in the script's storage if that is an object (which is in memory)."""
         del original
         if self._study is not None:
             return self._study
-        kept = {name: asked[name] for name in ("sampler", "pruner", "study_name") if asked.get(name)}
-        if asked.get("storage") is not None and not isinstance(asked["storage"], str):
-            kept["storage"] = asked["storage"]
+        kept = {name: arguments[name] for name in ("sampler", "pruner", "study_name") if arguments.get(name)}
+        if arguments.get("storage") is not None and not isinstance(arguments["storage"], str):
+            kept["storage"] = arguments["storage"]
         optuna = sys.modules["optuna"]
         self.inside = True
         try:
@@ -81,19 +81,19 @@ class FinishedBridge:
         self._study = study
         return study
 
-    def optimize(self, study: Any, asked: dict[str, Any]) -> None:
+    def optimize(self, study: Any, arguments: dict[str, Any]) -> None:
         """Return at once."""
-        del study, asked
-        say("the study is finished: optimize returns at once, and the code below it runs")
+        del study, arguments
+        log("the study is finished: optimize returns at once, and the code after it runs")
 
-    def ask(self, study: Any, asked: dict[str, Any]) -> NoReturn:
-        """Refuse: a loop of ask and tell has no end in a finished study."""
-        del study, asked
+    def ask(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
+        """Reject ask and tell: a loop of them would not end in a finished study."""
+        del study, arguments
         raise TrialFailure(
             Failure(
                 "Script",
-                "The script asks the finished study for another trial.",
-                "A script with a loop of ask and tell needs its own refit.objective or refit.command.",
+                "The script asks the finished study for another trial (study.ask or study.tell).",
+                "For a script that uses ask and tell, set refit.objective or refit.command.",
             )
         )
 
@@ -139,7 +139,7 @@ def _frozen(optuna: Any, trial: dict[str, Any]) -> Any:
 
 
 def _constraints(named: dict[str, float]) -> dict[str, Any]:
-    """Return constraint values as Optuna keeps them: those of a sampler's constraints_func as one list."""
+    """Return constraint values as Optuna stores them: those of a sampler's constraints_func as one list."""
     if list(named) == [str(position) for position in range(len(named))]:
         return {"constraints": list(named.values())} if named else {}
     return {f"constraints:{name}": value for name, value in named.items()}

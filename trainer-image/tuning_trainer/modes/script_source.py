@@ -1,36 +1,34 @@
-"""What can be told from a script's text before it runs, and from who calls `optimize`."""
+"""Checks a script's source before it runs, and the caller of `optimize`."""
 
 from __future__ import annotations
 
 import ast
-import sys
 from typing import TYPE_CHECKING
 
-from tuning_trainer.console import PACKAGE
 from tuning_trainer.failure import Failure, TrialFailure
+from tuning_trainer.log import calling_frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import FrameType
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 INTEGRATIONS = "optuna_integration."
 STEPWISE = "optuna_integration.lightgbm"
-"""LightGBMTuner optimizes a few parameters at a time, each step with what the one before it has found."""
+"""LightGBMTuner optimizes a few parameters at a time, and each step uses the result of the one before."""
 
 
 def check_source(name: str, source: bytes) -> None:
-    """Refuse a script that certainly calls `optimize` twice: twice in one block, or in a loop.
+    """Reject a script that calls `optimize` more than once: twice in one block, or in a loop.
 
-    Also through a function of its own that does. What an objective does inside (a function with an argument
-    `trial`) is its own affair.
+    Calls through the script's own functions count; calls within an objective (a function with an argument
+    `trial`) do not.
 
     Raises:
-        TrialFailure: it does; a pod would run the first call alone, and no one would notice.
+        TrialFailure: it does; every pod would run only the first call.
     """
     try:
         tree = ast.parse(source)
-    except SyntaxError:  # told when it is run
+    except SyntaxError:  # reported when the script runs
         return
     nodes = list(_outside_objectives(tree))
     studies = _studies(nodes)
@@ -44,26 +42,24 @@ def check_source(name: str, source: bytes) -> None:
 
 
 def check_caller(caller: str) -> None:
-    """Refuse a caller of `optimize` that goes on with what its trials have found in this very process.
+    """Reject a caller of `optimize` that needs the results of its trials in the same process.
 
     Raises:
-        TrialFailure: every pod would run the first of many steps.
+        TrialFailure: every pod would only run the first of several steps.
     """
     if caller.startswith(STEPWISE):
         raise TrialFailure(
             Failure(
                 "Script",
-                "LightGBMTuner optimizes step by step in one process, but a pod runs one trial.",
+                "LightGBMTuner optimizes in several steps within one process, but a pod runs only one trial.",
                 "Write an objective that suggests LightGBM's parameters, or run the tuner as a plain Job.",
             )
         )
 
 
-def caller_outside() -> str:
-    """Return the name of the module that called the runtime: the script's, `__main__`, or a library's."""
-    frame: FrameType | None = sys._getframe()  # noqa: SLF001  as the warnings module does
-    while frame is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        frame = frame.f_back
+def calling_module() -> str:
+    """Return the name of the module that called the runtime: `__main__` for the script, or a library's."""
+    frame = calling_frame()
     return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
 
 
@@ -72,8 +68,8 @@ def _twice(name: str, lines: list[int]) -> TrialFailure:
     return TrialFailure(
         Failure(
             "Script",
-            f"{name} calls optimize more than once (line {where}), but a study runs one optimization.",
-            "Make each a study of its own, with its manifest and its script, or all of them one call.",
+            f"{name} calls optimize more than once (line {where}), but a TuningStudy runs only one.",
+            "Give each call its own script and TuningStudy, or combine them into one call.",
         )
     )
 

@@ -1,1 +1,1 @@
-"""Optuna's API as user code meets it in a trial."""
+"""Optuna's API as user code sees it in a trial."""

@@ -1,6 +1,6 @@
-"""Optuna's distributions for images without Optuna: same checks, same messages, same JSON form.
+"""Optuna's distributions, for images without Optuna: the same checks, messages and JSON form.
 
-The rules and their wording follow optuna/distributions.py of Optuna 5.0.
+They follow optuna/distributions.py of Optuna 5.0.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.console import warn
+from tuning_trainer.log import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-NO_JSON_NUMBERS = ("NaN", "Infinity", "-Infinity")  # how they travel; `float` reads them
+NO_JSON_NUMBERS = ("NaN", "Infinity", "-Infinity")  # sent as text; `float` reads them
 
 
 class Distribution:
@@ -31,12 +31,12 @@ class Distribution:
         return f"{type(self).__name__}({', '.join(f'{k}={v}' for k, v in sorted(self.__dict__.items()))})"
 
     def external(self, value: Any) -> Any:
-        """Return a value that came as JSON as the user gets it."""
+        """Return the value that the user gets for one that was received as JSON."""
         raise NotImplementedError
 
 
 class FloatDistribution(Distribution):
-    """A range of floats, both ends included."""
+    """A range of floats; both ends are included."""
 
     def __init__(self, low: float, high: float, log: bool = False, step: float | None = None) -> None:
         if log and step is not None:
@@ -58,7 +58,7 @@ class FloatDistribution(Distribution):
 
 
 class IntDistribution(Distribution):
-    """A range of integers, both ends included."""
+    """A range of integers; both ends are included."""
 
     def __init__(self, low: int, high: int, log: bool = False, step: int = 1) -> None:
         if log and step != 1:
@@ -104,7 +104,7 @@ class CategoricalDistribution(Distribution):
     __hash__ = Distribution.__hash__
 
     def external(self, value: Any) -> Any:
-        """Return the choice that the value stands for: the user's own object, of its own type."""
+        """Return the user's own object for a choice that was received as JSON."""
         alike = [choice for choice in self.choices if _same_choice(choice, value)]
         exact = [choice for choice in alike if type(_plain(choice)) is type(value)]
         if alike:
@@ -123,13 +123,13 @@ def to_wire(distribution: Distribution) -> dict[str, Any]:
 
 
 def from_wire(form: dict[str, Any]) -> Distribution:
-    """Return the distribution of Optuna's JSON form."""
+    """Return the distribution for Optuna's JSON form."""
     made: Distribution = _KINDS[form["name"]](**form["attributes"])
     return made
 
 
 def to_optuna(distribution: Distribution) -> Any:
-    """Return Optuna's own object where the user's code has loaded Optuna, else ours."""
+    """Return Optuna's own object where the user's code has loaded Optuna, otherwise this one."""
     optuna = sys.modules.get("optuna.distributions")
     if optuna is None:
         return distribution
@@ -137,7 +137,7 @@ def to_optuna(distribution: Distribution) -> Any:
 
 
 def from_optuna(distribution: Any) -> Distribution:
-    """Return our twin of one of Optuna's distributions; ours as it is."""
+    """Return the distribution of this module for one of Optuna's."""
     if isinstance(distribution, Distribution):
         return distribution
     made: Distribution = _KINDS[type(distribution).__name__](**distribution.__dict__)
@@ -145,7 +145,7 @@ def from_optuna(distribution: Any) -> Distribution:
 
 
 def check_compatible(old: Distribution, new: Distribution) -> None:
-    """Check that a parameter may be asked for again with another distribution.
+    """Check that a parameter may be suggested again with another distribution.
 
     Raises:
         ValueError: they differ in kind, scale or choices.
@@ -166,12 +166,12 @@ def _same_choice(one: Any, other: Any) -> bool:
 
 
 def _plain(choice: Any) -> Any:
-    """Return a choice as it comes back from JSON: tuples are lists there."""
+    """Return a choice as JSON returns it: tuples become lists."""
     return [_plain(item) for item in choice] if isinstance(choice, (list, tuple)) else choice
 
 
 def _last_on_grid(low: float, high: float, step: float) -> float:
-    from decimal import Decimal  # floats go through their decimal text, as in Optuna: 0.1 + 0.2 is 0.3 here
+    from decimal import Decimal  # as in Optuna: 0.1 + 0.2 is 0.3 here
 
     extent, width = Decimal(str(high)) - Decimal(str(low)), Decimal(str(step))
     if extent % width == 0:

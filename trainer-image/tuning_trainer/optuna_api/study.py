@@ -1,4 +1,4 @@
-"""The study as a trial sees it (`trial.study`): its name and its directions."""
+"""The study as a trial sees it, `trial.study`: its name and its directions."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import enum
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tuning_trainer.console import say
+from tuning_trainer.log import log
+from tuning_trainer.optuna_api.bridge import NO_STOP
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tuning_trainer.optuna_api.trial_storage import TrialStorage
-
-NO_STOP = "study.stop is not used: spec.objectives[].target or spec.maxTrials ends the study"
 
 
 class StudyDirection(enum.IntEnum):
@@ -26,7 +25,7 @@ class StudyDirection(enum.IntEnum):
 
 
 class TrialStudy:
-    """What `trial.study` gives. Study attributes set here live as long as the pod."""
+    """What `trial.study` returns. Study attributes set here are gone when the pod ends."""
 
     def __init__(self, name: str, directions: Sequence[str], storage: TrialStorage) -> None:
         self.study_name = name
@@ -42,7 +41,7 @@ class TrialStudy:
 
     @property
     def directions(self) -> list[Any]:
-        """One direction an objective: Optuna's enumeration where it is loaded, else its twin."""
+        """One direction for each objective, as Optuna's enumeration where Optuna is loaded."""
         optuna = sys.modules.get("optuna.study")
         kind = getattr(optuna, "StudyDirection", StudyDirection)
         return [kind[direction] for direction in self._directions]
@@ -71,12 +70,12 @@ class TrialStudy:
         return len(self._directions) > 1
 
     def stop(self) -> None:
-        """Say that a trial does not end its study: the manifest does."""
-        say(NO_STOP)
+        """Log that a trial does not end its study."""
+        log(NO_STOP)
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say why the rest of Optuna's Study is missing; an AttributeError, so that `hasattr` works."""
+        """Explain why the rest of Optuna's Study is missing; an AttributeError, so that `hasattr` works."""
         raise AttributeError(
-            f"study.{name} is not available in a trial's pod, which knows its own trial only. "
-            "The study's record has it: `optuna.load_study` on the study's database, or the dashboard."
+            f"study.{name} is not available in a trial's pod, which only knows its own trial. "
+            "To read the whole study, use `optuna.load_study` with the study's database, or the dashboard."
         )

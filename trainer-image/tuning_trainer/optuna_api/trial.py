@@ -1,4 +1,4 @@
-"""The trial object that an objective gets: behaves as optuna.trial.Trial of Optuna 5.0, over HTTP."""
+"""The trial that an objective gets: behaves like optuna.trial.Trial of Optuna 5.0, over HTTP."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.console import warn
+from tuning_trainer.log import warn
 from tuning_trainer.optuna_api import distributions as dists
 from tuning_trainer.optuna_api.study import TrialStudy
 from tuning_trainer.optuna_api.trial_storage import SYSTEM, TrialStorage, split
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from tuning_trainer.wire.client import Client
 
 PATIENCE = 1800.0
-"""Seconds for which a trial that cannot go on without an answer waits for the server."""
+"""Seconds to wait for the server where the trial cannot continue without its answer."""
 
 
 class Trial:
-    """One evaluation of the objective. Signatures, checks and messages are those of optuna.trial.Trial."""
+    """One trial. Signatures, checks and messages are those of optuna.trial.Trial."""
 
     def __init__(self, client: Client, outbox: Outbox, study: str, view: dict[str, Any]) -> None:
-        """Make the trial from the server's TrialView."""
+        """Create the trial from the server's TrialView."""
         record = view["trial"]
         self._client = client
         self._outbox = outbox
@@ -38,7 +38,7 @@ class Trial:
         directions = [objective["direction"] for objective in view["objectives"]]
         self.study = TrialStudy(study, directions, self.storage)
         self._number: int = record["number"]
-        self._trial_id = self._number  # what Optuna's artifacts and integrations call it by
+        self._trial_id = self._number  # used by Optuna's artifacts and integrations
         self._started: str | None = record.get("started")
         self._declared: bool = view["fixed"]
         self._params: dict[str, Any] = dict(record.get("parameters") or {})
@@ -57,15 +57,15 @@ class Trial:
         return getattr(optuna, "Trial", Trial)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Trial:
-        """Return the trial itself: there is one, and frameworks deep-copy what they are given."""
+        """Return the trial itself: frameworks deep-copy their arguments, but there is only one trial."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let the trial travel to a process that the user's code spawns, which gets a line of its own."""
-        return _arrive, (self._client, self.study.study_name)
+        """Let a process that the user's code spawns have the trial, with a connection of its own."""
+        return _from_other_process, (self._client, self.study.study_name)
 
     def refresh(self) -> None:
-        """Fetch the attributes that other processes of the pod have set since."""
+        """Fetch the attributes that other processes of the pod have set."""
         view = self._client.call("GET", "", patience=PATIENCE)
         self._user_attrs, self._system_attrs = split(view.get("userAttrs") or {})
 
@@ -75,7 +75,7 @@ class Trial:
         """Suggest a float in [low, high].
 
         Raises:
-            ValueError: the range has no meaning or differs in kind from an earlier one of the same name.
+            ValueError: the range is invalid, or its kind differs from an earlier one of the same name.
         """
         distribution = dists.FloatDistribution(low, high, log=log, step=step)
         value: float = self._suggest(name, distribution)
@@ -101,7 +101,7 @@ class Trial:
         """Suggest an integer in [low, high].
 
         Raises:
-            ValueError: the range has no meaning or differs in kind from an earlier one of the same name.
+            ValueError: the range is invalid, or its kind differs from an earlier one of the same name.
         """
         distribution = dists.IntDistribution(low, high, log=log, step=step)
         value: int = self._suggest(name, distribution)
@@ -112,17 +112,17 @@ class Trial:
         """Suggest one of the choices.
 
         Raises:
-            ValueError: there is no choice, or the choices differ from earlier ones of the same name.
+            ValueError: there are no choices, or they differ from earlier ones of the same name.
         """
         return self._suggest(name, dists.CategoricalDistribution(choices))
 
     def report(self, value: float, step: int) -> None:
-        """Report an intermediate value; the first one of a step holds.
+        """Report an intermediate value; only the first one of each step counts.
 
-        Never waits for the server for longer than `outbox.PATIENCE`: what it could not send is sent later.
+        Waits for the server no longer than `outbox.PATIENCE`: what cannot be sent then is sent later.
 
         Raises:
-            TypeError: value or step is no number.
+            TypeError: value or step is not a number.
             ValueError: step is negative.
             NotImplementedError: the study has several objectives.
         """
@@ -145,10 +145,10 @@ class Trial:
         self._outbox.put("report", step, number)
 
     def should_prune(self) -> bool:
-        """Return whether the server, in its reply to the last report, said to stop.
+        """Return whether the trial should stop, according to the server's reply to the last report.
 
-        False while the server is away for longer than `outbox.PATIENCE`: training goes on. After a restart of
-        the pod the server is asked anew about what the earlier pod reported.
+        False if the server can't be reached within `outbox.PATIENCE`: training continues. A replacement pod
+        asks the server again about the values that the earlier pod reported.
 
         Raises:
             NotImplementedError: the study has several objectives.
@@ -174,10 +174,10 @@ class Trial:
     def set_system_attr(self, key: str, value: Any) -> None:
         """Deprecated by Optuna 3.1 and gone from 5.0: use set_user_attr."""
         warn("set_system_attr has been deprecated in v3.1.0. Use set_user_attr instead.", FutureWarning)
-        self.note(key, value)
+        self.store_system_attr(key, value)
 
-    def note(self, key: str, value: Any) -> None:
-        """Set a system attribute, as Optuna's own modules do: without a warning.
+    def store_system_attr(self, key: str, value: Any) -> None:
+        """Set a system attribute without a warning, as Optuna's own modules do.
 
         Raises:
             TypeError: the value cannot be written as JSON.
@@ -186,10 +186,10 @@ class Trial:
         self._system_attrs[key] = value
 
     def set_constraint(self, key: str, value: float) -> None:
-        """Set a constraint's value (feasible: zero or less); the first one of a key holds.
+        """Set a constraint's value (feasible: zero or less); only the first one of each key counts.
 
         Raises:
-            TypeError: the value is no number.
+            TypeError: the value is not a number.
             ValueError: the value is NaN.
         """
         number = _as_float(value)
@@ -208,12 +208,12 @@ class Trial:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The parameters known so far: all of them if the manifest declares the search space."""
+        """The parameters suggested so far; all parameters if the manifest has a searchSpace."""
         return copy.deepcopy(self._params)
 
     @property
     def relative_params(self) -> dict[str, Any]:
-        """The parameters that were sampled together: those of a declared search space, else none."""
+        """The parameters that were sampled together: all if the manifest has a searchSpace, else none."""
         return self.params if self._declared else {}
 
     @property
@@ -228,7 +228,7 @@ class Trial:
 
     @property
     def system_attrs(self) -> dict[str, Any]:
-        """A copy of what set_system_attr has set."""
+        """A copy of the system attributes."""
         return copy.deepcopy(self._system_attrs)
 
     @property
@@ -245,11 +245,15 @@ class Trial:
         return started.astimezone().replace(tzinfo=None)
 
     def _suggest(self, name: str, distribution: Any) -> Any:
-        """Return a parameter's value; Optuna's integrations call this too, with Optuna's distributions."""
+        """Return a parameter's value. Optuna's integrations call this too, with Optuna's distributions."""
         distribution = dists.from_optuna(distribution)
         if name in self._distributions:
             self._check_compatible(name, distribution)
-            return self._known(name, distribution)
+            old = self._distributions[name]
+            same = (
+                distribution if old == distribution else old
+            )  # a choice is returned as the caller's own object
+            return same.external(self._params[name])
         request = {"name": name, "distribution": dists.to_wire(distribution)}
         try:
             reply = self._client.call("POST", "/suggest", request, patience=PATIENCE)
@@ -259,11 +263,6 @@ class Trial:
         self._distributions[name] = distribution
         self._params[name] = value
         return value
-
-    def _known(self, name: str, distribution: dists.Distribution) -> Any:
-        """Return a parameter that has its value already; a choice as the caller's own object."""
-        old = self._distributions[name]
-        return (distribution if old == distribution else old).external(self._params[name])
 
     def _check_compatible(self, name: str, distribution: dists.Distribution) -> None:
         old = self._distributions[name]
@@ -275,13 +274,13 @@ class Trial:
             raise ValueError(f"{error} spec.searchSpace declares {name} as {old}.") from None
 
     def _warn_if_inconsistent(self, name: str, distribution: dists.Distribution) -> None:
-        """Warn of a second range as Optuna does; refuse one that lacks the manifest's value."""
+        """Warn about a different range, as Optuna does; reject one that excludes the trial's value."""
         old = self._distributions[name]
         asked = distribution.__dict__
         if self._declared and not asked["low"] <= self._params[name] <= asked["high"]:
             raise ValueError(
-                f"The code asks for {name} in {distribution}, but spec.searchSpace declares it as {old}, "
-                f"and this trial's value is {self._params[name]}. Mend the range in one of them."
+                f"The code suggests {name} from {distribution}, but spec.searchSpace declares it as {old}, "
+                f"and this trial's value is {self._params[name]}. Change one of the two ranges."
             )
         if old != distribution:
             warn(
@@ -296,11 +295,11 @@ class Trial:
 
     def _set_attr(self, wire_key: str, key: str, value: Any) -> None:
         try:
-            # a copy: what is sent later must not change meanwhile
+            # a copy, because it may be sent later than the caller changes it
             value = json.loads(json.dumps(value, default=_as_plain))
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"The attribute {key!r} cannot be stored: {error}. Save it to a file and set the file's path."
+                f"The attribute {key!r} can't be stored: {error}. Save it to a file and store the path."
             ) from None
         self._outbox.put("user_attrs", wire_key, value)
 
@@ -309,8 +308,8 @@ class Trial:
             raise NotImplementedError(f"Trial.{method} is not supported for multi-objective optimization.")
 
 
-def _arrive(client: Client, study: str) -> Trial:
-    """Make the trial anew, in another process."""
+def _from_other_process(client: Client, study: str) -> Trial:
+    """Create the trial in another process."""
     return Trial(client, Outbox(client), study, client.call("GET", "", patience=PATIENCE))
 
 
@@ -324,7 +323,7 @@ def _as_float(value: Any) -> float:
 
 
 def _as_plain(value: Any) -> Any:
-    """Return a NumPy number or array, or a tensor, as JSON has it."""
+    """Return a NumPy number or array, or a tensor, as plain numbers."""
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")

@@ -1,31 +1,49 @@
-"""`trial.storage`: Optuna's artifacts and integrations keep notes of theirs on a trial through it."""
+"""`trial.storage`: Optuna's artifacts and integrations store attributes of a trial through it."""
 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
-
-if TYPE_CHECKING:
-    from tuning_trainer.optuna_api.trial import Trial
+from typing import Any, NoReturn, Protocol
 
 SYSTEM = "system_attrs:"
 """The protocol has no system attributes: they are user attributes with this prefix."""
 
 
-class TrialStorage:
-    """What of Optuna's BaseStorage concerns the pod's own trial, whatever trial is named."""
+class Attributes(Protocol):
+    """The attributes of the pod's trial."""
 
-    def __init__(self, trial: Trial) -> None:
+    @property
+    def user_attrs(self) -> dict[str, Any]:
+        """A copy of the user attributes."""
+
+    @property
+    def system_attrs(self) -> dict[str, Any]:
+        """A copy of the system attributes."""
+
+    def set_user_attr(self, key: str, value: Any) -> None:
+        """Set a user attribute."""
+
+    def store_system_attr(self, key: str, value: Any) -> None:
+        """Set a system attribute."""
+
+    def refresh(self) -> None:
+        """Fetch the attributes from the server."""
+
+
+class TrialStorage:
+    """The part of Optuna's BaseStorage that concerns one trial: the pod's own, whatever number is given."""
+
+    def __init__(self, trial: Attributes) -> None:
         self._trial = trial
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """Optuna's storage on a database where it is loaded: Lightning's callback wants no other."""
+        """Optuna's database storage where Optuna is loaded: Lightning's callback accepts no other."""
         return _optunas("_cached_storage", "_CachedStorage", TrialStorage)
 
     @property
     def _backend(self) -> SharedStorage:
-        """What the pod's other processes have written as well."""
+        """The same storage, including what other processes of the pod have written."""
         return SharedStorage(self._trial)
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
@@ -35,10 +53,14 @@ class TrialStorage:
             TypeError: the value cannot be written as JSON.
         """
         del trial_id
-        self._trial.note(key, value)
+        self._trial.store_system_attr(key, value)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Set a user attribute of the trial, likewise."""
+        """Set a user attribute of the trial.
+
+        Raises:
+            TypeError: the value cannot be written as JSON.
+        """
         del trial_id
         self._trial.set_user_attr(key, value)
 
@@ -53,19 +75,19 @@ class TrialStorage:
         return self._trial.user_attrs
 
     def __getattr__(self, name: str) -> NoReturn:
-        """Say why the rest of Optuna's storage is missing; an AttributeError, so that `hasattr` works."""
+        """Explain why the rest of Optuna's storage is missing; an AttributeError, so that `hasattr` works."""
         raise AttributeError(
-            f"storage.{name} is not available in a trial's pod, which knows its own trial only: "
+            f"storage.{name} is not available in a trial's pod, which only knows its own trial: "
             "the study server keeps the study"
         )
 
 
 class SharedStorage(TrialStorage):
-    """The same, read from the server each time."""
+    """The same storage, read from the server each time."""
 
     @property  # type: ignore[misc]
     def __class__(self) -> type:
-        """Optuna's storage on a database where it is loaded."""
+        """Optuna's database storage where Optuna is loaded."""
         return _optunas("_rdb.storage", "RDBStorage", SharedStorage)
 
     def get_trial_system_attrs(self, trial_id: int) -> dict[str, Any]:

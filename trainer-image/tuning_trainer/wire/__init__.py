@@ -1,1 +1,1 @@
-"""How the runtime talks to the study server."""
+"""Communication with the study server."""

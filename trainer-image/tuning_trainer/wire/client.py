@@ -1,4 +1,4 @@
-"""HTTP to the study server: keep-alive, TLS, the pod's rotating token, patience while the server is away."""
+"""HTTP client for the study server: keep-alive, TLS, the pod's rotating token, retries during an outage."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from tuning_trainer.console import say
+from tuning_trainer.log import log
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable
     from typing import NoReturn
 
-FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds between tries: doubling, with jitter
+FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds between attempts: doubled each time, with jitter
 LONGEST_RETRY_AFTER = 60.0
-STRANGER_PATIENCE = 10.0  # seconds: while the server is replaced, another may answer at its address
-NEWS_EVERY = 30.0  # seconds between lines in the log while the server is away
+UNTRUSTED_PATIENCE = 10.0  # seconds: while the server is replaced, another may answer at its address
+LOG_EVERY = 30.0  # seconds between lines in the log during an outage
 TOO_MANY_REQUESTS = 429
 UNAUTHORIZED = 401
 
 
-class Refused(Exception):  # noqa: N818  said of a request
-    """The server said no (4xx): to ask again would not help."""
+class Refused(Exception):  # noqa: N818  the state of a request
+    """The server rejected the request (4xx): another attempt would not help."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
-class Unreachable(Exception):  # noqa: N818  said of the server
-    """The server gave no answer for as long as the caller had patience."""
+class Unreachable(Exception):  # noqa: N818  the state of the server
+    """The server did not answer within the caller's patience."""
 
 
-class _Trouble(Exception):  # noqa: N818
-    """One try failed in a way that a later one may not."""
+class _Retryable(Exception):  # noqa: N818  one attempt, which failed
+    """An attempt failed in a way that another may not."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -46,9 +46,9 @@ class _Trouble(Exception):  # noqa: N818
 
 
 class Client:
-    """A trial's line to the study server. Every call is idempotent, so each may be sent again.
+    """A trial's connection to the study server. Every call is idempotent, so it may be sent again.
 
-    `sleep` and `clock` are injected by tests.
+    Tests replace `sleep` and `clock`.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class Client:
         self._tls: ssl.SSLContext | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._connected_by = 0
-        self._next_news = clock()
+        self._next_log = clock()
         self._trusted = False
-        self._strange_since: float | None = None
+        self._untrusted_since: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to another process without the connection."""
+        """Let another process have the client, without the connection."""
         return Client, (self._address.geturl(), str(self._token_file), self._ca_file)
 
     @property
     def host(self) -> str:
-        """The server's name and port, for messages."""
+        """The server's host and port, for messages."""
         return self._address.netloc
 
     def call(
@@ -87,12 +87,12 @@ class Client:
         """Return the decoded reply to a request on the trial's path.
 
         Args:
-            patience: seconds for which to try again while the server is away; 0 tries once.
-            timeout: seconds that one try may wait for the server.
+            patience: seconds for which to retry during an outage; 0 means one attempt.
+            timeout: seconds that one attempt may take.
 
         Raises:
-            Refused: a 4xx reply, or from the first a certificate that does not fit.
-            Unreachable: patience ended.
+            Refused: the reply was a 4xx, or the server's certificate has never been trusted.
+            Unreachable: there was no reply within the patience.
         """
         payload = None if body is None else json.dumps(body).encode()
         give_up = self._clock() + patience
@@ -100,54 +100,54 @@ class Client:
         while True:
             try:
                 return self._try(method, path, payload, timeout)
-            except _Trouble as trouble:
-                wait = trouble.retry_after if trouble.retry_after is not None else _jitter(delay)
+            except _Retryable as failed:
+                wait = failed.retry_after if failed.retry_after is not None else _jitter(delay)
                 if self._clock() + wait > give_up:
-                    raise Unreachable(f"the study server at {self.host} did not answer: {trouble}") from None
-                self._tell_news(trouble)
+                    raise Unreachable(f"the study server at {self.host} did not answer: {failed}") from None
+                self._log_outage(failed)
             self._sleep(wait)
             delay = min(delay * 2, LONGEST_DELAY)
 
     def close(self) -> None:
-        """Drop the connection; the next call makes a new one."""
+        """Close the connection; the next call opens a new one."""
         if self._connection is not None:
             self._connection.close()
         self._connection = None
 
-    def _tell_news(self, trouble: _Trouble) -> None:
+    def _log_outage(self, failed: _Retryable) -> None:
         now = self._clock()
-        if now >= self._next_news:
-            say(f"the study server at {self.host} does not answer ({trouble}); trying again")
-            self._next_news = now + NEWS_EVERY
+        if now >= self._next_log:
+            log(f"the study server at {self.host} does not answer ({failed}); retrying")
+            self._next_log = now + LOG_EVERY
 
     def _try(self, method: str, path: str, payload: bytes | None, timeout: float) -> Any:
         token = self._token()
         status, headers, content = self._exchange(method, path, payload, token, timeout)
-        if status == UNAUTHORIZED and self._token() != token:  # it was rotated in between
+        if status == UNAUTHORIZED and self._token() != token:  # it was rotated meanwhile
             status, headers, content = self._exchange(method, path, payload, self._token(), timeout)
         if status >= http.client.INTERNAL_SERVER_ERROR or status == TOO_MANY_REQUESTS:
-            raise _Trouble(f"HTTP {status}", _retry_after(headers.get("Retry-After")))
+            raise _Retryable(f"HTTP {status}", _retry_after(headers.get("Retry-After")))
         if status >= http.client.BAD_REQUEST:
             raise Refused(status, _detail(content) or f"HTTP {status}")
         try:
             return json.loads(content) if content else None
         except ValueError:
-            raise _Trouble(f"HTTP {status} without JSON") from None
+            raise _Retryable(f"HTTP {status} with a body that is not JSON") from None
 
     def _exchange(
         self, method: str, path: str, payload: bytes | None, token: str, timeout: float
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        """Send one request, over the kept connection if it still lives."""
+        """Send one request, over the open connection if there is one."""
         reused = self._connection is not None and self._connected_by == os.getpid()
         try:
             return self._send(self._connect(timeout), method, path, payload, token)
         except (OSError, http.client.HTTPException) as error:
             self.close()
             if type(error).__name__ == "SSLCertVerificationError":  # plain HTTP does not load ssl
-                self._doubt(error)
-            if reused:  # the server closes idle connections: that is no trouble yet
+                self._not_trusted(error)
+            if reused:  # the server closes idle connections: try once more
                 return self._exchange(method, path, payload, token, timeout)
-            raise _Trouble(str(error) or type(error).__name__) from None
+            raise _Retryable(str(error) or type(error).__name__) from None
 
     def _send(
         self,
@@ -163,13 +163,13 @@ class Client:
         connection.request(method, self._address.path + path, payload, headers)
         reply = connection.getresponse()
         content = reply.read()
-        self._trusted, self._strange_since = True, None
+        self._trusted, self._untrusted_since = True, None
         if reply.will_close:
             self.close()
         return reply.status, reply.headers, content
 
     def _connect(self, timeout: float) -> http.client.HTTPConnection:
-        if self._connected_by != os.getpid():  # a forked child must not speak on its parent's connection
+        if self._connected_by != os.getpid():  # a forked child must not use its parent's connection
             self._connection = None
         if self._connection is None:
             self._connection = self._new_connection(timeout)
@@ -189,25 +189,25 @@ class Client:
             self._tls = ssl.create_default_context(cafile=self._ca_file)
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=self._tls)
 
-    def _doubt(self, error: BaseException) -> NoReturn:
-        """Take a certificate that does not fit for a passing trouble, for long only if one has fitted before.
+    def _not_trusted(self, error: BaseException) -> NoReturn:
+        """Handle a certificate that is not trusted; it may be temporary, if one was trusted before.
 
         Raises:
-            Refused: none ever did, and patience ended.
-            _Trouble: otherwise.
+            Refused: none has ever been trusted, for UNTRUSTED_PATIENCE.
+            _Retryable: otherwise.
         """
         now = self._clock()
-        self._strange_since = now if self._strange_since is None else self._strange_since
+        self._untrusted_since = now if self._untrusted_since is None else self._untrusted_since
         message = f"the certificate of the study server at {self.host} is not trusted: {error}"
-        if not self._trusted and now - self._strange_since >= STRANGER_PATIENCE:
+        if not self._trusted and now - self._untrusted_since >= UNTRUSTED_PATIENCE:
             raise Refused(0, message) from None
-        raise _Trouble(message) from None
+        raise _Retryable(message) from None
 
     def _token(self) -> str:
         try:
             return self._token_file.read_text().strip()
         except OSError as error:
-            raise _Trouble(f"the token cannot be read: {error}") from None
+            raise _Retryable(f"cannot read the pod's token: {error}") from None
 
 
 def _jitter(delay: float) -> float:
@@ -215,14 +215,14 @@ def _jitter(delay: float) -> float:
 
 
 def _retry_after(header: str | None) -> float | None:
-    """Return the seconds of a Retry-After header; a date there counts as absent."""
+    """Return the seconds of a Retry-After header; a date is ignored."""
     if header is None or not header.strip().isdigit():
         return None
     return min(float(header), LONGEST_RETRY_AFTER)
 
 
 def _detail(content: bytes) -> str:
-    """Return the message of an error reply: {"detail": text | {field, message} | a list of such}."""
+    """Return the message of an error reply: {"detail": text or {field, message} or a list of them}."""
     try:
         detail = json.loads(content)["detail"]
     except (ValueError, KeyError, TypeError):

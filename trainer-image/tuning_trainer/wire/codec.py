@@ -1,4 +1,4 @@
-"""JSON as the study server speaks it: numbers that JSON lacks travel as strings."""
+"""NaN and infinities, which JSON does not have, are sent as strings."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def number_to_wire(value: float) -> float | str:
-    """Return a number as JSON has it; "NaN", "Infinity" or "-Infinity" where JSON has none."""
+    """Return a number for JSON; "NaN", "Infinity" or "-Infinity" for those that JSON does not have."""
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
@@ -16,5 +16,5 @@ def number_to_wire(value: float) -> float | str:
 
 
 def numbers_from_wire(mapping: dict[str, Any] | None) -> dict[str, float]:
-    """Return a mapping's numbers; `float` reads the three strings as well."""
+    """Return a mapping's numbers; `float` also reads the three strings."""
     return {key: float(value) for key, value in (mapping or {}).items()}

@@ -1,4 +1,4 @@
-"""What a trial reports, in order and never lost: sent at once, or kept while the server is away."""
+"""What a trial reports: sent at once, or kept in order while the server can't be reached."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tuning_trainer.console import say
+from tuning_trainer.log import log
 from tuning_trainer.wire.client import Refused, Unreachable
 from tuning_trainer.wire.codec import number_to_wire
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from tuning_trainer.wire.client import Client
 
 PATIENCE = 10.0
-"""Seconds that an outage of the server may hold up the training, whose GPU is idle then; after that the
-training goes on unpruned, and the outbox knocks now and then."""
-KNOCK_TIMEOUT = 5.0
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between knocks
+"""Seconds that an outage may delay the training, whose GPU is idle meanwhile. After that, training continues
+without pruning, and the outbox tries again from time to time."""
+RETRY_TIMEOUT = 5.0
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between attempts
 BATCH = 500  # entries in a request
 
 
@@ -37,52 +37,52 @@ class Outbox:
         self._clock = clock
         self._lock = threading.RLock()
         self._entries: list[_Entry] = []
-        self._pause = 0.0  # seconds until the next knock; 0 when the server answers
-        self._next_knock = 0.0
+        self._pause = 0.0  # seconds until the next attempt; 0 if the server answers
+        self._next_attempt = 0.0
         self._prune = False
 
     def put(self, kind: str, key: int | str, value: Any) -> None:
-        """Send an entry after those before it; returns at the latest when patience ends.
+        """Send an entry after the earlier ones; returns within PATIENCE.
 
         Raises:
-            Refused: the server does not take it.
+            Refused: the server rejects it.
         """
         with self._lock:
             self._entries.append(_Entry(kind, key, value))
             self._send_if_due()
 
     def prune(self) -> bool:
-        """Return whether the reply to the last report said to stop; False while reports wait for one."""
+        """Return whether the trial should stop, by the reply to the last report; False while reports wait."""
         with self._lock:
             if self._entries:
                 self._send_if_due()
             return self._prune and not self._entries
 
     def drain(self, patience: float) -> None:
-        """Send all that waits; what the server does not take is told in the log and dropped.
+        """Send everything that waits; what the server rejects is logged and dropped.
 
         Raises:
-            Unreachable: patience ended.
+            Unreachable: the server did not answer within the patience.
         """
         with self._lock:
             while self._entries:
                 try:
                     self._send_batch(patience, timeout=60.0)
                 except Refused as refusal:  # noqa: PERF203
-                    say(f"the study server does not take what was reported: {refusal}")
+                    log(f"the study server rejected a report: {refusal}")
 
     def _send_if_due(self) -> None:
         away = self._pause > 0
-        if away and self._clock() < self._next_knock:
+        if away and self._clock() < self._next_attempt:
             return
         try:
             while self._entries:
-                self._send_batch(0.0 if away else PATIENCE, KNOCK_TIMEOUT if away else PATIENCE)
+                self._send_batch(0.0 if away else PATIENCE, RETRY_TIMEOUT if away else PATIENCE)
         except Unreachable as error:
             if not away:
-                say(f"{error}; training goes on, and what it reports is kept")
+                log(f"{error}; training continues, and reports are kept to be sent later")
             self._pause = min(max(self._pause * 2, FIRST_PAUSE), LONGEST_PAUSE)
-            self._next_knock = self._clock() + self._pause
+            self._next_attempt = self._clock() + self._pause
 
     def _send_batch(self, patience: float, timeout: float) -> None:
         kind = self._entries[0].kind
@@ -107,7 +107,7 @@ class Outbox:
 
 
 class SilentOutbox(Outbox):
-    """Tells nothing: the first process of a distributed training does."""
+    """Sends nothing: only the first process of distributed training reports."""
 
     def put(self, kind: str, key: int | str, value: Any) -> None:
         """Send nothing."""

@@ -1,7 +1,7 @@
-"""Optuna's names for an image without Optuna; this folder's parent is last on the module path."""
+"""Optuna's names for images without Optuna. The folder above is last on the module path."""
 
 import sys
 
-from tuning_trainer.optuna_api.optuna_standin import fill
+from tuning_trainer.optuna_api.stand_in import fill
 
 fill(sys.modules[__name__])

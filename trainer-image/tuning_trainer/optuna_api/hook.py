@@ -1,8 +1,7 @@
-"""Stands between the user's code and Optuna: studies are run by the manifest, not by the pod.
+"""Replaces Optuna's functions when the user's code imports Optuna: the manifest runs the study, not the pod.
 
-Nothing is imported early: Optuna's functions are replaced when the user's code imports it. Where there is no
-Optuna, a stand-in is found last on the module path (also by processes that the user's code spawns). While the
-trial's objective runs, all is as in plain Optuna (`Bridge.inside`): it may run small studies of its own.
+In an image without Optuna, a stand-in is found last on the module path, also by spawned processes. While the
+objective runs (`Bridge.inside`), everything is plain Optuna: it may run studies of its own.
 """
 
 from __future__ import annotations
@@ -11,53 +10,31 @@ import functools
 import inspect
 import sys
 from importlib.abc import Loader, MetaPathFinder
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.console import PACKAGE, say
-from tuning_trainer.optuna_api.closed_storages import keep_closed
-from tuning_trainer.optuna_api.study import NO_STOP
+from tuning_trainer.log import PACKAGE, log
+from tuning_trainer.optuna_api.bridge import NO_STOP
+from tuning_trainer.optuna_api.storages import replace_storages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
 
+    from tuning_trainer.optuna_api.bridge import Bridge
+
 STAND_IN = f"{PACKAGE}/standin"
-UNUSED = {
-    "enqueue_trial": "study.enqueue_trial is not used: known good points are spec.initialTrials",
-    "add_trial": "study.add_trial is not used: trials of another study are spec.warmStart",
-    "add_trials": "study.add_trials is not used: trials of another study are spec.warmStart",
+IGNORED = {
+    "enqueue_trial": "study.enqueue_trial is ignored: put known good points into spec.initialTrials",
+    "add_trial": "study.add_trial is ignored: spec.warmStart continues from another study",
+    "add_trials": "study.add_trials is ignored: spec.warmStart continues from another study",
     "stop": NO_STOP,
 }
-"""Methods of the manifest's study that concern more than one trial, and the fields that take their place."""
-
-
-class Bridge(Protocol):
-    """What becomes of a study that the user's code creates and optimizes."""
-
-    inside: bool
-    """Whether the objective is running, so that studies are the user's own affair."""
-    offline: bool
-    """Whether storages that the code names stay closed: the study server keeps the study."""
-
-    def owns(self, study: Any) -> bool:
-        """Return whether the study is the manifest's."""
-
-    def create(self, original: Callable[..., Any], asked: dict[str, Any]) -> Any:
-        """Return the study for a call of create_study or load_study with these arguments."""
-
-    def optimize(self, study: Any, asked: dict[str, Any]) -> None:
-        """Do what `study.optimize` with these arguments means here."""
-
-    def ask(self, study: Any, asked: dict[str, Any]) -> Any:
-        """Return the trial for `study.ask` with these arguments."""
-
-    def tell(self, study: Any, asked: dict[str, Any]) -> Any:
-        """Do what `study.tell` with these arguments means here."""
+"""Methods that concern more than one trial, and the fields to use instead."""
 
 
 def install(bridge: Bridge) -> None:
-    """Give the bridge to Optuna when it is imported."""
+    """Connect the bridge to Optuna as soon as the user's code imports it."""
     sys.meta_path.insert(0, _Finder(bridge))
     sys.path.append(STAND_IN)
 
@@ -69,7 +46,7 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return Optuna's own spec, with our loader around its own."""
+        """Return Optuna's spec, with a loader that patches it."""
         if name != "optuna":
             return None
         others = [finder for finder in sys.meta_path if finder is not self]
@@ -81,26 +58,26 @@ class _Finder(MetaPathFinder):
 
 
 class _Patching(Loader):
-    """Optuna's loader, and our functions in its place afterwards."""
+    """Loads Optuna with its own loader, then replaces functions."""
 
     def __init__(self, loader: Any, bridge: Bridge) -> None:
         self._loader = loader
         self._bridge = bridge
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        """Leave it to Optuna's loader, or to Python."""
+        """Leave this to Optuna's loader, or to Python."""
         create = getattr(self._loader, "create_module", None)
         made: ModuleType | None = create(spec) if create else None
         return made
 
     def exec_module(self, module: ModuleType) -> None:
-        """Run Optuna's own code, then patch it."""
+        """Run Optuna's code, then patch it."""
         if hasattr(self._loader, "exec_module"):
             self._loader.exec_module(module)
         else:  # the loader of zip files, up to Python 3.9
             exec(self._loader.get_code(module.__name__), module.__dict__)  # noqa: S102
         if (module.__file__ or "").startswith(STAND_IN):
-            say("the image has no optuna: its names are there, its algorithms run in the study server")
+            log("the image has no Optuna; a stand-in has its names, and the study server runs its algorithms")
         _patch(module, self._bridge)
 
     def __getattr__(self, name: str) -> Any:
@@ -115,7 +92,7 @@ def _patch(optuna: ModuleType, bridge: Bridge) -> None:
                 setattr(sys.modules[module], name, replaced)
     _patch_study(sys.modules["optuna.study"].Study, bridge)
     if bridge.offline:
-        keep_closed(bridge)
+        replace_storages(bridge)
     for module in ("optuna.samplers", "optuna.samplers.nsgaii", "optuna.pruners"):
         loaded = sys.modules.get(module)
         for kind in list(vars(loaded).values()) if loaded else ():
@@ -126,9 +103,9 @@ def _patch(optuna: ModuleType, bridge: Bridge) -> None:
 def _patch_study(study: type, bridge: Bridge) -> None:
     for name in ("optimize", "ask", "tell"):
         setattr(study, name, _running(getattr(study, name), getattr(bridge, name), bridge))
-    for name in UNUSED:
+    for name in IGNORED:
         if hasattr(study, name):
-            setattr(study, name, _unused(getattr(study, name), bridge))
+            setattr(study, name, _ignoring(getattr(study, name), bridge))
 
 
 def _creating(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any]:
@@ -150,27 +127,27 @@ def _running(original: Callable[..., Any], ours: Callable[..., Any], bridge: Bri
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         if bridge.inside:
             return original(self, *args, **kwargs)
-        asked = dict(signature.bind(self, *args, **kwargs).arguments)
-        asked.pop("self")
-        return ours(self, asked)
+        arguments = dict(signature.bind(self, *args, **kwargs).arguments)
+        arguments.pop("self")
+        return ours(self, arguments)
 
     return run
 
 
-def _unused(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any]:
+def _ignoring(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any]:
     @functools.wraps(original)
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not bridge.owns(self):
             return original(self, *args, **kwargs)
-        given = f", here {args[0]}" if original.__name__ == "enqueue_trial" and args else ""
-        say(f"{UNUSED[original.__name__]}{given}")
+        given = f", here: {args[0]}" if original.__name__ == "enqueue_trial" and args else ""
+        log(f"{IGNORED[original.__name__]}{given}")
         return None
 
     return run
 
 
 def _record_arguments(kind: type) -> None:
-    """Let a sampler or pruner remember what it was made with, to compare it with the manifest."""
+    """Let a sampler or pruner remember its arguments, to compare them with the manifest."""
     original = kind.__init__  # type: ignore[misc]
     signature = inspect.signature(original)
 

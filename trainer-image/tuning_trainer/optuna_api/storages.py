@@ -1,6 +1,6 @@
-"""Storages that a script names stay closed: a pod may not reach them, and the study server keeps the study.
+"""Replaces the storages that user code opens: the study server keeps the study, and pods reach no database.
 
-What the script makes of Optuna's storage classes is a storage in memory, so that it can be handed about.
+Optuna's storage classes create a storage in memory instead, so that code can still pass it around.
 """
 
 from __future__ import annotations
@@ -10,40 +10,36 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.console import say
+from tuning_trainer.log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tuning_trainer.optuna_api.optuna_hook import Bridge
+    from tuning_trainer.optuna_api.bridge import Bridge
 
 STORAGES = ("RDBStorage", "JournalStorage", "GrpcStorageProxy")
 
 
-def keep_closed(bridge: Bridge) -> None:
-    """Replace how storages are made, and delete_study, unless the objective is running."""
+def replace_storages(bridge: Bridge) -> None:
+    """Replace the storage classes and delete_study; while the objective runs, they are Optuna's own."""
     storages = sys.modules.get("optuna.storages")
     memory = getattr(storages, "InMemoryStorage", None)
-    if storages is None or memory is None:  # the stand-in
+    if storages is None or memory is None:  # the stand-in has no storages
         return
+
+    def become_memory(storage: Any) -> None:
+        storage.__class__ = memory
+        storage.__init__()
+
     for name in STORAGES:
         if hasattr(storages, name):
-            _replace(getattr(storages, name), lambda self: _become(self, memory), bridge)
+            _replace(getattr(storages, name), become_memory, bridge)
     journal = sys.modules.get("optuna.storages.journal")
     for kind in list(vars(journal).values() if journal else ()):
         if inspect.isclass(kind) and kind.__name__.endswith(("Backend", "Lock")) and "__init__" in vars(kind):
-            _replace(kind, _nothing, bridge)
+            _replace(kind, lambda _: None, bridge)  # opens no file and no connection
     for module in ("optuna", "optuna.study", "optuna.study.study"):
-        _keep_studies(sys.modules[module], bridge)
-
-
-def _become(storage: Any, memory: type) -> None:
-    storage.__class__ = memory
-    storage.__init__()
-
-
-def _nothing(_backend: Any) -> None:
-    """Open no file and no connection."""
+        _ignore_delete_study(sys.modules[module], bridge)
 
 
 def _replace(kind: Any, make: Callable[[Any], None], bridge: Bridge) -> None:
@@ -59,7 +55,7 @@ def _replace(kind: Any, make: Callable[[Any], None], bridge: Bridge) -> None:
     kind.__init__ = init
 
 
-def _keep_studies(module: Any, bridge: Bridge) -> None:
+def _ignore_delete_study(module: Any, bridge: Bridge) -> None:
     original = module.delete_study
 
     @functools.wraps(original)
@@ -67,6 +63,6 @@ def _keep_studies(module: Any, bridge: Bridge) -> None:
         if bridge.inside:
             original(*args, **kwargs)
         else:
-            say("delete_study is not used: a study is deleted with its manifest (spec.deletionPolicy)")
+            log("delete_study is ignored: spec.deletionPolicy decides what happens to the study's record")
 
     module.delete_study = delete

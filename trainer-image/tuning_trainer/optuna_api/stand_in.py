@@ -1,6 +1,6 @@
-"""What of Optuna an objective or a script needs, for images that have none: names, no algorithms.
+"""The part of Optuna that objectives and scripts need, for images without it: names, no algorithms.
 
-The algorithms run in the study server; here `create_study`, samplers and pruners only record what was asked.
+The algorithms run in the study server; here `create_study`, samplers and pruners only record their arguments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tuning_trainer.optuna_api.study import StudyDirection
 from tuning_trainer.optuna_api.trial import Trial
 
 VERSION = "5.0.0"
-"""The version whose interface this follows."""
+"""The version of Optuna whose interface this follows."""
 
 
 class TrialState(enum.IntEnum):
@@ -30,7 +30,7 @@ class TrialState(enum.IntEnum):
 
 
 class FinishedTrial:
-    """A trial of the finished study."""
+    """A finished trial, in the refit."""
 
     def __init__(self, number: int, state: str, values: list[float] | None, params: dict[str, Any]) -> None:
         self.number = number
@@ -46,13 +46,13 @@ class FinishedTrial:
 
 
 class Study:
-    """A study that the script created; `optimize`, `ask` and `tell` are replaced by the bridge."""
+    """A study of the script; the hook replaces `optimize`, `ask` and `tell`."""
 
-    def __init__(self, **asked: Any) -> None:
-        directions = asked.get("directions") or [asked.get("direction") or "minimize"]
-        self.study_name = asked.get("study_name") or "no-name"
+    def __init__(self, **arguments: Any) -> None:
+        directions = arguments.get("directions") or [arguments.get("direction") or "minimize"]
+        self.study_name = arguments.get("study_name") or "no-name"
         self.directions = [StudyDirection[str(getattr(one, "name", one)).upper()] for one in directions]
-        self.sampler, self.pruner = asked.get("sampler"), asked.get("pruner")
+        self.sampler, self.pruner = arguments.get("sampler"), arguments.get("pruner")
         self.user_attrs: dict[str, Any] = {}
         self.metric_names: list[str] | None = None
         self.trials: list[FinishedTrial] = []
@@ -64,7 +64,7 @@ class Study:
 
     @property
     def best_trial(self) -> FinishedTrial:
-        """The best of the finished study's trials, in the refit Job."""
+        """The best trial of the finished study, in the refit."""
         sign = -1 if self.direction is StudyDirection.MAXIMIZE else 1
         found = [(sign * trial.values[0], trial.number, trial) for trial in self.trials if trial.values]
         if not found:
@@ -90,7 +90,7 @@ class Study:
         self.metric_names = metric_names
 
     def enqueue_trial(self, params: dict[str, Any], user_attrs: Any = None) -> None:
-        """Keep a known good point, for `init`; in a pod it is spec.initialTrials."""
+        """Record a known good point for `init`; in a pod the hook ignores it."""
         del user_attrs
         waiting = FinishedTrial(len(self.trials), "WAITING", None, {})
         waiting.system_attrs["fixed_params"] = params
@@ -110,7 +110,7 @@ class Study:
         """Run the pod's trial."""
 
     def stop(self) -> None:
-        """Do nothing: the manifest ends the study."""
+        """Do nothing: the hook replaces this."""
 
     def ask(self, fixed_distributions: Any = None) -> Any:
         """Return the pod's trial."""
@@ -119,8 +119,8 @@ class Study:
         """End the pod's trial."""
 
 
-class Named:
-    """A sampler or pruner: its name and what it was made with."""
+class SamplerOrPruner:
+    """A sampler or pruner: its name and its arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._tuning_arguments = {**{str(position): value for position, value in enumerate(args)}, **kwargs}
@@ -136,7 +136,7 @@ def create_study(
     load_if_exists: bool = False,
     directions: Any = None,
 ) -> Study:
-    """Return a record of what was asked."""
+    """Return a study that records the arguments."""
     del storage, load_if_exists
     return Study(
         sampler=sampler, pruner=pruner, study_name=study_name, direction=direction, directions=directions
@@ -144,13 +144,13 @@ def create_study(
 
 
 def load_study(*, study_name: str | None, storage: Any, sampler: Any = None, pruner: Any = None) -> Study:
-    """Return a record of what was asked."""
+    """Return a study that records the arguments."""
     del storage
     return Study(sampler=sampler, pruner=pruner, study_name=study_name)
 
 
 def fill(optuna: ModuleType) -> None:
-    """Make a module Optuna's stand-in, and register its submodules."""
+    """Fill a module with the stand-in and register its submodules."""
     pruned = tuning_trainer.TrialPruned
     study = _module("study", Study=Study, StudyDirection=StudyDirection)
     study.__dict__.update(create_study=create_study, load_study=load_study)
@@ -184,17 +184,17 @@ def _module(name: str, **names: Any) -> ModuleType:
 def _absent(module: str) -> Any:
     def absent(name: str) -> NoReturn:
         raise AttributeError(
-            f"{module}.{name} is not in the stand-in that the trainer runtime gives images without Optuna: "
-            "install optuna in the image"
+            f"{module}.{name} is not available: the image has no Optuna, and the trainer runtime's stand-in "
+            "only has what a trial needs. Install optuna in the image."
         )
 
     return absent
 
 
-def _named(name: str) -> type[Named]:
+def _named(name: str) -> type[SamplerOrPruner]:
     if name.startswith("_"):
         raise AttributeError(name)
-    return type(name, (Named,), {})
+    return type(name, (SamplerOrPruner,), {})
 
 
 def _logging(name: str) -> Any:

@@ -1,0 +1,40 @@
+"""What the runtime tells users: lines in the pod's log, and warnings that point at the user's own code."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+PACKAGE = str(Path(__file__).parent)
+
+
+def log(text: str) -> None:
+    """Write one line to the pod's log."""
+    sys.stderr.write(f"tuning: {text}\n")
+    sys.stderr.flush()
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn as Optuna does, at the line of the user's code that called the runtime."""
+    level, frame = 1, sys._getframe()  # noqa: SLF001  what the warnings module itself does
+    while frame.f_back is not None and is_own(frame):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)
+
+
+def calling_frame() -> FrameType | None:
+    """Return the frame of the code, the script's or a library's, that called the runtime."""
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001
+    while frame is not None and is_own(frame):
+        frame = frame.f_back
+    return frame
+
+
+def is_own(frame: FrameType) -> bool:
+    """Return whether a frame runs the runtime's code."""
+    return frame.f_code.co_filename.startswith(PACKAGE)
