@@ -92,7 +92,7 @@ def kubeconfig(which: Choice = Kind.KIND) -> None:
 
 
 @app.command()
-def load_image(names: Annotated[list[str], typer.Argument(metavar="IMAGES...", show_default=False)]) -> None:
+def load_image(names: Annotated[list[str], typer.Argument(metavar="IMAGES", show_default=False)]) -> None:
     """Load images from the Docker engine into kind's node. Images that the node already has are skipped."""
     for name in names:
         kind.load(name)
