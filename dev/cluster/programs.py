@@ -25,6 +25,7 @@ MODULES = {
     "helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
     "kind": ("sigs.k8s.io/kind", "v0.33.0"),
     "crictl": ("sigs.k8s.io/cri-tools/cmd/crictl", "v1.36.0"),
+    "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
     "local-path-provisioner": ("github.com/rancher/local-path-provisioner", "v0.0.30"),
 }
 """Each is built in its own module, since their dependencies conflict."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from kubernetes.aio import client, config
 from tuning_operator.kube.ports.kubernetes import KubeError, KubernetesApi
+from tuning_operator.kube.probes import Metrics
 from tuning_operator.resource import names
 
 from tests.unit.kube.contract import KubeApiContract
@@ -23,7 +24,7 @@ async def connection(kubeconfig: Path) -> AsyncIterator[client.ApiClient]:
 class TestRealKubeApi(KubeApiContract):
     @pytest.fixture
     async def kube(self, connection: client.ApiClient) -> KubernetesApi:
-        return KubernetesApi(connection)
+        return KubernetesApi(connection, Metrics(lambda: 0).requests)
 
     @pytest.fixture
     async def namespace(self, connection: client.ApiClient) -> AsyncIterator[str]:
@@ -39,7 +40,7 @@ class TestRealKubeApi(KubeApiContract):
     async def test_a_missing_resource_is_not_a_missing_study(
         self, kube: KubernetesApi, namespace: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """While the CRD is away, a study is not: nobody may tell the study server that it was deleted."""
+        """A missing CRD is no deleted study: the study server would be asked to forget it."""
         path = "/apis/tuning.dev/v1alpha1/namespaces/{namespace}/nosuchthings"
         monkeypatch.setitem(
             __import__("tuning_operator.kube.ports.kubernetes", fromlist=["RESOURCES"]).RESOURCES,
@@ -77,11 +78,11 @@ class TestRealKubeApi(KubeApiContract):
                 await core.delete_node(name)
 
 
-async def test_an_api_server_that_is_away() -> None:
+async def test_an_unreachable_api_server() -> None:
     configuration = client.Configuration()
     configuration.host = "http://127.0.0.1:1"
-    kube = KubernetesApi(client.ApiClient(configuration))
-    with pytest.raises(KubeError) as away:
+    kube = KubernetesApi(client.ApiClient(configuration), Metrics(lambda: 0).requests)
+    with pytest.raises(KubeError) as failed:
         await kube.get("Job", "ml", "mnist-0")
-    assert away.value.status == 0
+    assert failed.value.status == 0
     await kube.close()

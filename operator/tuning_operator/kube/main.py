@@ -17,7 +17,7 @@ from tuning_operator.kube.loop.worker import work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
-from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
+from tuning_operator.kube.ports.kubernetes import KubeError, KubernetesApi, connect
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.study_server import HttpStudyServer
 from tuning_operator.kube.settings import OperatorSettings
@@ -26,26 +26,26 @@ from tuning_operator.resource.trainer_archive import trainer_archive
 
 log = logging.getLogger(__name__)
 
-CRD_SECONDS = 2.0
+FIRST_WAIT = 1.0  # seconds
+LAST_WAIT = 30.0  # seconds
 
 
 def run() -> None:
-    """Run the operator with the settings of the environment, until a signal ends it or a part of it fails."""
+    """Run the operator with settings from the environment until a signal stops it or a part of it fails."""
     settings = OperatorSettings()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for chatty in ("httpx", "kopf.objects"):  # a line for each request, for each event
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event
     asyncio.run(operate(settings))
 
 
 async def operate(settings: OperatorSettings) -> None:
-    """Connect all parts and run them; when one ends, all end, and Kubernetes starts the process anew."""
-    told_to_end = _signals()  # first: kopf listens for signals too, but only once it runs
+    """Connect all parts and run them; when one ends, all end, and Kubernetes restarts the process."""
+    stopped = _signals()  # first: kopf listens for signals too, but only once it runs
     server = HttpStudyServer(settings.study_server_url, settings.token_file, settings.study_server_ca_file)
-    kube = await connect()
     queue: WorkQueue[StudyKey] = WorkQueue()
-    metrics = probes.Metrics(queue.__len__)
-    actor = Actor(kube, server, runtime(settings))
+    metrics = probes.Metrics(lambda: len(queue))
+    kube = await connect(metrics.requests)
+    actor = Actor(kube, server, lambda: runtime(settings))
     reconciler = Reconciler(kube, server, Observer(kube, server, check, _now), actor, _now)
     listener = await probes.serve(
         probes.application(queue.age, settings.stuck_seconds, metrics),
@@ -57,7 +57,7 @@ async def operate(settings: OperatorSettings) -> None:
         await _until_first_ends(
             _watch(kube, settings, queue),
             follow_changes(server, queue, settings.namespaces),
-            told_to_end(),
+            stopped(),
             *parts,
         )
     finally:
@@ -67,43 +67,55 @@ async def operate(settings: OperatorSettings) -> None:
 
 
 def runtime(settings: OperatorSettings) -> Runtime:
-    """Return what every trial gets."""
+    """Return what every trial needs; the CA as it is now, since it may be rotated."""
     ca = settings.study_server_ca_file.read_text() if settings.study_server_ca_file else None
     return Runtime(trainer_archive().content, settings.study_server_url, ca)
 
 
 async def _watch(kube: KubernetesApi, settings: OperatorSettings, queue: WorkQueue[StudyKey]) -> None:
-    while not await kube.serves_studies():  # kopf looks for the CRD once, and then never again
-        log.warning("The CRD of TuningStudy is not installed; looking again in %.0f s", CRD_SECONDS)
-        await asyncio.sleep(CRD_SECONDS)
+    await wait_for_studies(kube)
     registry = kopf.OperatorRegistry()
     register(registry, queue)
     await kopf.operator(
         registry=registry,
         settings=kopf_settings(),
         standalone=True,
-        identity=cast(
-            "Any", "tuning-operator"
-        ),  # kopf asks for the user's name else; a container may have none
+        # The default has the user's name, and in a container the user may have none.
+        identity=cast("Any", "tuning-operator"),
         clusterwide=not settings.namespaces,
         namespaces=settings.namespaces,
     )
 
 
+async def wait_for_studies(kube: KubernetesApi) -> None:
+    """Wait until the API server serves TuningStudies: kopf looks for the CRD only once, as it starts."""
+    delay = FIRST_WAIT
+    while True:
+        try:
+            if await kube.serves_studies():
+                return
+            reason = "the CRD of TuningStudy is not installed"
+        except KubeError as error:
+            reason = str(error)
+        log.warning("Studies can't be watched yet; retrying in %.0f s: %s", delay, reason)
+        await asyncio.sleep(delay)
+        delay = min(2 * delay, LAST_WAIT)
+
+
 def _signals() -> Callable[[], Coroutine[Any, Any, None]]:
-    """Listen for the signals that end a process; return what waits for one."""
-    told = asyncio.Event()
+    """Listen for the signals that stop a process; return a coroutine function that waits for one."""
+    received = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, told.set)
+        asyncio.get_running_loop().add_signal_handler(number, received.set)
 
     async def wait() -> None:
-        await told.wait()
+        await received.wait()
 
     return wait
 
 
 async def _until_first_ends(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run the parts side by side; when one ends or fails, end the others and pass its failure on."""
+    """Run the parts concurrently; when one ends or fails, cancel the others and raise its failure."""
     tasks = [asyncio.create_task(part) for part in parts]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""What the operator process is told by its environment (variables with the prefix TUNING_)."""
+"""The settings of the operator process, from environment variables with the prefix TUNING_."""
 
 from pathlib import Path
 
@@ -12,25 +12,28 @@ class OperatorSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="TUNING_", frozen=True)
 
     study_server_url: str = Field(
-        description="Where the study server answers, for the operator and for trial pods alike."
+        description="The study server's address, for the operator and for trial pods."
     )
     study_server_ca_file: Path | None = Field(
-        None, description="PEM of the authority behind the server's certificate. Unset: the system's."
+        None,
+        description="PEM file of the CA that signed the study server's certificate, "
+        "read again when it changes. Unset: the system's CAs.",
     )
     token_file: Path = Field(
-        description="The operator's token for the study server; read again for each request, as it rotates."
+        description="The operator's token for the study server; read for each request, since it is rotated."
     )
     namespaces: list[str] = Field(
-        default_factory=list, description='JSON list of namespaces to serve, `["ml"]`. Empty: all of them.'
+        default_factory=list,
+        description='JSON list of the namespaces to serve, such as `["ml"]`. Empty: all namespaces.',
     )
-    workers: int = Field(4, ge=1, description="How many studies are reconciled at the same time.")
+    workers: int = Field(4, ge=1, description="Number of studies reconciled at the same time.")
     resync_seconds: float = Field(
-        180, gt=0, description="Each study is looked at this often, whatever the watches say."
+        180, gt=0, description="Each study gets a pass at least this often, even if no event came."
     )
     stuck_seconds: float = Field(
         300,
         gt=0,
-        description="/healthz fails when work has waited this long without one pass coming to its end.",
+        description="/healthz fails when studies have waited this long without a pass coming to its end.",
     )
-    probe_host: str = Field("0.0.0.0", description="Where /healthz and /metrics listen.")  # noqa: S104
-    probe_port: int = Field(8081, description="The port of /healthz and /metrics.")
+    probe_host: str = Field("0.0.0.0", description="Address that /healthz and /metrics listen on.")  # noqa: S104
+    probe_port: int = Field(8081, description="Port that /healthz and /metrics listen on.")

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import json
+import ssl
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from aiohttp import web
+import trustme
 from tuning_operator.kube.ports.study_server import DefinitionRefused, HttpStudyServer, StudyServerUnavailable
 from tuning_operator.protocol import (
     AskRequest,
@@ -20,44 +20,20 @@ from tuning_operator.protocol import (
 )
 from tuning_operator.resource.study import Objective
 
+from tests.unit.kube.http_stub import FAULTS, HttpStub, hangs, running
+
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
 KEY = StudyKey("ml", "mnist")
 DEFINITION = StudyDefinition(objectives=[Objective(metric="loss", direction="minimize")])
 
 
-class Stub:
-    """Answers every request as it was told; keeps what it was asked."""
-
-    def __init__(self) -> None:
-        self.status, self.answer = 200, "{}"
-        self.asked: list[tuple[str, str, Any]] = []
-        self.tokens: list[str] = []
-
-    def say(self, status: int, answer: Any) -> None:
-        self.status, self.answer = status, answer if isinstance(answer, str) else json.dumps(answer)
-
-    async def handle(self, request: web.Request) -> web.Response:
-        text = await request.text()
-        self.asked.append((request.method, request.path_qs, json.loads(text) if text else None))
-        self.tokens.append(request.headers["Authorization"])
-        return web.Response(status=self.status, text=self.answer, content_type="application/json")
-
-
 @pytest.fixture
-async def stub() -> AsyncIterator[Stub]:
-    stub = Stub()
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", stub.handle)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    stub.port = runner.addresses[0][1]  # type: ignore[attr-defined]
-    yield stub
-    await runner.cleanup()
+async def stub() -> AsyncIterator[HttpStub]:
+    async with running(HttpStub()) as stub:
+        yield stub
 
 
 @pytest.fixture
@@ -68,8 +44,8 @@ def token(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def server(stub: Stub, token: Path) -> AsyncIterator[HttpStudyServer]:
-    server = HttpStudyServer(f"http://127.0.0.1:{stub.port}/", token)  # type: ignore[attr-defined]
+async def server(stub: HttpStub, token: Path) -> AsyncIterator[HttpStudyServer]:
+    server = HttpStudyServer(f"{stub.url}/", token)
     yield server
     await server.close()
 
@@ -81,20 +57,22 @@ SUMMARY = {
 }
 
 
-async def test_summary(stub: Stub, server: HttpStudyServer) -> None:
-    stub.say(200, SUMMARY)
+async def test_summary(stub: HttpStub, server: HttpStudyServer) -> None:
+    stub.reply(200, SUMMARY)
     summary = await server.summary(KEY)
     assert summary is not None
     assert summary.counts.complete == 2
     assert summary.best is not None
     assert summary.best.values == [float("inf")]
     assert stub.asked == [("GET", "/v1/studies/ml/mnist", None)]
-    stub.say(404, {"detail": {"field": "name", "message": "no such study"}})
+    stub.reply(404, {"detail": {"field": "name", "message": "no such study"}})
     assert await server.summary(KEY) is None
 
 
-async def test_the_token_is_read_anew(stub: Stub, server: HttpStudyServer, token: Path) -> None:
-    stub.say(200, SUMMARY)
+async def test_the_token_is_read_for_each_request(
+    stub: HttpStub, server: HttpStudyServer, token: Path
+) -> None:
+    stub.reply(200, SUMMARY)
     await server.summary(KEY)
     token.write_text("second\n")
     await server.summary(KEY)
@@ -104,8 +82,8 @@ async def test_the_token_is_read_anew(stub: Stub, server: HttpStudyServer, token
         await server.summary(KEY)
 
 
-async def test_declare(stub: Stub, server: HttpStudyServer) -> None:
-    stub.say(200, SUMMARY)
+async def test_declare(stub: HttpStub, server: HttpStudyServer) -> None:
+    stub.reply(200, SUMMARY)
     await server.declare(KEY, DEFINITION)
     method, path, sent = stub.asked[0]
     assert (method, path) == ("PUT", "/v1/studies/ml/mnist")
@@ -114,18 +92,18 @@ async def test_declare(stub: Stub, server: HttpStudyServer) -> None:
 
 
 @pytest.mark.parametrize("status", [409, 422])
-async def test_declare_refused(stub: Stub, server: HttpStudyServer, status: int) -> None:
+async def test_declare_refused(stub: HttpStub, server: HttpStudyServer, status: int) -> None:
     problems = [{"field": "sampler.name", "message": "no such sampler"}]
-    stub.say(status, {"detail": "sampler.name: no such sampler", "problems": problems})
+    stub.reply(status, {"detail": "sampler.name: no such sampler", "problems": problems})
     with pytest.raises(DefinitionRefused) as refused:
         await server.declare(KEY, DEFINITION)
     assert refused.value.problems == [Problem(field="sampler.name", message="no such sampler")]
 
 
-async def test_ask_and_tell(stub: Stub, server: HttpStudyServer) -> None:
-    stub.say(200, SUMMARY)
+async def test_ask_and_tell(stub: HttpStub, server: HttpStudyServer) -> None:
+    stub.reply(200, SUMMARY)
     await server.ask(KEY, AskRequest(parallelism=3, max_trials=9))
-    stub.say(200, {"number": 2, "state": "FAIL"})
+    stub.reply(200, {"number": 2, "state": "FAIL"})
     failure = Failure(category="OutOfMemory", message="too large")
     told = await server.tell(KEY, 2, TellRequest(state="FAIL", failure=failure))
     assert told.state == "FAIL"
@@ -135,58 +113,124 @@ async def test_ask_and_tell(stub: Stub, server: HttpStudyServer) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 404])
-async def test_forget(stub: Stub, server: HttpStudyServer, status: int) -> None:
-    stub.say(status, "")
+async def test_forget(stub: HttpStub, server: HttpStudyServer, status: int) -> None:
+    stub.reply(status, "")
     await server.forget(KEY)
     assert stub.asked == [("DELETE", "/v1/studies/ml/mnist", None)]
 
 
-async def test_changes(stub: Stub, server: HttpStudyServer) -> None:
-    stub.say(200, {"cursor": "7", "studies": [["ml", "mnist"]]})
+async def test_changes(stub: HttpStub, server: HttpStudyServer) -> None:
+    stub.reply(200, {"cursor": "7", "studies": [["ml", "mnist"]]})
     changes = await server.changes("5", 25)
     assert (changes.cursor, changes.studies) == ("7", [("ml", "mnist")])
     assert stub.asked[0][1] == "/v1/changes?timeout=25&after=5"
 
 
-async def test_refit(stub: Stub, server: HttpStudyServer) -> None:
-    stub.say(200, SUMMARY)
+async def test_refit(stub: HttpStub, server: HttpStudyServer) -> None:
+    stub.reply(200, SUMMARY)
     await server.begin_refit(KEY, RefitRequest(trial=7, digest="abc"))
     assert stub.asked.pop() == ("PUT", "/v1/studies/ml/mnist/refit", {"trial": 7, "digest": "abc"})
-    stub.say(200, {"number": 7, "state": "FAIL"})
+    stub.reply(200, {"number": 7, "state": "FAIL"})
     await server.tell_refit(KEY, TellRequest(state="FAIL", failure=Failure(category="Lost", message="gone")))
     method, path, sent = stub.asked.pop()
     assert (method, path) == ("POST", "/v1/studies/ml/mnist/refit/result")
     assert (sent["state"], sent["failure"]["category"]) == ("FAIL", "Lost")
-    stub.say(200, SUMMARY | {"refit": {"trial": 7, "digest": "abc", "state": "RUNNING"}})
+    stub.reply(200, SUMMARY | {"refit": {"trial": 7, "digest": "abc", "state": "RUNNING"}})
     summary = await server.summary(KEY)
     assert summary is not None
     assert summary.refit is not None
     assert summary.refit.digest == "abc"
 
 
+CALLS: list[Callable[[HttpStudyServer], Awaitable[Any]]] = [
+    lambda server: server.summary(KEY),
+    lambda server: server.declare(KEY, DEFINITION),
+    lambda server: server.ask(KEY, AskRequest(parallelism=1, max_trials=1)),
+    lambda server: server.tell(KEY, 1, TellRequest(state="FAIL")),
+    lambda server: server.begin_refit(KEY, RefitRequest(trial=1, digest="d")),
+    lambda server: server.tell_refit(KEY, TellRequest(state="FAIL")),
+    lambda server: server.changes(None, 1),
+]
+"""Every call whose reply has a body."""
+
+
 @pytest.mark.parametrize(
     ("status", "answer"),
-    [(500, "oops"), (401, {"detail": "bad token"}), (200, "<html>"), (422, {"detail": "?"})],
+    [(500, "oops"), (401, {"detail": "bad token"}), (200, "<html>"), (302, "{}"), (422, {"detail": "?"})],
 )
-async def test_wrong_answers_are_unavailable(
-    stub: Stub, server: HttpStudyServer, status: int, answer: Any
+async def test_wrong_replies_are_unavailable(
+    stub: HttpStub, server: HttpStudyServer, status: int, answer: Any
 ) -> None:
-    stub.say(status, answer)
-    for call in (
-        server.summary(KEY),
-        server.declare(KEY, DEFINITION),
-        server.ask(KEY, AskRequest(parallelism=1, max_trials=1)),
-        server.begin_refit(KEY, RefitRequest(trial=1, digest="d")),
-        server.tell_refit(KEY, TellRequest(state="FAIL")),
-        server.changes(None, 1),
-    ):
+    stub.reply(status, answer)
+    for call in CALLS:
         with pytest.raises(StudyServerUnavailable, match=str(status)):
-            await call
+            await call(server)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_every_client_error_is_unavailable(
+    stub: HttpStub, server: HttpStudyServer, fault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault is hangs:
+        monkeypatch.setattr("tuning_operator.kube.ports.study_server.REQUEST_SECONDS", 0.1)
+    stub.fault = fault
+    for call in CALLS[:-1]:
+        with pytest.raises(StudyServerUnavailable, match="/v1/studies/ml/mnist"):
+            await call(server)
+    stub.fault = None
+    stub.reply(200, SUMMARY)
+    assert await server.summary(KEY), "the next request works"
 
 
 async def test_no_server_is_unavailable(token: Path) -> None:
     server = HttpStudyServer("http://127.0.0.1:1", token)
     for call in (server.summary(KEY), server.forget(KEY)):
-        with pytest.raises(StudyServerUnavailable, match="ConnectError"):
+        with pytest.raises(StudyServerUnavailable, match=r"Cannot connect to host 127\.0\.0\.1:1"):
             await call
     await server.close()
+
+
+def issue(authority: trustme.CA) -> ssl.SSLContext:
+    """Return a server's TLS settings with a new certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+async def test_a_rotated_ca_is_read_again(token: Path, tmp_path: Path) -> None:
+    """The server's certificate changes with its CA, a moment before the operator's copy of the CA does."""
+    before, after, file = trustme.CA(), trustme.CA(), tmp_path / "ca.crt"
+    before.cert_pem.write_to_path(str(file))
+    stub = HttpStub()
+    stub.reply(200, SUMMARY)
+    async with running(stub, tls=issue(before)):
+        server = HttpStudyServer(stub.url, token, file)
+        assert await server.summary(KEY)
+    port = int(stub.url.rpartition(":")[2])
+    async with running(stub, port, tls=issue(after)):
+        with pytest.raises(StudyServerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await server.summary(KEY)
+        file.write_text("half a certi")
+        with pytest.raises(StudyServerUnavailable, match=r"ca\.crt can't be used"):
+            await server.summary(KEY)
+        after.cert_pem.write_to_path(str(file))
+        assert await server.summary(KEY)
+        before.cert_pem.write_to_path(str(file))
+        with pytest.raises(StudyServerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+            await server.summary(KEY)
+        file.unlink()
+        with pytest.raises(StudyServerUnavailable, match=r"ca\.crt can't be used"):
+            await server.summary(KEY)
+    await server.close()
+
+
+async def test_a_certificate_of_another_ca_is_not_trusted(token: Path, tmp_path: Path) -> None:
+    file = tmp_path / "ca.crt"
+    trustme.CA().cert_pem.write_to_path(str(file))
+    async with running(HttpStub(), tls=issue(trustme.CA())) as stub:
+        for ca in (file, None):
+            server = HttpStudyServer(stub.url, token, ca)
+            with pytest.raises(StudyServerUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+                await server.summary(KEY)
+            await server.close()
+        assert stub.asked == []

@@ -52,7 +52,7 @@ class Running:
 
     def __init__(self, reconciler: Scripted) -> None:
         self.queue: WorkQueue[StudyKey] = WorkQueue()
-        self.metrics = Metrics(self.queue.__len__)
+        self.metrics = Metrics(lambda: len(self.queue))
         self.task = asyncio.create_task(work(self.queue, reconciler, self.metrics, resync_seconds=180))
 
     async def wait(self, seconds: float) -> None:

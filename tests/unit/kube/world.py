@@ -46,7 +46,7 @@ class World:
         kube = faults.around(self.kube) if faults else self.kube
         server = faults.around(self.server) if faults else self.server
         observer = Observer(kube, server, check, self.clock)
-        self.reconciler = Reconciler(kube, server, observer, Actor(kube, server, RUNTIME), self.clock)
+        self.reconciler = Reconciler(kube, server, observer, Actor(kube, server, lambda: RUNTIME), self.clock)
 
     async def tick(self) -> float | None:
         """Do one pass, whatever comes of it; return in how many seconds the operator wants the next one."""

@@ -1,6 +1,6 @@
 """Doing what was decided. Every action may be repeated: what is there already, or gone already, is done."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tuning_operator.kube.jobs.diagnose import QUOTA_REMEDY, TRIAL, Subject, refit_subject
 from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map
@@ -37,7 +37,7 @@ class RunRefused(Exception):  # noqa: N818
 class Actor:
     """Carries out actions on the study server and on the cluster, where a trial's run is a Job."""
 
-    def __init__(self, kube: KubeApi, server: StudyServer, runtime: Runtime) -> None:
+    def __init__(self, kube: KubeApi, server: StudyServer, runtime: Callable[[], Runtime]) -> None:
         self._kube, self._server, self._runtime = kube, server, runtime
 
     async def act(self, key: StudyKey, study: TuningStudy, actions: Sequence[Action]) -> None:
@@ -79,9 +79,10 @@ class Actor:
                 await self._server.tell_refit(key, TellRequest(state="FAIL", failure=action.failure))
 
     async def _start(self, study: TuningStudy, work: Assignment, subject: Subject) -> None:
+        runtime = self._runtime()
         try:
-            await self._kube.create(trainer_config_map(study, self._runtime))
-            await self._kube.create(job(study, work, self._runtime))
+            await self._kube.create(trainer_config_map(study, runtime))
+            await self._kube.create(job(study, work, runtime))
         except KubeError as error:
             if error.status not in REFUSED:
                 raise

@@ -1,11 +1,13 @@
-"""The Kubernetes API as the operator needs it: few calls, plain dicts. The only import of `kubernetes`."""
+"""The Kubernetes API as the operator needs it, with plain dicts. Only this module imports `kubernetes`."""
 
 import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import quote
 
+import aiohttp
 from kubernetes.aio import client, config
+from prometheus_client import Counter
 
 from tuning_operator.resource import names
 
@@ -13,6 +15,15 @@ Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
 PAGE = 500
+METHODS = {
+    "get": "GET",
+    "list": "GET",
+    "create": "POST",
+    "update": "PUT",
+    "patch": "PATCH",
+    "delete": "DELETE",
+}
+"""HTTP methods by Kubernetes' verbs."""
 RESOURCES = {
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
     "Event": "/api/v1/namespaces/{namespace}/events",
@@ -23,7 +34,7 @@ RESOURCES = {
 
 
 class KubeError(Exception):
-    """The API server refused a request, or could not be reached (status 0)."""
+    """The API server rejected a request; or, with status 0, it gave no valid reply."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
         super().__init__(f"{reason or status}: {message}")
@@ -31,47 +42,44 @@ class KubeError(Exception):
 
 
 class KubeApi(Protocol):
-    """What the operator asks of Kubernetes. Every method raises KubeError."""
+    """The requests that the operator makes. Every method raises KubeError."""
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
-        """Return an object; None if there is none."""
+        """Return an object; None if it doesn't exist."""
 
     async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
         """Return the objects that match the label and the field selector, up to date."""
 
     async def create(self, body: Json) -> bool:
-        """Create an object; return False if one of this name is there already."""
+        """Create an object; return False if one of this name exists already."""
 
     async def delete_job(self, namespace: str, name: str) -> None:
-        """Delete a Job, its pods before it: until they are gone, it is there and being deleted.
-
-        A Job that is gone is no error.
-        """
+        """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
 
     async def replace_status(self, body: Json) -> None:
-        """Write a study's status; refused (409) if the study changed since `body` was read."""
+        """Write a study's status; rejected (409) if the study changed since `body` was read."""
 
     async def record_event(self, body: Json) -> None:
         """Create an Event, or update the one of this name: its message, count and last time."""
 
     async def largest_nodes(self) -> Mapping[str, int] | None:
-        """Return the most any one node has of each extended resource; None if nodes may not be read."""
+        """Return the most that a single node has of each extended resource; None if nodes may not be read."""
 
 
 class KubernetesApi:
-    """KubeApi on a real API server."""
+    """KubeApi on a real API server; counts its requests."""
 
-    def __init__(self, api: client.ApiClient) -> None:
-        self._api = api
+    def __init__(self, api: client.ApiClient, requests: Counter) -> None:
+        self._api, self._requests = api, requests
 
     async def close(self) -> None:
         """Close the connections."""
         await self._api.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
-        """Return an object; None if there is none."""
+        """Return an object; None if it doesn't exist."""
         try:
-            return await self._request("GET", _path(kind, namespace, name))
+            return await self._request("get", kind, _path(kind, namespace, name))
         except KubeError as error:
             # A 404 without the object's name is about the path: the CRD may be missing for a moment.
             if error.status == 404 and f'"{name}"' in error.message:
@@ -82,13 +90,14 @@ class KubernetesApi:
         """Return the objects that match the label and the field selector, up to date."""
         query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
         return await self._pages(
-            _path(kind, namespace), {key: value for key, value in query.items() if value}
+            kind, _path(kind, namespace), {key: value for key, value in query.items() if value}
         )
 
     async def create(self, body: Json) -> bool:
-        """Create an object; return False if one of this name is there already."""
+        """Create an object; return False if one of this name exists already."""
         try:
-            await self._request("POST", _path(body["kind"], body["metadata"]["namespace"]), body=body)
+            kind = body["kind"]
+            await self._request("create", kind, _path(kind, body["metadata"]["namespace"]), body=body)
         except KubeError as error:
             if error.reason == "AlreadyExists":
                 return False
@@ -96,19 +105,19 @@ class KubernetesApi:
         return True
 
     async def delete_job(self, namespace: str, name: str) -> None:
-        """Delete a Job, its pods before it; a Job that is gone is no error."""
+        """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
         options = {"propagationPolicy": "Foreground"}
         try:
-            await self._request("DELETE", _path("Job", namespace, name), body=options)
+            await self._request("delete", "Job", _path("Job", namespace, name), body=options)
         except KubeError as error:
             if error.status != 404:
                 raise
 
     async def replace_status(self, body: Json) -> None:
-        """Write a study's status; refused (409) if the study changed since `body` was read."""
+        """Write a study's status; rejected (409) if the study changed since `body` was read."""
         metadata = body["metadata"]
         path = f"{_path(names.KIND, metadata['namespace'], metadata['name'])}/status"
-        await self._request("PUT", path, body=body)
+        await self._request("update", names.KIND, path, body=body)
 
     async def record_event(self, body: Json) -> None:
         """Create an Event, or update the one of this name: its message, count and last time."""
@@ -116,12 +125,13 @@ class KubernetesApi:
             return
         changes = {key: body[key] for key in ("message", "count", "lastTimestamp")}
         path = _path("Event", body["metadata"]["namespace"], body["metadata"]["name"])
-        await self._request("PATCH", path, body=changes, content_type="application/merge-patch+json")
+        content_type = "application/merge-patch+json"
+        await self._request("patch", "Event", path, body=changes, content_type=content_type)
 
     async def largest_nodes(self) -> Mapping[str, int] | None:
-        """Return the most any one node has of each extended resource; None if nodes may not be read."""
+        """Return the most that a single node has of each extended resource; None if nodes may not be read."""
         try:
-            nodes = await self._pages("/api/v1/nodes", {"limit": str(PAGE)})
+            nodes = await self._pages("Node", "/api/v1/nodes", {"limit": str(PAGE)})
         except KubeError as error:
             if error.status == 403:
                 return None
@@ -134,38 +144,43 @@ class KubernetesApi:
         return largest
 
     async def serves_studies(self) -> bool:
-        """Tell whether the CRD is there."""
+        """Return whether the CRD is installed."""
         try:
-            await self._request("GET", f"/apis/{names.API_VERSION}")
+            await self._request("get", "APIResourceList", f"/apis/{names.API_VERSION}")
         except KubeError as error:
             if error.status == 404:
                 return False
             raise
         return True
 
-    async def _pages(self, path: str, query: dict[str, str]) -> list[Json]:
+    async def _pages(self, kind: str, path: str, query: dict[str, str]) -> list[Json]:
         items: list[Json] = []
         token = ""
         while True:
-            page = await self._request("GET", path, query={**query, **({"continue": token} if token else {})})
+            following = {"continue": token} if token else {}
+            page = await self._request("list", kind, path, query={**query, **following})
+            if "items" not in page:
+                raise KubeError(0, "InvalidReply", f"the list of {kind} objects has no items")
             items += page["items"]
-            token = page["metadata"].get("continue", "")
+            token = page.get("metadata", {}).get("continue", "")
             if not token:
                 return items
 
     async def _request(
         self,
-        method: str,
+        verb: str,
+        kind: str,
         path: str,
         *,
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        """Send a request; the client's models are left out, they would parse every pod into pydantic."""
+        """Send a request without the client's models, which would parse every pod into pydantic."""
+        status = 0
         try:
             serialized = await self._api.param_serialize(
-                method,
+                METHODS[verb],
                 path,
                 query_params=list((query or {}).items()),
                 header_params={"Accept": "application/json", "Content-Type": content_type},
@@ -174,21 +189,32 @@ class KubernetesApi:
             )
             response = await self._api.call_api(*serialized, _request_timeout=REQUEST_SECONDS)
             content: bytes = await response.read()  # type: ignore[no-untyped-call]
-        except (TimeoutError, OSError, client.ApiException) as error:
-            raise KubeError(0, "Unreachable", f"the API server does not answer: {error!r}") from error
-        if response.status >= 400:
-            raise _refusal(response.status, content.decode(errors="replace"))
-        return json.loads(content)  # type: ignore[no-any-return]
+            status = response.status
+        except (aiohttp.ClientError, TimeoutError, OSError, client.ApiException) as error:
+            reason = str(error) or type(error).__name__
+            raise KubeError(0, "Unreachable", f"the API server does not reply: {reason}") from error
+        finally:
+            self._requests.labels(verb, kind, str(status)).inc()
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if status >= 400:
+            raise _rejection(status, answer, content)
+        if not isinstance(answer, dict):
+            start = content[:200].decode(errors="replace")
+            raise KubeError(0, "InvalidReply", f"the API server's reply is not a JSON object: {start}")
+        return answer
 
 
-async def connect() -> KubernetesApi:
-    """Return the API of the cluster that the operator runs in, else of the current kubeconfig."""
+async def connect(requests: Counter) -> KubernetesApi:
+    """Return the API of the cluster that the operator runs in, otherwise of the current kubeconfig."""
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    return KubernetesApi(client.ApiClient(configuration))
+    return KubernetesApi(client.ApiClient(configuration), requests)
 
 
 def _path(kind: str, namespace: str, name: str | None = None) -> str:
@@ -196,11 +222,7 @@ def _path(kind: str, namespace: str, name: str | None = None) -> str:
     return f"{collection}/{quote(name, safe='')}" if name is not None else collection
 
 
-def _refusal(status: int, text: str) -> KubeError:
-    try:
-        answer = json.loads(text)
-    except ValueError:
-        answer = {}
-    if not isinstance(answer, dict):
-        answer = {}
-    return KubeError(status, answer.get("reason", ""), answer.get("message") or text[:500])
+def _rejection(status: int, answer: Any, content: bytes) -> KubeError:
+    details = answer if isinstance(answer, dict) else {}
+    message = details.get("message") or content[:500].decode(errors="replace")
+    return KubeError(status, details.get("reason", ""), message)

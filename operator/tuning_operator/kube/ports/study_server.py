@@ -2,12 +2,13 @@
 
 import json
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
-import httpx
-from pydantic import TypeAdapter, ValidationError
+import aiohttp
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tuning_operator.protocol import (
     AskRequest,
@@ -27,11 +28,11 @@ PROBLEMS = TypeAdapter(list[Problem])
 
 
 class StudyServerUnavailable(Exception):  # noqa: N818
-    """The study server does not answer, or answers what it should not."""
+    """The study server can't be reached, or its reply is not one that the protocol allows."""
 
 
 class DefinitionRefused(Exception):  # noqa: N818
-    """The study server cannot run a study so defined."""
+    """The study server rejects a study's definition."""
 
     def __init__(self, problems: list[Problem]) -> None:
         super().__init__("; ".join(f"{problem.field}: {problem.message}" for problem in problems))
@@ -39,7 +40,7 @@ class DefinitionRefused(Exception):  # noqa: N818
 
 
 class StudyServer(Protocol):
-    """What the operator asks of the study server. Every method raises StudyServerUnavailable."""
+    """The requests that the operator makes. Every method raises StudyServerUnavailable."""
 
     async def declare(self, key: StudyKey, definition: StudyDefinition) -> StudySummary:
         """Create or update a study. Raises DefinitionRefused."""
@@ -48,122 +49,141 @@ class StudyServer(Protocol):
         """Return a study's summary; None if the server does not know the study."""
 
     async def ask(self, key: StudyKey, request: AskRequest) -> StudySummary:
-        """Top up the running trials."""
+        """Start trials until as many run as the request wants."""
 
     async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
-        """End a trial, unless it has ended already; return it as it is then."""
+        """End a trial unless it has already ended; return its record."""
 
     async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
-        """Have the record take a refit's result; the same request again changes nothing."""
+        """Prepare the record for a refit's result; repeating the request changes nothing."""
 
     async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
-        """End the refit, unless it has ended already; return it as if it were a trial."""
+        """End the refit unless it has already ended; return its record."""
 
     async def forget(self, key: StudyKey) -> None:
-        """Say that the study's resource is gone."""
+        """Tell the server that the study's resource was deleted."""
 
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109
         """Wait up to `timeout` seconds for studies that changed since the cursor."""
 
 
 class HttpStudyServer:
-    """StudyServer over HTTP."""
+    """StudyServer over HTTP. Token and CA are read for each request, since both are rotated."""
 
     def __init__(self, url: str, token_file: Path, ca_file: Path | None = None) -> None:
-        verify = ssl.create_default_context(cafile=str(ca_file)) if ca_file else True
-        self._token_file = token_file
-        self._http = httpx.AsyncClient(base_url=url.rstrip("/"), verify=verify, timeout=REQUEST_SECONDS)
+        self._url, self._token_file, self._ca_file = url.rstrip("/"), token_file, ca_file
+        self._ca = b""
+        self._tls: ssl.SSLContext | bool = True
+        self._http = aiohttp.ClientSession()
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._http.close()
 
     async def declare(self, key: StudyKey, definition: StudyDefinition) -> StudySummary:
         """Create or update a study. Raises DefinitionRefused."""
-        response = await self._send("PUT", _path(key), definition)
-        if response.status_code in (409, 422):
-            raise DefinitionRefused(_problems(response))
-        return _read(StudySummary, response)
+        reply = await self._send("PUT", _path(key), definition)
+        if reply.status in (409, 422):
+            raise DefinitionRefused(reply.problems())
+        return reply.read(StudySummary)
 
     async def summary(self, key: StudyKey) -> StudySummary | None:
         """Return a study's summary; None if the server does not know the study."""
-        response = await self._send("GET", _path(key))
-        return None if response.status_code == httpx.codes.NOT_FOUND else _read(StudySummary, response)
+        reply = await self._send("GET", _path(key))
+        return None if reply.status == 404 else reply.read(StudySummary)
 
     async def ask(self, key: StudyKey, request: AskRequest) -> StudySummary:
-        """Top up the running trials."""
-        return _read(StudySummary, await self._send("POST", f"{_path(key)}/ask", request))
+        """Start trials until as many run as the request wants."""
+        return (await self._send("POST", f"{_path(key)}/ask", request)).read(StudySummary)
 
     async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
-        """End a trial, unless it has ended already; return it as it is then."""
-        return _read(TrialRecord, await self._send("POST", f"{_path(key)}/trials/{trial}/result", request))
+        """End a trial unless it has already ended; return its record."""
+        return (await self._send("POST", f"{_path(key)}/trials/{trial}/result", request)).read(TrialRecord)
 
     async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
-        """Have the record take a refit's result; the same request again changes nothing."""
-        return _read(StudySummary, await self._send("PUT", f"{_path(key)}/refit", request))
+        """Prepare the record for a refit's result; repeating the request changes nothing."""
+        return (await self._send("PUT", f"{_path(key)}/refit", request)).read(StudySummary)
 
     async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
-        """End the refit, unless it has ended already; return it as if it were a trial."""
-        return _read(TrialRecord, await self._send("POST", f"{_path(key)}/refit/result", request))
+        """End the refit unless it has already ended; return its record."""
+        return (await self._send("POST", f"{_path(key)}/refit/result", request)).read(TrialRecord)
 
     async def forget(self, key: StudyKey) -> None:
-        """Say that the study's resource is gone."""
-        response = await self._send("DELETE", _path(key))
-        if response.status_code not in (200, 204, 404):
-            raise StudyServerUnavailable(_described(response))
+        """Tell the server that the study's resource was deleted."""
+        reply = await self._send("DELETE", _path(key))
+        if reply.status not in (200, 204, 404):
+            raise StudyServerUnavailable(str(reply))
 
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109
         """Wait up to `timeout` seconds for studies that changed since the cursor."""
         query = {"timeout": str(timeout), **({"after": after} if after else {})}
-        response = await self._send("GET", "/v1/changes", query=query, seconds=timeout + REQUEST_SECONDS)
-        return _read(Changes, response)
+        reply = await self._send("GET", "/v1/changes", query=query, wait=timeout)
+        return reply.read(Changes)
 
     async def _send(
         self,
         method: str,
         path: str,
-        body: Any = None,
+        body: BaseModel | None = None,
         *,
         query: dict[str, str] | None = None,
-        seconds: float = REQUEST_SECONDS,
-    ) -> httpx.Response:
+        wait: float = 0.0,
+    ) -> "_Reply":
         try:
             token = self._token_file.read_text().strip()
         except OSError as error:
-            raise StudyServerUnavailable(f"the operator has no token: {error}") from error
+            raise StudyServerUnavailable(f"the operator's token can't be read: {error}") from error
         try:
-            return await self._http.request(
+            tls = self._current_tls()
+        except OSError as error:  # ssl.SSLError is one
+            raise StudyServerUnavailable(f"the CA in {self._ca_file} can't be used: {error}") from error
+        try:
+            async with self._http.request(
                 method,
-                path,
+                f"{self._url}{path}",
                 params=query,
-                content=body.model_dump_json(by_alias=True) if body is not None else None,
+                data=body.model_dump_json(by_alias=True) if body is not None else None,
                 headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
-                timeout=seconds,
-            )
-        except httpx.HTTPError as error:
-            raise StudyServerUnavailable(f"{method} {path}: {error!r}") from error
+                timeout=aiohttp.ClientTimeout(total=REQUEST_SECONDS + wait),
+                allow_redirects=False,
+                ssl=tls,
+            ) as response:
+                return _Reply(f"{method} {path}", response.status, await response.read())
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise StudyServerUnavailable(f"{method} {path} failed: {reason}") from error
+
+    def _current_tls(self) -> ssl.SSLContext | bool:
+        """Return the TLS settings; connections made with those of an earlier CA are not used again."""
+        if self._ca_file and (ca := self._ca_file.read_bytes()) != self._ca:
+            self._tls = ssl.create_default_context(cafile=str(self._ca_file))
+            self._ca = ca
+        return self._tls
+
+
+@dataclass(frozen=True)
+class _Reply:
+    request: str
+    status: int
+    body: bytes
+
+    def __str__(self) -> str:
+        return f"{self.request} returned {self.status}: {self.body.decode(errors='replace')[:500]}"
+
+    def read(self, model: type[M]) -> M:
+        if self.status >= 300:
+            raise StudyServerUnavailable(str(self))
+        try:
+            return model.model_validate_json(self.body)
+        except ValidationError as error:
+            raise StudyServerUnavailable(f"{self}; this is not a {model.__name__}: {error}") from error
+
+    def problems(self) -> list[Problem]:
+        try:
+            return PROBLEMS.validate_python(json.loads(self.body)["problems"])
+        except (ValueError, KeyError, TypeError):
+            raise StudyServerUnavailable(str(self)) from None
 
 
 def _path(key: StudyKey) -> str:
     return f"/v1/studies/{quote(key.namespace, safe='')}/{quote(key.name, safe='')}"
-
-
-def _read(model: type[M], response: httpx.Response) -> M:
-    if response.status_code >= 400:
-        raise StudyServerUnavailable(_described(response))
-    try:
-        return model.model_validate_json(response.content)
-    except ValidationError as error:
-        raise StudyServerUnavailable(f"{_described(response)} is no {model.__name__}: {error}") from error
-
-
-def _described(response: httpx.Response) -> str:
-    request = response.request
-    return f"{request.method} {request.url.path} answered {response.status_code}: {response.text[:500]}"
-
-
-def _problems(response: httpx.Response) -> list[Problem]:
-    try:
-        return PROBLEMS.validate_python(json.loads(response.content)["problems"])
-    except (ValueError, KeyError, TypeError):
-        raise StudyServerUnavailable(_described(response)) from None

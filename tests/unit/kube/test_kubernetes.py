@@ -1,0 +1,109 @@
+"""The client of the Kubernetes API against a server that fails (tests/api has it on a real API server)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from kubernetes.aio import client
+from tuning_operator.kube.ports.kubernetes import KubeError, KubernetesApi
+from tuning_operator.kube.probes import Metrics
+
+from tests.unit.kube.contract import event, job
+from tests.unit.kube.http_stub import FAULTS, HttpStub, disconnects, hangs, running
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+ABOUT = {"kind": "Job", "name": "mnist-0", "namespace": "ml"}
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[HttpStub]:
+    async with running(HttpStub()) as stub:
+        yield stub
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(lambda: 0)
+
+
+@pytest.fixture
+async def kube(stub: HttpStub, metrics: Metrics) -> AsyncIterator[KubernetesApi]:
+    kube = client_of(stub, metrics)
+    yield kube
+    await kube.close()
+
+
+def client_of(stub: HttpStub, metrics: Metrics) -> KubernetesApi:
+    configuration = client.Configuration()
+    configuration.host = stub.url
+    return KubernetesApi(client.ApiClient(configuration), metrics.requests)
+
+
+def new_job() -> dict[str, Any]:
+    body = job("mnist-0", 0)
+    body["metadata"]["namespace"] = "ml"
+    return body
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_every_client_error_is_a_kube_error(
+    stub: HttpStub, kube: KubernetesApi, fault: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault is hangs:
+        monkeypatch.setattr("tuning_operator.kube.ports.kubernetes.REQUEST_SECONDS", 0.1)
+    stub.fault = fault
+    for call in (
+        kube.get("Job", "ml", "mnist-0"),
+        kube.select("Job", "ml"),
+        kube.create(new_job()),
+        kube.delete_job("ml", "mnist-0"),
+        kube.record_event(event("e", "ml", ABOUT)),
+        kube.largest_nodes(),
+        kube.serves_studies(),
+    ):
+        with pytest.raises(KubeError) as failed:
+            await call
+        assert failed.value.status == 0
+        assert failed.value.message.startswith("the API server")
+
+
+async def test_a_reply_that_is_no_list_is_not_an_empty_one(stub: HttpStub, kube: KubernetesApi) -> None:
+    stub.reply(200, {"kind": "JobList"})
+    with pytest.raises(KubeError, match="no items"):
+        await kube.select("Job", "ml")
+
+
+@pytest.mark.parametrize("answer", ["<html>bad gateway</html>", "[1]", ""])
+async def test_an_error_of_a_proxy(stub: HttpStub, kube: KubernetesApi, answer: str) -> None:
+    stub.reply(502, answer)
+    with pytest.raises(KubeError) as failed:
+        await kube.get("Job", "ml", "mnist-0")
+    assert (failed.value.status, failed.value.message) == (502, answer)
+
+
+async def test_requests_are_counted(stub: HttpStub, kube: KubernetesApi, metrics: Metrics) -> None:
+    for _ in range(2):
+        await kube.create(new_job())
+    stub.reply(200, {"items": []})
+    await kube.select("Job", "ml")
+    await kube.largest_nodes()
+    await kube.delete_job("ml", "mnist-0")
+    stub.reply(403, {"reason": "Forbidden", "message": "pods is forbidden"})
+    with pytest.raises(KubeError):
+        await kube.select("Pod", "ml")
+    stub.fault = disconnects
+    with pytest.raises(KubeError):
+        await kube.get("Job", "ml", "mnist-0")
+    rendered = metrics.render().decode().splitlines()
+    name = "tuning_operator_kubernetes_requests_total"
+    assert sorted(line for line in rendered if line.startswith(f"{name}{{")) == [
+        f'{name}{{code="0",kind="Job",verb="get"}} 1.0',
+        f'{name}{{code="200",kind="Job",verb="create"}} 2.0',
+        f'{name}{{code="200",kind="Job",verb="delete"}} 1.0',
+        f'{name}{{code="200",kind="Job",verb="list"}} 1.0',
+        f'{name}{{code="200",kind="Node",verb="list"}} 1.0',
+        f'{name}{{code="403",kind="Pod",verb="list"}} 1.0',
+    ]

@@ -1,0 +1,61 @@
+"""The operator's process: what it waits for as it starts, and what it gives to trials."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+from tuning_operator.kube import main
+from tuning_operator.kube.main import runtime, wait_for_studies
+from tuning_operator.kube.probes import Metrics
+from tuning_operator.kube.settings import OperatorSettings
+
+from tests.unit.kube.http_stub import HttpStub, disconnects, running
+from tests.unit.kube.test_kubernetes import client_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+async def test_the_operator_waits_for_the_api_server(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Through everything that may be wrong while both start, a little longer each time."""
+    stub, metrics = HttpStub(), Metrics(lambda: 0)
+    delays: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        delays.append(seconds)
+        match len(delays):
+            case 1:
+                stub.fault = None
+                stub.reply(500, {"message": "etcd is starting"})
+            case 2:
+                stub.reply(403, {"reason": "Forbidden", "message": "no role is bound yet"})
+            case 3:
+                stub.reply(404, {"reason": "NotFound", "message": "the path does not exist"})
+            case 7:
+                stub.reply(200, {"kind": "APIResourceList", "resources": []})
+
+    monkeypatch.setattr(main, "asyncio", SimpleNamespace(sleep=sleep))
+    stub.fault = disconnects
+    async with running(stub):
+        kube = client_of(stub, metrics)
+        await wait_for_studies(kube)
+        await kube.close()
+    assert delays == [1, 2, 4, 8, 16, 30, 30]
+    reasons = "\n".join(record.getMessage() for record in caplog.records)
+    for reason in ("does not reply", "etcd is starting", "no role is bound yet", "CRD of TuningStudy"):
+        assert reason in reasons
+
+
+def test_trials_get_the_ca_of_now(tmp_path: Path) -> None:
+    file = tmp_path / "ca.crt"
+    settings = OperatorSettings(
+        study_server_url="https://studies:8443", token_file=tmp_path / "token", study_server_ca_file=file
+    )
+    for ca in ("first", "second"):
+        file.write_text(ca)
+        assert runtime(settings).ca == ca
