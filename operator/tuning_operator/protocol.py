@@ -1,7 +1,7 @@
-"""The study server's HTTP protocol, as pydantic models: what the halves and the trainer say to each other.
+"""The study server's HTTP protocol, as pydantic models. Clients are the operator, the trainer and the plugin.
 
-All paths start with `/v1/studies/{namespace}/{name}`; times are RFC 3339 in UTC; values may be NaN or
-infinite and travel as JSON strings then ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
+All paths start with `/v1/studies/{namespace}/{name}`. Times are RFC 3339 in UTC. NaN and infinite values are
+sent as JSON strings ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
 """
 
 import math
@@ -13,7 +13,7 @@ from pydantic import Field, PlainSerializer
 from tuning_operator.resource.study import Model, Objective, Parameter, Pruner, Sampler, Scalar
 
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
-"""Optuna's names of a trial's states."""
+"""Optuna's names of trial states."""
 
 
 class StudyKey(NamedTuple):
@@ -43,10 +43,10 @@ def _attribute(value: Any) -> Any:
 Number = Annotated[float, PlainSerializer(_number, when_used="json")]
 
 Value = Annotated[Any, PlainSerializer(_number, when_used="json")]
-"""A parameter's value: a number, or whatever choice the objective gave (None, a list) as JSON has it."""
+"""A parameter's value: a number, or a choice of any JSON type (null and lists included)."""
 
 Attributes = Annotated[dict[str, Any], PlainSerializer(_attribute, when_used="json")]
-"""User attributes: whatever JSON can hold."""
+"""User attributes: any JSON."""
 
 
 class Failure(Model):
@@ -70,7 +70,7 @@ class Failure(Model):
 
 
 class StudyDefinition(Model):
-    """What the server needs to know of a study (PUT on the study's path; idempotent)."""
+    """PUT on the study's path: what the server needs to know about a study. Idempotent."""
 
     objectives: list[Objective]
     search_space: list[Parameter] | None = None
@@ -78,20 +78,21 @@ class StudyDefinition(Model):
     pruner: Pruner | None = None
     initial_trials: list[dict[str, Scalar]] = Field(default_factory=list)
     warm_start: str | None = Field(
-        None, description="A study of the same namespace whose finished trials are copied at the creation."
+        None,
+        description="A study of the same namespace whose finished trials are copied at creation.",
     )
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
 
 
 class Problem(Model):
-    """A reason to refuse a definition."""
+    """A reason why a request is refused."""
 
     field: str = Field(description="The path in the manifest's spec, for example sampler.args.seed.")
-    message: str = Field(description="What is wrong and how to mend it.")
+    message: str = Field(description="What is wrong and how to fix it.")
 
 
 class TrialRecord(Model):
-    """A trial as the record has it."""
+    """A trial as recorded."""
 
     number: int
     state: TrialState
@@ -99,44 +100,47 @@ class TrialRecord(Model):
     values: list[Number] | None = None
     started: datetime | None = None
     finished: datetime | None = None
-    prune_requested: datetime | None = Field(None, description="When the trial was first told to stop.")
+    prune_requested: datetime | None = Field(None, description="When the trial was first asked to stop.")
     failure: Failure | None = None
 
 
 class Counts(Model):
-    """Trials by state, in Optuna's words."""
+    """Number of trials by state."""
 
     waiting: int = 0
     running: int = 0
     complete: int = 0
     pruned: int = 0
     fail: int = 0
-    copied: int = Field(0, description="Trials copied from another study, in none of the other counts.")
+    copied: int = Field(0, description="Trials copied from another study; not included in the other counts.")
 
 
 class RefitRecord(Model):
-    """The final training as the record has it."""
+    """The refit (final training) as recorded."""
 
     trial: int = Field(description="The trial whose parameters are used.")
-    digest: str = Field(description="What the operator said when it began: another digest is another refit.")
+    digest: str = Field(
+        description="The digest in the RefitRequest: a different digest is a different refit."
+    )
     state: Literal["RUNNING", "COMPLETE", "FAIL"]
     values: list[Number] | None = None
     user_attrs: Attributes = Field(
-        default_factory=dict, description="What the final training itself set; at most 64 KiB as JSON."
+        default_factory=dict, description="What the refit itself set; at most 64 KiB as JSON."
     )
     started: datetime | None = None
     finished: datetime | None = None
     failure: Failure | None = Field(
         None,
-        description="Why the last try failed. The state stays RUNNING then: whether there is another try is "
-        "the operator's to say, by telling FAIL; without a failure of its own, this one stays.",
+        description="Why the last attempt failed. The state stays RUNNING, since the operator decides "
+        "whether "
+        "to retry: it ends the refit by sending FAIL. If it sends no failure, this one is kept.",
     )
 
 
 class RefitRequest(Model):
-    """PUT .../refit (operator): begin the final training with a trial's parameters; idempotent.
+    """PUT .../refit (operator): start the refit with a trial's parameters. Idempotent.
 
-    The same trial and digest change nothing, others begin anew.
+    The same trial and digest change nothing; different ones start over.
     """
 
     trial: int = Field(ge=0)
@@ -144,29 +148,30 @@ class RefitRequest(Model):
 
 
 class StudySummary(Model):
-    """A study's standing; its size grows with the running trials only (GET on the study's path)."""
+    """GET on the study's path: a summary, whose size only depends on the number of running trials."""
 
     counts: Counts = Field(default_factory=Counts)
     running: list[TrialRecord] = Field(default_factory=list)
     best: TrialRecord | None = None
     pareto_front: list[TrialRecord] = Field(
         default_factory=list,
-        description="Several objectives only; at most 50, with the best in each objective among them.",
+        description="Several objectives only: at most 50 trials, including the best in each objective.",
     )
-    trials_since_best: int = Field(0, description="Completed trials after the best one.")
-    last_failure: TrialRecord | None = Field(None, description="The failed trial of the highest number.")
+    trials_since_best: int = Field(0, description="Complete trials after the best one.")
+    last_failure: TrialRecord | None = Field(None, description="The failed trial with the highest number.")
     refit: RefitRecord | None = None
     exhausted: bool = Field(
         False,
-        description="The sampler has tried all there is (GridSampler, say); asking brings no more trials.",
+        description="The sampler has tried all values (for example, GridSampler): there are no more trials "
+        "to ask for.",
     )
 
 
 class AskRequest(Model):
-    """POST .../ask: top the running trials up to `parallelism`, all trials to `max_trials`.
+    """POST .../ask: start trials until `parallelism` are running, or `max_trials` exist in total.
 
-    Declarative, so that a request sent twice asks once. Waiting (enqueued) trials go first. At most 16
-    trials are started by one request, so that no request takes long; ask again for more.
+    Declarative, so a repeated request does not start more. Waiting (enqueued) trials are started first.
+    A request starts at most 16 trials, which bounds its duration; ask again for more.
     """
 
     parallelism: int = Field(ge=0)
@@ -174,28 +179,29 @@ class AskRequest(Model):
 
 
 class TellRequest(Model):
-    """POST .../trials/{number}/result: the trial's end. The first telling holds; another is no error."""
+    """POST .../trials/{number}/result: end a trial. The first result stays; another is not an error."""
 
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
     values: list[Value] | None = Field(
         None,
-        description="One number for each objective, of a COMPLETE trial only. What Optuna takes for no value "
-        "(NaN, null, a text, too many or too few) makes the trial FAIL with a reason, as `study.tell` does.",
+        description="One number per objective, for a COMPLETE trial only. As in `study.tell`, invalid values "
+        "(NaN, null, strings, too many or too few) make the trial FAIL, with a reason.",
     )
     failure: Failure | None = None
 
 
 class TrialView(Model):
-    """What a trainer needs of its trial (GET .../trials/{number})."""
+    """GET .../trials/{number}: a trial as its trainer needs it."""
 
     trial: TrialRecord
     objectives: list[Objective]
     fixed: bool = Field(
-        description="Whether the search space is declared: then all parameters are in the trial already."
+        description="Whether the search space is declared; if so, the trial already has all its parameters."
     )
     distributions: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
-        description="By parameter, in Optuna's JSON form: {name: FloatDistribution, attributes: {}}.",
+        description="Distribution of each parameter, in Optuna's JSON form: "
+        "{name: FloatDistribution, attributes: {}}.",
     )
     reported: dict[int, Number] = Field(default_factory=dict, description="Values reported so far, by step.")
     user_attrs: Attributes = Field(default_factory=dict)
@@ -206,20 +212,20 @@ class TrialView(Model):
 
 
 class SuggestRequest(Model):
-    """POST .../trials/{number}/suggest: a parameter's value; the same question gets the same answer."""
+    """POST .../trials/{number}/suggest: a parameter's value. The same request gets the same value."""
 
     name: str
     distribution: dict[str, Any] = Field(description="Optuna's JSON form of a distribution.")
 
 
 class SuggestReply(Model):
-    """The parameter's value (for a categorical one the choice itself)."""
+    """The parameter's value; for a categorical parameter, the choice itself."""
 
     value: Value
 
 
 class ReportRequest(Model):
-    """POST .../trials/{number}/report: intermediate values, oldest first; the first value of a step holds."""
+    """POST .../trials/{number}/report: intermediate values, oldest first. The first per step is kept."""
 
     values: list[tuple[int, Number]] = Field(min_length=1)
 
@@ -233,7 +239,7 @@ class ReportReply(Model):
 class AttributesRequest(Model):
     """POST .../trials/{number}/attributes: user attributes, and constraint values by name (<= 0: feasible).
 
-    As in Optuna, a user attribute set again is replaced, and the first value of a constraint holds.
+    As in Optuna, setting a user attribute again replaces it, and the first value of a constraint is kept.
     """
 
     user_attrs: Attributes = Field(default_factory=dict)
@@ -241,7 +247,7 @@ class AttributesRequest(Model):
 
 
 class FinishedTrial(Model):
-    """A trial as a finished study shows it to a script."""
+    """A trial in a study's record."""
 
     number: int
     state: TrialState
@@ -256,19 +262,19 @@ class FinishedTrial(Model):
 
 
 class FinishedStudy(Model):
-    """All that a study's record holds.
+    """The whole record of a study.
 
-    GET .../record, for the operator and for people: a token of any service account of the study's namespace
-    that is bound to no pod. GET .../refit/study, for the refit's pod: the code below a script's `optimize`
-    runs there with it.
+    GET .../record, for the operator and for users: with a token of any service account in the study's
+    namespace, not bound to a pod. GET .../refit/study, for the refit's pod, which uses it to run the code
+    below a script's `optimize`.
 
-    The refit's pod is a trial's as far as the protocol goes: TUNING_TRIAL_URL is .../refit, and GET,
-    /suggest, /report (prune is always false), /attributes and /result work there as on a trial. Its
-    TrialView is the best trial's, with state RUNNING until the refit is COMPLETE or the operator has told
-    FAIL, and without what that trial reported and its constraints; reports and constraints are not kept. A
-    COMPLETE without values, or with such as are none, is a success there; a FAIL by the pod is one try's,
-    and so is a PRUNED. A /result is answered by a TrialRecord with the state that was told, FAIL for such a
-    try, or with the earlier end that holds.
+    For the protocol, the refit's pod is like a trial's: TUNING_TRIAL_URL is .../refit, and GET, /suggest,
+    /report (prune is always false), /attributes and /result work as for a trial. Its TrialView is that of the
+    best trial, with state RUNNING until the refit is COMPLETE or the operator has sent FAIL, and without
+    that trial's reports and constraints; reports and constraints of the refit are not kept. COMPLETE
+    succeeds even without valid values; FAIL or PRUNED from the pod ends one attempt only. The reply to
+    /result is a TrialRecord with the state that was sent (FAIL for a failed attempt), or with the earlier
+    result if there is one.
     """
 
     directions: list[Literal["minimize", "maximize"]]
@@ -279,7 +285,7 @@ class FinishedStudy(Model):
 class Changes(Model):
     """GET /v1/changes?after=CURSOR&timeout=SECONDS: the studies that changed; waits until there is one.
 
-    Without a cursor, or with one from before the server's restart: every study with a running trial.
+    Without a cursor, or with one from before a restart of the server, every study with a running trial.
     """
 
     cursor: str

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes.client.exceptions import ApiException
+from tuning_operator.resource import space
 from tuning_operator.resource.study import TuningStudy, TuningStudyStatus
 
 from tests.api.api import SETUP_MAY_BUILD, Api
@@ -74,7 +75,7 @@ def test_a_sampler_or_pruner_without_a_name_is_the_default_one(api: Api) -> None
     assert spec["pruner"] == {"name": "MedianPruner"}
 
 
-def test_the_models_read_what_the_server_keeps_and_lose_nothing(api: Api) -> None:
+def test_the_models_read_everything_that_the_server_keeps(api: Api) -> None:
     kept = api.create(GOOD, dry_run="All")
     spec = TuningStudy.model_validate(kept).spec.model_dump(by_alias=True, exclude_unset=True)
     assert spec == kept["spec"]
@@ -99,6 +100,52 @@ def test_the_pod_template_passes_whole(api: Api) -> None:
     template = {"metadata": {"labels": {"a": "b"}, "annotations": {"c": "d"}}, "spec": pod}
     kept = api.create(changed({"spec.trial.template": template}), dry_run="All")
     assert kept["spec"]["trial"]["template"] == template
+
+
+NULLS = {
+    "metadata.name": "nulls",
+    "spec.searchSpace.4.choices": [None, "balanced", True],
+    "spec.searchSpace.5": {
+        "name": "strength",
+        "type": "float",
+        "low": 0,
+        "high": 1,
+        "when": {"parameter": "optimizer", "equals": None},
+    },
+    "spec.searchSpace.6": {
+        "name": "weight",
+        "type": "int",
+        "low": 0,
+        "high": 9,
+        "when": {"parameter": "optimizer", "anyOf": [None, True]},
+    },
+    "spec.initialTrials": [{"optimizer": None, "lr": 0.001}],
+}
+
+
+def test_null_is_a_value_like_others_and_blocks_no_write(api: Api) -> None:
+    manifest = changed(NULLS)
+    with api.created(manifest) as study:
+        for field in ("searchSpace", "initialTrials"):
+            assert study["spec"][field] == manifest["spec"][field]
+        study = api.patch_status("nulls", STATUS)
+        assert study["status"] == STATUS
+        assert api.causes_of_change(study) == []
+        text = yaml.safe_dump(changed({"spec.suspend": True}, manifest))
+        assert "configured" in api.expect("apply", "-f", "-", stdin=text)
+        assert api.patch_status("nulls", {"phase": "Suspended"})["status"]["phase"] == "Suspended"
+    spec = TuningStudy.model_validate(study).spec
+    assert space.problems(spec.search_space, spec.initial_trials) == ()
+
+
+@pytest.mark.parametrize(
+    ("comparison", "valid"),
+    [({"equals": None}, True), ({}, False), ({"equals": None, "anyOf": [True]}, False)],
+)
+def test_null_counts_as_a_comparison(api: Api, comparison: dict[str, Any], valid: bool) -> None:
+    when = {"spec.searchSpace.5.when": {"parameter": "optimizer", **comparison}}
+    causes = api.causes(changed(when, changed(NULLS)))
+    assert [cause.field for cause in causes] == ([] if valid else ["spec.searchSpace[5].when"])
 
 
 def test_choices_keep_their_types(api: Api) -> None:
@@ -152,30 +199,33 @@ def test_applying_twice_changes_nothing(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "words"),
+    ("path", "texts"),
     [
         ("tuningstudy.spec", ["objectives", "-required-", "maxTrials", "<integer>"]),
         (
             "tuningstudy.spec.searchSpace",
-            ["low", "The smallest value, included. Required for float and int."],
+            ["low", "Smallest value, inclusive. Required for float and int."],
         ),
-        ("tuningstudy.spec.searchSpace.when", ["anyOf", "The parameter has one of these values."]),
-        ("tuningstudy.spec.trial.template.spec.containers", ["`trainer` is the one that trains"]),
+        ("tuningstudy.spec.searchSpace.when", ["anyOf", "The parameter equals one of these values."]),
+        ("tuningstudy.spec.trial.template.spec.containers", ["Exactly one must be named `trainer`"]),
         ("tuningstudy.spec.trial.metrics", ["pattern", "(?P<accuracy>...)", "TUNING_METRICS_FILE"]),
         (
             "tuningstudy.spec.refit",
-            ["retries", "A change of these fields, or another best trial, makes a new"],
+            ["retries", "Changing these fields, or a new best trial, starts a new refit"],
         ),
-        ("tuningstudy.spec.warmStart", ["study", "They are copied once"]),
+        ("tuningstudy.spec.warmStart", ["study", "are copied once"]),
         ("tuningstudy.status.refit", ["model", "the user attribute `model`", "kubectl logs job/NAME"]),
+        ("tuningstudy.status.phase", ["Overall state of the study."]),
+        ("tuningstudy.status.conditions.reason", ["Machine-readable reason."]),
+        ("tuningstudy.status.conditions.message", ["Human-readable message, with a suggested fix."]),
         ("tuningstudy.status.best", ["values", "in the order of the objectives"]),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_kubectl_explains(api: Api, path: str, words: list[str]) -> None:
-    text = " ".join(api.expect("explain", path).split())
-    for word in words:
-        assert word in text
+def test_kubectl_explains(api: Api, path: str, texts: list[str]) -> None:
+    explained = " ".join(api.expect("explain", path).split())
+    for text in texts:
+        assert text in explained
 
 
 def table(text: str) -> list[list[str]]:

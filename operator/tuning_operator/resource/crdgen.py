@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, made from the models.
+"""Generates the CustomResourceDefinition from the models.
 
 `python -m tuning_operator.resource.crdgen > crds/tuningstudies.tuning.dev.yaml`
 """
@@ -16,42 +16,53 @@ Schema = dict[str, Any]
 
 _UNKNOWN = "x-kubernetes-preserve-unknown-fields"
 
-_NO_OBJECT = {"minProperties": 1, "maxProperties": 0, "minItems": 1, "maxItems": 0}
-"""Structural schemas have no union of types: this lets any scalar pass and no object or list."""
+_NO_OBJECT = {
+    "minProperties": 1,
+    "maxProperties": 0,
+    "minItems": 1,
+    "maxItems": 0,
+    "items": {_UNKNOWN: True, "enum": ["the list in quotes, for example '[64, 64]'"]},
+}
+"""Structural schemas have no unions of types: this admits any scalar, but no object or list.
+
+A list is already refused for its length. Its items are refused as well, in order to show what to write.
+"""
 
 COLUMNS = [
     ("Phase", "string", ".status.phase", 0, "Pending, Running, Suspended, Completed or Failed."),
-    ("Finished", "string", ".status.progress", 0, "Finished trials / maxTrials."),
-    ("Running", "integer", ".status.trials.running", 0, "Trials running now."),
-    ("Pruned", "integer", ".status.trials.pruned", 0, "Trials stopped early."),
+    ("Finished", "string", ".status.progress", 0, "Finished trials and maxTrials."),
+    ("Running", "integer", ".status.trials.running", 0, "Running trials."),
+    ("Pruned", "integer", ".status.trials.pruned", 0, "Trials that were stopped early."),
     ("Failed", "integer", ".status.trials.failed", 0, "Trials that ended without a value."),
     ("Best", "number", ".status.best.values[0]", 0, "The best value so far."),
-    ("Age", "date", ".metadata.creationTimestamp", 0, "Since the study was created."),
-    ("Best parameters", "string", ".status.best.parameters", 1, "The parameters of the best value."),
+    ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the study was created."),
+    ("Best parameters", "string", ".status.best.parameters", 1, "The parameters of the best trial."),
     (
         "Accepted",
         "string",
         '.status.conditions[?(@.type=="Accepted")].status',
         1,
-        "Whether the study can be run.",
+        "Whether the study is valid.",
     ),
     ("Refit", "string", ".status.refit.phase", 1, "Pending, Running, Completed or Failed."),
-    ("Model", "string", ".status.refit.model", 1, "Where the refit has put the model."),
+    ("Model", "string", ".status.refit.model", 1, "Where the refit stored the model."),
     ("Stalled", "string", '.status.conditions[?(@.type=="Stalled")].message', 1, "Why trials cannot start."),
 ]
 
 
 def structural(schema: Schema, definitions: Schema) -> Schema:
-    """Return pydantic's JSON schema as the structural schema that the API server asks for.
+    """Return pydantic's JSON schema as the structural schema that the API server requires.
 
-    References are resolved, `X | None` becomes X (absence is how manifests say None), a union of scalars
+    References are resolved, `X | None` becomes X (manifests omit a field for None), and a union of scalars
     becomes a field of any type.
     """
     schema = _resolved(_without_union(schema), definitions)
     kept = {key: value for key, value in schema.items() if key not in _REWRITTEN}
+    if rules.INT_OR_STRING in kept:
+        del kept["type"]
     if schema.get("default") is not None:
         kept["default"] = schema["default"]
-    if "description" in kept:  # a docstring's lines end where the source's do
+    if "description" in kept:  # unwrap the lines of docstrings
         kept["description"] = "\n\n".join(" ".join(p.split()) for p in kept["description"].split("\n\n"))
     return kept | _bounds(schema) | _contents(schema, definitions) | _validations(schema)
 
@@ -70,16 +81,16 @@ _REWRITTEN = {
 
 
 def _without_union(schema: Schema) -> Schema:
-    """Replace `anyOf` by its only kind of value, or by any scalar."""
+    """Replace `anyOf` by its only type, or by any scalar."""
     kinds = [kind for kind in schema.get("anyOf", []) if kind.get("type") != "null"]
     rest = {key: value for key, value in schema.items() if key != "anyOf"}
     if len(kinds) > 1:
-        return {**rest, _UNKNOWN: True, **_NO_OBJECT}
+        return {**rest, _UNKNOWN: True, "nullable": True, **_NO_OBJECT}
     return _overlay(kinds[0], rest) if kinds else rest
 
 
 def _resolved(schema: Schema, definitions: Schema) -> Schema:
-    """Follow a reference; what stands beside it (a field's description) wins over the model's own."""
+    """Resolve a reference; keys beside it (a field's description) override those of the model."""
     if "$ref" not in schema:
         return schema
     rest = {key: value for key, value in schema.items() if key != "$ref"}
@@ -92,7 +103,7 @@ def _overlay(inner: Schema, outer: Schema) -> Schema:
 
 
 def _bounds(schema: Schema) -> Schema:
-    """OpenAPI 3.0 says "above" with a flag."""
+    """In OpenAPI 3.0, exclusiveMinimum is a flag."""
     if "exclusiveMinimum" not in schema:
         return {}
     return {"minimum": schema["exclusiveMinimum"], "exclusiveMinimum": True}
@@ -106,6 +117,10 @@ def _contents(schema: Schema, definitions: Schema) -> Schema:
         }
     if "items" in schema:
         contents["items"] = _without_defaults(structural(schema["items"], definitions))
+        if (
+            "x-kubernetes-list-type" in schema
+        ):  # the API server forbids nullable items there, but accepts null
+            contents["items"].pop("nullable", None)
     values = schema.get("additionalProperties")
     if isinstance(values, dict):
         contents["additionalProperties"] = structural(values, definitions)
@@ -117,7 +132,7 @@ def _contents(schema: Schema, definitions: Schema) -> Schema:
 def _without_defaults(schema: Schema) -> Schema:
     """Remove the defaults of a list's items.
 
-    kubectl apply replaces lists whole: with defaults in them, each apply would be a change.
+    kubectl apply replaces whole lists, so with defaults in them every apply would be a change.
     """
     fields = {name: _without_defaults(field) for name, field in schema.get("properties", {}).items()}
     kept = {key: value for key, value in schema.items() if key != "default"}
@@ -125,7 +140,7 @@ def _without_defaults(schema: Schema) -> Schema:
 
 
 def _validations(schema: Schema) -> Schema:
-    """A pattern with a message becomes a rule: the API server would tell the bare pattern."""
+    """Turn a pattern with a message into a rule, since the API server would show the bare pattern."""
     validations = list(schema.get(rules.KEY, []))
     if rules.PATTERN_MESSAGE in schema:
         validations.insert(0, rules.pattern(schema["pattern"], schema[rules.PATTERN_MESSAGE]).schema())
@@ -175,7 +190,8 @@ def _column(name: str, kind: str, path: str, priority: int, description: str) ->
 def _root() -> Schema:
     return {
         "type": "object",
-        "description": "A study: its trials run as Jobs, and the best parameters come back in status.",
+        "description": "Hyperparameter tuning with Optuna. Trials run as Jobs, and status reports the best "
+        "parameters.",
         "required": ["spec"],
         "properties": {
             "apiVersion": {"type": "string", "description": f"{names.API_VERSION}."},
@@ -188,8 +204,8 @@ def _root() -> Schema:
 
 
 def _metadata() -> Schema:
-    """The API server lets a CRD say something of the name only."""
-    name = {"type": "string", "description": "The study's name.", **rules.NAME}
+    """A CRD can only restrict the name in metadata."""
+    name = {"type": "string", "description": "Name of the study.", **rules.NAME}
     return {"type": "object", "properties": {"name": name}}
 
 

@@ -11,15 +11,15 @@ LABEL_TRIAL = f"{GROUP}/trial"
 LABEL_ROLE = f"{GROUP}/role"
 ROLE_TRIAL = "trial"
 ROLE_FINAL = "final"
-"""The refit's."""
+"""The role of the refit's pods."""
 LABEL_DIGEST = f"{GROUP}/digest"
-"""Which refit a Job is: all of a study have one name."""
+"""Tells the refits of a study apart, since their Jobs share one name."""
 
 REFIT = "refit"
-"""What stands for the trial's number in the name of the refit's Job."""
+"""Takes the place of the trial's number in the name of the refit's Job."""
 
 MAX_STUDY_NAME = 45
-"""A Job's pods are named `{job}-{5 characters}` and names end at 63; a trial's number needs the rest."""
+"""Pods are named `{job}-{5 characters}`, in at most 63; a trial's number needs the rest."""
 
 TRAINER_CONTAINER = "trainer"
 TOKEN_AUDIENCE = "tuning-study-server"  # noqa: S105  an audience, not a secret
@@ -28,7 +28,7 @@ TOKEN_AUDIENCE = "tuning-study-server"  # noqa: S105  an audience, not a secret
 def job_name(study: str, trial: int | str) -> str:
     """Return the name of a trial's Job.
 
-    One-to-one: what follows the last dash is the trial (or `refit`), what precedes it is the study.
+    One-to-one: the trial (or `refit`) follows the last dash, the study precedes it.
     """
     return f"{study}-{trial}"
 
@@ -40,7 +40,7 @@ def parse_job_name(job: str) -> tuple[str, str]:
 
 
 def job_of_pod(pod: str) -> str:
-    """Return the name of the Job that made a pod: all before the last dash."""
+    """Return the name of a pod's Job: everything before the last dash."""
     return pod.rpartition("-")[0]
 
 

@@ -1,46 +1,44 @@
-"""As much of a PodTemplateSpec's schema as the rules look at; the rest passes through to the Job."""
+"""The part of a PodTemplateSpec's schema that the rules need; everything else passes through to the Job."""
 
 from typing import Any
 
 from tuning_operator.resource import rules
 
 _ANY = {"x-kubernetes-preserve-unknown-fields": True}
-_NOT_THE_TRAINERS = (
-    "Not for the container `trainer`: objective, script or command beside the template say what it runs."
-)
+_NOT_FOR_TRAINER = "Must not be set for the container `trainer`, which runs objective, script or command."
 
 
-def _texts(description: str) -> dict[str, Any]:
+def _strings(description: str) -> dict[str, Any]:
     return {"type": "array", "description": description, "items": {"type": "string"}}
 
 
 CONTAINER: dict[str, Any] = {
     "type": "object",
-    "description": "A container, as in any pod.",
+    "description": "A container of the pod.",
     **_ANY,
     "required": ["name", "image"],
     "properties": {
         "name": {
             "type": "string",
             "maxLength": 63,
-            "description": "The container's name; `trainer` is the one that trains.",
+            "description": "Name of the container. The one named `trainer` runs the trial.",
         },
-        "image": {"type": "string", "minLength": 1, "description": "The image to run."},
-        "command": _texts(_NOT_THE_TRAINERS),
-        "args": _texts(_NOT_THE_TRAINERS),
+        "image": {"type": "string", "minLength": 1, "description": "Container image."},
+        "command": _strings(_NOT_FOR_TRAINER),
+        "args": _strings(_NOT_FOR_TRAINER),
     },
 }
 
 POD: dict[str, Any] = {
     "type": "object",
-    "description": "The pod's specification, as in any Job.",
+    "description": "Specification of the pod (a PodSpec).",
     **_ANY,
     "required": ["containers"],
     "properties": {
-        "restartPolicy": {"type": "string", "description": "Never, or left out."},
+        "restartPolicy": {"type": "string", "description": "Must be Never or omitted."},
         "containers": {
             "type": "array",
-            "description": "The pod's containers; the one named `trainer` is the one that trains.",
+            "description": "Containers of the pod. Exactly one must be named `trainer`; it runs the trial.",
             "minItems": 1,
             "maxItems": 50,
             "items": CONTAINER,
@@ -54,7 +52,7 @@ TEMPLATE: dict[str, Any] = {
     **_ANY,
     "required": ["spec"],
     "properties": {
-        "metadata": {"type": "object", "description": "Labels and annotations of the pods.", **_ANY},
+        "metadata": {"type": "object", "description": "Labels and annotations of the pod.", **_ANY},
         "spec": POD,
     },
 }

@@ -1,4 +1,4 @@
-"""The field reference, made from the CRD.
+"""Generates the field reference from the CRD.
 
 `python -m tuning_operator.resource.reference > docs/reference/tuningstudy.md`
 """
@@ -16,9 +16,9 @@ _INTRODUCTION = f"""\
 <!-- Generated from the models in tuning_operator.resource; do not edit. -->
 # {names.KIND} ({names.API_VERSION})
 
-Every field of the resource. `kubectl explain {names.KIND.lower()}.spec --recursive` says the same of the
-installed version. Under each table stand the rules that the API server checks when a manifest is applied, in
-the words it refuses with.
+All fields of the resource. `kubectl explain {names.KIND.lower()}.spec --recursive` shows them for the
+installed version. Below each table are the validation messages of the API server: what it checks when a
+manifest is applied.
 """
 
 
@@ -26,7 +26,7 @@ def render() -> str:
     """Return the reference as Markdown."""
     parts = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
     metadata = {
-        "description": "As of every resource; the API server adds rules for the name.",
+        "description": "Standard metadata, with two more restrictions on the name.",
         **parts["metadata"],
     }
     sections = [
@@ -61,9 +61,9 @@ def _object(field: Schema) -> tuple[Schema | None, str]:
 def _row(name: str, field: Schema, required: bool) -> str:
     default = [f"Default: `{json.dumps(field['default'])}`."] if "default" in field else []
     need = ["**Required.**"] if required else []
-    summary = field["description"].partition("\n\n")[0]  # an object's section says the rest
-    said = " ".join([*need, summary, *_bounds(field), *default])
-    return f"| `{name}` | {_type(field)} | {_cell(said)} |"
+    summary = field["description"].partition("\n\n")[0]  # the object's own section has the rest
+    text = " ".join([*need, summary, *_bounds(field), *default])
+    return f"| `{name}` | {_type(field)} | {_cell(text)} |"
 
 
 def _cell(text: str) -> str:
@@ -75,21 +75,23 @@ def _type(field: Schema) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if field.get("type") == "array":
         return f"list of {_type(field['items'])}"
+    if rules.INT_OR_STRING in field:
+        return "string"
     if "additionalProperties" in field:
         return f"map of {_type(field['additionalProperties'])}"
     return str(field.get("type", "any scalar"))
 
 
 def _bounds(field: Schema) -> list[str]:
-    words = {"minimum": "At least", "maximum": "At most"}
+    limits = {"minimum": "At least", "maximum": "At most"}
     sizes = {"maxItems": "items", "maxLength": "characters"}
-    return [f"{word} {field[key]}." for key, word in words.items() if key in field] + [
+    return [f"{word} {field[key]}." for key, word in limits.items() if key in field] + [
         f"At most {field[key]} {unit}." for key, unit in sizes.items() if key in field and "type" in field
     ]
 
 
 def _rules(schema: Schema) -> Iterator[str]:
-    """Yield the rules of an object, with those of its fields that are no objects themselves."""
+    """Yield the messages of an object's rules, including those of fields that are not objects."""
     messages = list(_messages("", schema))
     for name, field in schema.get("properties", {}).items():
         if "properties" not in field:
@@ -98,18 +100,19 @@ def _rules(schema: Schema) -> Iterator[str]:
         yield "\n".join(f"- {message}" for message in messages) + "\n"
 
 
-def _messages(place: str, schema: Schema) -> Iterator[str]:
+def _messages(path: str, schema: Schema) -> Iterator[str]:
     for rule in schema.get(rules.KEY, []):
-        field = (place + rule.get("fieldPath", "")).removeprefix(".")
-        told = rule.get("message") or _readable(rule["messageExpression"])
-        yield f"`{field}`: {told}" if field else told
+        field = (path + rule.get("fieldPath", "")).removeprefix(".")
+        message = rule.get("message") or _readable(rule["messageExpression"])
+        yield f"`{field}`: {message}" if field else message
 
 
 def _readable(expression: str) -> str:
-    """Return the text that a messageExpression makes, with the last word of each expression in its place."""
+    """Return the text of a messageExpression, with the last name of each expression in its place."""
     text, _, expressions = expression.removeprefix("'").removesuffix(")])").partition("'.format([")
-    words = [re.findall("[A-Za-z]+", part)[-1] for part in expressions.split(", dyn(")]
-    return text.replace("\\'", "'") % tuple(f"*{word}*".replace("self", "value") for word in words)
+    expressions = re.sub(r"\.replace\('.*?', '.*?'\)", "", expressions)
+    fields = [re.findall("[A-Za-z]+", part)[-1] for part in expressions.split(", dyn(")]
+    return text.replace("\\'", "'") % tuple(f"*{word}*".replace("self", "value") for word in fields)
 
 
 if __name__ == "__main__":

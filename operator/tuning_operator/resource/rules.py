@@ -1,11 +1,11 @@
-"""What the API server refuses beyond types: the CEL rules of the TuningStudy and what they tell the user.
+"""What the API server rejects beyond types: the CEL rules of the TuningStudy, with their messages.
 
-They end up in the CRD as `x-kubernetes-validations`. Two things to know when changing one:
+They become `x-kubernetes-validations` in the CRD. Two things to know when changing one:
 
-- Lists that CEL walks need maxItems, and texts it reads need maxLength: the API server refuses a CRD whose
-  rules might cost too much.
-- Values of any type (`choices`, `equals`, `anyOf`) are hidden from CEL's types. `dyn(self)` still answers
-  whether they are there; what they hold is checked by `tuning_operator.resource.space`.
+- Lists that CEL iterates over need maxItems, and strings it reads need maxLength: the API server rejects a
+  CRD whose rules might cost too much.
+- CEL cannot read values of any type (`choices`, `equals`, `anyOf`). `dyn(self)` tells whether they are
+  set; their content is checked by `tuning_operator.resource.space`.
 """
 
 import json
@@ -20,10 +20,10 @@ KEY = "x-kubernetes-validations"
 
 @dataclass(frozen=True)
 class Rule:
-    """One CEL rule: it holds for every good manifest.
+    """One CEL rule, true for every valid manifest.
 
-    `message` says what is wrong and how to mend it; CEL expressions in braces are filled in from the
-    manifest. `field` is the field to blame, below the one that has the rule.
+    `message` says what is wrong and how to fix it; CEL expressions in braces are filled in from the
+    manifest. `field` is the path of the invalid field, below the field with the rule.
     """
 
     holds: str
@@ -33,24 +33,24 @@ class Rule:
 
     def schema(self) -> dict[str, str]:
         """Return the rule as an item of `x-kubernetes-validations`."""
-        words = (
+        message = (
             {"messageExpression": _expression(self.message)}
             if "{" in self.message
             else {"message": self.message}
         )
-        place = {"fieldPath": self.field} if self.field else {}
-        return {"rule": self.holds, **words, **place, "reason": self.reason}
+        path = {"fieldPath": self.field} if self.field else {}
+        return {"rule": self.holds, **message, **path, "reason": self.reason}
 
 
 def rules(*several: Rule) -> dict[str, Any]:
-    """Return what a model or a field gives as its `json_schema_extra`."""
+    """Return the `json_schema_extra` of a model or field with these rules."""
     return {KEY: [rule.schema() for rule in several]}
 
 
 def _expression(message: str) -> str:
-    """Turn a text with expressions in braces into a CEL expression that makes the text.
+    """Turn a text with expressions in braces into a CEL expression that yields the text.
 
-    `format`, since the API server takes a chain of `+` for a text of any length and refuses it as too costly.
+    With `format`, since the API server rejects a chain of `+` as too costly (its length has no bound).
     """
     parts = re.split(r"\{([^{}]*)\}", message)
     text = "%s".join(part.replace("%", "%%").replace("'", "\\'") for part in parts[::2])
@@ -60,14 +60,27 @@ def _expression(message: str) -> str:
 PATTERN_MESSAGE = "x-pattern-message"
 
 
-def told(mend: str) -> dict[str, Any]:
-    """Return the `json_schema_extra` of a text with a pattern: `mend` is told, not the bare pattern."""
-    return {PATTERN_MESSAGE: mend}
+def pattern_message(message: str) -> dict[str, Any]:
+    """Return the `json_schema_extra` of a string field whose error is this message, not the bare pattern."""
+    return {PATTERN_MESSAGE: message}
 
 
-def pattern(regex: str, mend: str) -> Rule:
-    """Return the rule that a text matches the regular expression."""
-    return Rule(f"self.matches({json.dumps(regex)})", mend)
+def hint(form: str) -> dict[str, Any]:
+    """Return the `json_schema_extra` of a number or object that people write as a string.
+
+    The API server then answers that it "should match" this form, besides naming the type. A pattern does not
+    apply to values that are not strings.
+    """
+    return {"pattern": form}
+
+
+INT_OR_STRING = "x-kubernetes-int-or-string"
+"""For strings that people write as numbers: both are refused with the message of the pattern."""
+
+
+def pattern(regex: str, message: str) -> Rule:
+    """Return the rule that a string matches the regular expression."""
+    return Rule(f"type(self) == string && self.matches({json.dumps(regex)})", message)
 
 
 NUMERIC = "self.type != 'categorical'"
@@ -75,15 +88,15 @@ CATEGORICAL = "self.type == 'categorical'"
 _LOG = "(has(self.log) && self.log)"
 _STEPLESS = "!has(self.step) || !has(self.low) || !has(self.high) || self.low >= self.high"
 _LARGEST_INT = "9007199254740992.0"
-"""Up to 2**53, every whole number is a double."""
-_NEW_STUDY = "create a new study; initialTrials can carry the known good points over"
+"""Up to 2**53, a double holds every whole number."""
+_NEW_STUDY = "create a new study; warmStart or initialTrials can carry over what is known"
 
 
 def _required_bound(field: str) -> Rule:
     return Rule(
         f"{CATEGORICAL} || has(self.{field})",
-        f"{{self.name}} is of type {{self.type}}, which needs {field}: say where its range "
-        + ("begins" if field == "low" else "ends"),
+        f"{{self.name}} is of type {{self.type}} and needs {field}: set the "
+        + ("smallest value" if field == "low" else "largest value"),
         f".{field}",
         "FieldValueRequired",
     )
@@ -92,7 +105,7 @@ def _required_bound(field: str) -> Rule:
 def _forbidden_for_choices(field: str, present: str) -> Rule:
     return Rule(
         f"{NUMERIC} || !{present}",
-        f"{{self.name}} is categorical and takes no {field}: remove it, or make the type float or int",
+        f"{{self.name}} is categorical, so it can't have {field}: remove it, or change type to float or int",
         f".{field}",
         "FieldValueForbidden",
     )
@@ -103,27 +116,28 @@ def _whole(field: str) -> Rule:
     return Rule(
         f"self.type != 'int' || !has({value}) || ({value} >= -{_LARGEST_INT} && {value} <= {_LARGEST_INT}"
         f" && double(int({value})) == {value})",
-        f"{{self.name}} is an int, so its {field} must be a whole number (at most 2^53), not {{{value}}}: "
-        "round it, or make the type float",
+        f"{{self.name}} is an int, so {field} must be a whole number (at most 2^53), not {{{value}}}: "
+        "round it, or change type to float",
         f".{field}",
     )
 
 
 DISTINCT: dict[str, Any] = {"x-kubernetes-list-type": "set"}
-"""The API server's own check that no value is there twice; CEL cannot see values of any type."""
+"""The API server's own check for duplicates; CEL cannot read values of any type."""
 
 PARAMETER = rules(
     _required_bound("low"),
     _required_bound("high"),
     Rule(
         f"{NUMERIC} || has(dyn(self).choices)",
-        "{self.name} is categorical, which needs choices: list the values to choose from",
+        "{self.name} is categorical and needs choices: list the values to choose from",
         ".choices",
         "FieldValueRequired",
     ),
     Rule(
         f"{CATEGORICAL} || !has(dyn(self).choices)",
-        "{self.name} is of type {self.type}, which takes no choices: remove them, or make it categorical",
+        "{self.name} is of type {self.type}, so it can't have choices: remove them, or change type to "
+        "categorical",
         ".choices",
         "FieldValueForbidden",
     ),
@@ -138,31 +152,32 @@ PARAMETER = rules(
     ),
     Rule(
         f"!{_LOG} || !has(self.low) || self.low > 0.0",
-        "{self.name} is sampled on a logarithmic scale (log), so low must be above 0, not {self.low}: "
-        "raise it or remove log",
+        "{self.name} has a logarithmic scale (log: true), so low must be above 0, not {self.low}: "
+        "raise low or remove log",
         ".low",
     ),
     Rule(
         f"!{_LOG} || !has(self.step)",
-        "{self.name} has both step and log, which exclude each other: remove one",
+        "{self.name} has both step and log, but Optuna allows only one of them: remove one",
         ".step",
         "FieldValueForbidden",
     ),
     Rule(
         "!has(self.step) || self.step > 0.0",
-        "{self.name} has step {self.step}: it must be above 0; remove it for a range without steps",
+        "{self.name} has step {self.step}, but a step must be above 0: correct or remove it",
         ".step",
     ),
     Rule(
         f"{_STEPLESS} || self.step <= (self.high - self.low) * 1.000001",  # 0.3 - 0.1 is less than 0.2
-        "{self.name} has step {self.step}, more than its whole range, so only {self.low} would be tried: "
-        "lower the step, or raise high",
+        "{self.name} has step {self.step}, which is larger than its range, so only {self.low} would be "
+        "tried: "
+        "lower step or raise high",
         ".step",
     ),
     Rule(
         f"{_STEPLESS} || self.step <= 0.0 || (self.high - self.low) / self.step <= 1e15",
-        "{self.name} has step {self.step}, too small for a range from {self.low} to {self.high}: "
-        "raise it, or remove it for a range without steps",
+        "{self.name} has step {self.step}, which is too small for the range {self.low} to {self.high}: "
+        "raise or remove it",
         ".step",
     ),
     _whole("low"),
@@ -172,9 +187,8 @@ PARAMETER = rules(
 
 WHEN = rules(
     Rule(
-        "[has(dyn(self).equals), has(dyn(self).anyOf), has(self.atLeast), has(self.atMost)]"
-        ".exists_one(given, given)",
-        "give exactly one of equals, anyOf, atLeast and atMost",
+        "dyn(self).size() == 2",  # with `parameter`; `has` would not see `equals: null`
+        "set exactly one of equals, anyOf, atLeast and atMost",
     ),
 )
 
@@ -188,22 +202,24 @@ SEARCH_SPACE = rules(
     ),
     Rule(
         "self.all(p, !has(p.when) || self.exists(q, q.name == p.when.parameter))",
-        f"{{{_STRAY}.name}} depends on {{{_STRAY}.when.parameter}} (when.parameter), which the search space "
-        "does not have: declare it earlier, or correct the name",
+        f"{{{_STRAY}.name}} depends on {{{_STRAY}.when.parameter}} (when.parameter), which is not in "
+        "searchSpace: declare it earlier, or correct the name",
     ),
     Rule(
         "self.all(p, !has(p.when) || !self.exists(q, q.name == p.when.parameter)"
         " || (p.when.parameter != p.name"
         " && self.filter(q, q.name in [p.name, p.when.parameter])[0].name == p.when.parameter))",
-        "a parameter can depend only on one that is declared before it: move each when.parameter above the "
-        "parameters that name it",
+        "a parameter can only depend on one that is declared before it: move each when.parameter above the "
+        "parameters that depend on it",
     ),
     Rule(
         "self.all(p, !has(p.when) || !(has(p.when.atLeast) || has(p.when.atMost))"
         " || self.all(q, q.name != p.when.parameter || q.type != 'categorical'))",
-        "atLeast and atMost compare numbers, but a categorical parameter has none: use equals or anyOf",
+        "atLeast and atMost need a numeric parameter: use equals or anyOf for a categorical one",
     ),
-    Rule("self == oldSelf", f"the search space of a study cannot change: {_NEW_STUDY}"),
+    # In CEL, a list of choices with null does not equal itself, and a rule that is false for an unchanged
+    # search space would block every write of status. Such a change is refused by the study server.
+    Rule("oldSelf != oldSelf || self == oldSelf", f"searchSpace can't be changed: {_NEW_STUDY}"),
 )
 
 OBJECTIVES = rules(
@@ -214,31 +230,31 @@ OBJECTIVES = rules(
     ),
     Rule(
         "self.map(o, o.metric + ' ' + o.direction) == oldSelf.map(o, o.metric + ' ' + o.direction)",
-        f"metrics and directions of a study cannot change, only targets can: {_NEW_STUDY}",
+        f"metrics and directions can't be changed, only targets can: {_NEW_STUDY}",
     ),
 )
 
 SPEC = rules(
     Rule(
         "has(self.searchSpace) == has(oldSelf.searchSpace)",
-        f"the search space of a study can neither be added nor removed: {_NEW_STUDY}",
+        f"searchSpace can't be added or removed: {_NEW_STUDY}",
         ".searchSpace",
     ),
     Rule(
         "self.objectives.size() < 2 || !has(self.pruner) || self.pruner.name == 'NopPruner'",
-        "{self.pruner.name} cannot prune with several objectives (Optuna prunes for one only): "
-        "remove pruner, or leave one objective",
+        "{self.pruner.name} can't be used with several objectives (Optuna prunes with one objective only): "
+        "remove pruner, or keep one objective",
         ".pruner",
         "FieldValueForbidden",
     ),
     Rule(
         "self.objectives.size() < 2 || self.sampler.name != 'CmaEsSampler'",
-        "CmaEsSampler works for one objective only: use TPESampler, NSGAIISampler or GPSampler",
+        "CmaEsSampler supports one objective only: use TPESampler, NSGAIISampler or GPSampler",
         ".sampler.name",
     ),
     Rule(
         "self.objectives.size() < 2 || !has(self.maxTrialsWithoutImprovement)",
-        "several objectives have no single best value to improve: remove it and use maxTrials or timeout",
+        "several objectives have no single best value to improve: use maxTrials or timeout instead",
         ".maxTrialsWithoutImprovement",
         "FieldValueForbidden",
     ),
@@ -246,36 +262,36 @@ SPEC = rules(
         "!(self.sampler.name in ['GridSampler', 'BruteForceSampler']) || !has(self.searchSpace)"
         " || self.searchSpace.all(p, p.type != 'float' || has(p.step))",
         "{self.sampler.name} tries every value, but {self.searchSpace.filter(p, p.type == 'float' && "
-        "!has(p.step))[0].name} has endlessly many: give it a step, or use another sampler",
+        "!has(p.step))[0].name} has infinitely many: give it a step, or use another sampler",
         ".searchSpace",
     ),
     Rule(
         "self.sampler.name != 'GridSampler' || has(self.searchSpace)",
-        "GridSampler needs the search space: declare it, or use another sampler",
+        "GridSampler needs searchSpace: declare it, or use another sampler",
         ".searchSpace",
         "FieldValueRequired",
     ),
     Rule(
         "!has(self.refit) || self.objectives.size() < 2 || has(self.refit.metric)",
-        "several objectives have no single best trial: name a metric, and the trial of the Pareto front with "
-        "its best value is taken",
+        "several objectives have no single best trial: set metric to use the trial of the Pareto front with "
+        "the best value of that metric",
         ".refit.metric",
         "FieldValueRequired",
     ),
     Rule(
         "!has(self.refit) || !has(self.refit.metric) || self.objectives.exists(o, o.metric == "
         "self.refit.metric)",
-        "{self.refit.metric} is none of the objectives: name one of them",
+        "{self.refit.metric} is not one of the objectives: use the metric of one of them",
         ".refit.metric",
     ),
     Rule(
         "has(self.warmStart) == has(oldSelf.warmStart)",
-        f"what a study continues from can neither be added nor removed: {_NEW_STUDY}",
+        "warmStart can't be added or removed: create a new study",
         ".warmStart",
     ),
     Rule(
         "!has(self.trial.command) || has(self.searchSpace)",
-        "a command cannot suggest its own parameters: declare them",
+        "a command can't suggest parameters: declare them in searchSpace",
         ".searchSpace",
         "FieldValueRequired",
     ),
@@ -284,43 +300,47 @@ SPEC = rules(
 OBJECTIVE_FUNCTION = rules(
     Rule(
         "!self.matches('[.]py:')",
-        "{self} names a file: leave out .py, since a module has no ending",
+        "{self} is a file: use the module name without .py, for example {self.replace('.py:', ':')}",
     ),
 )
 
 COMMAND = rules(
     Rule(
         "self.size() != 1 || !self[0].contains(' ')",
-        "{self[0]} would be the name of one program: write each argument as an item of its own, for example "
-        "[python, train.py]",
+        "{self[0]} would be run as one executable; put each argument in its own item: [python, train.py]",
     ),
 )
 
-DURATION = rules(Rule("self.matches('[1-9]')", "{self} is no time at all: make it longer, or remove it"))
+DURATION = rules(
+    Rule(
+        "type(self) != string || self.matches('[1-9]')",
+        "{self} must be longer than 0 seconds: raise or remove it",
+    )
+)
 
 METRICS = rules(
     Rule(
         "has(self.pattern) || has(self.file)",
-        "give a pattern, a file or both, or leave metrics out",
+        "set pattern, file or both, or remove metrics",
         reason="FieldValueRequired",
     )
 )
 
 WARM_START = rules(
-    Rule("self == oldSelf", f"what a study continues from cannot change: {_NEW_STUDY}"),
+    Rule("self == oldSelf", "warmStart can't be changed: create a new study"),
 )
 
 STUDY_NAME = rules(
     Rule(
         "!self.contains('/')",
-        "{self} has a slash: give the bare name of a study of this namespace",
+        "{self} contains a slash: use the name of a study in this namespace, without the namespace",
     ),
 )
 
 REFIT = rules(
     Rule(
         "[has(self.objective), has(self.script), has(self.command)].filter(given, given).size() <= 1",
-        "a refit runs either objective or script or command: leave one, or none for what a trial runs",
+        "set at most one of objective, script and command; with none, the refit runs what a trial runs",
         reason="FieldValueForbidden",
     ),
 )
@@ -328,25 +348,24 @@ REFIT = rules(
 TRIAL = rules(
     Rule(
         "has(self.objective) || has(self.script) || has(self.command)",
-        "say what a trial runs: objective (module:function), script (a whole Optuna script) or command (any "
-        "program)",
+        "set exactly one of objective, script and command",
         reason="FieldValueRequired",
     ),
     Rule(
         "!has(self.objective) || !has(self.command)",
-        "a trial runs either objective or command: remove one",
+        "set exactly one of objective, script and command",
         ".command",
         "FieldValueForbidden",
     ),
     Rule(
         "!has(self.script) || !(has(self.objective) || has(self.command))",
-        "a trial runs either script or objective or command: leave one of them",
+        "set exactly one of objective, script and command",
         ".script",
         "FieldValueForbidden",
     ),
     Rule(
         "!has(self.metrics) || has(self.command)",
-        "metrics are read from a command's output; an objective or a script reports its own: remove it",
+        "metrics only apply to command; an objective or script reports its own values: remove metrics",
         ".metrics",
         "FieldValueForbidden",
     ),
@@ -357,20 +376,20 @@ _TRAINER = names.TRAINER_CONTAINER
 POD = rules(
     Rule(
         f"self.containers.exists_one(c, c.name == '{_TRAINER}')",
-        f"the container named {_TRAINER} is the one that trains: name one so, and only one",
+        f"exactly one container must be named `{_TRAINER}`",
         ".containers",
         "FieldValueRequired",
     ),
     Rule(
         f"self.containers.all(c, c.name != '{_TRAINER}' || (!has(c.command) && !has(c.args)))",
-        f"command and args of the container {_TRAINER} are set by the study: say what to run in objective, "
-        "script or command, beside the template",
+        f"command and args of the container `{_TRAINER}` are set by the operator: use objective, script or "
+        "command beside the template instead",
         ".containers",
         "FieldValueForbidden",
     ),
     Rule(
         "!has(self.restartPolicy) || self.restartPolicy == 'Never'",
-        "must be Never or left out: what fails is told so, not started again in place",
+        "must be Never or omitted: failed pods are not restarted; they count as failed trials",
         ".restartPolicy",
     ),
 )
@@ -378,11 +397,12 @@ POD = rules(
 NAME = rules(
     Rule(
         f"self.size() <= {names.MAX_STUDY_NAME}",
-        f"{{self}} has {{self.size()}} characters, but {names.MAX_STUDY_NAME} are possible, since the names "
-        "of its Jobs and pods begin with it: shorten it",
+        f"{{self}} has {{self.size()}} characters, but at most {names.MAX_STUDY_NAME} are allowed, since the "
+        "names of its Jobs and pods start with it: shorten it",
     ),
     Rule(
         "!self.contains('.')",
-        "{self} has a dot, but the names of its Jobs and pods begin with it: use letters, digits and dashes",
+        "{self} contains a dot, but the names of its Jobs and pods start with it: use letters, digits and "
+        "dashes",
     ),
 )

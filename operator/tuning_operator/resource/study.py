@@ -9,78 +9,82 @@ from tuning_operator.resource import podtemplate, rules
 from tuning_operator.resource.duration import Duration
 
 Scalar = bool | int | float | str | None
-"""A parameter's value, as Optuna's categorical choices allow."""
+"""A parameter's value: what Optuna allows as a categorical choice."""
+
+Number = Annotated[float, Field(json_schema_extra=rules.hint("a number without quotes, for example 0.01"))]
 
 Name = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z_][A-Za-z0-9_.\-]*$",
         max_length=128,
-        json_schema_extra=rules.told(
-            "{self} must begin with a letter or underscore and go on with letters, digits, _ . -"
+        json_schema_extra=rules.pattern_message(
+            "{self} must start with a letter or underscore, followed by letters, digits, `_`, `.` or `-`"
         ),
     ),
 ]
 
 PodTemplate = Annotated[dict[str, Any], WithJsonSchema(podtemplate.TEMPLATE)]
-"""A PodTemplateSpec as plain data: what it may hold is for the API server to say, version by version."""
+"""A PodTemplateSpec as plain data, since its fields depend on the version of the API server."""
 
 
 class Model(BaseModel):
-    """camelCase outside, snake_case inside; unknown fields are errors."""
+    """Base of the models: camelCase in JSON, snake_case in Python; unknown fields are errors."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
 
 
 class Objective(Model):
-    """One value to optimize."""
+    """A metric to optimize."""
 
-    metric: Name = Field(description="The metric's name, as it appears in status and in plots.")
+    metric: Name = Field(description="Name of the metric, as shown in status and plots.")
     direction: Literal["maximize", "minimize"] = Field(
-        description="Whether larger or smaller values are better."
+        description="Whether to maximize or minimize the metric."
     )
-    target: float | None = Field(
-        None, description="The study completes as soon as a trial reaches this value. Omitted: no such goal."
+    target: Number | None = Field(
+        None, description="Complete the study as soon as a trial reaches this value."
     )
 
 
 class When(Model, json_schema_extra=rules.WHEN):
-    """The condition under which a parameter exists: exactly one of the comparisons."""
+    """Condition under which a parameter exists. Exactly one comparison must be set."""
 
-    parameter: Name = Field(description="An earlier parameter of the search space.")
-    equals: Scalar = Field(None, description="The parameter has this value.")
+    parameter: Name = Field(description="Name of a parameter declared earlier in the search space.")
+    equals: Scalar = Field(None, description="The parameter equals this value.")
     any_of: list[Scalar] | None = Field(
         None,
-        description="The parameter has one of these values.",
+        description="The parameter equals one of these values.",
         min_length=1,
         max_length=1000,
         json_schema_extra=rules.DISTINCT,
     )
-    at_least: float | None = Field(None, description="The parameter's value is this or more.")
-    at_most: float | None = Field(None, description="The parameter's value is this or less.")
+    at_least: Number | None = Field(None, description="The parameter is at least this value.")
+    at_most: Number | None = Field(None, description="The parameter is at most this value.")
 
 
 class Parameter(Model, json_schema_extra=rules.PARAMETER):
-    """One dimension of the search space: a range (float, int) or a list of choices (categorical)."""
+    """A parameter of the search space: a range (float, int) or a list of choices (categorical)."""
 
-    name: Name = Field(description="The parameter's name, as the objective asks for it.")
-    type: Literal["float", "int", "categorical"] = Field(description="The kind of distribution.")
-    low: float | None = Field(None, description="The smallest value, included. Required for float and int.")
-    high: float | None = Field(None, description="The largest value, included. Required for float and int.")
-    step: float | None = Field(
-        None, description="The distance between neighbouring values. Not together with log."
+    name: Name = Field(description="Name of the parameter, as in the objective's suggest calls.")
+    type: Literal["float", "int", "categorical"] = Field(description="Type of the parameter.")
+    low: Number | None = Field(None, description="Smallest value, inclusive. Required for float and int.")
+    high: Number | None = Field(None, description="Largest value, inclusive. Required for float and int.")
+    step: Number | None = Field(
+        None, description="Distance between adjacent values. Must not be combined with log."
     )
     log: bool = Field(
-        False, description="Sample on a logarithmic scale; low must be above 0. Default: false."
+        False, description="Sample on a logarithmic scale. Requires low to be above 0. Defaults to false."
     )
     choices: list[Scalar] | None = Field(
         None,
-        description="The values to choose from. Required for categorical.",
+        description="Values to choose from: strings, numbers, true, false or null. Required for categorical.",
         min_length=1,
         max_length=1000,
         json_schema_extra=rules.DISTINCT,
     )
-    when: When | None = Field(None, description="The parameter exists only in trials for which this holds.")
+    when: When | None = Field(
+        None, description="Condition under which the parameter exists. If omitted, it exists in every trial."
+    )
 
 
 SAMPLERS = (
@@ -110,37 +114,37 @@ PRUNERS = (
 """The classes of `optuna.pruners`."""
 
 
-class Sampler(Model):
-    """An Optuna sampler, by its class name and arguments."""
+class Sampler(Model, json_schema_extra=rules.hint("an object with a name, for example {name: TPESampler}")):
+    """Optuna sampler, which proposes the parameters of trials."""
 
     name: str = Field(
         "TPESampler",
-        description="The class name in optuna.samplers.",
+        description="Class name in optuna.samplers.",
         json_schema_extra={"enum": [*SAMPLERS]},
     )
     args: dict[str, Any] = Field(
-        default_factory=dict, description="The arguments of the class, by Optuna's names."
+        default_factory=dict, description="Arguments of the class, as named by Optuna."
     )
 
 
-class Pruner(Model):
-    """An Optuna pruner, by its class name and arguments."""
+class Pruner(Model, json_schema_extra=rules.hint("an object with a name, for example {name: MedianPruner}")):
+    """Optuna pruner, which stops unpromising trials early."""
 
     name: str = Field(
         "MedianPruner",
-        description="The class name in optuna.pruners.",
+        description="Class name in optuna.pruners.",
         json_schema_extra={"enum": [*PRUNERS]},
     )
     args: dict[str, Any] = Field(
-        default_factory=dict, description="The arguments of the class, by Optuna's names."
+        default_factory=dict, description="Arguments of the class, as named by Optuna."
     )
 
 
 class Source(Model):
-    """Where the trial's code comes from when it is not in the image."""
+    """Source of code that is not in the image."""
 
     config_map: str = Field(
-        description="A ConfigMap in the study's namespace; its keys are files on the trial's Python path.",
+        description="Name of a ConfigMap in the study's namespace. Its keys become files on the Python path.",
         min_length=1,
         max_length=253,
     )
@@ -152,7 +156,7 @@ Function = Annotated[
         pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$",
         max_length=500,
         json_schema_extra=rules.OBJECTIVE_FUNCTION
-        | rules.told("{self} must be module:function, for example train:objective"),
+        | rules.pattern_message("{self} must have the form module:function, for example train:objective"),
     ),
 ]
 
@@ -161,7 +165,7 @@ Script = Annotated[
     Field(
         pattern=r"^\S+\.py$",
         max_length=500,
-        json_schema_extra=rules.told("{self} must be a Python file, for example train.py"),
+        json_schema_extra=rules.pattern_message("{self} must be a Python file, for example train.py"),
     ),
 ]
 
@@ -172,119 +176,126 @@ Command = Annotated[
 
 
 class Metrics(Model, json_schema_extra=rules.METRICS):
-    """Only with command: how its metrics are read. Omitted: lines such as `accuracy=0.93`, or JSON.
+    """How to read the metrics of a command. If omitted, lines such as `accuracy=0.93` and JSON are read.
 
-    A metric's last value is the trial's; values with a step before that are reported and may prune it.
+    The last value of a metric is the trial's value. Values with a step are intermediate values, which the
+    pruner uses.
     """
 
     pattern: str | None = Field(
         None,
-        description="A Python regular expression, searched in each line: the group (?P<accuracy>...) is the "
-        "metric accuracy, (?P<step>...) the step. Or groups named `name` and `value`; or a single group, "
-        "where there is one objective.",
+        description="Python regular expression to search for in each line. The group (?P<accuracy>...) "
+        "captures the metric accuracy, and (?P<step>...) the step. Alternatively, use groups named `name` "
+        "and `value`, or a single group if there is one objective.",
         min_length=1,
         max_length=2000,
     )
     file: str | None = Field(
         None,
-        description="A file to which the program appends lines, JSON objects or `accuracy=0.93`, read "
-        "besides standard output. Omitted: the file that TUNING_METRICS_FILE names.",
+        description="File to which the program appends lines (JSON objects or `accuracy=0.93`), read in "
+        "addition to standard output. If omitted, the file named by TUNING_METRICS_FILE is read.",
         min_length=1,
         max_length=4096,
     )
 
 
 class TrialSpec(Model, json_schema_extra=rules.TRIAL):
-    """What one trial runs. Exactly one of objective, script and command."""
+    """What a trial runs. Exactly one of objective, script and command must be set."""
 
     objective: Function | None = Field(
         None,
-        description="`module:function`, an Optuna objective: takes a trial, returns the value or values.",
+        description="Optuna objective, as `module:function`. Takes a trial and returns its value or values.",
     )
     script: Script | None = Field(
-        None, description="A whole Optuna script, unmodified: its `study.optimize` runs this one trial."
+        None, description="Unmodified Optuna script. Its `study.optimize` runs a single trial in each pod."
     )
     command: Command | None = Field(
         None,
-        description="Any program: parameters reach it as environment variables, as {{name}} in its arguments "
-        "and as a JSON file.",
+        description="Program to run, in any language. Parameters are passed as environment variables, as "
+        "{{name}} in its arguments, and as a JSON file.",
     )
     metrics: Metrics | None = None
-    source: Source | None = Field(None, description="Code from a ConfigMap, without building an image.")
+    source: Source | None = Field(
+        None, description="ConfigMap with the trial's code, if the image does not contain it."
+    )
     python: str = Field(
         "python3",
-        description="The Python of the image that runs the trainer runtime (3.9 or newer).",
+        description="Python interpreter in the image (3.9 or later) that runs the trainer runtime.",
         pattern=r"^\S+$",
         max_length=500,
-        json_schema_extra=rules.told("{self} must be one program without arguments, for example python3"),
+        json_schema_extra=rules.pattern_message(
+            "{self} must be an executable without arguments, for example python3"
+        ),
     )
     timeout: Duration | None = Field(
-        None, description="How long one trial may run, for example 20m.", json_schema_extra=rules.DURATION
+        None, description="Maximum run time of a trial, for example 20m.", json_schema_extra=rules.DURATION
     )
     prune_grace: Duration = Field(
-        "30s", description="How long a trial that was told to stop may go on before its pod is deleted."
+        "30s", description="How long a pruned trial may continue to run before its pod is deleted."
     )
-    ttl_after_finished: Duration = Field("1d", description="How long finished Jobs and their logs are kept.")
+    ttl_after_finished: Duration = Field("1d", description="How long to keep finished Jobs and their logs.")
     template: PodTemplate = Field(
-        description="A PodTemplateSpec. Its container `trainer` runs the trial; request GPUs there."
+        description="Pod template (a PodTemplateSpec). Its container `trainer` runs the trial and requests "
+        "GPUs."
     )
 
 
 class RefitSpec(Model, json_schema_extra=rules.REFIT):
-    """One more Job when the study has completed, with the best trial's parameters: the final training.
+    """Final training: one more Job, with the best trial's parameters, after the study has completed.
 
-    Without objective, script and command it runs what a trial runs. TUNING_ROLE is `final` there. A change of
-    these fields, or another best trial, makes a new refit; that is also how a failed one is tried again.
+    If none of objective, script and command is set, it runs what a trial runs. TUNING_ROLE is set to `final`.
+    Changing these fields, or a new best trial, starts a new refit; to retry a failed one, change a field.
     """
 
     objective: Function | None = Field(
         None,
-        description="`module:function`: takes the best trial, may return its value, and says where the model "
-        'is by trial.set_user_attr("model", ...).',
+        description="Function to run, as `module:function`. Takes the best trial and may return its value. "
+        'Call trial.set_user_attr("model", ...) to record where the model is.',
     )
     script: Script | None = Field(
         None,
-        description="An Optuna script: `optimize` returns at once, and the code below it runs, with "
-        'best_params and the like. study.set_user_attr("model", ...) says where the model is.',
+        description="Optuna script to run. `optimize` returns immediately, and the code below it runs with "
+        'study.best_params. Call study.set_user_attr("model", ...) to record where the model is.',
     )
     command: Command | None = Field(
         None,
-        description="Any program; the best parameters reach it as a trial's do. A JSON object in the file "
-        'that TUNING_RESULT_FILE names is kept: {"model": ...} says where the model is.',
+        description="Program to run, in any language. The best parameters are passed as in a trial. The JSON "
+        'object in the file named by TUNING_RESULT_FILE is recorded: {"model": ...} is where the model is.',
     )
-    source: Source | None = Field(None, description="Code from a ConfigMap. Omitted: the trial's source.")
+    source: Source | None = Field(
+        None, description="ConfigMap with the code. Defaults to the trial's source."
+    )
     metric: Name | None = Field(
         None,
-        description="Several objectives only: of the Pareto front, the trial with the best value of this "
-        "metric is taken.",
+        description="Metric whose best trial in the Pareto front is used. Required with several objectives.",
     )
     retries: int = Field(
         2,
-        description="How often a refit that fails is tried again, in a new pod and after a while. A pod that "
-        "was evicted or drained does not count.",
+        description="Number of times to retry a failed refit, in a new pod and with back-off. Evicted or "
+        "drained pods do not count.",
         ge=0,
         le=20,
     )
     timeout: Duration | None = Field(
         None,
-        description="How long one try may run, for example 6h. Omitted: as long as it takes.",
+        description="Maximum run time of one attempt, for example 6h. If omitted, there is no limit.",
         json_schema_extra=rules.DURATION,
     )
     template: PodTemplate | None = Field(
-        None, description="A PodTemplateSpec with a container `trainer`. Omitted: the trial's template."
+        None, description="Pod template with a container `trainer`. Defaults to the trial's template."
     )
 
 
 class WarmStart(Model):
-    """Continue from another study's trials.
+    """Another study to continue from.
 
-    They are copied once, when this study is created: complete and pruned ones whose parameters its search
-    space allows. The sampler and the pruner learn from them, and one of them may be the best.
+    Its complete and pruned trials are copied once, when this study is created, if their parameters are in
+    this search space. The sampler and the pruner learn from them, and one of them may be the best trial.
     """
 
     study: str = Field(
-        description="The name of a study in this namespace. Its record counts, so the resource may be "
-        "deleted by now (deletionPolicy Retain). Its trials do not count towards maxTrials.",
+        description="Name of a study in this namespace. Its TuningStudy may have been deleted, as long as "
+        "its record was kept (deletionPolicy: Retain). Copied trials do not count towards maxTrials.",
         min_length=1,
         max_length=253,
         json_schema_extra=rules.STUDY_NAME,
@@ -292,144 +303,157 @@ class WarmStart(Model):
 
 
 class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
-    """What to optimize, over which parameters, how, and what a trial runs."""
+    """Specification of the study: what to optimize, how, and what a trial runs."""
 
     objectives: list[Objective] = Field(
-        description="What to optimize; several make the study multi-objective.",
+        description="Metrics to optimize. With more than one, the study is multi-objective.",
         min_length=1,
         max_length=8,
         json_schema_extra=rules.OBJECTIVES,
     )
     search_space: list[Parameter] | None = Field(
         None,
-        description="The parameters. Omitted: the objective suggests its own (define-by-run).",
+        description="Parameters to optimize. If omitted, the objective suggests them (define-by-run).",
         min_length=1,
         max_length=100,
         json_schema_extra=rules.SEARCH_SPACE,
     )
-    sampler: Sampler = Field(Sampler(), description="How trials are proposed.")
+    sampler: Sampler = Field(
+        Sampler(), description="Optuna sampler, which proposes the parameters of trials."
+    )
     pruner: Pruner | None = Field(
         None,
-        description="How hopeless trials are found. Omitted: MedianPruner with Optuna's defaults for one "
-        "objective, none for several. NopPruner switches pruning off.",
+        description="Optuna pruner, which stops unpromising trials early. Defaults to MedianPruner with one "
+        "objective; with several, there is no pruning. Use NopPruner to disable pruning.",
     )
     max_trials: int = Field(
-        description="The study completes after this many trials, failed and pruned ones included.",
+        description="Complete the study after this many trials, including failed and pruned ones.",
         ge=1,
         le=1_000_000,
     )
-    parallelism: int = Field(1, description="How many trials run at the same time.", ge=1, le=10_000)
+    parallelism: int = Field(
+        1, description="Maximum number of trials that run at the same time.", ge=1, le=10_000
+    )
     max_failed_trials: int = Field(
-        10, description="The study fails once more trials than this have failed.", ge=0
+        10, description="Fail the study once more than this many trials have failed.", ge=0
     )
     max_trials_without_improvement: int | None = Field(
         None,
-        description="The study completes after this many completed trials in a row without a better value.",
+        description="Complete the study after this many complete trials in a row without a better value.",
         ge=1,
     )
     timeout: Duration | None = Field(
         None,
-        description="How long the study may run, counted from its start or last resumption, for example 12h.",
+        description="Maximum run time of the study since it was started or last resumed, for example 12h.",
         json_schema_extra=rules.DURATION,
     )
     initial_trials: list[dict[str, Scalar]] = Field(
         default_factory=list,
-        description="Known good points, tried first; parameters left out are sampled.",
+        description="Parameters to try first, for example known good ones. Omitted parameters are sampled.",
         max_length=1000,
     )
     warm_start: WarmStart | None = Field(None, json_schema_extra=rules.WARM_START)
-    suspend: bool = Field(False, description="While true, no trial is started; running trials finish.")
-    deletion_policy: Literal["Retain", "Delete"] = Field(
-        "Retain", description="What happens to the study in the database when this resource is deleted."
+    suspend: bool = Field(
+        False, description="Suspend the study: no new trials are started, and running trials finish."
     )
-    trial: TrialSpec = Field(description="What one trial runs.")
+    deletion_policy: Literal["Retain", "Delete"] = Field(
+        "Retain",
+        description="Whether to keep or delete the study's record in the database when this resource is "
+        "deleted.",
+    )
+    trial: TrialSpec = Field(description="What a trial runs.")
     refit: RefitSpec | None = None
 
 
 class Condition(Model):
-    """A Kubernetes condition."""
+    """A condition of the study."""
 
-    type: str = Field(description="Accepted, Stalled, Suspended, Complete or Failed.")
-    status: Literal["True", "False", "Unknown"] = Field(description="Whether the condition holds.")
-    reason: str = Field(description="A word for programs.")
-    message: str = Field(description="A sentence for people, with the mend where something is wrong.")
-    observed_generation: int | None = Field(None, description="The generation this was judged from.")
-    last_transition_time: str = Field(description="When status last changed (RFC 3339).")
+    type: str = Field(description="Type of the condition: Accepted, Stalled, Suspended, Complete or Failed.")
+    status: Literal["True", "False", "Unknown"] = Field(
+        description="Status of the condition: True, False or Unknown."
+    )
+    reason: str = Field(description="Machine-readable reason.")
+    message: str = Field(description="Human-readable message, with a suggested fix.")
+    observed_generation: int | None = Field(
+        None, description="Generation of the spec that the condition is based on."
+    )
+    last_transition_time: str = Field(description="Time of the last change of status (RFC 3339).")
 
 
 class TrialCounts(Model):
-    """Trials by state."""
+    """Number of trials by state."""
 
-    total: int = Field(0, description="All trials of the study.")
-    running: int = Field(0, description="Trials running now.")
-    complete: int = Field(0, description="Trials that returned a value.")
-    pruned: int = Field(0, description="Trials stopped early.")
-    failed: int = Field(0, description="Trials that ended without a value.")
+    total: int = Field(0, description="Number of all trials.")
+    running: int = Field(0, description="Number of trials that are running.")
+    complete: int = Field(0, description="Number of trials that returned a value.")
+    pruned: int = Field(0, description="Number of trials that were stopped early.")
+    failed: int = Field(0, description="Number of trials that ended without a value.")
     copied: int | None = Field(
-        None, description="Trials taken from spec.warmStart, in none of the other counts."
+        None, description="Number of trials copied from spec.warmStart; not included in the other counts."
     )
 
 
 class BestTrial(Model):
-    """A trial worth having."""
+    """A Pareto-optimal trial."""
 
-    number: int = Field(description="The trial's number.")
-    values: list[float] = Field(description="Its values, in the order of the objectives.")
-    parameters: dict[str, Any] = Field(description="Its parameters.")
+    number: int = Field(description="Number of the trial.")
+    values: list[float] = Field(description="Values of the trial, in the order of the objectives.")
+    parameters: dict[str, Any] = Field(description="Parameters of the trial.")
 
 
 class RefitStatus(Model):
-    """How the refit stands."""
+    """Observed state of the refit."""
 
     phase: Literal["Pending", "Running", "Completed", "Failed"] = Field(
-        description="Pending while no pod of it runs. Of the refit alone: the study's phase is Completed "
-        "already."
+        description="Phase of the refit, independent of the study's phase. Pending while no pod is running."
     )
-    job: str = Field(description="The Job's name; its log is `kubectl logs job/NAME`.")
-    trial: int | None = Field(
-        None, description="The number of the trial whose parameters are used; absent where there is none."
-    )
+    job: str = Field(description="Name of the Job. To read its log, run `kubectl logs job/NAME`.")
+    trial: int | None = Field(None, description="Number of the trial whose parameters are used.")
     values: list[float] | None = Field(
-        None, description="What the final training returned, in the order of the objectives, if it did."
+        None, description="Values that the refit returned, in the order of the objectives."
     )
     model: str | None = Field(
-        None, description="Where the model is: the user attribute `model` that the final training set."
+        None, description="Where the model is: the user attribute `model` set by the refit."
     )
     attributes: dict[str, Any] | None = Field(
-        None, description="The other user attributes that the final training set, the first 20."
+        None, description="Other user attributes set by the refit (the first 20)."
     )
-    message: str | None = Field(None, description="What stands in its way, or why it failed, with the mend.")
+    message: str | None = Field(None, description="Why the refit is pending or failed, with a suggested fix.")
 
 
 class TuningStudyStatus(Model):
-    """How the study stands. Its size does not grow with the number of trials."""
+    """Observed state of the study. Its size does not grow with the number of trials."""
 
     phase: Literal["Pending", "Running", "Suspended", "Completed", "Failed"] | None = Field(
-        None, description="The whole story in a word; conditions tell the rest."
+        None, description="Overall state of the study. See conditions for details."
     )
     conditions: list[Condition] = Field(
         default_factory=list,
-        description="Accepted, Stalled, Suspended, Complete, Failed.",
+        description="Conditions of the study: Accepted, Stalled, Suspended, Complete and Failed.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
-    observed_generation: int | None = Field(None, description="The generation this status belongs to.")
-    start_time: str | None = Field(
-        None, description="When trials began, or began again after completion or suspension."
+    observed_generation: int | None = Field(
+        None, description="Generation of the spec that this status is based on."
     )
-    completion_time: str | None = Field(None, description="When the study ended.")
-    progress: str | None = Field(None, description="Finished trials / maxTrials.")
-    trials: TrialCounts | None = Field(None, description="Trials by state.")
-    best: BestTrial | None = Field(None, description="The best trial so far (single objective).")
+    start_time: str | None = Field(
+        None, description="Time at which the study started, or resumed after completion or suspension."
+    )
+    completion_time: str | None = Field(None, description="Time at which the study completed or failed.")
+    progress: str | None = Field(
+        None, description="Number of finished trials and maxTrials, for example 6/10."
+    )
+    trials: TrialCounts | None = Field(None, description="Number of trials by state.")
+    best: BestTrial | None = Field(None, description="Best trial so far (single objective).")
     pareto_front: list[BestTrial] | None = Field(
         None,
-        description="The trials no other dominates (several objectives); at most 50, with the best in "
-        "each objective among them.",
+        description="Pareto-optimal trials (several objectives): at most 50, including the best in each "
+        "objective.",
     )
-    refit: RefitStatus | None = Field(None, description="The final training (spec.refit).")
+    refit: RefitStatus | None = Field(None, description="State of the refit (spec.refit).")
 
 
 class TuningStudy(BaseModel):
-    """The resource as the API server gives it; metadata stays a plain mapping."""
+    """The resource as returned by the API server; metadata is left as a plain mapping."""
 
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
 

@@ -1,4 +1,4 @@
-"""The trainer runtime as one zip file that Python runs as it is; it goes into the trials' ConfigMap."""
+"""The trainer runtime as a zip file that Python can run; it is mounted from a ConfigMap."""
 
 import hashlib
 import io
@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 PACKAGE = "tuning_trainer"
 START = b"from tuning_trainer.__main__ import start\n\nstart()\n"
-EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time a zip can hold: the same files give the same bytes
+EPOCH = (1980, 1, 1, 0, 0, 0)  # fixed (the oldest time in a zip), so that the same files give the same bytes
 
 
 class TrainerArchive(NamedTuple):
-    """The runtime's bytes and their name."""
+    """The runtime's zip file."""
 
     content: bytes
     digest: str
@@ -23,7 +23,7 @@ class TrainerArchive(NamedTuple):
 
 @cache
 def trainer_archive() -> TrainerArchive:
-    """Return the archive of the installed runtime; the same bytes each time."""
+    """Return the archive of the installed runtime, which is always the same bytes."""
     files = {f"{PACKAGE}/{name}": content for name, content in _sources(resources.files(PACKAGE)).items()}
     content = _zip({"__main__.py": START, **files})
     return TrainerArchive(content, hashlib.sha256(content).hexdigest())

@@ -32,7 +32,7 @@ def parsed(*parameters: dict[str, Any]) -> list[Parameter]:
     return [Parameter.model_validate(parameter) for parameter in parameters]
 
 
-def told(parameters: list[dict[str, Any]], *initial: dict[str, Any]) -> list[tuple[str, str]]:
+def flaws(parameters: list[dict[str, Any]], *initial: dict[str, Any]) -> list[tuple[str, str]]:
     return [tuple(flaw) for flaw in space.problems(parsed(*parameters), initial)]
 
 
@@ -48,55 +48,61 @@ GOOD_SPACES = [
     [LR, when(parameter="lr", atMost=1e-5)],
     [NESTEROV, when(parameter="nesterov", equals=None)],
     [NESTEROV, when(parameter="nesterov", equals=False)],
+    [NESTEROV, when(parameter="nesterov", anyOf=[None, True])],
     [{"name": "one", "type": "float", "low": 1, "high": 1}],
     [{"name": "mixed", "type": "categorical", "choices": ["1", 1, None]}],
     [{"name": "third", "type": "float", "low": 0.1, "high": 0.3, "step": 0.2}],
 ]
 
 BAD_SPACES = [
-    ([LR, LR], "searchSpace[1].name", "declared already as searchSpace[0]: rename or remove one"),
+    ([LR, LR], "searchSpace[1].name", "already declared as searchSpace[0]: rename or remove one"),
     ([LAYERS | {"low": 4}], "searchSpace[0].low", "layers has low 4 above high 3: swap them"),
-    ([LR | {"low": 0}], "searchSpace[0].low", "low must be above 0, not 0: raise it or remove log"),
+    ([LR | {"low": 0}], "searchSpace[0].low", "low must be above 0, not 0: raise low or remove log"),
     ([LR | {"step": 0.01}], "searchSpace[0].step", "both step and log"),
-    ([UNITS | {"step": 0}], "searchSpace[0].step", "it must be above 0"),
-    ([UNITS | {"step": 500}], "searchSpace[0].step", "more than its whole range"),
-    ([DROPOUT | {"step": 1e-17}], "searchSpace[0].step", "too small for a range"),
-    ([LAYERS | {"low": None}], "searchSpace[0].low", "say where its range begins"),
-    ([LAYERS | {"high": None}], "searchSpace[0].high", "say where its range ends"),
+    ([UNITS | {"step": 0}], "searchSpace[0].step", "a step must be above 0: correct or remove it"),
+    ([UNITS | {"step": 500}], "searchSpace[0].step", "larger than its range"),
+    ([DROPOUT | {"step": 1e-17}], "searchSpace[0].step", "too small for the range"),
+    ([LAYERS | {"low": None}], "searchSpace[0].low", "needs low: set the smallest value"),
+    ([LAYERS | {"high": None}], "searchSpace[0].high", "needs high: set the largest value"),
     ([LAYERS | {"high": 3.5}], "searchSpace[0].high", "must be a whole number (at most 2^53), not 3.5"),
     ([LAYERS | {"high": 1e17}], "searchSpace[0].high", "must be a whole number"),
     ([MOMENTUM | {"high": float("inf")}], "searchSpace[0].high", "must be a finite number"),
-    ([LAYERS | {"choices": [1]}], "searchSpace[0].choices", "takes no choices"),
+    ([LAYERS | {"choices": [1]}], "searchSpace[0].choices", "can't have choices"),
     ([OPTIMIZER | {"choices": None}], "searchSpace[0].choices", "needs choices"),
-    ([OPTIMIZER | {"low": 1}], "searchSpace[0].low", "takes no low"),
-    ([OPTIMIZER | {"log": True}], "searchSpace[0].log", "takes no log"),
-    ([OPTIMIZER | {"choices": ["a", "b", "a"]}], "searchSpace[0].choices[2]", '"a" is there twice'),
+    ([OPTIMIZER | {"low": 1}], "searchSpace[0].low", "can't have low"),
+    ([OPTIMIZER | {"log": True}], "searchSpace[0].log", "can't have log"),
+    ([OPTIMIZER | {"choices": ["a", "b", "a"]}], "searchSpace[0].choices[2]", '"a" is listed twice'),
     (
         [OPTIMIZER | {"choices": [1, True]}],
         "searchSpace[0].choices[1]",
-        "true and choices[0] 1 are one value",
+        "true and 1 (choices[0]) are the same value to Optuna",
     ),
-    ([OPTIMIZER | {"choices": [float("nan")]}], "searchSpace[0].choices[0]", "is no finite number"),
-    ([when(parameter="lr", equals=1)], "searchSpace[0].when.parameter", "does not have"),
+    ([OPTIMIZER | {"choices": [float("nan")]}], "searchSpace[0].choices[0]", "is not a finite number"),
+    ([when(parameter="lr", equals=1)], "searchSpace[0].when.parameter", "is not in searchSpace"),
     ([when(parameter="momentum", atLeast=1)], "searchSpace[0].when.parameter", "depends on itself"),
     ([DEEP, LAYERS], "searchSpace[0].when.parameter", "declared after it: move it above units"),
     ([LAYERS, when(parameter="layers")], "searchSpace[1].when", "exactly one of equals"),
+    ([LAYERS, when(parameter="layers", equals=None)], "searchSpace[1].when.equals", "null is not a whole"),
     ([LAYERS, when(parameter="layers", atLeast=1, atMost=2)], "searchSpace[1].when", "exactly one of equals"),
     (
         [OPTIMIZER, when(parameter="optimizer", atLeast=1)],
         "searchSpace[1].when.atLeast",
         "use equals or anyOf",
     ),
-    ([OPTIMIZER, when(parameter="optimizer", equals="sgd")], "searchSpace[1].when.equals", 'write "SGD"'),
+    (
+        [OPTIMIZER, when(parameter="optimizer", equals="sgd")],
+        "searchSpace[1].when.equals",
+        'did you mean "SGD"?',
+    ),
     (
         [OPTIMIZER, when(parameter="optimizer", anyOf=["SGD", "X"])],
         "searchSpace[1].when.anyOf[1]",
-        'this can never hold, since "X" is no choice of optimizer: choose one of "Adam", "SGD"',
+        'this is never true, since "X" is not a choice of optimizer: use one of "Adam", "SGD"',
     ),
     (
         [LAYERS, when(parameter="layers", anyOf=[1, 1.0])],
         "searchSpace[1].when.anyOf[1]",
-        "one value to Optuna",
+        "the same value to Optuna",
     ),
     (
         [LAYERS, when(parameter="layers", equals=4)],
@@ -104,7 +110,7 @@ BAD_SPACES = [
         "outside the range of layers",
     ),
     ([LAYERS, when(parameter="layers", equals=True)], "searchSpace[1].when.equals", "true is not a whole"),
-    ([DROPOUT, when(parameter="dropout", equals=0.25)], "searchSpace[1].when.equals", "write 0.2 or 0.3"),
+    ([DROPOUT, when(parameter="dropout", equals=0.25)], "searchSpace[1].when.equals", "use 0.2 or 0.3"),
     ([LR, when(parameter="lr", equals=0.01)], "searchSpace[1].when.equals", "use atLeast or atMost"),
     ([LAYERS, when(parameter="layers", atLeast=4)], "searchSpace[1].when.atLeast", "layers is at most 3"),
     ([LAYERS, when(parameter="layers", atMost=0)], "searchSpace[1].when.atMost", "layers is at least 1"),
@@ -125,71 +131,71 @@ GOOD_TRIALS = [
 
 BAD_TRIALS = [
     ({"layer": 2}, "initialTrials[0].layer", "did you mean layers?"),
-    ({"zzz": 2}, "initialTrials[0].zzz", "correct the name, or remove it. It has: lr,"),
-    ({"lr": 1}, "initialTrials[0].lr", "1 is outside the range of lr, 1e-05 to 0.1"),
+    ({"zzz": 2}, "initialTrials[0].zzz", "correct or remove it. Its parameters are lr,"),
+    ({"lr": 1}, "initialTrials[0].lr", "1 is outside the range of lr: use a value from 1e-05 to 0.1"),
     ({"lr": True}, "initialTrials[0].lr", "true is not a number"),
     ({"lr": None}, "initialTrials[0].lr", "null is not a number"),
     ({"lr": "0.01"}, "initialTrials[0].lr", "write 0.01 without quotes"),
     ({"lr": float("nan")}, "initialTrials[0].lr", "outside the range"),
-    ({"layers": 1.5}, "initialTrials[0].layers", "1.5 is no whole number, but layers is an int: round it"),
-    ({"layers": 2, "units": 100}, "initialTrials[0].units", "write 64 or 128"),
-    ({"dropout": 0.45}, "initialTrials[0].dropout", "write 0.4 or 0.5"),
-    ({"optimizer": "adam"}, "initialTrials[0].optimizer", 'write "Adam", which it has'),
-    ({"nesterov": 1}, "initialTrials[0].nesterov", "write true, which it has"),
-    ({"nesterov": "null"}, "initialTrials[0].nesterov", "write null, which it has"),
+    ({"layers": 1.5}, "initialTrials[0].layers", "1.5 is not a whole number, but layers is an int: round it"),
+    ({"layers": 2, "units": 100}, "initialTrials[0].units", "use 64 or 128"),
+    ({"dropout": 0.45}, "initialTrials[0].dropout", "use 0.4 or 0.5"),
+    ({"optimizer": "adam"}, "initialTrials[0].optimizer", 'did you mean "Adam"?'),
+    ({"nesterov": 1}, "initialTrials[0].nesterov", "did you mean true?"),
+    ({"nesterov": "null"}, "initialTrials[0].nesterov", "did you mean null?"),
     (
         {"layers": 1, "units": 64},
         "initialTrials[0].units",
-        "there is no units in this trial, since layers is 1",
+        "this trial has no units, since layers is 1",
     ),
 ]
 
 
 @pytest.mark.parametrize("parameters", GOOD_SPACES)
 def test_a_good_search_space_has_no_problems(parameters: list[dict[str, Any]]) -> None:
-    assert told(parameters) == []
+    assert flaws(parameters) == []
 
 
 @pytest.mark.parametrize(("parameters", "field", "message"), BAD_SPACES)
-def test_a_bad_search_space_is_told_with_the_mend(
+def test_a_bad_search_space_is_refused_with_a_fix(
     parameters: list[dict[str, Any]], field: str, message: str
 ) -> None:
-    [(where, words)] = told(parameters)
+    [(where, text)] = flaws(parameters)
     assert where == field
-    assert message in words
+    assert message in text
 
 
 @pytest.mark.parametrize("trial", GOOD_TRIALS)
 def test_a_good_initial_trial_has_no_problems(trial: dict[str, Any]) -> None:
-    assert told(ALL, trial) == []
+    assert flaws(ALL, trial) == []
 
 
 @pytest.mark.parametrize(("trial", "field", "message"), BAD_TRIALS)
-def test_a_bad_initial_trial_is_told_with_the_mend(trial: dict[str, Any], field: str, message: str) -> None:
-    [(where, words)] = told(ALL, trial)
+def test_a_bad_initial_trial_is_refused_with_a_fix(trial: dict[str, Any], field: str, message: str) -> None:
+    [(where, text)] = flaws(ALL, trial)
     assert where == field
-    assert message in words
+    assert message in text
 
 
 def test_an_initial_trial_is_not_tried_twice() -> None:
-    [(field, message)] = told(ALL, {"layers": 1}, {"lr": 0.01}, {"layers": 1.0})
+    [(field, message)] = flaws(ALL, {"layers": 1}, {"lr": 0.01}, {"layers": 1.0})
     assert field == "initialTrials[2]"
-    assert "initialTrials[0] again" in message
+    assert "the same as initialTrials[0]" in message
 
 
 def test_a_grandparent_that_rules_a_parameter_out_is_seen() -> None:
     child = MOMENTUM | {"when": {"parameter": "units", "atLeast": 128}}
-    [(field, message)] = told([LAYERS, DEEP, child], {"layers": 1, "momentum": 0.5})
+    [(field, message)] = flaws([LAYERS, DEEP, child], {"layers": 1, "momentum": 0.5})
     assert field == "initialTrials[0].momentum"
     assert "(see the when of units)" in message
 
 
-def test_without_a_search_space_any_initial_trial_may_be_good() -> None:
+def test_without_a_search_space_any_initial_trial_may_be_valid() -> None:
     assert space.problems(None, [{"anything": True}]) == ()
 
 
-def test_each_problem_is_told_at_once() -> None:
-    fields = [field for field, _ in told([LAYERS | {"low": 4}, OPTIMIZER | {"choices": None}])]
+def test_all_problems_are_found_at_once() -> None:
+    fields = [field for field, _ in flaws([LAYERS | {"low": 4}, OPTIMIZER | {"choices": None}])]
     assert fields == ["searchSpace[0].low", "searchSpace[1].choices"]
 
 

@@ -87,8 +87,8 @@ def test_durations(text: str, length: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "1.5h", "1 h", "30m1h", "-1s", "123456789s"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="write it like 90s, 20m, 1h30m or 2d"):
+def test_invalid_durations_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="use a number and a unit, for example 90s, 20m, 1h30m or 2d"):
         duration.seconds(text)
     with pytest.raises(ValidationError, match="timeout"):
         TuningStudy.model_validate(changed(timeout=text))

@@ -170,7 +170,7 @@ BAD_SAMPLERS = [
     ),
     (sampler("GridSampler") | {"initialTrials": [{"x": 0.5}]}, "initialTrials[0]", "y, z"),
     (sampler("CmaEsSampler") | {"objectives": [LOSS, COST]}, "sampler.name", "one objective"),
-    ({"initialTrials": [{"x": 0.3}]}, "initialTrials[0].x", "write 0.25 or 0.5"),
+    ({"initialTrials": [{"x": 0.3}]}, "initialTrials[0].x", "use 0.25 or 0.5"),
     ({"searchSpace": [X | {"high": -1}]}, "searchSpace[0].low", "swap them"),
 ]
 

@@ -1,11 +1,11 @@
-"""The search space: what is wrong with one, which parameters a trial has, and each one's distribution.
+"""The search space: its checks, the parameters that a trial has, and their distributions.
 
-Pure, so that the operator, the study server and the local mode say the same. `problems` repeats what the CEL
-rules say (`tuning_operator.resource.rules`), for studies that no API server has seen.
+Pure, and shared by the operator, the study server and the local mode. `problems` repeats the checks of the
+CEL rules (`tuning_operator.resource.rules`), for studies that no API server has validated.
 """
 
 from tuning_operator.resource.space.check import problems
+from tuning_operator.resource.space.conditions import exists, next_parameter
 from tuning_operator.resource.space.values import Flaw, distribution, value_flaw, values
-from tuning_operator.resource.space.walk import exists, next_parameter
 
 __all__ = ["Flaw", "distribution", "exists", "next_parameter", "problems", "value_flaw", "values"]

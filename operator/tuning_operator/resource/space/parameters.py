@@ -1,4 +1,4 @@
-"""What can be wrong with one parameter; `field` is the path within it."""
+"""Checks of a single parameter, apart from its condition; `field` is the path within it."""
 
 import math
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from tuning_operator.resource.space.values import Flaw, shown
 from tuning_operator.resource.study import Parameter, Scalar
 
 _LARGEST_INT = 2**53
-"""Up to it, every whole number is a double."""
+"""Up to this, a double holds every whole number."""
 _FINEST = 1e15
-"""The most steps a range can have; beyond, neighbouring values are one to a double."""
+"""The most steps in a range; with more, a double can't distinguish adjacent values."""
 
 
 def parameter_flaws(parameter: Parameter) -> Iterator[Flaw]:
-    """Yield what is wrong with a parameter, its condition aside."""
+    """Yield what is wrong with a parameter, apart from its condition."""
     if parameter.type == "categorical":
         yield from _categorical_flaws(parameter)
     else:
@@ -22,17 +22,17 @@ def parameter_flaws(parameter: Parameter) -> Iterator[Flaw]:
 
 
 def duplicate_flaws(field: str, values: list[Scalar]) -> Iterator[Flaw]:
-    """Yield the values that are there before: Optuna takes 1, 1.0 and true for one and the same."""
+    """Yield the duplicates; Optuna treats 1, 1.0 and true as the same value."""
     for index, value in enumerate(values):
         first = values.index(value)
         if first == index:
             continue
         if type(values[first]) is type(value):
-            message = f"{shown(value)} is there twice: remove one"
+            message = f"{shown(value)} is listed twice: remove one"
         else:
             message = (
-                f"{shown(value)} and {field}[{first}] {shown(values[first])} are one value to Optuna: "
-                "remove one, or write both as texts"
+                f"{shown(value)} and {shown(values[first])} ({field}[{first}]) are the same value to Optuna: "
+                "remove one, or quote both to make them strings"
             )
         yield Flaw(f"{field}[{index}]", message)
 
@@ -40,7 +40,7 @@ def duplicate_flaws(field: str, values: list[Scalar]) -> Iterator[Flaw]:
 def _categorical_flaws(parameter: Parameter) -> Iterator[Flaw]:
     name = parameter.name
     if not parameter.choices:
-        yield Flaw("choices", f"{name} is categorical, which needs choices: list the values to choose from")
+        yield Flaw("choices", f"{name} is categorical and needs choices: list the values to choose from")
     given = {
         "low": parameter.low,
         "high": parameter.high,
@@ -48,33 +48,38 @@ def _categorical_flaws(parameter: Parameter) -> Iterator[Flaw]:
         "log": parameter.log or None,
     }
     for field in (field for field, value in given.items() if value is not None):
-        message = f"{name} is categorical and takes no {field}: remove it, or make the type float or int"
+        message = (
+            f"{name} is categorical, so it can't have {field}: remove it, or change type to float or int"
+        )
         yield Flaw(field, message)
     for index, choice in enumerate(parameter.choices or []):
         if isinstance(choice, float) and not math.isfinite(choice):
-            yield Flaw(f"choices[{index}]", f"{choice} is no finite number: write it as a text, or remove it")
+            yield Flaw(
+                f"choices[{index}]",
+                f"{choice} is not a finite number: quote it to make it a string, or remove it",
+            )
     yield from duplicate_flaws("choices", list(parameter.choices or []))
 
 
 def _field_flaws(parameter: Parameter) -> Iterator[Flaw]:
     name, kind = parameter.name, parameter.type
     if parameter.choices is not None:
-        message = f"{name} is of type {kind}, which takes no choices: remove them, or make it categorical"
+        message = (
+            f"{name} is of type {kind}, so it can't have choices: remove them, or change type to categorical"
+        )
         yield Flaw("choices", message)
     numbers = {"low": parameter.low, "high": parameter.high, "step": parameter.step}
     for field, value in numbers.items():
         if value is None:
             if field != "step":
-                where = "begins" if field == "low" else "ends"
-                yield Flaw(
-                    field, f"{name} is of type {kind}, which needs {field}: say where its range {where}"
-                )
+                which = "smallest" if field == "low" else "largest"
+                yield Flaw(field, f"{name} is of type {kind} and needs {field}: set the {which} value")
         elif not math.isfinite(value):
-            yield Flaw(field, f"{name} has {field} {value}: it must be a finite number")
+            yield Flaw(field, f"{name} has {field} {value}, but {field} must be a finite number")
         elif kind == "int" and not (value.is_integer() and abs(value) <= _LARGEST_INT):
             message = (
-                f"{name} is an int, so its {field} must be a whole number (at most 2^53), not "
-                f"{shown(value)}: round it, or make the type float"
+                f"{name} is an int, so {field} must be a whole number (at most 2^53), not {shown(value)}: "
+                "round it, or change type to float"
             )
             yield Flaw(field, message)
 
@@ -85,8 +90,8 @@ def _range_flaws(parameter: Parameter) -> Iterator[Flaw]:
         yield Flaw("low", f"{name} has low {shown(low)} above high {shown(high)}: swap them")
     if parameter.log and low <= 0:
         message = (
-            f"{name} is sampled on a logarithmic scale (log), so low must be above 0, not {shown(low)}: "
-            "raise it or remove log"
+            f"{name} has a logarithmic scale (log: true), so low must be above 0, not {shown(low)}: "
+            "raise low or remove log"
         )
         yield Flaw("low", message)
     if parameter.step is not None:
@@ -96,19 +101,19 @@ def _range_flaws(parameter: Parameter) -> Iterator[Flaw]:
 def _step_flaws(parameter: Parameter, step: float, low: float, high: float) -> Iterator[Flaw]:
     name = parameter.name
     if parameter.log:
-        yield Flaw("step", f"{name} has both step and log, which exclude each other: remove one")
+        yield Flaw("step", f"{name} has both step and log, but Optuna allows only one of them: remove one")
     if step <= 0:
-        message = f"{name} has step {shown(step)}: it must be above 0; remove it for a range without steps"
+        message = f"{name} has step {shown(step)}, but a step must be above 0: correct or remove it"
         yield Flaw("step", message)
     elif low < high and step > (high - low) * 1.000001:  # 0.3 - 0.1 is less than 0.2
         message = (
-            f"{name} has step {shown(step)}, more than its whole range, so only {shown(low)} would be tried: "
-            "lower the step, or raise high"
+            f"{name} has step {shown(step)}, which is larger than its range, so only {shown(low)} would be "
+            "tried: lower step or raise high"
         )
         yield Flaw("step", message)
     elif low < high and (high - low) / step > _FINEST:
         message = (
-            f"{name} has step {shown(step)}, too small for a range from {shown(low)} to {shown(high)}: "
-            "raise it, or remove it for a range without steps"
+            f"{name} has step {shown(step)}, which is too small for the range {shown(low)} to {shown(high)}: "
+            "raise or remove it"
         )
         yield Flaw("step", message)

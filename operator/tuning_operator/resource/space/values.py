@@ -8,20 +8,20 @@ from typing import Any, NamedTuple, TypeGuard
 from tuning_operator.resource.study import Parameter, Scalar
 
 _OFF_STEP = 1e-8
-"""How far from a step Optuna's FloatDistribution lets a value be, in steps."""
+"""Tolerance of Optuna's FloatDistribution for a value between steps, in steps."""
 _LISTED = 10
-"""Choices that a message lists; of more it tells the first."""
+"""The number of choices that a message lists at most."""
 
 
 class Flaw(NamedTuple):
-    """What is wrong: the path in the manifest's spec, and a message that says how to mend it."""
+    """What is wrong: the path in the manifest's spec, and a message that says how to fix it."""
 
     field: str
     message: str
 
 
 def distribution(parameter: Parameter) -> dict[str, Any]:
-    """Return the distribution as Optuna's `distribution_to_json` has it, of a parameter without problems."""
+    """Return a valid parameter's distribution in the form of Optuna's `distribution_to_json`."""
     if parameter.type == "categorical":
         return {"name": "CategoricalDistribution", "attributes": {"choices": list(parameter.choices or [])}}
     low, high = bounds(parameter)
@@ -34,7 +34,7 @@ def distribution(parameter: Parameter) -> dict[str, Any]:
 
 
 def bounds(parameter: Parameter) -> tuple[float, float]:
-    """Return the smallest and largest value of a range, the largest on a step as Optuna has it."""
+    """Return the smallest and largest value of a range; as in Optuna, the largest is on a step."""
     low, high = parameter.low or 0.0, parameter.high or 0.0
     if not parameter.step:
         return low, high
@@ -43,7 +43,7 @@ def bounds(parameter: Parameter) -> tuple[float, float]:
 
 
 def size(parameter: Parameter) -> float:
-    """Return how many values there are; infinity for a range of floats without step."""
+    """Return the number of values; infinity for a range of floats without step."""
     if parameter.type == "categorical":
         return len(parameter.choices or [])
     low, high = bounds(parameter)
@@ -64,9 +64,9 @@ def values(parameter: Parameter) -> list[Scalar]:
 
 
 def same(one: Scalar, other: Scalar) -> bool:
-    """Whether two values are one to the manifest's author: 1 is 1.0, but neither true nor "1".
+    """Return whether two values are the same in a manifest: 1 is 1.0, but neither true nor "1".
 
-    Rounding aside: a value that steps led to (0.1 + 2 * 0.1) equals the one written (0.3).
+    Rounding is ignored: a value computed from steps (0.1 + 2 * 0.1) equals the written one (0.3).
     """
     if is_number(one) and is_number(other):
         return one == other or math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
@@ -74,12 +74,12 @@ def same(one: Scalar, other: Scalar) -> bool:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a value is a number; true and false are none."""
+    """Return whether a value is a number; true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def shown(value: Scalar) -> str:
-    """Return a value as the manifest has it: `true`, `null`, `"text"`, 10 for 10.0."""
+    """Return a value as written in a manifest: `true`, `null`, `"text"`, 10 for 10.0."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -91,15 +91,15 @@ _EXACT = 2**53
 
 
 def listed(several: list[Scalar]) -> str:
-    """Return values as a message lists them."""
+    """Return a list of values for a message."""
     text = ", ".join(shown(value) for value in several[:_LISTED])
     return text if len(several) <= _LISTED else f"{text} and {len(several) - _LISTED} more"
 
 
 def value_flaw(parameter: Parameter, value: Scalar) -> str | None:
-    """Return why a value is none of the parameter's, and the mend; None if it is one.
+    """Return why a parameter can't have a value and how to fix it; None if it can.
 
-    A whole number may be written either way (2, 2.0) for int and float: JSON does not tell them apart.
+    Whole numbers may be written as 2 or 2.0, for int and float, since JSON does not distinguish them.
     """
     if parameter.type == "categorical":
         return _choice_flaw(parameter, value)
@@ -108,11 +108,11 @@ def value_flaw(parameter: Parameter, value: Scalar) -> str | None:
     low, high = bounds(parameter)
     if not low <= value <= high:
         return (
-            f"{shown(value)} is outside the range of {parameter.name}, {shown(low)} to {shown(high)}: "
-            "choose a value within"
+            f"{shown(value)} is outside the range of {parameter.name}: use a value from {shown(low)} to "
+            f"{shown(high)}"
         )
     if parameter.type == "int" and not float(value).is_integer():
-        return f"{shown(value)} is no whole number, but {parameter.name} is an int: round it"
+        return f"{shown(value)} is not a whole number, but {parameter.name} is an int: round it"
     return _step_flaw(parameter, value, low)
 
 
@@ -120,11 +120,11 @@ def _choice_flaw(parameter: Parameter, value: Scalar) -> str | None:
     choices = parameter.choices or []
     if any(same(value, choice) for choice in choices):
         return None
-    message = f"{shown(value)} is no choice of {parameter.name}"
+    message = f"{shown(value)} is not a choice of {parameter.name}"
     alike = [choice for choice in choices if _text(choice) == _text(value) or choice == value]
     if alike:
-        return f"{message}: write {shown(alike[0])}, which it has"
-    return f"{message}: choose one of {listed(choices)}"
+        return f"{message}: did you mean {shown(alike[0])}?"
+    return f"{message}: use one of {listed(choices)}"
 
 
 def _text(value: Scalar) -> str:
@@ -139,7 +139,7 @@ def _type_flaw(parameter: Parameter, value: Scalar) -> str:
             return f"{message}: write {shown(float(value))} without quotes"
         except (ValueError, OverflowError):
             pass
-    return f"{message}: give {wanted}"
+    return f"{message}: use {wanted}"
 
 
 def _step_flaw(parameter: Parameter, value: float, low: float) -> str | None:
@@ -153,6 +153,6 @@ def _step_flaw(parameter: Parameter, value: float, low: float) -> str | None:
     above = float(Decimal(str(below)) + Decimal(str(step)))
     nearest = shown(below) if above > bounds(parameter)[1] else f"{shown(below)} or {shown(above)}"
     return (
-        f"{shown(value)} is off the steps of {parameter.name} (step {shown(step)} from {shown(low)}): "
-        f"write {nearest}"
+        f"{shown(value)} is not on a step of {parameter.name} (step {shown(step)} from {shown(low)}): "
+        f"use {nearest}"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
-from tuning_operator.resource.space.initial import unknown
+from tuning_operator.resource.space.check import unknown
 from tuning_operator.resource.space.values import size
 from tuning_operator.resource.study import Parameter
 from tuning_operator.studies.definition.named import Named
