@@ -75,10 +75,91 @@ def test_the_file_and_the_pattern_may_be_the_users_own(pod: Pod, twin: Twin) -> 
     assert twin.study.trials[0].value == 0.8
 
 
+def test_five_thousand_lines_take_few_requests(pod: Pod, twin: Twin) -> None:
+    ended = run(pod, "sh", "-c", "seq 1 5000 | sed 's/.*/step=& accuracy=0.&/'")
+    assert ended.code == 0, ended
+    record = twin.study.trials[0]
+    assert record.value == 0.5
+    assert len(record.intermediate_values) == 5000
+    assert len(twin.of("/report")) < 100
+    assert sum(len(body["values"]) for body in twin.of("/report")) == 5000
+
+
+def test_metrics_on_standard_error(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import logging
+        logging.basicConfig(level=logging.INFO)
+        for epoch in range(3):
+            logging.info("epoch %d accuracy=%s", epoch, epoch / 4)
+    """)
+    ended = run(pod, sys.executable, "train.py")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 0.5
+    assert twin.study.trials[0].intermediate_values == {0: 0.0, 1: 0.25, 2: 0.5}
+
+
+def test_a_progress_bar_of_any_length_is_read_at_its_end(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import sys
+        for i in range(20000):
+            sys.stdout.write(f"\\r{i}/20000 accuracy=0.{i}")
+        sys.stdout.write("\\raccuracy=0.75\\n")
+    """)
+    ended = run(pod, sys.executable, "train.py")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 0.75
+
+
+def test_a_line_without_end_is_read_whole_or_not_at_all(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import sys
+        sys.stdout.write("x" * 65530 + " accuracy=0.75\\n")
+        sys.stdout.write("x" * 2000000 + " accuracy=0.1\\n")
+        sys.stdout.write("done")
+    """)
+    ended = run(pod, sys.executable, "train.py")
+    assert ended.code == 0, ended
+    assert ended.out.endswith("accuracy=0.1\ndone")
+    assert twin.study.trials[0].value == 0.75
+
+
+def test_a_value_that_cannot_be_read_fails_the_trial_and_is_quoted(pod: Pod, twin: Twin) -> None:
+    ended = shell(pod, "echo accuracy=1,500")
+    assert ended.code == 1
+    assert twin.failure.category == "MetricUnreadable"
+    assert "the line 'accuracy=1,500': 1,500 may be 1500 or 1.500" in twin.failure.message
+    assert twin.failure.traceback == "accuracy=1,500\n"
+
+
+def test_a_value_that_cannot_be_read_on_the_way_is_logged_once(pod: Pod, twin: Twin) -> None:
+    ended = shell(pod, "echo accuracy=1,500; echo accuracy=2,500; echo accuracy=0.5")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 0.5
+    assert ended.err.count("the value of accuracy can't be read in the line 'accuracy=1,500'") == 1
+    assert "2,500" not in ended.err
+
+
+def test_steps_that_begin_again_in_each_epoch_grow(pod: Pod, twin: Twin) -> None:
+    ended = shell(
+        pod, "for e in 0 1; do for s in 0 100 200; do echo epoch=$e step=$s accuracy=0.$e$s; done; done"
+    )
+    assert ended.code == 0, ended
+    assert sorted(twin.study.trials[0].intermediate_values) == [0, 100, 200, 300, 400, 500]
+
+
+def test_values_that_repeat_a_step_are_logged_once(pod: Pod, twin: Twin) -> None:
+    ended = shell(pod, "for i in 1 2 3; do echo step=7 accuracy=0.$i; done; echo step=8 accuracy=0.5")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].intermediate_values == {7: 0.1, 8: 0.5}
+    assert ended.err.count("the line 'step=7 accuracy=0.2' repeats a step") == 1
+    assert ended.err.count("repeats a step") == 1
+
+
 def test_a_program_written_in_python_is_heard_at_once(pod: Pod, twin: Twin) -> None:
     """Its output would be held back otherwise, as to any pipe."""
     pod.write("""
         import os, threading
+        print("accuracy=0.4")
         print("accuracy=0.5")
         threading.Event().wait(60)
     """)
@@ -92,6 +173,7 @@ def test_a_program_written_in_python_is_heard_at_once(pod: Pod, twin: Twin) -> N
 SAVES_AND_STOPS = """
     trap 'echo saved > checkpoint; exit 3' TERM
     echo accuracy=0.1
+    echo accuracy=0.1
     while :; do sleep 0.1; done
 """
 
@@ -103,18 +185,42 @@ def hopeless(twin: Twin) -> None:
 def test_a_hopeless_program_is_asked_to_stop(pod: Pod, twin: Twin) -> None:
     hopeless(twin)
     ended = shell(
-        pod, "trap 'echo saved > checkpoint; exit 3' TERM; echo accuracy=0.1; while :; do sleep 0.1; done"
+        pod,
+        "trap 'echo saved > checkpoint; exit 3' TERM; echo epoch 1 accuracy=0.1; echo Epoch 2/9;"
+        "while :; do sleep 0.1; done",
     )
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "PRUNED"
     assert (pod.folder / "checkpoint").read_text() == "saved\n"
+    assert "pruned at step 1 with accuracy=0.1: stopping the program" in ended.err
+
+
+@pytest.mark.parametrize("line", ["accuracy=0.1", "epoch=10 accuracy=0.1"])
+def test_an_only_value_is_the_result_and_stops_nothing(pod: Pod, twin: Twin, line: str) -> None:
+    hopeless(twin)
+    ended = shell(pod, f"echo {line}; sleep 1; echo saved > model")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].state.name == "COMPLETE"
+    assert (pod.folder / "model").exists()
+    assert twin.of("/report") == []
+
+
+def test_the_last_value_stops_nothing(pod: Pod, twin: Twin) -> None:
+    twin.trial.should_prune = lambda: 2 in twin.study.trials[0].intermediate_values  # type: ignore[method-assign]
+    ended = shell(pod, "echo step=1 accuracy=0.1; echo step=2 accuracy=0.2; sleep 1; echo saved > model")
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].state.name == "COMPLETE"
+    assert (pod.folder / "model").exists()
 
 
 def test_a_hopeless_program_that_goes_on_is_killed_with_its_children(pod: Pod, twin: Twin) -> None:
     hopeless(twin)
     pod.environ["TUNING_CONFIG"] = '{"pruneGraceSeconds": 0.5}'
     child = f"{sys.executable} -c 'import time; time.sleep(60)'"
-    ended = shell(pod, f"trap '' TERM; echo accuracy=0.1; {child} & echo $! > child; {child}; {child}")
+    ended = shell(
+        pod,
+        f"trap '' TERM; echo accuracy=0.1; echo accuracy=0.1; {child} & echo $! > child; {child}; {child}",
+    )
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "PRUNED"
     wait_until_gone(int((pod.folder / "child").read_text()))
@@ -140,9 +246,22 @@ def test_sigterm_reaches_the_program_and_nothing_is_told(pod: Pod, twin: Twin) -
 @pytest.mark.parametrize(
     ("line", "category", "says"),
     [
-        ("echo oops >&2; exit 3", "ExitCode", "exit code 3; its last line: oops"),
-        ("kill -9 $$", "Killed", "signal 9"),
-        ("echo loss=0.1", "MetricMissing", "never wrote the metric accuracy"),
+        (
+            "echo oops >&2; exit 3",
+            "ExitCode",
+            "The program exited with code 3: oops; see `kubectl logs job/mnist-0 -c trainer`",
+        ),
+        ("exit 2", "ExitCode", "The program exited with code 2; see `kubectl logs job/mnist-0 -c trainer`"),
+        (
+            "echo bye; kill -9 $$",
+            "Killed",
+            "was killed by signal 9 (Killed): bye; see `kubectl logs job/mnist-0 -c trainer`",
+        ),
+        (
+            "echo loss=0.1",
+            "MetricMissing",
+            "no line of its output has a value for accuracy. It has values for loss.",
+        ),
         ("echo accuracy=nan", "BadValue", "The value nan is not acceptable"),
         ("echo {{momentum}}", "Parameters", "{{momentum}}, but the trial's parameters are: lr"),
     ],

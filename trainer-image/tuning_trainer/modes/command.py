@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.log import log
-from tuning_trainer.modes.metrics import MetricReader, Steps
+from tuning_trainer.metrics.reader import MetricReader, quoted, shown
+from tuning_trainer.metrics.steps import Progress
 from tuning_trainer.modes.parameters import fill_in, variables
 from tuning_trainer.modes.process import Program
 from tuning_trainer.outcome import Outcome, outcome_of_value
@@ -52,10 +53,16 @@ def run_command(arguments: list[str], settings: Settings, trial: Trial, metrics:
             raise
         if pruned:
             return Outcome("PRUNED")
-        outcome = _outcome(command, program, watch.last, metrics, settings.final)
+        outcome = _outcome(program, reader, metrics, settings.final, _log_command(settings, trial))
         for key, value in _attributes(Path(folder) / RESULT).items():
             trial.set_user_attr(key, value)
         return outcome
+
+
+def _log_command(settings: Settings, trial: Trial) -> str:
+    """Return how a user reads the log of this pod's Job."""
+    work = "refit" if settings.final else trial.number
+    return f"kubectl logs job/{settings.study.rpartition('/')[2]}-{work} -c trainer"
 
 
 def _attributes(file: Path) -> dict[str, Any]:
@@ -76,43 +83,56 @@ def _bad_result(what: str) -> Failure:
 
 
 class _Watch:
-    """Follows a program: reports its metrics as they come, and keeps the last of each."""
+    """Follows a program and reports its intermediate values as they come."""
 
     def __init__(
         self, program: Program, trial: Trial, metrics: list[str], reader: MetricReader, file: _Follower
     ) -> None:
-        self.last: dict[str, float] = {}
         self._program = program
         self._trial = trial
         self._metrics = metrics
         self._reader = reader
         self._file = file
-        self._steps = Steps()
+        self._progress = Progress()
+        self._said: set[str] = set()
 
     def until_end(self, grace: float) -> bool:
-        """Return when the program has ended; true if it was told to stop."""
+        """Return when the program has ended; true if it was stopped because the trial is unpromising."""
         while True:
-            event = self._program.next_event(LOOK_EVERY)
-            ended = event is not None and event.line is None
-            lines = [event.line] if event and event.line is not None else []
-            hopeless = [self._take(line) for line in (*lines, *self._file.new_lines(to_the_end=ended))]
+            lines, ended = self._program.new_lines(LOOK_EVERY)
+            values = [found for line in lines for found in self._read(line.text, line.on_error)]
+            values += [found for line in self._file.new_lines(to_the_end=ended) for found in self._read(line)]
             if ended:
+                self._trial.report_all([*values, *self._progress.rest()])
                 self._program.signal(signal.SIGKILL)  # children that it left behind
                 return False
-            if any(hopeless):
-                log("the trial is hopeless: stopping the program")
+            self._trial.report_all(values)
+            if values and self._trial.should_prune():
+                step, value = values[-1]
+                log(f"pruned at step {step} with {self._metrics[0]}={value}: stopping the program")
                 self._program.stop(grace)
                 return True
 
-    def _take(self, line: str) -> bool:
-        """Report what a line says; return whether the trial should stop."""
-        reading = self._reader.read(line)
-        self.last.update(reading.values)
-        step = self._steps.of(reading)
-        if step is None or len(self._metrics) > 1:
-            return False
-        self._trial.report(reading.values[self._metrics[0]], step)
-        return self._trial.should_prune()
+    def _read(self, line: str, on_error: bool = False) -> list[tuple[int, float]]:
+        """Read a line; return the values that are now known to be intermediate ones, with their steps."""
+        reading = self._reader.read(line, on_error=on_error)
+        for name, reason in self._reader.unreadable.items():
+            self._say_once(f"the value of {name} can't be read in the line {reason}", about=name)
+        if len(self._metrics) > 1:  # Optuna has intermediate values for one objective only
+            return []
+        values = self._progress.add(reading.position, reading.values.get(self._metrics[0]))
+        if self._progress.repeats:
+            self._say_once(
+                f"the line {quoted(line)} repeats a step, and only the first value of each step is used for "
+                "pruning: print a step that grows",
+                about="step",
+            )
+        return values
+
+    def _say_once(self, text: str, about: str) -> None:
+        if about not in self._said:
+            self._said.add(about)
+            log(text)
 
 
 class _Follower:
@@ -165,38 +185,30 @@ def _start(command: list[str], environ: dict[str, str]) -> Program:
 
 
 def _outcome(
-    command: list[str], program: Program, last: dict[str, float], metrics: list[str], final: bool
+    program: Program, reader: MetricReader, metrics: list[str], final: bool, log_command: str
 ) -> Outcome:
-    output = "".join(program.last_lines)
+    output = "".join(f"{shown(line)}\n" for line in program.last_lines)
     if program.exit_code:
-        raise TrialFailure(_exit_failure(command[0], program.exit_code, output))
-    missing = [name for name in metrics if name not in last]
+        raise TrialFailure(_exit_failure(program.exit_code, output, log_command))
+    missing = reader.missing()
     if missing and final:
         return Outcome("COMPLETE")
     if missing:
-        raise TrialFailure(_no_metric(missing, metrics, output))
-    values: list[Any] = [last[name] for name in metrics]
+        raise TrialFailure(missing._replace(traceback=output or None))
+    values: list[Any] = [reader.last[name] for name in metrics]
     return outcome_of_value(values, metrics)
 
 
-def _exit_failure(name: str, code: int, output: str) -> Failure:
-    said = output.rstrip().rpartition("\n")[2].strip()
-    number = -code if code < 0 else code - SHELL_SIGNALS  # a shell tells its program's signal as 128 + number
-    if number == signal.SIGKILL:
-        remedy = "Was there too little memory? Give the container a larger limit."
-    else:
-        remedy = "Its last lines tell more; exit code 0 means success."
-    how = f"ended with exit code {code}"
+def _exit_failure(code: int, output: str, log_command: str) -> Failure:
+    last = output.rstrip().rpartition("\n")[2].strip()
+    number = (
+        -code if code < 0 else code - SHELL_SIGNALS
+    )  # a shell reports its program's signal as 128 + number
+    what = f"exited with code {code}"
     if code < 0:
-        how = f"was killed by signal {number} ({signal.strsignal(number)})"
-    message = f"The program {name!r} {how}; its last line: {said}"
+        what = f"was killed by signal {number} ({signal.strsignal(number)})"
+    message = f"The program {what}{': ' + last if last else ''}; see `{log_command}`"
+    remedy = "Exit with code 0 on success."
+    if number == signal.SIGKILL:
+        remedy = "If it ran out of memory, raise the container's memory limit."
     return Failure("Killed" if code < 0 else "ExitCode", message, remedy, output)
-
-
-def _no_metric(missing: list[str], metrics: list[str], output: str) -> Failure:
-    message = f"The program ended well but never wrote the metric {', '.join(missing)}."
-    remedy = (
-        f"Print a line such as {metrics[0]}=0.93 on standard output, or append a JSON line to the file "
-        "named by TUNING_METRICS_FILE; the name must be that of spec.objectives."
-    )
-    return Failure("MetricMissing", message, remedy, output or None)

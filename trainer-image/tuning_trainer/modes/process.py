@@ -1,4 +1,4 @@
-"""A program in a process group of its own: its output passed on line by line, its end awaited or forced."""
+"""A program in its own process group: passes on and reads its output by lines, awaits or forces its end."""
 
 from __future__ import annotations
 
@@ -14,17 +14,26 @@ from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
 
-LINE_LIMIT = 65536  # bytes; a longer line comes in pieces
-KEPT_LINES = 40
-PIPES_GRACE = 2.0  # seconds to read what is left when the program is gone but a child of it holds its pipes
+LONGEST_LINE = (
+    1 << 20
+)  # bytes; a longer one is passed on but not read: a part of it could end within a number
+LONGEST_BAR = (
+    1 << 16
+)  # bytes of a line that is redrawn with carriage returns: of a longer one the last half is read
+KEPT_LINES, KEPT_WIDTH = 40, 4096
+PIPES_GRACE = (
+    2.0  # seconds to read the rest when the program has ended but one of its children holds its pipes
+)
 
 
-class Event(NamedTuple):
-    """Something the program did: a line on its standard output, or (None) its end."""
+class Line(NamedTuple):
+    """A line that the program wrote."""
 
-    line: str | None
+    text: str
+    on_error: bool
+    """Whether it was written to standard error."""
 
 
 class Program:
@@ -38,21 +47,29 @@ class Program:
         """
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         """The last lines of both its outputs."""
-        self._events: queue.Queue[Event] = queue.Queue()
-        self._process = subprocess.Popen(  # noqa: S603  to run the user's program is what this is for
+        self._lines: queue.Queue[Line | None] = queue.Queue()  # None: the end
+        self._process = subprocess.Popen(  # noqa: S603  running the user's program is the purpose
             arguments, env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
         self._pumps = [
-            self._pump(self._process.stdout, sys.stdout.buffer, self._events.put),
-            self._pump(self._process.stderr, sys.stderr.buffer, None),
+            self._pump(self._process.stdout, sys.stdout.buffer, on_error=False),
+            self._pump(self._process.stderr, sys.stderr.buffer, on_error=True),
         ]
         threading.Thread(target=self._await_end, daemon=True).start()
 
-    def next_event(self, seconds: float) -> Event | None:
-        """Return the next event, or None if there is none for some time. The end comes last."""
+    def new_lines(self, seconds: float) -> tuple[list[Line], bool]:
+        """Return the lines written since the last call, and whether the program has ended.
+
+        Waits for some time if there are none.
+        """
+        lines: list[Line] = []
         with contextlib.suppress(queue.Empty):
-            return self._events.get(timeout=seconds)
-        return None
+            line = self._lines.get(timeout=seconds)
+            while line is not None:
+                lines.append(line)
+                line = self._lines.get_nowait()
+            return lines, True
+        return lines, False
 
     def signal(self, number: int) -> None:
         """Send a signal to the program and its children."""
@@ -76,21 +93,40 @@ class Program:
         give_up = time.monotonic() + PIPES_GRACE
         for pump in self._pumps:
             pump.join(max(give_up - time.monotonic(), 0))
-        self._events.put(Event(None))
+        self._lines.put(None)
 
-    def _pump(
-        self, source: IO[bytes] | None, sink: IO[bytes], tell: Callable[[Event], None] | None
-    ) -> threading.Thread:
+    def _pump(self, source: IO[bytes] | None, sink: IO[bytes], *, on_error: bool) -> threading.Thread:
         assert source is not None  # noqa: S101  both are pipes
-        thread = threading.Thread(target=self._copy, args=(source, sink, tell), daemon=True)
+        thread = threading.Thread(target=self._copy, args=(source, sink, on_error), daemon=True)
         thread.start()
         return thread
 
-    def _copy(self, source: IO[bytes], sink: IO[bytes], tell: Callable[[Event], None] | None) -> None:
-        while line := source.readline(LINE_LIMIT):
-            sink.write(line)
-            sink.flush()
+    def _copy(self, source: IO[bytes], sink: IO[bytes], on_error: bool) -> None:
+        for line in _lines(_passed_on(source, sink)):
             text = line.decode(errors="replace")
-            self.last_lines.append(text)
-            if tell is not None:
-                tell(Event(text))
+            self.last_lines.append(text[-KEPT_WIDTH:])
+            self._lines.put(Line(text, on_error))
+
+
+def _passed_on(source: IO[bytes], sink: IO[bytes]) -> Iterator[bytes]:
+    while chunk := os.read(source.fileno(), 65536):
+        sink.write(chunk)
+        sink.flush()
+        yield chunk
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield whole lines, the last one also without its end; leave out those that are too long."""
+    rest, too_long = b"", False
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if not too_long:
+                yield line + b"\n"
+            too_long = False
+        if len(rest) > LONGEST_BAR:
+            rest = rest[rest.find(b"\r", len(rest) - LONGEST_BAR // 2) + 1 :]
+        too_long = too_long or len(rest) > LONGEST_LINE
+        rest = b"" if too_long else rest
+    if rest and not too_long:
+        yield rest

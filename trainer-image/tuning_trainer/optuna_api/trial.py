@@ -18,7 +18,7 @@ from tuning_trainer.wire.codec import numbers_from_wire
 from tuning_trainer.wire.outbox import Outbox
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from tuning_trainer.wire.client import Client
 
@@ -143,6 +143,12 @@ class Trial:
         self._reported.setdefault(step, number)
         self._asked_to_prune = True
         self._outbox.put("report", step, number)
+
+    def report_all(self, values: Iterable[tuple[int, float]]) -> None:
+        """Report values with their steps in as few requests as possible."""
+        with self._outbox.gathering():
+            for step, value in values:
+                self.report(value, step)
 
     def should_prune(self) -> bool:
         """Return whether the trial should stop, according to the server's reply to the last report.

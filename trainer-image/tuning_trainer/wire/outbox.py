@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ from tuning_trainer.wire.client import Refused, Unreachable
 from tuning_trainer.wire.codec import number_to_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tuning_trainer.wire.client import Client
 
@@ -40,6 +41,7 @@ class Outbox:
         self._pause = 0.0  # seconds until the next attempt; 0 if the server answers
         self._next_attempt = 0.0
         self._prune = False
+        self._gathering = False
 
     def put(self, kind: str, key: int | str, value: Any) -> None:
         """Send an entry after the earlier ones; returns within PATIENCE.
@@ -49,6 +51,18 @@ class Outbox:
         """
         with self._lock:
             self._entries.append(_Entry(kind, key, value))
+            if not self._gathering:
+                self._send_if_due()
+
+    @contextlib.contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Send what is put in the block at its end, in as few requests as possible."""
+        with self._lock:
+            self._gathering = True
+            try:
+                yield
+            finally:
+                self._gathering = False
             self._send_if_due()
 
     def prune(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tuning_trainer.failure import TrialFailure
-from tuning_trainer.modes.metrics import MetricReader
+from tuning_trainer.metrics.reader import MetricReader
 
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import space

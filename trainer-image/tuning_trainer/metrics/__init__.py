@@ -1,0 +1,1 @@
+"""Reads a command's metrics from what it writes."""
