@@ -92,7 +92,7 @@ def test_pattern_without_the_metric_is_rejected_before_any_trial(kubectl: Kubect
     rejected = kubectl.wait("typo", holds("Accepted", "False"))
     message = condition(rejected, "Accepted")["message"]
     assert "spec.trial.metrics.pattern" in message
-    assert "no regular expression" in message
+    assert "not a valid regular expression" in message
     kubectl.patch("typo", trial={"metrics": {"pattern": "(?P<accuracy>[0-9.]+)"}})
     rejected = kubectl.wait("typo", lambda s: "no group for loss" in condition(s, "Accepted")["message"])
     assert "(?P<accuracy>...)" in condition(rejected, "Accepted")["message"]

@@ -21,7 +21,7 @@ def command(pattern: str | None, objectives: list[dict[str, str]] | None = None)
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (command("accuracy=("), ["'accuracy=('", "no regular expression", "missing )"]),
+        (command("accuracy=("), ["'accuracy=('", "not a valid regular expression", "missing )"]),
         (command("accuracy=.*"), ["no group for accuracy", "(?P<accuracy>...)"]),
         (command("(?P<loss>.*)"), ["no group for accuracy"]),
         (command("(.*)", BOTH), ["no group for accuracy or latency"]),

@@ -60,6 +60,22 @@ def test_it_holds_every_module_and_nothing_else() -> None:
     assert names == {"__main__.py"} | {str(source.relative_to(ROOT.parent)) for source in SOURCES}
 
 
+def test_docstrings_stay_at_home_and_lines_keep_their_numbers() -> None:
+    with zipfile.ZipFile(io.BytesIO(trainer_archive().content)) as archive:
+        for source in SOURCES:
+            packed = archive.read(str(source.relative_to(ROOT.parent))).decode()
+            plain, small = ast.parse(source.read_text()), ast.parse(packed)
+            functions = (ast.FunctionDef, ast.ClassDef)
+            for one, other in zip(ast.walk(plain), ast.walk(small), strict=True):
+                if isinstance(one, functions):
+                    assert isinstance(other, functions)
+                    assert (other.name, other.lineno, ast.get_docstring(other)) == (
+                        one.name,
+                        one.lineno,
+                        None if ast.get_docstring(one) is None else "",
+                    )
+
+
 def test_it_is_small() -> None:
     assert len(trainer_archive().content) < 64 * 1024
 
