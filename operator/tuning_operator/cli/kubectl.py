@@ -1,4 +1,4 @@
-"""kubectl as a subprocess: the cluster is reached as the user's own kubectl reaches it."""
+"""kubectl as a subprocess, so that the cluster is reached as with the user's own kubectl."""
 
 import contextlib
 import json
@@ -9,40 +9,40 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuning_operator.cli.errors import PluginError
+from tuning_operator.cli import PluginError
 
-ROLES = "The Roles for users of the plugin are in docs/guide/kubectl-plugin.md"
+ROLES = "See docs/guide/kubectl-plugin.md for the Roles that users of the plugin need"
 
 
 class KubectlError(PluginError):
-    """kubectl said no; `said` is what it said."""
+    """kubectl failed; `stderr` is what it printed."""
 
-    def __init__(self, what: str, said: str) -> None:
-        self.said = said.strip()
+    def __init__(self, command: str, stderr: str) -> None:
+        self.stderr = stderr.strip()
         hint = f"\n{ROLES}" if self.forbidden else ""
-        super().__init__(f"kubectl {what}: {self.said}{hint}")
+        super().__init__(f"kubectl {command}: {self.stderr}{hint}")
 
     @property
     def forbidden(self) -> bool:
-        """Whether the user lacks the right."""
-        return "forbidden" in self.said.lower()
+        """Whether the user lacks the permission."""
+        return "forbidden" in self.stderr.lower()
 
     @property
     def not_found(self) -> bool:
-        """Whether there is no such object."""
-        return "(NotFound)" in self.said
+        """Whether the object does not exist."""
+        return "(NotFound)" in self.stderr
 
 
 @dataclass(frozen=True)
 class Kubectl:
-    """kubectl with the connection that the user asked for; what is not given is kubectl's own choice."""
+    """kubectl with the user's connection options; kubectl's own defaults apply to the others."""
 
     namespace: str | None = None
     context: str | None = None
     kubeconfig: str | None = None
 
     def run(self, *arguments: str) -> str:
-        """Return what kubectl prints. Raises KubectlError, and PluginError where there is no kubectl."""
+        """Return what kubectl prints. Raises KubectlError, or PluginError if kubectl is missing."""
         command = self._command(*arguments)
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
@@ -53,17 +53,23 @@ class Kubectl:
         """Return the object or list that kubectl prints. Raises as `run`."""
         return json.loads(self.run(*arguments, "--output=json"))
 
+    def current_namespace(self) -> str:
+        """Return the namespace that commands use. Raises as `run`."""
+        if self.namespace:
+            return self.namespace
+        return self.run("config", "view", "--minify", "--output=jsonpath={..namespace}").strip() or "default"
+
     def within(self, namespace: str) -> "Kubectl":
         """Return kubectl in another namespace."""
         return replace(self, namespace=namespace)
 
     @contextlib.contextmanager
     def port_forward(self, target: str, port: int) -> Iterator[int]:
-        """Reach a port of a Service or pod through the API server; yields the local port. Raises as `run`.
+        """Forward a port of a Service or pod; yields the local port. Raises as `run`.
 
         Args:
             target: `service/NAME` or `pod/NAME`.
-            port: the target's.
+            port: port of the target.
         """
         arguments = ["port-forward", target, f":{port}", "--address=127.0.0.1"]
         command, pipe = self._command(*arguments), subprocess.PIPE
@@ -76,16 +82,16 @@ class Kubectl:
     def _command(self, *arguments: str) -> list[str]:
         program = shutil.which("kubectl")
         if program is None:
-            raise PluginError("there is no kubectl on the PATH: install it, or mend the PATH")
+            raise PluginError("kubectl not found: install it, or add its folder to the PATH")
         chosen = {"namespace": self.namespace, "context": self.context, "kubeconfig": self.kubeconfig}
         return [program, *arguments, *(f"--{flag}={value}" for flag, value in chosen.items() if value)]
 
 
-def _local_port(process: subprocess.Popen[str], what: str) -> int:
-    """Wait for kubectl's word that it listens; it waits for the pod itself, for a minute at most."""
-    said = process.stdout.readline() if process.stdout else ""
-    listening = re.search(r"127\.0\.0\.1:(\d+)", said)
+def _local_port(process: subprocess.Popen[str], command: str) -> int:
+    """Wait until kubectl listens; it waits for the pod itself, for a minute at most."""
+    output = process.stdout.readline() if process.stdout else ""
+    listening = re.search(r"127\.0\.0\.1:(\d+)", output)
     if listening is None:
         process.kill()
-        raise KubectlError(what, said + (process.stderr.read() if process.stderr else ""))
+        raise KubectlError(command, output + (process.stderr.read() if process.stderr else ""))
     return int(listening[1])

@@ -1,4 +1,4 @@
-"""The manifest of a study that an Optuna script asks for. Pure: texts in, texts out."""
+"""The manifest of a study that an Optuna script creates. Pure."""
 
 import re
 import warnings
@@ -7,45 +7,60 @@ from dataclasses import dataclass
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from tuning_operator.cli.asked_study import AskedStudy
-from tuning_operator.cli.errors import PluginError
+from tuning_operator.cli import PluginError
 from tuning_operator.protocol import StudyDefinition
 from tuning_operator.resource import names
-from tuning_operator.resource.study import TuningStudySpec
+from tuning_operator.resource.study import Model, Pruner, Sampler, Scalar, TuningStudySpec
 from tuning_operator.studies.definition.samplers import problems_of
 
 DEFAULT_TRIALS = 100
-"""Where the script sets no limit; the API server wants one."""
+"""Used if the script sets no limit, since maxTrials is required."""
 GPU = "nvidia.com/gpu"
 
 REFIT = """\
-  # One more Job once the study has completed: what stands below `optimize` runs, with the best parameters.
+  # One more Job after the study has completed: runs the code below `optimize` with the best parameters.
   # refit: {}
 """
 
 _METRIC = re.compile(r"[^A-Za-z0-9_.\-]")
 
 
+class ScriptStudy(Model):
+    """The study that a script creates, as the trainer runtime's mode `init` saw it."""
+
+    call: str
+    study_name: str | None = None
+    directions: list[str] = Field(min_length=1)
+    metric_names: list[str] | None = None
+    sampler: Sampler | None = None
+    pruner: Pruner | None = None
+    n_trials: int | None = None
+    timeout: float | None = None
+    parallelism: int | None = None
+    initial_trials: list[dict[str, Scalar]] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+
 @dataclass(frozen=True)
-class Wishes:
-    """What the user says beside the script."""
+class Options:
+    """The options of the manifest that are not in the script."""
 
     script: str
-    """The file's name."""
+    """Name of the file."""
     modules: Sequence[str]
-    """Files beside it that it imports."""
+    """Names of the files in its folder that it imports."""
     name: str
     image: str
     gpus: int
 
 
-def study_name(given: str | None, asked: str | None, script: str) -> str:
-    """Return the resource's name: the user's, else the script's study's, else the script's.
+def study_name(given: str | None, in_script: str | None, script: str) -> str:
+    """Return the name of the study: as given, or that of the script's study, or that of the script.
 
     Raises:
-        PluginError: the user's is no name that Kubernetes and its Jobs can have.
+        PluginError: the given name is not valid for Kubernetes and the study's Jobs.
     """
     if given is not None:
         if given != _as_name(given):
@@ -54,47 +69,47 @@ def study_name(given: str | None, asked: str | None, script: str) -> str:
                 f"for example {_as_name(given) or 'my-study'}"
             )
         return given
-    return _as_name(asked or "") or _as_name(script.removesuffix(".py")) or "study"
+    return _as_name(in_script or "") or _as_name(script.removesuffix(".py")) or "study"
 
 
 def _as_name(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower())[: names.MAX_STUDY_NAME].strip("-")
 
 
-def manifest(asked: AskedStudy, wishes: Wishes) -> str:
+def manifest(study: ScriptStudy, options: Options) -> str:
     """Return the TuningStudy as YAML with comments.
 
     Raises:
-        PluginError: no TuningStudy can be what the script asks for; the message names the fields.
+        PluginError: the script's settings are not valid for a TuningStudy; the message names the fields.
     """
-    spec = _spec(asked, wishes)
+    spec = _spec(study, options)
     _check(spec)
     resource = {
         "apiVersion": names.API_VERSION,
         "kind": names.KIND,
-        "metadata": {"name": wishes.name},
+        "metadata": {"name": options.name},
         "spec": spec,
     }
-    head = [f"What {wishes.script} asks of Optuna. Its suggest calls are the search space.", *asked.notes]
+    head = [f"Created from {options.script}. Its suggest calls define the search space.", *study.notes]
     text = yaml.safe_dump(resource, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
     return (
-        "".join(f"# {' '.join(line.split())}\n" for line in head) + _commented(text, _comments(asked)) + REFIT
+        "".join(f"# {' '.join(line.split())}\n" for line in head) + _commented(text, _comments(study)) + REFIT
     )
 
 
-def kustomization(wishes: Wishes, manifest_file: str) -> str:
-    """Return the kustomization.yaml that makes the ConfigMap of the script beside the study."""
-    files = ", ".join([wishes.script, *wishes.modules])
+def kustomization(options: Options, manifest_file: str) -> str:
+    """Return a kustomization.yaml that adds the ConfigMap with the script to the study."""
+    files = ", ".join([options.script, *options.modules])
     return (
         "apiVersion: kustomize.config.k8s.io/v1beta1\n"
         "kind: Kustomization\n"
         "resources:\n"
         f"- {manifest_file}\n"
         "configMapGenerator:\n"
-        f"- name: {_code(wishes.name)}\n"
+        f"- name: {_code(options.name)}\n"
         f"  files: [{files}]\n"
         "generatorOptions:\n"
-        "  disableNameSuffixHash: true   # the study names the ConfigMap in a field unknown to kustomize\n"
+        "  disableNameSuffixHash: true   # kustomize does not know the study's field with the name\n"
     )
 
 
@@ -102,53 +117,53 @@ def _code(study: str) -> str:
     return f"{study}-code"
 
 
-def _spec(asked: AskedStudy, wishes: Wishes) -> dict[str, Any]:
-    resources = {"resources": {"limits": {GPU: wishes.gpus}}} if wishes.gpus else {}
-    container = {"name": names.TRAINER_CONTAINER, "image": wishes.image, **resources}
+def _spec(study: ScriptStudy, options: Options) -> dict[str, Any]:
+    resources = {"resources": {"limits": {GPU: options.gpus}}} if options.gpus else {}
+    container = {"name": names.TRAINER_CONTAINER, "image": options.image, **resources}
     spec: dict[str, Any] = {
-        "objectives": _objectives(asked),
-        "sampler": asked.sampler and asked.sampler.model_dump(),
-        "pruner": asked.pruner and asked.pruner.model_dump(),
-        "maxTrials": DEFAULT_TRIALS if asked.n_trials is None else asked.n_trials,
-        "parallelism": asked.parallelism or 1,
-        "timeout": None if asked.timeout is None else f"{max(1, round(asked.timeout))}s",
-        "initialTrials": asked.initial_trials or None,
+        "objectives": _objectives(study),
+        "sampler": study.sampler and study.sampler.model_dump(),
+        "pruner": study.pruner and study.pruner.model_dump(),
+        "maxTrials": DEFAULT_TRIALS if study.n_trials is None else study.n_trials,
+        "parallelism": study.parallelism or 1,
+        "timeout": None if study.timeout is None else f"{max(1, round(study.timeout))}s",
+        "initialTrials": study.initial_trials or None,
         "trial": {
-            "script": wishes.script,
-            "source": {"configMap": _code(wishes.name)},
+            "script": options.script,
+            "source": {"configMap": _code(options.name)},
             "template": {"spec": {"containers": [container]}},
         },
     }
     return {field: value for field, value in spec.items() if value is not None}
 
 
-def _objectives(asked: AskedStudy) -> list[dict[str, str]]:
-    several = len(asked.directions) > 1
-    unnamed = [f"value{i}" if several else "value" for i in range(len(asked.directions))]
-    metrics = asked.metric_names or unnamed
+def _objectives(study: ScriptStudy) -> list[dict[str, str]]:
+    several = len(study.directions) > 1
+    unnamed = [f"value{i}" if several else "value" for i in range(len(study.directions))]
+    metrics = study.metric_names or unnamed
     return [
         {"metric": _METRIC.sub("_", metric), "direction": direction}
-        for metric, direction in zip(metrics, asked.directions, strict=True)
+        for metric, direction in zip(metrics, study.directions, strict=True)
     ]
 
 
-def _comments(asked: AskedStudy) -> Mapping[str, str]:
-    """Return what is said beside the fields of the spec."""
-    limit = "" if asked.n_trials is not None else "the script sets no limit; "
+def _comments(study: ScriptStudy) -> Mapping[str, str]:
+    """Return the comments beside the fields of the spec."""
+    limit = "" if study.n_trials is not None else "the script sets no limit; "
     return {
-        "objectives": "" if asked.metric_names else "call the metric what it is: kubectl and plots show it",
-        "sampler": "the script's own",
-        "pruner": "the script's own",
-        "maxTrials": f"{limit}raise it later: a finished study goes on",
-        "parallelism": "trials at the same time, each in a pod of its own",
-        "timeout": "of the whole study",
+        "objectives": "" if study.metric_names else "rename to your metric's name",
+        "sampler": "from the script",
+        "pruner": "from the script",
+        "maxTrials": f"{limit}raise it later to continue the study",
+        "parallelism": "trials that run at the same time, each in its own pod",
+        "timeout": "for the whole study",
         "initialTrials": "tried first",
-        "trial": "add `timeout: 1h` for a limit of one trial",
+        "trial": "add `timeout: 1h` to limit each trial",
     }
 
 
 def _commented(text: str, comments: Mapping[str, str]) -> str:
-    """Put comments beside the fields of the spec, which are indented by two."""
+    """Add comments to the fields of the spec, which are indented by two."""
     lines = []
     for line in text.splitlines():
         field = re.match(r"  (\w+):", line)
@@ -159,19 +174,19 @@ def _commented(text: str, comments: Mapping[str, str]) -> str:
 
 def _check(spec: Mapping[str, Any]) -> None:
     try:
-        good = TuningStudySpec.model_validate(spec)
+        valid = TuningStudySpec.model_validate(spec)
     except ValidationError as error:
         found = [(".".join(map(str, flaw["loc"])), flaw["msg"]) for flaw in error.errors()]
     else:
         definition = StudyDefinition(
-            objectives=good.objectives,
-            sampler=good.sampler,
-            pruner=good.pruner,
-            initial_trials=good.initial_trials,
+            objectives=valid.objectives,
+            sampler=valid.sampler,
+            pruner=valid.pruner,
+            initial_trials=valid.initial_trials,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some of Optuna's classes are experimental
             found = [(problem.field, problem.message) for problem in problems_of(definition)]
     if found:
-        told = "\n".join(f"  spec.{field}: {message}" for field, message in found)
-        raise PluginError(f"what the script asks for cannot be a TuningStudy as it is:\n{told}")
+        problems = "\n".join(f"  spec.{field}: {message}" for field, message in found)
+        raise PluginError(f"the script's settings are not valid for a TuningStudy:\n{problems}")

@@ -1,4 +1,4 @@
-"""A study's record as Optuna's own study, in memory: what Optuna can say of a study, it says of this one."""
+"""A study's record as an in-memory Optuna study, for Optuna's own plots and functions."""
 
 import json
 import warnings
@@ -23,11 +23,11 @@ def study_of(
     """Return the record as an Optuna study.
 
     Args:
-        record: its trials are numbered from 0, in order.
-        metrics: the objectives' names.
-        objective: make it a study of this one objective, so that it has a best value and a direction.
-        only: the numbers of the trials to take. The others keep their places, without content, so that
-            numbers stay what they are.
+        record: the record; its trials are numbered from 0.
+        metrics: the names of the objectives.
+        objective: if given, return a study of this objective only, which has a best value and a direction.
+        only: if given, the numbers of the trials to include. The others are replaced by empty trials, so that
+            trial numbers do not change.
     """
     chosen = range(len(metrics)) if objective is None else [objective]
     study = optuna.create_study(directions=[record.directions[i] for i in chosen])
@@ -66,7 +66,7 @@ def _trial(trial: FinishedTrial, objectives: Collection[int]) -> FrozenTrial:
 
 @lru_cache(maxsize=1000)
 def _distribution(form: str) -> BaseDistribution:
-    """Return the distribution of Optuna's JSON form; most trials of a study share theirs."""
+    """Return a distribution from Optuna's JSON form. Cached, since the trials of a study share a few."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a choice may be a list
         distribution = json_to_distribution(form)
@@ -76,7 +76,7 @@ def _distribution(form: str) -> BaseDistribution:
 
 
 def _comparable(choice: Any) -> Any:
-    """Return a choice such that it can be a dictionary's key, as Optuna's plots want it."""
+    """Return a hashable form of a choice, which Optuna's plots require."""
     if isinstance(choice, list):
         return tuple(map(_comparable, choice))
     return json.dumps(choice) if isinstance(choice, dict) else choice

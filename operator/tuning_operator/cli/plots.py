@@ -1,4 +1,4 @@
-"""A study's plots: which there are, which of them a study can have, and Optuna's own drawing of them."""
+"""The plots of a study, drawn by Optuna: which there are, and which a given study can have."""
 
 import math
 import warnings
@@ -17,23 +17,23 @@ from tuning_operator.protocol import FinishedStudy
 Format = Literal["html", "png"]
 
 MOST_LINES = 1000
-"""Trials in a plot that draws a line for each: more are no plot to look at, and no browser shows them."""
+"""The most trials in a plot with a line for each; browsers can't show many more."""
 
 
 class Drawing(NamedTuple):
     """A plot that can be drawn."""
 
     name: str
-    """Of its files."""
+    """Name of its files."""
     function: str
-    """In optuna.visualization and optuna.visualization.matplotlib."""
+    """Name of the function in optuna.visualization and optuna.visualization.matplotlib."""
     study: optuna.Study
     options: dict[str, Any]
     remark: str | None = None
 
 
 class Missing(NamedTuple):
-    """A plot that the study cannot have."""
+    """A plot that the study can't have, and why."""
 
     name: str
     reason: str
@@ -45,17 +45,17 @@ class Plot(NamedTuple):
     name: str
     function: str
     lacks: Callable[[optuna.Study], str | None]
-    """Why a study cannot have it."""
+    """Returns why a study can't have it; None if it can."""
     of_one_objective: bool = False
-    """Whether a study of several objectives has one for each."""
+    """Whether a study with several objectives gets one for each."""
     names_target: bool = False
-    """Whether Optuna's function takes the metric's name; those that do not, find it in the study."""
+    """Whether Optuna's function takes the metric's name; others find it in the study."""
     lines: Callable[[optuna.Study], list[FrozenTrial]] | None = None
-    """The trials that have a line of their own in it."""
+    """Returns the trials that have a line in it."""
 
 
 def left_out(record: FinishedStudy) -> int:
-    """Return how many complete trials no plot can show, since a value is infinite."""
+    """Return the number of complete trials that can't be plotted, since a value is infinite."""
     return sum(trial.state == "COMPLETE" and not _finite(trial.values) for trial in record.trials)
 
 
@@ -66,14 +66,14 @@ def _finite(values: Sequence[float] | None) -> bool:
 def drawings(
     record: FinishedStudy, metrics: Sequence[str], names: Sequence[str]
 ) -> Iterator[Drawing | Missing]:
-    """Yield each plot of these names, several where a study of several objectives has one for each.
+    """Yield the plots with these names; some are drawn once per objective.
 
     Args:
         record: the study.
-        metrics: the objectives' names.
-        names: of PLOTS.
+        metrics: the names of the objectives.
+        names: keys of PLOTS.
     """
-    study = cache(partial(study_of, record, metrics))  # most plots draw the same
+    study = cache(partial(study_of, record, metrics))  # most plots use the same
     for plot in (PLOTS[name] for name in names):
         if plot.of_one_objective and len(metrics) > 1:
             for objective, metric in enumerate(metrics):
@@ -85,7 +85,7 @@ def drawings(
 def _drawing(
     plot: Plot, name: str, metric: str, make: Callable[[frozenset[int] | None], optuna.Study]
 ) -> Drawing | Missing:
-    """Return a plot of the study that is made of the trials of these numbers, of all for None."""
+    """Return a plot; `make` returns the study with the given trials, or with all for None."""
     study = make(None)
     if reason := plot.lacks(study):
         return Missing(name, reason)
@@ -94,7 +94,7 @@ def _drawing(
         return Drawing(name, plot.function, study, named)
     kept = _spread(study, lines)
     remark = (
-        f"{len(kept)} of {len(lines)} trials are drawn, spread evenly over the study, the best among them"
+        f"showing {len(kept)} of {len(lines)} trials, spread evenly over the study and including the best"
     )
     return Drawing(name, plot.function, make(kept), named, remark)
 
@@ -106,7 +106,7 @@ def _spread(study: optuna.Study, trials: Sequence[FrozenTrial]) -> frozenset[int
 
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials that a plot of values can show."""
+    """Return the trials with finite values."""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     return [trial for trial in trials if _finite(trial.values)]
 
@@ -121,7 +121,7 @@ def _no_value(study: optuna.Study) -> str | None:
         return None
     states = [trial.state.name.lower() for trial in study.get_trials(deepcopy=False)]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    return f"no trial is complete yet ({counts or 'there is no trial'})"
+    return f"no trial completed yet ({counts or 'no trials'})"
 
 
 def _no_parameters(study: optuna.Study) -> str | None:
@@ -129,7 +129,7 @@ def _no_parameters(study: optuna.Study) -> str | None:
         return reason
     if any(trial.params for trial in _complete(study)):
         return None
-    return "the trials have no parameters: the objective suggests none"
+    return "the trials have no parameters"
 
 
 def _no_importances(study: optuna.Study) -> str | None:
@@ -137,11 +137,11 @@ def _no_importances(study: optuna.Study) -> str | None:
         return reason
     trials = _complete(study)
     if len(trials) == 1:
-        return "only one trial is complete, and importances compare trials"
+        return "at least two complete trials are needed"
     if len({trial.value for trial in trials}) == 1:
-        return f"every trial has the value {trials[0].value:g}, so no parameter made a difference"
+        return f"all trials have the value {trials[0].value:g}, so no parameter has an influence"
     if all(kind.single() for trial in trials for kind in trial.distributions.values()):
-        return "every parameter has one possible value, so none made a difference"
+        return "each parameter has a single possible value"
     return None
 
 
@@ -149,16 +149,18 @@ def _no_reports(study: optuna.Study) -> str | None:
     if _reporting(study):
         return None
     if len(study.directions) > 1:
-        return "trials of several objectives report none"
-    return "no trial reported any (trial.report in the objective, step=... beside a command's metrics)"
+        return "trials with several objectives can't report intermediate values"
+    return (
+        "no trial reported intermediate values (trial.report in an objective, step=... in a command's output)"
+    )
 
 
 def _no_front(study: optuna.Study) -> str | None:
     objectives = len(study.directions)
     if objectives == 1:
-        return "the study has one objective, so it has one best trial"
+        return "the study has a single objective"
     if objectives > 3:
-        return f"it shows two or three objectives, and the study has {objectives}"
+        return f"the study has {objectives} objectives, and the plot supports two or three"
     return _no_value(study)
 
 
@@ -179,31 +181,31 @@ PLOTS = {
         Plot("pareto-front", "plot_pareto_front", _no_front),
     )
 }
-"""By name, in the order in which they are drawn."""
+"""The plots by name, in drawing order."""
 
 
 def write(drawing: Drawing, folder: Path, form: Format) -> Path:
-    """Write a plot as a file; return the file.
+    """Write a plot to a file, and return the file.
 
     Raises:
         Exception: whatever Optuna, plotly or matplotlib raise.
     """
     path = folder / f"{drawing.name}.{form}"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna's word that its matplotlib plots are experimental, and hints
+        warnings.simplefilter("ignore")  # Optuna warns that its matplotlib plots are experimental
         _WRITERS[form](drawing, path)
     return path
 
 
 def _write_html(drawing: Drawing, path: Path) -> None:
-    """Write a page that needs nothing else, no network either."""
-    import optuna.visualization as plotly_plots  # here: a second, and pictures alone may be wanted
+    """Write a self-contained page, which needs no network."""
+    import optuna.visualization as plotly_plots  # here, since it takes a second, and only PNG may be wanted
 
     getattr(plotly_plots, drawing.function)(drawing.study, **drawing.options).write_html(path)
 
 
 def _write_png(drawing: Drawing, path: Path) -> None:
-    from tuning_operator.cli.pictures import save
+    from tuning_operator.cli.png import save
 
     save(drawing.function, drawing.study, drawing.options, path)
 

@@ -1,4 +1,4 @@
-"""The plugin `kubectl tuning`: what people ask of their studies from a terminal."""
+"""The plugin `kubectl tuning`."""
 
 import json
 import sys
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tuning_operator.cli import standing
-from tuning_operator.cli.errors import PluginError
+from tuning_operator.cli import PluginError, status_text
 from tuning_operator.cli.kubectl import Kubectl, KubectlError
 from tuning_operator.resource import names
 
@@ -22,28 +21,29 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Tune models on Kubernetes: start a study from a script, see its best trial, draw its plots.",
+    help="Tune models on Kubernetes: create a study from a script, show its best trial, plot it.",
 )
 
 IMAGE = "tuning-trainer:dev"
-"""What trainer-image/Dockerfile makes."""
+"""The image that trainer-image/Dockerfile builds."""
 
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="The TuningStudy's name.")]
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the TuningStudy.")]
 Namespace = Annotated[
-    str | None, typer.Option("--namespace", "-n", help="The study's namespace; the context's, if left out.")
+    str | None,
+    typer.Option("--namespace", "-n", help="Namespace of the study. Defaults to that of the context."),
 ]
-Context = Annotated[str | None, typer.Option(help="The context of the kubeconfig to use.")]
-Kubeconfig = Annotated[str | None, typer.Option(help="The kubeconfig to use.")]
+Context = Annotated[str | None, typer.Option(help="Kubeconfig context to use.")]
+Kubeconfig = Annotated[str | None, typer.Option(help="Path of the kubeconfig.")]
 
 
 class Output(StrEnum):
-    """How programs want it."""
+    """A machine-readable output format."""
 
     json = "json"
     yaml = "yaml"
 
 
-class Form(StrEnum):
+class Format(StrEnum):
     """A plot's file format."""
 
     html = "html"
@@ -51,7 +51,7 @@ class Form(StrEnum):
 
 
 class PlotName(StrEnum):
-    """The plots, as tuning_operator.cli.plots has them: named here, so that help needs no Optuna."""
+    """The plots in tuning_operator.cli.plots; listed here, so that the help does not import Optuna."""
 
     optimization_history = "optimization-history"
     param_importances = "param-importances"
@@ -64,84 +64,86 @@ class PlotName(StrEnum):
 @app.command()
 def best(
     study: Study,
-    output: Annotated[Output | None, typer.Option("--output", "-o", help="For programs.")] = None,
+    output: Annotated[Output | None, typer.Option("--output", "-o", help="Output format.")] = None,
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Show the best trial, or the Pareto front of several objectives."""
+    """Show the best trial, or the Pareto front of a study with several objectives."""
     found = _resource(Kubectl(namespace, context, kubeconfig), study)
-    trials = standing.best_of(found)
+    trials = status_text.best_of(found)
     if trials is None:
-        raise PluginError(standing.missing_best(found))
+        raise PluginError(status_text.missing_best(found))
     if output is None:
         from tuning_operator.cli.tables import show_best
 
         show_best(found, trials)
     else:
-        typer.echo(_dumped(trials, output).rstrip())
+        typer.echo(_as_text(trials, output).rstrip())
 
 
 @app.command()
 def plot(
     study: Study,
-    out: Annotated[
-        Path | None, typer.Option(help="The folder to write to.", show_default="STUDY-plots")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="STUDY-plots")] = None,
     plots: Annotated[
         list[PlotName] | None,
         typer.Option(
-            "--plot", metavar="NAME", help=f"Only this one (several times: these): {', '.join(PlotName)}."
+            "--plot",
+            metavar="NAME",
+            help=f"Plot to draw; can be repeated. One of {', '.join(PlotName)}. Defaults to all.",
         ),
     ] = None,
-    formats: Annotated[str, typer.Option("--format", metavar="html,png", help="What to write.")] = "html,png",
+    formats: Annotated[str, typer.Option("--format", metavar="html,png", help="File formats.")] = "html,png",
     namespace: Namespace = None,
     context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Draw the study's plots, as Optuna draws them."""
+    """Draw Optuna's plots of a study."""
     chosen = _formats(formats)
     _require_plot_libraries(chosen)
     kubectl = Kubectl(namespace, context, kubeconfig)
     found = _resource(kubectl, study)
-    from tuning_operator.cli.record import fetch_record
+    from tuning_operator.cli.study_server import fetch_record
 
     record = fetch_record(kubectl, found["metadata"]["namespace"], study)
     folder = out or Path(f"{study}-plots")
-    if not _draw(record, standing.metrics_of(found), plots or list(PlotName), folder, chosen):
-        raise PluginError(f"nothing could be drawn of {study}")
+    if not _draw(record, status_text.metrics_of(found), plots or list(PlotName), folder, chosen):
+        raise PluginError(f"no plot of {study} could be drawn")
 
 
 @app.command()
 def init(
-    script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="An Optuna script, for example train.py.")],
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="Optuna script, for example train.py.")],
     out: Annotated[
-        Path | None, typer.Option(help="The manifest.", show_default="study.yaml beside the script")
+        Path | None, typer.Option(help="Path of the manifest.", show_default="study.yaml beside the script")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="The study's name.", show_default="the script's")] = None,
-    image: Annotated[str, typer.Option(help="The image that the trials run in.")] = IMAGE,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs of each trial.")] = 1,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study.", show_default="from the script")
+    ] = None,
+    image: Annotated[str, typer.Option(help="Image of the trials.")] = IMAGE,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs per trial.")] = 1,
     python: Annotated[
-        str | None, typer.Option(help="The Python that runs the script here.", show_default="python")
+        str | None, typer.Option(help="Python that runs the script on this machine.", show_default="python")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite files that are there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Write a study's manifest from an Optuna script: runs it here, up to its `optimize`."""
+    """Create a study's manifest from an Optuna script, by running it up to its `study.optimize`."""
     from tuning_operator.cli.init import Request
     from tuning_operator.cli.init import init as make
 
-    made = make(Request(script, out, name, image, gpus, python, force))
-    for note in made.notes:
+    result = make(Request(script, out, name, image, gpus, python, force))
+    for note in result.notes:
         typer.echo(f"note: {note}", err=True)
-    for file in made.files:
+    for file in result.files:
         typer.echo(file)
-    typer.echo(f"kubectl apply -k {script.parent}   # starts the study {made.name}", err=True)
+    typer.echo(f"kubectl apply -k {script.parent}   # starts the study {result.name}", err=True)
 
 
 def _draw(
-    record: "FinishedStudy", metrics: list[str], plots: list[PlotName], folder: Path, formats: list[Form]
+    record: "FinishedStudy", metrics: list[str], plots: list[PlotName], folder: Path, formats: list[Format]
 ) -> int:
-    """Draw plots and tell what was written and what could not be; return how many files were written."""
+    """Draw plots and print the files and what could not be drawn; return the number of files."""
     import optuna
 
     from tuning_operator.cli.plots import Missing, drawings, left_out
@@ -149,7 +151,8 @@ def _draw(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     if infinite := left_out(record):
-        typer.echo(f"{infinite} complete trials are left out: their value is infinite", err=True)
+        trials = "1 complete trial is" if infinite == 1 else f"{infinite} complete trials are"
+        typer.echo(f"{trials} not shown, since the value is infinite", err=True)
     written = 0
     for drawing in drawings(record, metrics, plots):
         if isinstance(drawing, Missing):
@@ -159,59 +162,61 @@ def _draw(
     return written
 
 
-def _write(drawing: "Drawing", folder: Path, formats: list[Form]) -> int:
-    """Write a plot in each format and tell it; return how many files were written."""
+def _write(drawing: "Drawing", folder: Path, formats: list[Format]) -> int:
+    """Write a plot in each format and print the files; return their number."""
     from tuning_operator.cli.plots import write
 
     if drawing.remark:
         typer.echo(f"{drawing.name}: {drawing.remark}", err=True)
     written = 0
-    for form in formats:
+    for file_format in formats:
         try:
-            typer.echo(write(drawing, folder, form.value))
-        except Exception as error:  # noqa: BLE001  whatever Optuna's drawing raises: the others are still drawn
-            typer.echo(f"no {drawing.name}.{form}: {type(error).__name__}: {error}", err=True)
+            typer.echo(write(drawing, folder, file_format.value))
+        except Exception as error:  # noqa: BLE001  whatever Optuna's plots raise; the others are still drawn
+            typer.echo(f"no {drawing.name}.{file_format}: {type(error).__name__}: {error}", err=True)
         else:
             written += 1
     return written
 
 
-def _formats(text: str) -> list[Form]:
+def _formats(text: str) -> list[Format]:
     wanted = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [part for part in wanted if part not in list(Form)]
+    unknown = [part for part in wanted if part not in list(Format)]
     if unknown or not wanted:
-        raise PluginError(f"--format {text}: give html, png, or html,png")
-    return [Form(part) for part in dict.fromkeys(wanted)]
+        raise PluginError(f"--format {text}: use html, png or html,png")
+    return [Format(part) for part in dict.fromkeys(wanted)]
 
 
-def _require_plot_libraries(formats: list[Form]) -> None:
+def _require_plot_libraries(formats: list[Format]) -> None:
     from importlib.util import find_spec
 
-    libraries = {Form.html: "plotly", Form.png: "matplotlib"}
-    missing = [libraries[form] for form in formats if find_spec(libraries[form]) is None]
+    libraries = {Format.html: "plotly", Format.png: "matplotlib"}
+    missing = [libraries[each] for each in formats if find_spec(libraries[each]) is None]
     if missing:
-        raise PluginError(
-            f"not installed here: {', '.join(missing)}. Do: pip install 'tuning-operator[plot]'"
-        )
+        raise PluginError(f"{' and '.join(missing)} not installed: run pip install 'tuning-operator[plot]'")
 
 
 def _resource(kubectl: Kubectl, study: str) -> Any:
-    """Return the TuningStudy. Raises PluginError with the mend."""
+    """Return the TuningStudy. Raises PluginError with a fix."""
     try:
         return kubectl.json("get", f"{names.PLURAL}.{names.GROUP}", study)
     except KubectlError as error:
-        raise PluginError(_no_study(error, study)) from None
+        raise _no_study(kubectl, study, error) from None
 
 
-def _no_study(error: KubectlError, study: str) -> str:
-    if "doesn't have a resource type" in error.said:
-        return "this cluster has no TuningStudy: install the operator, or choose another --context"
+def _no_study(kubectl: Kubectl, study: str, error: KubectlError) -> PluginError:
+    if "doesn't have a resource type" in error.stderr:
+        return PluginError(
+            "the cluster does not know the resource TuningStudy: install the operator, or use another "
+            "--context"
+        )
     if error.not_found:
-        return f"there is no study {study} here: `kubectl get tuningstudies -A` shows all; give -n NAMESPACE"
-    return str(error)
+        where = f"not found in namespace {kubectl.current_namespace()}"
+        return PluginError(f'study "{study}" {where}; `kubectl get tuningstudies -A` lists all studies')
+    return error
 
 
-def _dumped(data: Any, output: Output) -> str:
+def _as_text(data: Any, output: Output) -> str:
     if output is Output.json:
         return json.dumps(data, indent=2)
     import yaml

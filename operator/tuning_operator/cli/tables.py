@@ -1,4 +1,4 @@
-"""What people see of trials in a terminal."""
+"""Trials as shown in a terminal."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,21 +7,21 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tuning_operator.cli import standing
+from tuning_operator.cli import status_text
 
 Trial = Mapping[str, Any]
 
 
-def show_best(study: standing.Resource, trials: Trial | Sequence[Trial]) -> None:
-    """Print the best trial, or the Pareto front, below the study's standing."""
+def show_best(study: status_text.Resource, trials: Trial | Sequence[Trial]) -> None:
+    """Print the best trial, or the Pareto front, below the study's status."""
     console = Console(highlight=False, soft_wrap=True)
-    console.print(standing.headline(study), markup=False)
+    console.print(status_text.headline(study), markup=False)
     if isinstance(trials, Mapping):
         _show_trial(console, trials)
     else:
         _show_front(console, trials)
-    for obstacle in standing.obstacles(study):
-        console.print(obstacle, markup=False)
+    for condition in status_text.blocking_conditions(study):
+        console.print(condition, markup=False)
 
 
 def _show_trial(console: Console, trial: Trial) -> None:
@@ -34,7 +34,7 @@ def _show_trial(console: Console, trial: Trial) -> None:
 
 
 def _show_front(console: Console, trials: Sequence[Trial]) -> None:
-    console.print(f"Pareto front, {len(trials)} trials:")
+    console.print(f"Pareto front, {len(trials)} {'trial' if len(trials) == 1 else 'trials'}:")
     metrics = list(trials[0]["values"])
     parameters = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
     table = Table("TRIAL", *metrics, *parameters, box=box.SIMPLE_HEAD, padding=(0, 1))
@@ -43,8 +43,8 @@ def _show_front(console: Console, trials: Sequence[Trial]) -> None:
         cells += [trial["parameters"].get(name, "") for name in parameters]
         table.add_row(str(trial["number"]), *map(_shown, cells))
     console.print(table)
-    if len(trials) == standing.SHOWN_FRONT:
-        console.print(f"(the status holds the first {standing.SHOWN_FRONT}; `kubectl tuning plot` draws all)")
+    if len(trials) == status_text.SHOWN_FRONT:
+        console.print(f"(showing the first {status_text.SHOWN_FRONT}; `kubectl tuning plot` shows all)")
 
 
 def _shown(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A cluster of files: kubectl is a script on the PATH, the study server a real one with TLS."""
+"""A simulated cluster: kubectl is a script that answers from files; the study server has real TLS."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKEN = "the-token-of-default"
 
 
 class Cluster:
-    """What kubectl answers; a folder that a test fills."""
+    """The answers of kubectl, in a folder that a test fills."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,11 +38,11 @@ class Cluster:
         text = answer if isinstance(answer, str) else json.dumps(answer)
         (self.folder / question).write_text(text)
 
-    def refuse(self, question: str, words: str) -> None:
-        self.answer(f"{question}.refused", words)
+    def refuse(self, question: str, stderr: str) -> None:
+        self.answer(f"{question}.refused", stderr)
 
     def asked(self, question: str) -> list[str]:
-        """Return the arguments of the one call that began with these words."""
+        """Return the arguments of the single call that started like this."""
         lines = (self.folder / "asked").read_text().splitlines()
         calls = [call for call in map(json.loads, lines) if "-".join(call).startswith(question)]
         assert len(calls) == 1, lines
@@ -55,7 +55,7 @@ class Cluster:
         self.answer("get-tuningstudies", {"metadata": metadata, "spec": spec, "status": status})
 
     def serve(self, server: StudyServer, scheme: str = "https") -> None:
-        """Let the study's ConfigMap lead to a study server."""
+        """Have the study's ConfigMap point to a study server."""
         data = {"server-url": f"{scheme}://{HOST}:8443"}
         data |= {"ca.crt": server.ca} if server.ca else {}
         metadata = {"name": "mnist-trainer-0123456789", "creationTimestamp": "2026-01-02T00:00:00Z"}
@@ -68,7 +68,7 @@ class Cluster:
 
 
 class StudyServer:
-    """Answers for one study's record; keeps the headers that it was asked with."""
+    """Serves the record of one study, and keeps the headers of the last request."""
 
     def __init__(self, http: ThreadingHTTPServer, ca: str | None) -> None:
         self.port, self.ca = http.server_address[1], ca
@@ -130,17 +130,17 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     kubectl.chmod(kubectl.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("FAKE_KUBECTL", str(answers))
-    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # a proxy of the user's is not on the way
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")  # must not be used
     assert shutil.which("kubectl") == str(kubectl)
     return Cluster(answers)
 
 
 class Ran:
-    """What a command of the plugin did."""
+    """The outcome of a command of the plugin."""
 
     def __init__(self, *arguments: str) -> None:
         result = CliRunner().invoke(plugin.app, arguments)
-        self.out, self.told, self.code = result.stdout, result.stderr, result.exit_code
+        self.out, self.err, self.code = result.stdout, result.stderr, result.exit_code
         self.error = str(result.exception) if isinstance(result.exception, plugin.PluginError) else None
         if result.exception and not isinstance(result.exception, (plugin.PluginError, SystemExit)):
             raise result.exception

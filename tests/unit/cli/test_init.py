@@ -55,8 +55,8 @@ def load(file: Path) -> dict[str, Any]:
 def test_init(tmp_path: Path) -> None:
     ran = init(write(tmp_path))
     assert ran.out.split() == [f"{tmp_path}/study.yaml", f"{tmp_path}/kustomization.yaml"]
-    assert f"kubectl apply -k {tmp_path}" in ran.told
-    assert "the folder data is imported" in ran.told
+    assert f"kubectl apply -k {tmp_path}" in ran.err
+    assert "the folder data is imported" in ran.err
     spec = load(tmp_path / "study.yaml")["spec"]
     assert spec["objectives"] == [{"metric": "accuracy", "direction": "maximize"}]
     assert spec["sampler"] == {"name": "TPESampler", "args": {"seed": 3}}
@@ -68,16 +68,16 @@ def test_init(tmp_path: Path) -> None:
     assert generated == [{"name": "digits-code", "files": ["train.py", "shapes.py", "sizes.py"]}]
 
 
-def test_what_is_not_carried_over_is_told_and_written_down(tmp_path: Path) -> None:
+def test_what_the_manifest_cannot_express_is_printed_and_added_as_a_comment(tmp_path: Path) -> None:
     script = write(tmp_path, SCRIPT.replace("seed=3", "gamma=lambda n: 1"))
-    assert "note: " in init(script).told
+    assert "note: " in init(script).err
     assert "gamma" in (tmp_path / "study.yaml").read_text()
 
 
-def test_files_are_overwritten_by_force_only(tmp_path: Path) -> None:
+def test_existing_files_are_overwritten_only_with_force(tmp_path: Path) -> None:
     script = write(tmp_path)
     (tmp_path / "kustomization.yaml").write_text("mine")
-    assert "kustomization.yaml would be overwritten" in (init(script).error or "")
+    assert "kustomization.yaml already exists: use --force to overwrite" in (init(script).error or "")
     assert not (tmp_path / "study.yaml").exists()
     assert init(script, "--force", "--name", "again", "--gpus", "0", "--image", "i").code == 0
     assert "again-code" in (tmp_path / "kustomization.yaml").read_text()
@@ -85,26 +85,34 @@ def test_files_are_overwritten_by_force_only(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "told"),
+    ("script", "message"),
     [
         ("import optuna\nraise RuntimeError('no data here')", "no data here"),
-        ("import nowhere_to_be_found", "Say with --python"),
+        (
+            "import nowhere_to_be_found",
+            "Use --python to choose the Python that has the script's dependencies",
+        ),
         ("import optuna", "without calling study.optimize"),
         ("this is no Python", "SyntaxError"),
     ],
 )
-def test_a_script_that_gets_nowhere(tmp_path: Path, script: str, told: str) -> None:
+def test_a_script_that_does_not_reach_optimize(tmp_path: Path, script: str, message: str) -> None:
     ran = init(write(tmp_path, script))
     assert ran.code == 1
-    assert told in (ran.error or "")
+    assert message in (ran.error or "")
     assert not (tmp_path / "study.yaml").exists()
 
 
-def test_what_stands_in_the_way_is_told_first(tmp_path: Path) -> None:
+def test_arguments_are_checked_first(tmp_path: Path) -> None:
     script = write(tmp_path)
-    assert "there is no file" in (init(tmp_path / "gone.py").error or "")
+    assert "gone.py does not exist" in (init(tmp_path / "gone.py").error or "")
     (tmp_path / "my train.py").write_text("")
+    (tmp_path / "study.yaml").write_text("")
+    assert "study.yaml is not a Python script" in (init(tmp_path / "study.yaml").error or "")
+    (tmp_path / "study.yaml").unlink()
     assert "rename it" in (init(tmp_path / "my train.py").error or "")
-    assert "own folder only" in (init(script, "--out", "/study.yaml").error or "")
-    assert "no python9 here" in (Ran("init", str(script), "--python", "python9").error or "")
+    assert "kustomize only reads files in its own folder" in (
+        init(script, "--out", "/study.yaml").error or ""
+    )
+    assert "python9 not found: use --python" in (Ran("init", str(script), "--python", "python9").error or "")
     assert "could not run" in (Ran("init", str(script), "--python", "false").error or "")

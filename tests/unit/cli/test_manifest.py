@@ -1,4 +1,4 @@
-"""From what a script asks for to a manifest. Pure."""
+"""From a script's study to a manifest."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ from typing import Any
 
 import pytest
 import yaml
-from tuning_operator.cli.asked_study import AskedStudy
-from tuning_operator.cli.errors import PluginError
-from tuning_operator.cli.manifest import Wishes, kustomization, manifest, study_name
+from tuning_operator.cli import PluginError
+from tuning_operator.cli.manifest import Options, ScriptStudy, kustomization, manifest, study_name
 from tuning_operator.resource.study import TuningStudySpec
 
-WISHES = Wishes("train.py", ["models.py"], "mnist", "my/image:1", 2)
+OPTIONS = Options("train.py", ["models.py"], "mnist", "my/image:1", 2)
 
 
-def asked(**fields: Any) -> AskedStudy:
-    return AskedStudy.model_validate({"call": "optimize", "directions": ["maximize"]} | fields)
+def script_study(**fields: Any) -> ScriptStudy:
+    return ScriptStudy.model_validate({"call": "optimize", "directions": ["maximize"]} | fields)
 
 
-def spec(study: AskedStudy, wishes: Wishes = WISHES) -> dict[str, Any]:
-    found = yaml.safe_load(manifest(study, wishes))
+def spec(study: ScriptStudy, options: Options = OPTIONS) -> dict[str, Any]:
+    found = yaml.safe_load(manifest(study, options))
     TuningStudySpec.model_validate(found["spec"])
     assert (found["apiVersion"], found["kind"]) == ("tuning.dev/v1alpha1", "TuningStudy")
-    assert found["metadata"] == {"name": wishes.name}
+    assert found["metadata"] == {"name": options.name}
     return found["spec"]
 
 
-def test_all_that_a_script_can_say() -> None:
+def test_everything_that_a_script_can_set() -> None:
     sampler = {"name": "TPESampler", "args": {"seed": 42, "multivariate": True, "n_startup_trials": 20}}
     pruner = {"name": "MedianPruner", "args": {"n_startup_trials": 5, "n_warmup_steps": 10}}
     found = spec(
-        asked(
+        script_study(
             metricNames=["val acc"],
             sampler=sampler,
             pruner=pruner,
@@ -66,8 +65,8 @@ def test_all_that_a_script_can_say() -> None:
     }
 
 
-def test_what_a_script_leaves_out_is_left_to_the_defaults() -> None:
-    found = spec(asked(), Wishes("train.py", [], "mnist", "i", 0))
+def test_defaults_apply_to_what_a_script_does_not_set() -> None:
+    found = spec(script_study(), Options("train.py", [], "mnist", "i", 0))
     assert {"sampler", "pruner", "timeout", "initialTrials"}.isdisjoint(found)
     assert found["objectives"] == [{"metric": "value", "direction": "maximize"}]
     assert (found["maxTrials"], found["parallelism"]) == (100, 1)
@@ -75,15 +74,15 @@ def test_what_a_script_leaves_out_is_left_to_the_defaults() -> None:
 
 
 def test_several_objectives_without_names() -> None:
-    found = spec(asked(directions=["minimize", "maximize"]))
+    found = spec(script_study(directions=["minimize", "maximize"]))
     assert found["objectives"] == [
         {"metric": "value0", "direction": "minimize"},
         {"metric": "value1", "direction": "maximize"},
     ]
 
 
-def test_comments_say_what_could_not_be_carried_over_and_what_was_guessed() -> None:
-    text = manifest(asked(notes=["gamma is a function,\nwhich stays away"]), WISHES)
+def test_comments_list_what_cannot_be_expressed_and_what_was_assumed() -> None:
+    text = manifest(script_study(notes=["gamma is a function,\nwhich stays away"]), OPTIONS)
     head = [line for line in text.splitlines() if line.startswith("#")]
     assert any("gamma is a function, which stays away" in line for line in head)
     assert "the script sets no limit" in next(line for line in text.splitlines() if "maxTrials" in line)
@@ -92,13 +91,13 @@ def test_comments_say_what_could_not_be_carried_over_and_what_was_guessed() -> N
 def test_comments_do_not_break_a_long_list() -> None:
     points = [{f"parameter_{n}": n / 7 for n in range(40)}, {"x": 1}]
     sampler = {"name": "GridSampler", "args": {"search_space": {"x": [n / 3 for n in range(60)]}}}
-    found = spec(asked(initialTrials=points, sampler=sampler))
+    found = spec(script_study(initialTrials=points, sampler=sampler))
     assert found["initialTrials"] == points
     assert found["sampler"] == sampler
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         (
             {"sampler": {"name": "TPESampler", "args": {"sed": 1}}},
@@ -108,20 +107,20 @@ def test_comments_do_not_break_a_long_list() -> None:
         ({"directions": ["minimize"] * 2, "pruner": {"name": "MedianPruner", "args": {}}}, "spec.pruner: "),
     ],
 )
-def test_what_cannot_run_is_told_with_its_field(fields: dict[str, Any], told: str) -> None:
-    with pytest.raises(PluginError, match=told):
-        manifest(asked(**fields), WISHES)
+def test_invalid_settings_are_refused_with_their_field(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        manifest(script_study(**fields), OPTIONS)
 
 
 def test_the_kustomization_makes_the_config_map_that_the_study_names() -> None:
-    found = yaml.safe_load(kustomization(WISHES, "tune.yaml"))
+    found = yaml.safe_load(kustomization(OPTIONS, "tune.yaml"))
     assert found["resources"] == ["tune.yaml"]
     assert found["configMapGenerator"] == [{"name": "mnist-code", "files": ["train.py", "models.py"]}]
     assert found["generatorOptions"] == {"disableNameSuffixHash": True}
 
 
 @pytest.mark.parametrize(
-    ("given", "script_says", "script", "name"),
+    ("given", "in_script", "script", "name"),
     [
         ("mine", "theirs", "train.py", "mine"),
         (None, "My Study_1", "train.py", "my-study-1"),
@@ -130,10 +129,10 @@ def test_the_kustomization_makes_the_config_map_that_the_study_names() -> None:
         (None, "a" * 80, "train.py", "a" * 45),
     ],
 )
-def test_the_name(given: str | None, script_says: str | None, script: str, name: str) -> None:
-    assert study_name(given, script_says, script) == name
+def test_the_name(given: str | None, in_script: str | None, script: str, name: str) -> None:
+    assert study_name(given, in_script, script) == name
 
 
-def test_a_name_that_jobs_cannot_have() -> None:
+def test_an_invalid_name() -> None:
     with pytest.raises(PluginError, match="for example my-study"):
         study_name("My_Study", None, "train.py")

@@ -1,4 +1,4 @@
-"""Which plots a study can have, and that they are drawn."""
+"""Which plots a study can have, and their files."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def test_one_objective(tmp_path: Path, form: plots.Format) -> None:
             assert content.startswith(PNG)
             assert len(content) > 10_000
         else:
-            told = {"param-importances": b"layers", "intermediate-values": b"Trial24"}.get(name, b"loss")
-            assert told in data(content)
+            expected = {"param-importances": b"layers", "intermediate-values": b"Trial24"}.get(name, b"loss")
+            assert expected in data(content)
 
 
 def test_several_objectives_have_each_its_own(tmp_path: Path) -> None:
@@ -85,20 +85,20 @@ def test_importances_look_towards_the_better_values_of_a_maximized_metric() -> N
 
 
 @pytest.mark.parametrize(
-    ("objective", "trials", "told"),
+    ("objective", "trials", "message"),
     [
-        (records.one, 0, "there is no trial"),
-        (records.one, 1, "only one trial is complete"),
-        (lambda trial: 0.5 + 0 * trial.suggest_float("x", 0, 1), 4, "every trial has the value 0.5"),
-        (lambda trial: trial.suggest_int("x", 1, 1) + trial.number, 4, "one possible value"),
-        (lambda trial: float(trial.number), 4, "no parameters"),
+        (records.one, 0, "no trials"),
+        (records.one, 1, "at least two complete trials are needed"),
+        (lambda trial: 0.5 + 0 * trial.suggest_float("x", 0, 1), 4, "all trials have the value 0.5"),
+        (lambda trial: trial.suggest_int("x", 1, 1) + trial.number, 4, "a single possible value"),
+        (lambda trial: float(trial.number), 4, "have no parameters"),
     ],
 )
-def test_importances_that_cannot_be(objective: Any, trials: int, told: str) -> None:
-    assert told in reason(records.study(objective, trials), "param-importances")
+def test_no_importances(objective: Any, trials: int, message: str) -> None:
+    assert message in reason(records.study(objective, trials), "param-importances")
 
 
-def test_what_else_cannot_be() -> None:
+def test_no_other_plots() -> None:
     def failing(trial: optuna.Trial) -> float:
         trial.suggest_float("x", 0, 1)
         if trial.number:
@@ -107,9 +107,9 @@ def test_what_else_cannot_be() -> None:
 
     ended = records.study(failing, 3)
     for name in ("optimization-history", "parallel-coordinate", "slice"):
-        assert reason(ended, name) == "no trial is complete yet (1 fail, 2 pruned)"
+        assert reason(ended, name) == "no trial completed yet (1 fail, 2 pruned)"
     assert "trial.report" in reason(records.study(records.one, 2), "intermediate-values")
-    assert "one objective" in reason(records.study(records.one, 2), "pareto-front")
+    assert "single objective" in reason(records.study(records.one, 2), "pareto-front")
     four = records.study(lambda trial: [trial.suggest_float("x", 0, 1)] * 4, 2, directions=["minimize"] * 4)
     assert "4" in found(four, list("abcd"))["pareto-front"].reason  # type: ignore[union-attr]
 

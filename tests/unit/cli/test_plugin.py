@@ -1,4 +1,4 @@
-"""The commands `best` and `plot`, with a kubectl that is a script and a study server with TLS."""
+"""The commands `best` and `plot`, with a simulated kubectl and a study server with TLS."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_best(cluster: Cluster) -> None:
     assert {"--namespace=ml", "--context=mine", "--kubeconfig=/k"} <= {*asked}
 
 
-def test_best_for_programs(cluster: Cluster) -> None:
+def test_best_as_json_and_yaml(cluster: Cluster) -> None:
     cluster.study(best=BEST)
     whole = BEST | {"values": {"loss": 0.25}}
     assert json.loads(Ran("best", "mnist", "-o", "json").out) == whole
@@ -66,33 +66,49 @@ def test_the_pareto_front_is_a_table(cluster: Cluster) -> None:
     assert "the first 50" in lines[-1]
 
 
+def test_a_front_of_one_trial(cluster: Cluster) -> None:
+    cluster.study("loss", "latency", paretoFront=[BEST | {"values": [0.5, 1]}])
+    assert "Pareto front, 1 trial:" in Ran("best", "mnist").out.splitlines()
+
+
 def test_no_best_yet(cluster: Cluster) -> None:
     cluster.study(phase="Pending")
     ran = Ran("best", "mnist")
     assert ran.code == 1
-    assert ran.error == "no best trial yet. mnist: Pending, 0/10 trials finished"
+    assert ran.error == "no trial completed yet\nmnist: Pending, 0/10 trials finished"
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("stderr", "message"),
     [
-        ('Error from server (NotFound): tuningstudies.tuning.dev "mnist" not found', "give -n NAMESPACE"),
         ('error: the server doesn\'t have a resource type "tuningstudies"', "install the operator"),
         ("The connection to the server x was refused", "connection to the server x was refused"),
         ("Error from server (Forbidden): tuningstudies is forbidden", "docs/guide/kubectl-plugin.md"),
     ],
 )
-def test_no_study(cluster: Cluster, said: str, told: str) -> None:
-    cluster.refuse("get-tuningstudies", said)
-    assert told in (Ran("best", "mnist").error or "")
+def test_no_study(cluster: Cluster, stderr: str, message: str) -> None:
+    cluster.refuse("get-tuningstudies", stderr)
+    assert message in (Ran("best", "mnist").error or "")
+
+
+@pytest.mark.parametrize(
+    ("options", "in_context", "namespace"),
+    [(["-n", "ml"], "other", "ml"), ([], "of-context", "of-context"), ([], "", "default")],
+)
+def test_study_not_found(cluster: Cluster, options: list[str], in_context: str, namespace: str) -> None:
+    cluster.refuse("get-tuningstudies", 'Error from server (NotFound): tuningstudies "minst" not found')
+    cluster.answer("config-view", in_context)
+    error = Ran("best", "minst", *options).error or ""
+    assert error.startswith(f'study "minst" not found in namespace {namespace}')
+    assert "kubectl get tuningstudies -A" in error
 
 
 def test_no_kubectl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "no kubectl on the PATH" in (Ran("best", "mnist").error or "")
+    assert "kubectl not found" in (Ran("best", "mnist").error or "")
 
 
-def test_plot_tells_files_and_reasons(ready: Cluster, server: StudyServer) -> None:
+def test_plot_prints_files_and_reasons(ready: Cluster, server: StudyServer) -> None:
     ran = Ran("plot", "mnist", "--format", "html")
     names = [
         "optimization-history",
@@ -103,16 +119,16 @@ def test_plot_tells_files_and_reasons(ready: Cluster, server: StudyServer) -> No
     ]
     assert ran.out.splitlines() == [f"mnist-plots/{name}.html" for name in names]
     assert all(Path(line).stat().st_size > 1000 for line in ran.out.splitlines())
-    assert ran.told.splitlines() == [
-        "1 complete trials are left out: their value is infinite",
-        "no pareto-front: the study has one objective, so it has one best trial",
+    assert ran.err.splitlines() == [
+        "1 complete trial is not shown, since the value is infinite",
+        "no pareto-front: the study has a single objective",
     ]
     assert ran.code == 0
     assert server.headers["Authorization"] == f"Bearer {TOKEN}"
     assert server.headers["Host"] == f"{HOST}:8443"
 
 
-def test_plot_goes_the_users_way(ready: Cluster) -> None:
+def test_plot_uses_the_users_permissions(ready: Cluster) -> None:
     Ran("plot", "mnist", *ONE_PLOT, "-n", "ml", "--context", "mine")
     token = ready.asked("create-token")
     assert {"default", "--audience=tuning-study-server", "--duration=10m", "--namespace=ml"} <= {*token}
@@ -131,8 +147,8 @@ def test_plot_into_a_folder_of_both_formats(ready: Cluster, tmp_path: Path) -> N
 def test_plot_fails_if_nothing_could_be_drawn(ready: Cluster) -> None:
     ran = Ran("plot", "mnist", "--plot", "pareto-front")
     assert ran.code == 1
-    assert ran.error == "nothing could be drawn of mnist"
-    assert "one objective" in ran.told
+    assert ran.error == "no plot of mnist could be drawn"
+    assert "single objective" in ran.err
 
 
 def test_a_plot_that_breaks_leaves_the_others(ready: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,7 +159,7 @@ def test_a_plot_that_breaks_leaves_the_others(ready: Cluster, monkeypatch: pytes
 
     monkeypatch.setattr(optuna.visualization, "plot_slice", broken)
     ran = Ran("plot", "mnist", "--plot", "slice", *ONE_PLOT)
-    assert "no slice.html: RuntimeError: torn" in ran.told
+    assert "no slice.html: RuntimeError: torn" in ran.err
     assert ran.out.splitlines() == ["mnist-plots/optimization-history.html"]
     assert ran.code == 0
 
@@ -166,18 +182,18 @@ def others() -> Iterator[StudyServer]:
 def test_a_server_of_another_name_is_not_trusted(ready: Cluster, others: StudyServer) -> None:
     others.record(records.record(records.study(records.one, 2)))
     ready.serve(others)
-    assert "Its certificate is not" in (Ran("plot", "mnist").error or "")
+    assert "Its certificate was not issued by the CA" in (Ran("plot", "mnist").error or "")
 
 
-def test_a_server_of_another_authority_is_not_trusted(ready: Cluster, server: StudyServer) -> None:
+def test_a_server_with_another_ca_is_not_trusted(ready: Cluster, server: StudyServer) -> None:
     with study_server(HOST) as false:
         false.ca = server.ca
         ready.serve(false)
-        assert "Its certificate is not" in (Ran("plot", "mnist").error or "")
+        assert "Its certificate was not issued by the CA" in (Ran("plot", "mnist").error or "")
 
 
 @pytest.mark.parametrize(
-    ("question", "said", "told"),
+    ("question", "stderr", "message"),
     [
         (
             "create-token",
@@ -194,42 +210,40 @@ def test_a_server_of_another_authority_is_not_trusted(ready: Cluster, server: St
         ("port-forward", "error: timed out waiting for the condition", "not ready"),
     ],
 )
-def test_each_step_tells_its_mend(ready: Cluster, question: str, said: str, told: str) -> None:
-    ready.refuse(question, said)
+def test_each_step_fails_with_a_fix(ready: Cluster, question: str, stderr: str, message: str) -> None:
+    ready.refuse(question, stderr)
     ran = Ran("plot", "mnist")
     assert ran.code == 1
-    assert said in (ran.error or "")
-    assert told in (ran.error or "")
+    assert stderr in (ran.error or "")
+    assert message in (ran.error or "")
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "told"),
+    ("status", "body", "message"),
     [
         (404, '{"detail": "there is no study ml/mnist"}', "404: there is no study ml/mnist"),
         (503, "", "503: Service Unavailable"),
-        (200, '{"directions": []}', "install the plugin of the operator's version"),
+        (200, '{"directions": []}', "install the version of the operator"),
     ],
 )
-def test_what_the_server_answers_is_told(
-    ready: Cluster, server: StudyServer, status: int, body: str, told: str
+def test_the_servers_reply_is_shown(
+    ready: Cluster, server: StudyServer, status: int, body: str, message: str
 ) -> None:
     server.reply(status, body)
-    assert told in (Ran("plot", "mnist").error or "")
+    assert message in (Ran("plot", "mnist").error or "")
 
 
 def test_a_study_without_a_trial_has_no_record_to_fetch(ready: Cluster) -> None:
     ready.answer("get-configmaps", {"items": []})
-    assert "it comes with the next trial" in (Ran("plot", "mnist").error or "")
+    assert "creates it with the next trial" in (Ran("plot", "mnist").error or "")
 
 
 def test_a_server_that_is_gone(ready: Cluster, server: StudyServer) -> None:
     ready.answer("port-forward", "Forwarding from 127.0.0.1:9 -> 8443\n")
-    assert "is it ready?" in (Ran("plot", "mnist").error or "")
+    assert "Is it ready?" in (Ran("plot", "mnist").error or "")
 
 
-def test_missing_libraries_are_told_before_anything_else(
-    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_libraries_are_reported_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert (Ran("plot", "mnist", "--format", "png").error or "").endswith(
         "pip install 'tuning-operator[plot]'"
@@ -237,11 +251,11 @@ def test_missing_libraries_are_told_before_anything_else(
     assert not (cluster.folder / "asked").exists()
 
 
-def test_formats_that_are_none() -> None:
-    assert "give html, png" in (Ran("plot", "mnist", "--format", "pdf").error or "")
+def test_unknown_formats() -> None:
+    assert "use html, png or html,png" in (Ran("plot", "mnist", "--format", "pdf").error or "")
 
 
-def test_the_program_tells_an_error_and_best_loads_nothing_heavy(cluster: Cluster) -> None:
+def test_the_program_prints_an_error_and_best_imports_nothing_heavy(cluster: Cluster) -> None:
     cluster.study(best=BEST)
     heavy = "print(*({'optuna', 'httpx', 'numpy', 'plotly', 'kubernetes'} & {*sys.modules}))"
     program = f"import sys; sys.argv[1:] = ['best', 'mnist']\ntry: {plugin.__name__}.main()\nfinally: {heavy}"
@@ -249,6 +263,7 @@ def test_the_program_tells_an_error_and_best_loads_nothing_heavy(cluster: Cluste
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == ""
     cluster.refuse("get-tuningstudies", "Error from server (NotFound): x")
+    cluster.answer("config-view", "")
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 1
-    assert failed.stderr.startswith("error: there is no study mnist")
+    assert failed.stderr.startswith('error: study "mnist" not found in namespace default')

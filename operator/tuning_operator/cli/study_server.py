@@ -1,4 +1,4 @@
-"""How a study's record is had: through the API server to the study server, with the user's own rights."""
+"""Fetches a study's record from the study server, through the API server and with the user's permissions."""
 
 import re
 import ssl
@@ -9,36 +9,36 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
-from tuning_operator.cli.errors import PluginError
+from tuning_operator.cli import PluginError
 from tuning_operator.cli.kubectl import Kubectl, KubectlError
 from tuning_operator.protocol import FinishedStudy
 from tuning_operator.resource import names
 
 ACCOUNT = "default"
-"""The service account whose token is shown: any of the study's namespace will do, and each has this one."""
-TOKEN_DURATION = "10m"  # noqa: S105  the shortest that Kubernetes gives
-ANSWER_SECONDS = 120.0
-"""The record of 20,000 trials is tens of megabytes, and comes through the API server."""
+"""The service account whose token is used. Any of the study's namespace works; this one always exists."""
+TOKEN_DURATION = "10m"  # noqa: S105  the shortest that Kubernetes allows
+REPLY_SECONDS = 120.0
+"""A record of 20,000 trials is tens of megabytes, sent through the API server."""
 
 _HOST = re.compile(r"(?:(?P<pod>[^.]+)\.)?(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(?:\..+)?")
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where the study server is, as pods know it."""
+    """Address of the study server, as pods use it."""
 
     url: str
     ca: str | None
-    """PEM of the authority behind its certificate."""
+    """PEM certificate of its CA."""
 
     @property
     def host(self) -> str:
-        """The name in its certificate."""
+        """The host name in its certificate."""
         return urlsplit(self.url).hostname or ""
 
     @property
     def port(self) -> int:
-        """The port that it serves."""
+        """The port that it listens on."""
         parts = urlsplit(self.url)
         return parts.port or (443 if parts.scheme == "https" else 80)
 
@@ -46,17 +46,17 @@ class Address:
         """Return (namespace, target) for `kubectl port-forward`: the Service, or one pod of it.
 
         Raises:
-            PluginError: it is no Service of the cluster.
+            PluginError: it is not a Service of the cluster.
         """
         found = _HOST.fullmatch(self.host)
         if found is None:
-            raise PluginError(f"the study server's address {self.url} is no Service of the cluster")
+            raise PluginError(f"the study server's address {self.url} is not a Service of this cluster")
         target = f"pod/{found['pod']}" if found["pod"] else f"service/{found['service']}"
         return found["namespace"], target
 
 
 def fetch_record(kubectl: Kubectl, namespace: str, study: str) -> FinishedStudy:
-    """Return all that the record holds of a study. Raises PluginError, with the mend."""
+    """Return the record of a study. Raises PluginError with a fix."""
     kubectl = kubectl.within(namespace)
     address = find_address(kubectl, study)
     token = _token(kubectl, namespace)
@@ -65,11 +65,11 @@ def fetch_record(kubectl: Kubectl, namespace: str, study: str) -> FinishedStudy:
         with kubectl.within(server_namespace).port_forward(target, address.port) as port:
             return _get(address, port, token, f"/v1/studies/{namespace}/{study}/record")
     except KubectlError as error:
-        raise _way_barred(error, server_namespace) from None
+        raise _connection_error(error, server_namespace) from None
 
 
 def find_address(kubectl: Kubectl, study: str) -> Address:
-    """Return the address that the study's own pods are given. Raises PluginError."""
+    """Return the address that the study's pods use. Raises PluginError."""
     label = f"--selector={names.LABEL_STUDY}={study}"
     found = [
         config
@@ -78,8 +78,8 @@ def find_address(kubectl: Kubectl, study: str) -> Address:
     ]
     if not found:
         raise PluginError(
-            f"no ConfigMap {study}-trainer-... says where the study server is: it comes with the next trial "
-            f"(see `kubectl tuning best {study}`)"
+            f"the ConfigMap {study}-trainer-... with the study server's address does not exist: the operator "
+            f"creates it with the next trial (see `kubectl tuning best {study}`)"
         )
     newest = max(found, key=lambda config: str(config["metadata"]["creationTimestamp"]))
     return Address(newest["data"]["server-url"], newest["data"].get("ca.crt"))
@@ -93,23 +93,24 @@ def _token(kubectl: Kubectl, namespace: str) -> str:
         if not error.forbidden:
             raise
         raise PluginError(
-            f"{error}\nYou need the right to make a token of the namespace's service account `{ACCOUNT}`:\n"
+            f"{error}\nYou need permission to create a token of the namespace's service account "
+            f"`{ACCOUNT}`:\n"
             f"  kubectl create role tuning-reader -n {namespace} --verb=create "
             f"--resource=serviceaccounts/token --resource-name={ACCOUNT}\n"
             f"  kubectl create rolebinding tuning-reader -n {namespace} --role=tuning-reader --user=YOU"
         ) from None
 
 
-def _way_barred(error: KubectlError, namespace: str) -> PluginError:
+def _connection_error(error: KubectlError, namespace: str) -> PluginError:
     if error.forbidden:
         return PluginError(
-            f"{error}\nYou need the right to reach the study server through the API server. In namespace "
+            f"{error}\nYou need permission to reach the study server through the API server. In namespace "
             f"{namespace}: get services, get and list pods, create pods/portforward"
         )
     if error.not_found:
-        return PluginError(f"{error}\nThe study server is not there any more: was the operator removed?")
+        return PluginError(f"{error}\nThe study server does not exist: was the operator removed?")
     return PluginError(
-        f"{error}\nThe study server is not ready: look at `kubectl get pods -n {namespace}`, then try again"
+        f"{error}\nThe study server is not ready: check `kubectl get pods -n {namespace}` and try again"
     )
 
 
@@ -117,37 +118,38 @@ def _get(address: Address, port: int, token: str, path: str) -> FinishedStudy:
     secure = urlsplit(address.url).scheme == "https"
     url = f"{'https' if secure else 'http'}://127.0.0.1:{port}{path}"
     headers = {"Host": f"{address.host}:{address.port}", "Authorization": f"Bearer {token}"}
-    # The certificate is the Service's, whatever the local address is. No proxy: the way is kubectl's.
+    # The certificate is for the Service, not the local address. No proxy, since kubectl is the way there.
     extensions = {"sni_hostname": address.host} if secure else {}
     verify = ssl.create_default_context(cadata=address.ca)
     try:
-        with httpx.Client(verify=verify, timeout=ANSWER_SECONDS, trust_env=False) as client:
+        with httpx.Client(verify=verify, timeout=REPLY_SECONDS, trust_env=False) as client:
             return _record(client.get(url, headers=headers, extensions=extensions))
     except httpx.TransportError as error:
         raise PluginError(
-            f"the study server {address.host} cannot be spoken with: {error or type(error).__name__}"
+            f"can't connect to the study server {address.host}: {error or type(error).__name__}"
             f"{_certificate_hint(error)}"
         ) from None
 
 
 def _certificate_hint(error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" not in str(error):
-        return ": is it ready?"
+        return ". Is it ready?"
     return (
-        "\nIts certificate is not of the authority that the study's ConfigMap holds. If the certificate was "
-        "renewed since the last trial, raise maxTrials: the next trial brings the new authority"
+        "\nIts certificate was not issued by the CA in the study's ConfigMap. If the CA has changed since "
+        "the "
+        "last trial, raise maxTrials: the next trial updates the ConfigMap"
     )
 
 
 def _record(response: httpx.Response) -> FinishedStudy:
     if response.status_code != httpx.codes.OK:
-        raise PluginError(f"the study server answers {response.status_code}: {_detail(response)}")
+        raise PluginError(f"the study server replied {response.status_code}: {_detail(response)}")
     try:
         return FinishedStudy.model_validate_json(response.content)
     except ValidationError as error:
         raise PluginError(
-            "the study server's record is not as this plugin knows it: install the plugin of the operator's "
-            f"version ({error.errors()[0]['msg']})"
+            "this version of the plugin can't read the record: install the version of the operator "
+            f"({error.errors()[0]['msg']})"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""A study's standing in words, from the resource alone."""
+"""Text about the status of a study, from its resource."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 Resource = Mapping[str, Any]
 
 SHOWN_FRONT = 50
-"""So many trials of a Pareto front the status holds."""
+"""The most trials of a Pareto front in the status."""
 
 
 def best_of(study: Resource) -> dict[str, Any] | list[dict[str, Any]] | None:
-    """Return the best trial, a list of those of the Pareto front for several objectives, None where none is.
+    """Return the best trial, or a list with the Pareto front for several objectives; None if there is none.
 
     Each is {number, values: {metric: value}, parameters}.
     """
@@ -36,31 +36,37 @@ def _trial(trial: Resource, metrics: list[str]) -> dict[str, Any]:
 
 
 def headline(study: Resource) -> str:
-    """Return name, phase and counts in a line: `mnist: Running, 6/10 trials finished (4 complete, ...)`."""
+    """Return a line with name, phase and counts: `mnist: Running, 6/10 trials finished (4 complete, ...)`."""
     status = study.get("status", {})
     name, phase = study["metadata"]["name"], status.get("phase")
     if phase is None:
-        return f"{name}: the operator has not taken it up yet"
+        return f"{name}: not yet processed by the operator"
     counts = status.get("trials") or {}
     kinds = ("complete", "pruned", "failed", "running", "copied")
-    told = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts.get(kind))
+    listed = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts.get(kind))
     finished = status.get("progress") or f"0/{study['spec']['maxTrials']}"
-    return f"{name}: {phase}, {finished} trials finished" + (f" ({told})" if told else "")
+    return f"{name}: {phase}, {finished} {_trials(finished)} finished" + (f" ({listed})" if listed else "")
 
 
-def obstacles(study: Resource) -> Iterator[str]:
-    """Yield what the conditions say stands in the way of trials."""
-    hindering = {"Accepted": "False", "Stalled": "True", "Suspended": "True", "Failed": "True"}
+def _trials(progress: str) -> str:
+    return "trial" if progress.endswith("/1") else "trials"
+
+
+def blocking_conditions(study: Resource) -> Iterator[str]:
+    """Yield the conditions that keep trials from running."""
+    blocking = {"Accepted": "False", "Stalled": "True", "Suspended": "True", "Failed": "True"}
     for condition in study.get("status", {}).get("conditions") or []:
-        if hindering.get(condition["type"]) == condition["status"]:
+        if blocking.get(condition["type"]) == condition["status"]:
             yield f"{condition['type']}={condition['status']} ({condition['reason']}): {condition['message']}"
 
 
 def missing_best(study: Resource) -> str:
-    """Return why there is no best trial yet, for a person."""
-    told = [f"no best trial yet. {headline(study)}", *obstacles(study)]
-    if len(told) == 1 and study.get("status", {}).get("phase") is None:
-        told.append(
+    """Return a message about the missing best trial: what the study is doing, and what blocks it."""
+    phase = study.get("status", {}).get("phase")
+    ended = phase in ("Completed", "Failed")
+    lines = [f"no trial completed{'' if ended else ' yet'}", headline(study), *blocking_conditions(study)]
+    if phase is None:
+        lines.append(
             "Is the operator running? See `kubectl get pods -A -l app.kubernetes.io/name=tuning-operator`"
         )
-    return "\n".join(told)
+    return "\n".join(lines)

@@ -1,15 +1,16 @@
-"""What is said of a study from the resource alone."""
+"""Text about the status of a study, from its resource."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tuning_operator.cli.standing import best_of, headline, missing_best
+import pytest
+from tuning_operator.cli.status_text import best_of, headline, missing_best
 
 
-def resource(status: dict[str, Any] | None, *metrics: str) -> dict[str, Any]:
+def resource(status: dict[str, Any] | None, *metrics: str, max_trials: int = 10) -> dict[str, Any]:
     objectives = [{"metric": metric, "direction": "maximize"} for metric in metrics or ("accuracy",)]
-    spec = {"objectives": objectives, "maxTrials": 10}
+    spec = {"objectives": objectives, "maxTrials": max_trials}
     return {"metadata": {"name": "mnist"}, "spec": spec} | ({"status": status} if status else {})
 
 
@@ -27,7 +28,7 @@ def test_the_pareto_front() -> None:
     assert best_of(resource({"paretoFront": []}, "accuracy", "latency")) is None
 
 
-def test_the_standing_in_a_line() -> None:
+def test_headline() -> None:
     trials = {"total": 5, "running": 2, "complete": 1, "pruned": 2, "failed": 0}
     status = {"phase": "Running", "progress": "3/10", "trials": trials}
     assert (
@@ -35,14 +36,25 @@ def test_the_standing_in_a_line() -> None:
     )
 
 
-def test_what_is_missing_is_told_with_what_stalls() -> None:
+def test_headline_of_one_trial() -> None:
+    assert headline(resource({"phase": "Running"}, max_trials=1)) == "mnist: Running, 0/1 trial finished"
+
+
+def test_no_trial_completed_comes_with_the_blocking_conditions() -> None:
     stalled = {"type": "Stalled", "status": "True", "reason": "ImagePull", "message": "push the image"}
     accepted = {"type": "Accepted", "status": "True", "reason": "Valid", "message": "fine"}
     status = {"phase": "Running", "trials": {"running": 1}, "conditions": [accepted, stalled]}
-    told = missing_best(resource(status)).splitlines()
-    assert told[0] == "no best trial yet. mnist: Running, 0/10 trials finished (1 running)"
-    assert told[1:] == ["Stalled=True (ImagePull): push the image"]
+    assert missing_best(resource(status)).splitlines() == [
+        "no trial completed yet",
+        "mnist: Running, 0/10 trials finished (1 running)",
+        "Stalled=True (ImagePull): push the image",
+    ]
 
 
-def test_a_study_that_no_operator_saw() -> None:
+@pytest.mark.parametrize("phase", ["Completed", "Failed"])
+def test_no_trial_completed_in_a_study_that_ended(phase: str) -> None:
+    assert missing_best(resource({"phase": phase})).splitlines()[0] == "no trial completed"
+
+
+def test_a_study_that_the_operator_has_not_processed() -> None:
     assert "Is the operator running?" in missing_best(resource(None))
