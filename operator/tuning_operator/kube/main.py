@@ -17,6 +17,7 @@ from tuning_operator.kube.loop.worker import work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
+from tuning_operator.kube.ports.job_runs import JobRuns
 from tuning_operator.kube.ports.kubernetes import KubeError, KubernetesApi, connect
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.study_server import HttpStudyServer
@@ -42,11 +43,13 @@ async def operate(settings: OperatorSettings) -> None:
     """Connect all parts and run them; when one ends, all end, and Kubernetes restarts the process."""
     stopped = _signals()  # first: kopf listens for signals too, but only once it runs
     server = HttpStudyServer(settings.study_server_url, settings.token_file, settings.study_server_ca_file)
-    queue: WorkQueue[StudyKey] = WorkQueue()
+    queue = WorkQueue[StudyKey]()
     metrics = probes.Metrics(lambda: len(queue))
     kube = await connect(metrics.requests)
-    actor = Actor(kube, server, lambda: runtime(settings))
-    reconciler = Reconciler(kube, server, Observer(kube, server, check, _now), actor, _now)
+    registry = kopf.OperatorRegistry()
+    runs = JobRuns(kube, registry, lambda: runtime(settings), _now)
+    register(registry, queue, runs)
+    reconciler = Reconciler(kube, server, Observer(runs, server, check, _now), Actor(runs, server), _now)
     listener = await probes.serve(
         probes.application(queue.age, settings.stuck_seconds, metrics),
         settings.probe_host,
@@ -55,7 +58,7 @@ async def operate(settings: OperatorSettings) -> None:
     try:
         parts = [work(queue, reconciler, metrics, settings.resync_seconds) for _ in range(settings.workers)]
         await _until_first_ends(
-            _watch(kube, settings, queue),
+            _watch(kube, settings, registry),
             follow_changes(server, queue, settings.namespaces),
             stopped(),
             *parts,
@@ -72,10 +75,8 @@ def runtime(settings: OperatorSettings) -> Runtime:
     return Runtime(trainer_archive().content, settings.study_server_url, ca)
 
 
-async def _watch(kube: KubernetesApi, settings: OperatorSettings, queue: WorkQueue[StudyKey]) -> None:
+async def _watch(kube: KubernetesApi, settings: OperatorSettings, registry: kopf.OperatorRegistry) -> None:
     await wait_for_studies(kube)
-    registry = kopf.OperatorRegistry()
-    register(registry, queue)
     await kopf.operator(
         registry=registry,
         settings=kopf_settings(),

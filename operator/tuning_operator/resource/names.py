@@ -22,6 +22,8 @@ MAX_STUDY_NAME = 45
 """Pods are named `{job}-{5 characters}`, in at most 63; a trial's number needs the rest."""
 
 TRAINER_CONTAINER = "trainer"
+TRAINER_VOLUME = "tuning-trainer"
+"""The volume with the trainer's ConfigMap."""
 TOKEN_AUDIENCE = "tuning-study-server"  # noqa: S105  an audience, not a secret
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tuning_operator.kube.plan.observation import Observation, Run, Trouble
-from tuning_operator.kube.status.conditions import rfc3339
-from tuning_operator.protocol import Counts, Failure, StudySummary, TrialRecord
+from tuning_operator.kube.plan.actions import Action, Ask, Plan, Tell
+from tuning_operator.kube.plan.decide import decide
+from tuning_operator.kube.plan.observation import Diagnosis, Observation, Run
+from tuning_operator.kube.plan.work import Trial, Work
+from tuning_operator.kube.status.events import Event, new_events
+from tuning_operator.kube.status.status import new_status
+from tuning_operator.protocol import AskRequest, Counts, Failure, StudySummary, TellRequest, TrialRecord
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy, TuningStudyStatus
+from tuning_operator.resource.times import rfc3339
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 UID = "5a3d3f2e-0000-4000-8000-000000000001"
@@ -73,14 +79,55 @@ def summary(
     return StudySummary(counts=counts, running=trials, **fields)
 
 
-def seen(standing: StudySummary | None, *runs: Run, **fields: Any) -> Observation:
-    return Observation(standing, {run.trial: run for run in runs}, **fields)
+def seen(
+    summary: StudySummary | None, runs: dict[int, Run] | dict[Work, Run] | None = None, **fields: Any
+) -> Observation:
+    """An observation; a run's key may be a trial's number."""
+    by_work = {Trial(work) if isinstance(work, int) else work: run for work, run in (runs or {}).items()}
+    return Observation(summary, by_work, **fields)
 
 
-def trouble(
-    category: str, since: datetime | None = None, message: str = "it is so", remedy: str = "Mend it."
-) -> Trouble:
-    return Trouble(Failure(category=category, message=message, remedy=remedy), since)
+def diagnosis(
+    category: str, since: datetime | None = None, message: str = "it is so", remedy: str = "Fix it."
+) -> Diagnosis:
+    return Diagnosis(Failure(category=category, message=message, remedy=remedy), since)
+
+
+def ask(parallelism: int, max_trials: int) -> Ask:
+    return Ask(AskRequest(parallelism=parallelism, max_trials=max_trials))
+
+
+def tell(work: Work | int, state: str, failure: Failure | None = None) -> Tell:
+    request = TellRequest(state=state, failure=failure)  # type: ignore[arg-type]
+    return Tell(Trial(work) if isinstance(work, int) else work, request)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A plan, and the status and Events that follow from it."""
+
+    plan: Plan
+    status: TuningStudyStatus
+    events: tuple[Event, ...]
+    now: datetime
+
+    @property
+    def actions(self) -> tuple[Action, ...]:
+        return self.plan.actions
+
+    @property
+    def requeue_after(self) -> float | None:
+        """As a pass does: at once when it acted."""
+        if self.actions:
+            return 0
+        return (self.plan.wake - self.now).total_seconds() if self.plan.wake else None
+
+
+def decision(study: TuningStudy, seen: Observation, now: datetime) -> Decision:
+    """What a pass decides about a study and publishes."""
+    plan = decide(study, seen, now)
+    status = new_status(study, seen, plan, now)
+    return Decision(plan, status, new_events(study.status, status, seen.summary or StudySummary()), now)
 
 
 def job(trial: int = 0, *, name: str = "mnist", **status: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tuning_operator.kube.ports.kubernetes import KubeError
 from tuning_operator.resource import names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Json = dict[str, Any]
 Place = tuple[str, str, str]
@@ -24,6 +24,8 @@ class FakeKube:
         self.largest: Mapping[str, int] | None = None
         self.slow: set[str] = set()
         """Jobs whose pods take their time to end, so that a deleted one is there until `remove`."""
+        self.admit: Callable[[Json], None] = lambda _: None
+        """Raises KubeError for an object that a quota or a policy refuses."""
         self._version = 0
 
     # --- KubeApi
@@ -39,6 +41,7 @@ class FakeKube:
         place = _place(body)
         if place in self.objects:
             return False
+        self.admit(body)
         created = copy.deepcopy(body)
         self._version += 1
         created["metadata"] |= {"uid": f"uid-{self._version}", "generation": 1}
@@ -136,13 +139,13 @@ def _labelled(body: Json, selector: str) -> bool:
 
 def _fielded(body: Json, selector: str) -> bool:
     for term in selector.split(",") if selector else []:
-        path, _, value = term.partition("=")
+        path, operator, value = re.split(r"(!?=)", term, maxsplit=1)
         if path == "status.successful":
             found: Any = body.get("status", {}).get("succeeded", 0)
         else:
             found = body
             for part in path.split("."):
                 found = found.get(part, "")
-        if str(found) != value:
+        if (str(found) == value) != (operator == "="):
             return False
     return True

@@ -1,4 +1,4 @@
-"""From Kubernetes' status to a sentence with its mend. The statuses are as real clusters give them."""
+"""From Kubernetes' status to a failure and how to fix it. The statuses are as real clusters give them."""
 # ruff: noqa: E501  messages are quoted as they come
 
 from __future__ import annotations
@@ -7,8 +7,8 @@ import json
 from typing import Any
 
 import pytest
-from tuning_operator.kube.jobs.diagnose import Evidence, job_state, refit_subject, why_ended, why_not_started
-from tuning_operator.kube.status.conditions import told
+from tuning_operator.kube.jobs.diagnose import Evidence, job_state, why_ended, why_not_started
+from tuning_operator.kube.plan.work import Refit, program
 
 from tests.unit.kube.builders import GPU, ago, failed_job, job, pod, study, terminated, waiting
 
@@ -84,11 +84,11 @@ WAITING: dict[str, tuple[Evidence, str, list[str]]] = {
 @pytest.mark.parametrize("name", WAITING)
 def test_why_not_started(name: str) -> None:
     evidence, category, words = WAITING[name]
-    trouble = why_not_started(evidence)
-    assert trouble is not None
-    assert trouble.failure.category == category
+    diagnosis = why_not_started(evidence)
+    assert diagnosis is not None
+    assert diagnosis.failure.category == category
     for word in words:
-        assert word in told(trouble.failure)
+        assert word in diagnosis.failure.describe()
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_why_not_started(name: str) -> None:
     ],
     ids=["no pod yet", "new pod", "creating", "initializing", "refused once, there now"],
 )
-def test_a_pod_on_its_way_is_no_trouble(evidence: Evidence) -> None:
+def test_a_pod_on_its_way_has_no_diagnosis(evidence: Evidence) -> None:
     assert why_not_started(evidence) is None
 
 
@@ -112,20 +112,20 @@ def test_a_trial_that_is_evicted_again_and_again() -> None:
     evicted = [pod(age=age, **EVICTED) for age in (300, 200, 100)]
     fresh = pod(phase="Pending")
     assert why_not_started(Evidence(job(), [*evicted[:2], fresh])) is None
-    trouble = why_not_started(Evidence(job(), [*evicted, fresh]))
-    assert trouble is not None
-    assert trouble.failure.category == "Evicted"
-    assert "3 of its pods" in trouble.failure.message
+    diagnosis = why_not_started(Evidence(job(), [*evicted, fresh]))
+    assert diagnosis is not None
+    assert diagnosis.failure.category == "Evicted"
+    assert "3 of its pods" in diagnosis.failure.message
 
 
 def test_an_unreachable_node() -> None:
     lost = pod(phase="Running", spec={"nodeName": "gpu-7"}, conditions=[
         {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}])  # fmt: skip
     lost["metadata"]["deletionTimestamp"] = "2026-11-21T11:58:00Z"
-    trouble = why_not_started(Evidence(job(), [lost]))
-    assert trouble is not None
-    assert "kubectl delete node gpu-7" in told(trouble.failure)
-    assert trouble.since == ago(120)
+    diagnosis = why_not_started(Evidence(job(), [lost]))
+    assert diagnosis is not None
+    assert "kubectl delete node gpu-7" in diagnosis.failure.describe()
+    assert diagnosis.since == ago(120)
 
 
 def test_since_when() -> None:
@@ -150,7 +150,7 @@ DEADLINE = {
     "reason": "DeadlineExceeded",
     "message": "Pod was active on the node longer than the specified deadline",
 }
-TOLD = json.dumps(
+REPORTED = json.dumps(
     {"category": "Exception", "message": "RuntimeError: boom", "remedy": None, "traceback": "Traceback ..."}
 )
 
@@ -168,7 +168,7 @@ ENDED: dict[str, tuple[Evidence, str, list[str]]] = {
     "a sidecar that cannot start": (
         Evidence(failed_job(), [pod(**terminated(128, "StartError", NO_PATH, container="logger"))]),
         "StartError", ["Container logger", "command and image"]),
-    "the trainer's own words": (Evidence(failed_job(), [pod(**terminated(1, message=TOLD))]), "Exception", ["RuntimeError: boom"]),
+    "the trainer's own words": (Evidence(failed_job(), [pod(**terminated(1, message=REPORTED))]), "Exception", ["RuntimeError: boom"]),
     "exit code with last lines": (
         Evidence(failed_job(), [pod(**terminated(3, message="libcuda.so.1: cannot open"))]),
         "ExitCode", ["code 3", "libcuda.so.1", "kubectl logs job/mnist-0"]),
@@ -183,15 +183,15 @@ ENDED: dict[str, tuple[Evidence, str, list[str]]] = {
 @pytest.mark.parametrize("name", ENDED)
 def test_why_ended(name: str) -> None:
     evidence, category, words = ENDED[name]
-    trouble = why_ended(evidence)
-    assert trouble.failure.category == category
+    diagnosis = why_ended(evidence)
+    assert diagnosis.failure.category == category
     for word in words:
-        assert word in told(trouble.failure)
+        assert word in diagnosis.failure.describe()
 
 
 def test_the_traceback_survives() -> None:
-    trouble = why_ended(Evidence(failed_job(), [pod(**terminated(1, message=TOLD))]))
-    assert trouble.failure.traceback == "Traceback ..."
+    diagnosis = why_ended(Evidence(failed_job(), [pod(**terminated(1, message=REPORTED))]))
+    assert diagnosis.failure.traceback == "Traceback ..."
 
 
 def test_the_newest_pod_counts() -> None:
@@ -225,20 +225,23 @@ def test_job_state(given: dict[str, Any], state: str) -> None:
 
 def test_of_several_tries_the_last_one_tells() -> None:
     first = pod(age=60, **terminated(137, "OOMKilled"))
-    told_by_trainer = json.dumps({"category": "Exception", "message": "ValueError: boom"})
-    last = pod(age=10, **terminated(1, message=told_by_trainer))
+    reported = json.dumps({"category": "Exception", "message": "ValueError: boom"})
+    last = pod(age=10, **terminated(1, message=reported))
     assert why_ended(Evidence(failed_job(), [first, last])).failure.category == "Exception"
     assert why_ended(Evidence(failed_job(), [last, first])).failure.category == "Exception"
     silent = pod(age=10, phase="Failed")
     assert why_ended(Evidence(failed_job(), [first, silent])).failure.category == "OutOfMemory"
 
 
-def test_a_refits_troubles_name_the_fields_that_it_has_itself() -> None:
+def test_a_diagnosis_of_a_refit_names_the_fields_that_it_has_itself() -> None:
     template = {"spec": {"containers": [{"name": "trainer", "image": "i"}]}}
-    own, none = (refit_subject(study(refit=refit)) for refit in ({"template": template}, {}))
-    killed = [pod(**terminated(137, "OOMKilled"))]
-    assert "spec.refit.template" in told(why_ended(Evidence(failed_job(), killed, subject=own)).failure)
-    assert "let the refit need less" in told(why_ended(Evidence(failed_job(), killed, subject=own)).failure)
-    assert "spec.trial.template" in told(why_ended(Evidence(failed_job(), killed, subject=none)).failure)
-    late = [pod(phase="Failed", reason="DeadlineExceeded")]
-    assert "spec.refit.timeout" in told(why_ended(Evidence(failed_job(), late, subject=none)).failure)
+
+    def why(refit: dict[str, Any], pod: dict[str, Any]) -> str:
+        fields = program(study(refit=refit), Refit(0, "a")).fields
+        return why_ended(Evidence(failed_job(), [pod], noun="refit", fields=fields)).failure.describe()
+
+    killed = pod(**terminated(137, "OOMKilled"))
+    assert "spec.refit.template" in why({"template": template}, killed)
+    assert "let the refit need less" in why({"template": template}, killed)
+    assert "spec.trial.template" in why({}, killed)
+    assert "spec.refit.timeout" in why({}, pod(phase="Failed", reason="DeadlineExceeded"))

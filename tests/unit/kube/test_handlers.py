@@ -16,8 +16,13 @@ from tuning_operator.kube.loop.handlers import (
     register,
 )
 from tuning_operator.kube.loop.workqueue import WorkQueue
+from tuning_operator.kube.ports.job_runs import JobRuns
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Changes, StudyKey
+
+from tests.unit.kube.builders import NOW
+from tests.unit.kube.fake_kube import FakeKube
+from tests.unit.kube.world import RUNTIME
 
 KEY, OTHER = StudyKey("ml", "a"), StudyKey("ml", "b")
 AWAY = StudyServerUnavailable("ConnectError")
@@ -86,7 +91,7 @@ async def test_studies_of_other_namespaces_are_others() -> None:
 async def emit(queue: WorkQueue[StudyKey], plural: str, **event: Any) -> None:
     """Call the handlers of a kind as kopf does."""
     registry = kopf.OperatorRegistry()
-    register(registry, queue)
+    register(registry, queue, JobRuns(FakeKube(), registry, lambda: RUNTIME, lambda: NOW))
     handlers = [h for h in registry._watching.get_all_handlers() if h.selector.any_name == plural]
     assert len(handlers) == 1
     await handlers[0].fn(**event)

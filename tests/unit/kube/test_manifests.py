@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tuning_operator.kube.jobs import manifests
 from tuning_operator.kube.jobs.manifests import Runtime, trainer_config_map
-from tuning_operator.kube.plan.work import refit_assignment, refit_request, trial_assignment
+from tuning_operator.kube.plan.work import Refit, Trial
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 
@@ -45,13 +45,13 @@ SPEC: dict[str, Any] = {
 
 
 def trial_job(study: TuningStudy, trial: int, runtime: Runtime) -> dict[str, Any]:
-    return manifests.job(study, trial_assignment(study, trial), runtime)
+    return manifests.job(study, Trial(trial), runtime)
 
 
 def refit_job(study: TuningStudy, trial: int = 7) -> dict[str, Any]:
     refit = study.spec.refit
     assert refit
-    return manifests.job(study, refit_assignment(study, refit, refit_request(refit, trial)), RUNTIME)
+    return manifests.job(study, Refit.of(refit, trial), RUNTIME)
 
 
 def container(job: dict[str, Any], name: str = "trainer") -> dict[str, Any]:
@@ -268,6 +268,6 @@ def test_which_refit_it_is() -> None:
     refits = [
         study(refit=said).spec.refit for said in ({}, {"retries": 2}, {"retries": 3}, {"script": "f.py"})
     ]
-    digests = [refit_request(refit, 7).digest for refit in refits if refit]
+    digests = [Refit.of(refit, 7).digest for refit in refits if refit]
     assert digests[0] == digests[1]
-    assert len({*digests, *(refit_request(refit, 8).digest for refit in refits if refit)}) == 6
+    assert len({*digests, *(Refit.of(refit, 8).digest for refit in refits if refit)}) == 6

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tuning_operator.kube.loop.reconciler import ActionsFailed
 from tuning_operator.kube.ports.kubernetes import KubeError
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import names
+from tuning_operator.resource.times import rfc3339
 
-from tests.unit.kube.builders import body, job, pod, terminated, waiting
+from tests.unit.kube.builders import NOW, body, failed_job, job, pod, terminated, waiting
 from tests.unit.kube.faults import Faults
 from tests.unit.kube.world import FAILED, KEY, World
 
@@ -60,7 +62,7 @@ async def test_pods_find_their_trainer() -> None:
     assert mounted == world.kube.named("ConfigMap")
 
 
-async def test_an_initial_trial_outside_its_range_is_told() -> None:
+async def test_an_initial_trial_outside_its_range_is_reported() -> None:
     world, faults = World(initialTrials=[{"x": 0.5}, {"x": 99}]), Faults()
     world.start_operator(faults)
     await world.settle()
@@ -70,7 +72,7 @@ async def test_an_initial_trial_outside_its_range_is_told() -> None:
     assert "declare" not in faults.calls
 
 
-async def test_a_server_that_lost_the_study_is_told_again() -> None:
+async def test_a_study_that_the_server_lost_is_declared_again() -> None:
     world = World()
     await world.settle()
     world.server.trials.clear()
@@ -78,7 +80,7 @@ async def test_a_server_that_lost_the_study_is_told_again() -> None:
     assert KEY in world.server.trials
 
 
-async def test_a_refused_study_is_told_and_tried_again() -> None:
+async def test_a_refused_study_is_reported_and_tried_again() -> None:
     world = World()
     world.server.refuses = [
         Problem(field="sampler.args.sede", message="TPESampler has no sede: did you mean seed?")
@@ -95,7 +97,7 @@ async def test_a_refused_study_is_told_and_tried_again() -> None:
     assert world.alive() == [0, 1]
 
 
-async def test_a_spec_that_cannot_be_read_is_told() -> None:
+async def test_a_spec_that_cannot_be_read_is_reported() -> None:
     world = World()
     world.edit(maxTrails=3)
     await world.tick()
@@ -103,7 +105,7 @@ async def test_a_spec_that_cannot_be_read_is_told() -> None:
     assert world.jobs == {}
 
 
-async def test_a_name_too_long_for_its_pods_is_told() -> None:
+async def test_a_name_too_long_for_its_pods_is_reported() -> None:
     world = World()
     world.kube.objects.clear()
     world.kube.put(body("m" * 46))
@@ -113,7 +115,7 @@ async def test_a_name_too_long_for_its_pods_is_told() -> None:
     assert "46" in accepted["message"]
 
 
-async def test_the_server_away_is_told_and_nothing_is_lost() -> None:
+async def test_the_server_away_is_reported_and_nothing_is_lost() -> None:
     world = World()
     await world.settle()
     faults = Faults({n: (StudyServerUnavailable("ConnectError"), False) for n in range(100)})
@@ -141,7 +143,7 @@ async def test_a_failed_list_is_never_no_jobs() -> None:
     assert world.kube.objects == before
 
 
-async def test_a_rejected_status_write_is_made_up_for() -> None:
+async def test_a_rejected_status_write_is_repeated() -> None:
     world = World(maxTrials=1)
     await world.settle()
     world.succeed(0)
@@ -155,7 +157,7 @@ async def test_a_rejected_status_write_is_made_up_for() -> None:
     world.start_operator(Faults({writes: (KubeError(422, "Invalid", "status.best is invalid"), False)}))
     with pytest.raises(KubeError):
         await world.reconciler.reconcile(KEY)
-    assert "Completed" not in {reason for reason, _ in world.kube.events()}, "told before it was true"
+    assert "Completed" not in {reason for reason, _ in world.kube.events()}, "recorded before it was true"
     await world.settle()
     assert world.status["phase"] == "Completed"
     assert "Completed" in {reason for reason, _ in world.kube.events()}
@@ -179,8 +181,8 @@ async def test_a_crashed_pod_is_a_failed_trial() -> None:
     world.crash(0)
     world.kube.put({**pod(0, **terminated(137, "OOMKilled")), "kind": "Pod"})
     await world.settle()
-    told = world.server.trials[KEY][0]
-    assert (told.state, told.failure.category if told.failure else None) == ("FAIL", "OutOfMemory")
+    ended = world.server.trials[KEY][0]
+    assert (ended.state, ended.failure.category if ended.failure else None) == ("FAIL", "OutOfMemory")
     assert world.alive() == [1]
     assert ("TrialFailed", 1) in world.kube.events()
 
@@ -204,7 +206,7 @@ async def test_a_deleted_job_comes_back_with_the_same_trial() -> None:
     assert len(world.server.trials[KEY]) == 1
 
 
-async def test_an_unpullable_image_is_told_and_given_up() -> None:
+async def test_an_unpullable_image_is_reported_and_given_up() -> None:
     world = World(parallelism=1, maxTrials=1)
     await world.settle()
     world.kube.put(
@@ -221,28 +223,115 @@ async def test_an_unpullable_image_is_told_and_given_up() -> None:
     assert world.alive() == []
 
 
-async def test_a_job_that_the_api_server_refuses_is_told() -> None:
+async def test_a_job_that_the_api_server_refuses_is_reported() -> None:
     world = World()
-    faults = Faults()
-    world.start_operator(faults)
-    await world.settle()
-    first = faults.calls.index("create") + 1  # the ConfigMap first
-    world = World()
-    refusal = KubeError(
-        403, "Forbidden", 'jobs.batch "mnist-0" is forbidden: exceeded quota: count/jobs.batch=1'
-    )
-    world.start_operator(Faults({first: (refusal, False)}))
-    await world.tick()
+    world.quota = 0
     await world.tick()
     stalled = world.condition("Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "Quota")
     assert "exceeded quota" in stalled["message"]
+    world.quota = None
     await world.settle()
     assert world.alive() == [0, 1]
     assert world.condition("Stalled")["status"] == "False"
 
 
-async def test_a_job_of_someone_else_is_left_alone_and_told() -> None:
+async def test_a_refused_job_keeps_no_other_action_from_being_done() -> None:
+    """A finished trial whose pod hangs holds the quota that its successor needs."""
+    world = World(maxTrials=4, parallelism=2)
+    world.quota = 2
+    await world.settle()
+    for number in (0, 1):
+        world.begin(number)
+    world.server.end(KEY, 0, "COMPLETE", 0.5)
+    await world.settle()
+    assert world.condition("Stalled")["reason"] == "Quota"
+    assert world.alive() == [0, 1]
+    world.advance(31)
+    await world.settle()
+    await world.settle()
+    assert world.alive() == [1, 2]
+    assert world.condition("Stalled")["status"] == "False"
+
+
+async def test_all_refusals_of_a_pass_are_reported_as_one() -> None:
+    world = World(parallelism=3)
+    world.denied = True
+    with pytest.raises(ActionsFailed, match=r"mnist-0.* \(and 2 other errors\)"):
+        await world.reconciler.reconcile(KEY)
+    assert "mnist-0" in world.condition("Stalled")["message"]
+    assert len(world.server.running(KEY)) == 3
+
+
+async def test_what_an_ask_brings_is_started_in_the_same_pass() -> None:
+    world = World(maxTrials=40, parallelism=40)
+    assert await world.tick() == 0
+    assert world.alive() == list(range(40)), "over three requests, of 16 trials at most"
+
+
+async def test_the_trainer_is_sent_once_for_all_trials_of_a_study() -> None:
+    world, faults = World(parallelism=5), Faults()
+    world.start_operator(faults)
+    await world.settle()
+    assert faults.calls.count("create") == 6, "five Jobs and one ConfigMap"
+
+
+async def test_a_deleted_trainer_config_map_is_created_again() -> None:
+    world = World(parallelism=1)
+    await world.settle()
+    [name] = world.kube.named("ConfigMap")
+    world.kube.remove("ConfigMap", "ml", name)
+    waits = pod(0, phase="Pending", **waiting("ContainerCreating"))
+    world.kube.put({**waits, "kind": "Pod"})
+    message = f'MountVolume.SetUp failed for volume "tuning-trainer" : configmap "{name}" not found'
+    world.kube.put(warning(waits, "FailedMount", message))
+    await world.settle()
+    assert world.kube.named("ConfigMap") == {name}
+    assert world.status["phase"] == "Running"
+
+
+async def test_a_copied_job_is_not_the_trials() -> None:
+    """Someone copies a Job to debug it, labels and all; it fails."""
+    world = World(parallelism=1)
+    await world.settle()
+    copied = {**failed_job(0), "metadata": {**failed_job(0)["metadata"], "name": "mnist-0-debug"}}
+    world.kube.put(copied)
+    odd = job(0)
+    odd["metadata"]["labels"][names.LABEL_TRIAL] = "best"
+    world.kube.put({**odd, "metadata": {**odd["metadata"], "name": "mnist-best"}})
+    await world.settle()
+    assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
+
+
+async def test_a_young_job_is_not_diagnosed_yet() -> None:
+    world, faults = World(parallelism=1), Faults()
+    await world.settle()
+    stuck = pod(0, age=0, phase="Pending", **waiting("ImagePullBackOff"))
+    world.kube.put({**stuck, "kind": "Pod"})
+    fresh = world.jobs_named("mnist-0")
+    fresh["metadata"]["creationTimestamp"] = rfc3339(world.now)
+    world.start_operator(faults)
+    assert await world.tick() == 3.0
+    assert faults.calls.count("select") == 1, "the Jobs; no pods, no Events"
+    assert world.condition("Stalled")["status"] == "False"
+    world.advance(3)
+    await world.tick()
+    assert world.condition("Stalled")["reason"] == "ImagePull"
+
+
+def warning(pod: dict[str, Any], reason: str, message: str) -> dict[str, Any]:
+    return {
+        "kind": "Event",
+        "metadata": {"name": f"{pod['metadata']['name']}.1", "namespace": "ml"},
+        "involvedObject": {"kind": "Pod", "uid": pod["metadata"]["uid"]},
+        "type": "Warning",
+        "reason": reason,
+        "message": message,
+        "lastTimestamp": rfc3339(NOW),
+    }
+
+
+async def test_a_job_of_someone_else_is_left_alone_and_reported() -> None:
     world = World(parallelism=1)
     theirs = job(0)
     theirs["metadata"] |= {"ownerReferences": [], "labels": {}}
@@ -264,7 +353,7 @@ async def test_the_jobs_of_a_deleted_study_of_the_same_name_are_waited_for() -> 
     assert world.alive() == [0]
 
 
-async def test_a_deleted_study_is_told_to_the_record() -> None:
+async def test_a_deleted_study_ends_in_the_record() -> None:
     world = World()
     await world.settle()
     world.kube.remove(names.KIND, "ml", "mnist")
@@ -315,7 +404,7 @@ async def test_a_refit_from_the_best_trial_to_its_model() -> None:
     world.begin_refit()
     await world.settle()
     assert world.status["refit"]["phase"] == "Running"
-    world.fail_try()
+    world.fail_attempt()
     world.kube.put({**refit_pod(world, **terminated(1)), "kind": "Pod"})
     await world.settle()
     assert world.status["refit"]["phase"] == "Pending"
@@ -330,7 +419,7 @@ async def test_a_refit_from_the_best_trial_to_its_model() -> None:
     assert world.status["trials"]["total"] == 2, "a refit is no trial"
 
 
-async def test_a_refit_without_a_word_is_told_what_its_pod_tells() -> None:
+async def test_a_refit_without_a_report_is_diagnosed_from_its_pod() -> None:
     world = World(maxTrials=1, parallelism=1, refit={})
     await world.settle()
     world.succeed(0)
@@ -344,28 +433,19 @@ async def test_a_refit_without_a_word_is_told_what_its_pod_tells() -> None:
     assert ("RefitFailed", 1) in world.kube.events()
 
 
-async def test_a_refit_whose_job_is_refused_is_told_with_the_refit() -> None:
+async def test_a_refit_whose_job_is_refused_is_reported_with_the_refit() -> None:
     template = {"spec": {"containers": [{"name": "trainer", "image": "i"}]}}
     world = World(maxTrials=1, parallelism=1, refit={"template": template})
     await world.settle()
     world.succeed(0)
-    faults = Faults()
-    world.start_operator(faults)
-    await world.tick()
-    await world.tick()
-    first = len(faults.calls) - 1 - faults.calls[::-1].index("create")
-    world = World(maxTrials=1, parallelism=1, refit={"template": template})
+    world.denied = True
     await world.settle()
-    world.succeed(0)
-    refusal = KubeError(422, "Invalid", "requests must be less than or equal to cpu limit")
-    world.start_operator(Faults({first: (refusal, False)}))
-    await world.tick()
-    await world.tick()
     stalled = world.condition("Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "JobRefused")
     message = world.status["refit"]["message"]
-    assert "The refit's Job is refused: requests must be less" in message
+    assert "The refit's Job is refused: admission webhook" in message
     assert "spec.refit.template" in message
+    world.denied = False
     await world.settle()
     assert world.refit_lives()
     assert world.condition("Stalled")["status"] == "False"

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  a table reads best with few lines a row
-"""The refit: its rules as a table, how it stands in the status, and its part of the story."""
+"""The refit: its rules as a table, its status, and its Events."""
 
 from __future__ import annotations
 
@@ -7,21 +7,34 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tuning_operator.kube.plan.actions import Action, Ask, BeginRefit, FailRefit, StartRefit, StopRefit
-from tuning_operator.kube.plan.decide import decide
+from tuning_operator.kube.plan.actions import Action, Begin, Start, Stop
 from tuning_operator.kube.plan.observation import Observation, Run
-from tuning_operator.kube.plan.patience import START_GRACE
 from tuning_operator.kube.plan.refit import REMOVED, best_trial
-from tuning_operator.kube.plan.work import refit_request
+from tuning_operator.kube.plan.waiting import START_GRACE
+from tuning_operator.kube.plan.work import Refit, Work
 from tuning_operator.kube.status.conditions import find
 from tuning_operator.protocol import Failure, Problem, RefitRecord, StudySummary
 from tuning_operator.resource.study import RefitSpec, TuningStudy, TuningStudyStatus
 
-from tests.unit.kube.builders import NOW, ago, running_status, seen, study, summary, trial, trouble
+from tests.unit.kube.builders import (
+    NOW,
+    ago,
+    ask,
+    decision,
+    diagnosis,
+    running_status,
+    seen,
+    study,
+    summary,
+    tell,
+    trial,
+)
 
 BEST = trial(3, "COMPLETE", values=[0.9])
-DIGEST = refit_request(RefitSpec(), 3).digest
-BEGIN, START = BeginRefit(3, DIGEST), StartRefit(3, DIGEST)
+REFIT = Refit.of(RefitSpec(), 3)
+DIGEST = REFIT.digest
+BEGIN, START = Begin(REFIT.request), Start(REFIT)
+OLD = Refit(2, "old")
 LATE = ago(START_GRACE.total_seconds() + 1)
 BOOM = Failure(category="Exception", message="ValueError: boom", traceback="Traceback ...")
 
@@ -35,9 +48,13 @@ def record(state: str = "RUNNING", trial: int = 3, digest: str = DIGEST, **field
     return RefitRecord(trial=trial, digest=digest, state=state, **fields)  # type: ignore[arg-type]
 
 
-def job(state: str, category: str | None = None, digest: str = DIGEST, **fields: Any) -> Run:
-    problem = trouble(category, fields.pop("since", ago(1))) if category else None
-    return Run(3, state, problem, digest=digest, **fields)  # type: ignore[arg-type]
+def run(state: str, category: str | None = None, work: Refit = REFIT, **fields: Any) -> dict[Work, Run]:
+    why = diagnosis(category, fields.pop("since", ago(1))) if category else None
+    return {work: Run(state, why, **fields)}  # type: ignore[arg-type]
+
+
+def fail(category: Failure) -> Action:
+    return tell(REFIT, "FAIL", category)
 
 
 def spec(**fields: Any) -> TuningStudy:
@@ -58,7 +75,7 @@ FRONT = [trial(n, "COMPLETE", values=values) for n, values in ((1, [0.9, 9]), (2
 
 TABLE: dict[str, Row] = {
     "no refit is asked for": Row(study(), seen(ended()), [], None),
-    "the study goes on": Row(spec(maxTrials=11), seen(ended()), [Ask(2, 11)], None),
+    "the study continues": Row(spec(maxTrials=11), seen(ended()), [ask(2, 11)], None),
     "the study has completed": Row(spec(), seen(ended()), [BEGIN], "Pending"),
     "the study has failed": Row(spec(maxFailedTrials=0), seen(ended(fail=1)), [], None),
     "no trial is complete": Row(spec(), seen(summary(pruned=10)), [], "Failed", "no best parameters"),
@@ -67,71 +84,71 @@ TABLE: dict[str, Row] = {
         spec(), seen(ended(), problems=(Problem(field="x", message="y"),)), [], "Pending", "Accepted"),
     "begun: it gets its Job": Row(spec(), seen(ended(record())), [START], "Pending"),
     "begun, and the study was resumed: it gets its Job": Row(
-        spec(maxTrials=11), seen(ended(record())), [Ask(2, 11), START], "Pending"),
-    "its pod is on its way": Row(spec(), seen(ended(record()), refit=job("starting")), [], "Pending"),
-    "it runs": Row(spec(), seen(ended(record()), refit=job("running")), [], "Running"),
+        spec(maxTrials=11), seen(ended(record())), [ask(2, 11), START], "Pending"),
+    "its pod is on its way": Row(spec(), seen(ended(record()), run("starting")), [], "Pending"),
+    "it runs": Row(spec(), seen(ended(record()), run("running")), [], "Running"),
     "it runs, and the study was resumed": Row(
-        spec(maxTrials=11), seen(ended(record()), refit=job("running")), [Ask(2, 11)], "Running"),
+        spec(maxTrials=11), seen(ended(record()), run("running")), [ask(2, 11)], "Running"),
     "it runs, and the study is suspended": Row(
-        spec(suspend=True), seen(ended(record()), refit=job("running")), [], "Running"),
-    "its Job is being deleted": Row(spec(), seen(ended(record()), refit=job("stopping")), [], "Pending"),
-    "a try failed": Row(
-        spec(), seen(ended(record(failure=BOOM)), refit=job("starting")), [], "Pending", "A try failed, and there is"),
-    "its tries have failed": Row(
-        spec(), seen(ended(record(failure=BOOM)), refit=job("ended", "Exception")), [FailRefit(BOOM)], "Pending"),
-    "its tries have failed, as the server knows and the cluster does not": Row(
-        spec(), seen(ended(record(failure=BOOM)), refit=job("ended", "ExitCode")), [FailRefit(BOOM)], "Pending"),
-    "its tries have ended without a word": Row(
-        spec(), seen(ended(record()), refit=job("ended", "ExitCode")),
-        [FailRefit(trouble("ExitCode").failure)], "Pending"),
-    "its last try was killed": Row(
-        spec(), seen(ended(record(failure=BOOM)), refit=job("ended", "OutOfMemory")),
-        [FailRefit(trouble("OutOfMemory").failure)], "Pending"),
+        spec(suspend=True), seen(ended(record()), run("running")), [], "Running"),
+    "its Job is being deleted": Row(spec(), seen(ended(record()), run("stopping")), [], "Pending"),
+    "an attempt failed": Row(
+        spec(), seen(ended(record(failure=BOOM)), run("starting")), [], "Pending", "Attempt failed, retrying: ValueError: boom"),
+    "its attempts have failed": Row(
+        spec(), seen(ended(record(failure=BOOM)), run("ended", "Exception")), [fail(BOOM)], "Pending"),
+    "its attempts have failed, as the server knows and the cluster does not": Row(
+        spec(), seen(ended(record(failure=BOOM)), run("ended", "ExitCode")), [fail(BOOM)], "Pending"),
+    "its attempts have ended without a report": Row(
+        spec(), seen(ended(record()), run("ended", "ExitCode")),
+        [fail(diagnosis("ExitCode").failure)], "Pending"),
+    "its last attempt was killed": Row(
+        spec(), seen(ended(record(failure=BOOM)), run("ended", "OutOfMemory")),
+        [fail(diagnosis("OutOfMemory").failure)], "Pending"),
     "its image cannot be pulled": Row(
-        spec(), seen(ended(record()), refit=job("starting", "ImagePull")), [], "Pending", "it is so. Mend it."),
+        spec(), seen(ended(record()), run("starting", "ImagePull")), [], "Pending", "it is so. Fix it."),
     "its image cannot be pulled for long": Row(
-        spec(), seen(ended(record()), refit=job("starting", "ImagePull", since=LATE)),
-        [FailRefit(trouble("ImagePull").failure), StopRefit()], "Pending"),
+        spec(), seen(ended(record()), run("starting", "ImagePull", since=LATE)),
+        [fail(diagnosis("ImagePull").failure), Stop(REFIT)], "Pending"),
+    "its trainer is gone": Row(
+        spec(), seen(ended(record()), run("starting", "TrainerMissing")), [START], "Pending", "it is so"),
     "it waits for a GPU": Row(
-        spec(), seen(ended(record()), refit=job("starting", "Capacity", since=LATE)), [], "Pending", "it is so"),
-    "its name is taken": Row(
-        spec(), seen(ended(record()), refit=job("foreign", "NameTaken")), [], "Pending", "it is so"),
+        spec(), seen(ended(record()), run("starting", "Capacity", since=LATE)), [], "Pending", "it is so"),
     "it has completed": Row(spec(), seen(ended(record("COMPLETE"))), [], "Completed"),
     "it has failed": Row(
         spec(), seen(ended(record("FAIL", failure=BOOM))), [], "Failed",
-        "ValueError: boom. It is tried anew when spec.refit changes"),
-    "it has completed, its pod may say goodbye": Row(
-        spec(), seen(ended(record("COMPLETE")), refit=job("running", lingering_since=ago(5))), [], "Completed"),
-    "it has completed, its pod goes on and on": Row(
-        spec(), seen(ended(record("COMPLETE")), refit=job("running", lingering_since=ago(31))), [StopRefit()],
+        "ValueError: boom. To retry, change spec.refit"),
+    "it has completed, its pod may take a while to exit": Row(
+        spec(), seen(ended(record("COMPLETE")), run("running", lingering_since=ago(5))), [], "Completed"),
+    "it has completed, its pod does not exit": Row(
+        spec(), seen(ended(record("COMPLETE")), run("running", lingering_since=ago(31))), [Stop(REFIT)],
         "Completed"),
     "another trial is the best now": Row(
         spec(), seen(ended(record("COMPLETE", trial=2, digest="old"))), [BEGIN], "Pending"),
     "another trial, and the pod of the one before runs": Row(
-        spec(), seen(ended(record(trial=2, digest="old")), refit=job("running", digest="old")), [StopRefit()],
-        "Pending", "the refit before it"),
+        spec(), seen(ended(record(trial=2, digest="old")), run("running", work=OLD)), [Stop(OLD)],
+        "Pending", "the previous refit"),
     "another trial, and the pod of the one before is being stopped": Row(
-        spec(), seen(ended(record(trial=2, digest="old")), refit=job("stopping", digest="old")), [], "Pending",
-        "the refit before it"),
+        spec(), seen(ended(record(trial=2, digest="old")), run("stopping", work=OLD)), [], "Pending",
+        "the previous refit"),
     "the Job of the one before was found too late": Row(
-        spec(), seen(ended(record()), refit=job("ended", digest="old")), [StopRefit()], "Pending"),
-    "its spec changed while the study goes on: it is let run": Row(
-        spec(maxTrials=11, refit={"retries": 5}), seen(ended(record()), refit=job("running")), [Ask(2, 11)],
+        spec(), seen(ended(record()), run("ended", work=OLD)), [Stop(OLD)], "Pending"),
+    "its spec changed while the study continues: it keeps running": Row(
+        spec(maxTrials=11, refit={"retries": 5}), seen(ended(record()), run("running")), [ask(2, 11)],
         "Running"),
-    "its spec changed while the study goes on, and its Job is gone": Row(
-        spec(maxTrials=11, refit={"retries": 5}), seen(ended(record())), [Ask(2, 11)], "Pending"),
+    "its spec changed while the study continues, and its Job is gone": Row(
+        spec(maxTrials=11, refit={"retries": 5}), seen(ended(record())), [ask(2, 11)], "Pending"),
     "it is no longer asked for": Row(
-        study(), seen(ended(record()), refit=job("running")), [FailRefit(REMOVED), StopRefit()], "Running"),
+        study(), seen(ended(record()), run("running")), [fail(REMOVED), Stop(REFIT)], "Running"),
     "of two objectives": Row(
         spec(objectives=TWO, refit={"metric": "latency"}), seen(ended(best=None, pareto_front=FRONT)),
-        [BeginRefit(2, refit_request(RefitSpec(metric="latency"), 2).digest)], "Pending"),
+        [Begin(Refit.of(RefitSpec(metric="latency"), 2).request)], "Pending"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_table(name: str) -> None:
     row = TABLE[name]
-    plan = decide(row.study, row.seen, NOW)
+    plan = decision(row.study, row.seen, NOW)
     assert list(plan.actions) == row.actions
     refit = plan.status.refit
     assert (refit.phase if refit else None) == row.phase
@@ -139,9 +156,9 @@ def test_table(name: str) -> None:
 
 
 def test_no_refit_while_trials_are_being_stopped() -> None:
-    plan = decide(spec(maxTrials=10), seen(summary(11, complete=10, best=BEST), Run(11, "running")), NOW)
+    plan = decision(spec(maxTrials=10), seen(summary(11, complete=10, best=BEST), {11: Run("running")}), NOW)
     assert plan.status.phase == "Completed"
-    assert not [action for action in plan.actions if isinstance(action, BeginRefit)]
+    assert not [action for action in plan.actions if isinstance(action, Begin)]
     assert plan.status.refit is None
 
 
@@ -155,19 +172,18 @@ def test_the_best_of_a_front_is_that_of_the_metric_and_the_first_of_equals(metri
 
 
 @pytest.mark.parametrize(
-    ("run", "reason"),
+    ("runs", "reason"),
     [
-        (job("starting", "ImagePull"), "ImagePull"),
-        (job("foreign", "NameTaken"), "NameTaken"),
-        (job("starting", "Capacity", since=ago(60)), "Capacity"),
-        (job("starting", "Capacity", since=ago(5)), "Progressing"),
-        (job("running"), "Progressing"),
-        (job("ended", "OutOfMemory"), "Progressing"),
+        (run("starting", "ImagePull"), "ImagePull"),
+        (run("starting", "Capacity", since=ago(60)), "Capacity"),
+        (run("starting", "Capacity", since=ago(5)), "Progressing"),
+        (run("running"), "Progressing"),
+        (run("ended", "OutOfMemory"), "Progressing"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_refit_that_cannot_start_stalls_the_study(run: Run, reason: str) -> None:
-    stalled = find(decide(spec(), seen(ended(record()), refit=run), NOW).status.conditions, "Stalled")
+def test_a_refit_that_cannot_start_stalls_the_study(runs: dict[Work, Run], reason: str) -> None:
+    stalled = find(decision(spec(), seen(ended(record()), runs), NOW).status.conditions, "Stalled")
     assert stalled is not None
     assert stalled.reason == reason
     assert stalled.status == str(reason != "Progressing")
@@ -184,7 +200,9 @@ def test_what_the_refit_made_is_in_the_status() -> None:
         "history": list(range(1000)),
         **{f"a{n:02}": n for n in range(30)},
     }
-    refit = decide(spec(), seen(ended(record("COMPLETE", values=[0.95], user_attrs=attrs))), NOW).status.refit
+    refit = decision(
+        spec(), seen(ended(record("COMPLETE", values=[0.95], user_attrs=attrs))), NOW
+    ).status.refit
     assert refit is not None
     assert (refit.job, refit.trial, refit.values) == ("mnist-refit", 3, [0.95])
     assert (refit.model, refit.message) == ("/models/mnist.pt", None)
@@ -199,51 +217,58 @@ def test_what_the_refit_made_is_in_the_status() -> None:
 
 def test_values_that_are_no_json_are_left_out() -> None:
     infinite = record("COMPLETE", values=[float("inf")])
-    refit = decide(spec(), seen(ended(infinite)), NOW).status.refit
+    refit = decision(spec(), seen(ended(infinite)), NOW).status.refit
     assert refit is not None
     assert (refit.phase, refit.values) == ("Completed", None)
 
 
-def test_the_server_away_leaves_the_refit_as_it_was_told() -> None:
-    before = decide(spec(), seen(ended(record("COMPLETE"))), NOW).status
-    after = decide(spec(status=before), Observation(None), NOW).status
+def test_the_server_away_leaves_the_refit_as_it_was() -> None:
+    before = decision(spec(), seen(ended(record("COMPLETE"))), NOW).status
+    after = decision(spec(status=before), Observation(None), NOW).status
     assert after.refit == before.refit
 
 
-def test_copied_trials_are_told_where_there_can_be_any() -> None:
-    standing = summary(complete=2)
-    standing = standing.model_copy(update={"counts": standing.counts.model_copy(update={"copied": 7})})
-    warm = decide(study(warmStart={"study": "earlier"}), seen(standing), NOW).status.trials
-    cold = decide(study(), seen(standing), NOW).status.trials
+def test_copied_trials_are_counted_where_there_can_be_any() -> None:
+    given_summary = summary(complete=2)
+    given_summary = given_summary.model_copy(
+        update={"counts": given_summary.counts.model_copy(update={"copied": 7})}
+    )
+    warm = decision(study(warmStart={"study": "earlier"}), seen(given_summary), NOW).status.trials
+    cold = decision(study(), seen(given_summary), NOW).status.trials
     assert warm is not None
     assert cold is not None
     assert (warm.copied, warm.total, cold.copied) == (7, 2, None)
 
 
-def test_the_story() -> None:
-    told: list[tuple[str, str]] = []
+def test_the_events() -> None:
+    recorded: list[tuple[str, str]] = []
     status: TuningStudyStatus = running_status()
 
-    def turn(standing: Observation, **fields: Any) -> None:
+    def turn(given_summary: Observation, **fields: Any) -> None:
         nonlocal status
-        plan = decide(spec(status=status, **fields), standing, NOW)
-        told.extend((e.reason, e.message) for e in plan.events if e.reason.startswith("Refit"))
+        plan = decision(spec(status=status, **fields), given_summary, NOW)
+        recorded.extend((e.reason, e.message) for e in plan.events if e.reason.startswith("Refit"))
         status = plan.status
 
-    first, again = record(), record(digest=refit_request(RefitSpec(retries=3), 3).digest)
+    first, again = record(), record(digest=Refit.of(RefitSpec(retries=3), 3).digest)
     turn(seen(ended()))
-    turn(seen(ended(first), refit=job("starting")))
-    turn(seen(ended(first), refit=job("running")))
-    turn(seen(ended(first), refit=job("running")))
-    turn(seen(ended(record("FAIL", failure=BOOM)), refit=job("ended", "Exception")))
+    turn(seen(ended(first), run("starting")))
+    turn(seen(ended(first), run("running")))
+    turn(seen(ended(first), run("running")))
+    turn(seen(ended(record("FAIL", failure=BOOM)), run("ended", "Exception")))
     turn(seen(ended(record("FAIL", failure=BOOM))), refit={"retries": 3})
-    turn(seen(ended(again), refit=job("running", digest=again.digest)), refit={"retries": 3})
+    turn(seen(ended(again), run("running", work=Refit(3, again.digest))), refit={"retries": 3})
     done = again.model_copy(
         update={"state": "COMPLETE", "values": [0.95], "user_attrs": {"model": "/models/mnist.pt"}}
     )
     turn(seen(ended(done)), refit={"retries": 3})
     turn(seen(ended(done)), refit={"retries": 3})
-    assert [reason for reason, _ in told] == ["RefitStarted", "RefitFailed", "RefitStarted", "RefitCompleted"]
-    assert "Job mnist-refit, with the parameters of trial 3" in told[0][1]
-    assert "ValueError: boom" in told[1][1]
-    assert told[3][1].endswith("has completed: 0.95. The model is in /models/mnist.pt.")
+    assert [reason for reason, _ in recorded] == [
+        "RefitStarted",
+        "RefitFailed",
+        "RefitStarted",
+        "RefitCompleted",
+    ]
+    assert "with the parameters of trial 3 started in Job mnist-refit" in recorded[0][1]
+    assert "ValueError: boom" in recorded[1][1]
+    assert recorded[3][1].endswith("completed: 0.95. The model is in /models/mnist.pt.")

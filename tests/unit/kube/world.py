@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
+import kopf
 from tuning_operator.kube.jobs.manifests import Runtime
-from tuning_operator.kube.loop.reconciler import Reconciler
+from tuning_operator.kube.loop.reconciler import ActionsFailed, Reconciler
 from tuning_operator.kube.plan.validation import check
-from tuning_operator.kube.ports.act import Actor, RunRefused
+from tuning_operator.kube.ports.act import Actor
+from tuning_operator.kube.ports.job_runs import JobRuns
 from tuning_operator.kube.ports.kubernetes import KubeError
 from tuning_operator.kube.ports.observe import Observer
+from tuning_operator.kube.ports.runs import RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Failure, StudyKey
 from tuning_operator.resource import names
@@ -33,6 +36,11 @@ class World:
     def __init__(self, **spec: Any) -> None:
         self.kube, self.server, self.now = FakeKube(), ModelServer(), NOW
         self.kube.put(body(**spec))
+        self.kube.admit = self._admit
+        self.quota: int | None = None
+        """How many Jobs the namespace may have that have not ended."""
+        self.denied = False
+        """Whether an admission policy refuses all Jobs."""
         self.start_operator()
 
     def clock(self) -> datetime:
@@ -42,19 +50,22 @@ class World:
         self.now += timedelta(seconds=seconds)
 
     def start_operator(self, faults: Faults | None = None) -> None:
-        """Start the operator's process anew: it knows nothing but what it reads."""
+        """Restart the operator's process: it knows nothing but what it reads."""
         kube = faults.around(self.kube) if faults else self.kube
         server = faults.around(self.server) if faults else self.server
-        observer = Observer(kube, server, check, self.clock)
-        self.reconciler = Reconciler(kube, server, observer, Actor(kube, server, lambda: RUNTIME), self.clock)
+        runs = JobRuns(kube, kopf.OperatorRegistry(), lambda: RUNTIME, self.clock)
+        observer = Observer(runs, server, check, self.clock)
+        self.reconciler = Reconciler(kube, server, observer, Actor(runs, server), self.clock)
 
     async def tick(self) -> float | None:
         """Do one pass, whatever comes of it; return in how many seconds the operator wants the next one."""
         try:
             result = await self.reconciler.reconcile(KEY)
-        except (KubeError, StudyServerUnavailable, RunRefused):
+        except (RunsUnavailable, StudyServerUnavailable, ActionsFailed):
             return 1.0
-        except Killed:
+        except BaseException as error:
+            if not _killed(error):
+                raise
             self.start_operator()
             return 0.0
         match result.outcome:
@@ -70,6 +81,15 @@ class World:
             if (await self.tick()) != 0:
                 return
         raise AssertionError("the operator does not come to rest")
+
+    def _admit(self, created: dict[str, Any]) -> None:
+        if created["kind"] != "Job":
+            return
+        name = created["metadata"]["name"]
+        if self.denied:
+            raise KubeError(403, "Forbidden", f'admission webhook "policy" denied the request: {name}')
+        if self.quota is not None and len(self.alive()) + self.refit_lives() >= self.quota:
+            raise KubeError(403, "Forbidden", f'jobs.batch "{name}" is forbidden: exceeded quota: jobs')
 
     # --- pods and their Jobs
 
@@ -92,7 +112,7 @@ class World:
         self.end_job(trial, succeeded=1, conditions=COMPLETE)
 
     def crash(self, trial: int) -> None:
-        """The pod ends without a word."""
+        """The pod ends without a report."""
         self.end_job(trial, failed=1, conditions=FAILED)
 
     def end_job(self, trial: int, **status: Any) -> None:
@@ -117,8 +137,8 @@ class World:
     def begin_refit(self) -> None:
         self.kube.set_status("Job", "ml", REFIT, active=1, ready=1)
 
-    def fail_try(self, message: str = "ValueError: boom") -> None:
-        """A pod of the refit tells its failure and ends; the Job waits before it makes another."""
+    def fail_attempt(self, message: str = "ValueError: boom") -> None:
+        """A pod of the refit reports its failure and ends; the Job waits before it makes another."""
         self.server.fail_try(KEY, Failure(category="Exception", message=message, traceback="..."))
         self.kube.set_status("Job", "ml", REFIT, active=0, ready=0, failed=1)
 
@@ -145,3 +165,9 @@ class World:
 
     def edit(self, **spec: Any) -> None:
         self.kube.edit(names.KIND, "ml", "mnist", **spec)
+
+
+def _killed(error: BaseException) -> bool:
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(Killed) is not None
+    return isinstance(error, Killed)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuning_operator.kube.plan.work import Assignment
+from tuning_operator.kube.plan.work import Program, Work, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import Pruner, TuningStudy, TuningStudySpec
@@ -47,14 +47,15 @@ def _address(runtime: Runtime) -> dict[str, str]:
     return {"server-url": runtime.server_url, **({"ca.crt": runtime.ca} if runtime.ca else {})}
 
 
-def job(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, Any]:
+def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
     """Return the Job that does the work: the pod template with the container `trainer` filled in."""
+    runs = program(study, work)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(study, work.job, work.labels),
+        "metadata": _metadata(study, work.job_name(study.metadata["name"]), work.labels),
         "spec": {
-            "backoffLimit": work.retries,
+            "backoffLimit": runs.retries,
             # A drained node or a preemption is no failure of the trial: the next pod takes it up.
             "podFailurePolicy": {
                 "rules": [
@@ -62,7 +63,7 @@ def job(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, Any
                 ]
             },
             "ttlSecondsAfterFinished": seconds(study.spec.trial.ttl_after_finished),
-            "template": _pod_template(study, work, runtime),
+            "template": _pod_template(study, work, runs, runtime),
         },
     }
 
@@ -90,21 +91,21 @@ def _trainer_name(study: TuningStudy, runtime: Runtime) -> str:
     return f"{study.metadata['name']}-trainer-{digest[:10]}"
 
 
-def _pod_template(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, Any]:
-    template: dict[str, Any] = copy.deepcopy(dict(work.template))
+def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtime) -> dict[str, Any]:
+    template: dict[str, Any] = copy.deepcopy(dict(runs.template))
     metadata = template.setdefault("metadata", {})
     ours = {names.LABEL_STUDY: study.metadata["name"], **work.labels}
     metadata["labels"] = {**metadata.get("labels", {}), **ours}
     pod = template["spec"]
     pod["restartPolicy"] = "Never"  # another pod is the Job's decision, by its podFailurePolicy
     pod.setdefault("automountServiceAccountToken", False)
-    if work.timeout:
+    if runs.timeout:
         # The pod's deadline and not the Job's: it does not count while the pod waits for a GPU, and
         # leaves the pod and its logs behind.
-        pod["activeDeadlineSeconds"] = seconds(work.timeout)
-    pod["volumes"] = [*pod.get("volumes", []), *_volumes(study, work, runtime)]
+        pod["activeDeadlineSeconds"] = seconds(runs.timeout)
+    pod["volumes"] = [*pod.get("volumes", []), *_volumes(study, runs, runtime)]
     pod["containers"] = [
-        _trainer(container, study, work, runtime)
+        _trainer(container, study, work, runs, runtime)
         if container["name"] == names.TRAINER_CONTAINER
         else container
         for container in pod["containers"]
@@ -112,30 +113,30 @@ def _pod_template(study: TuningStudy, work: Assignment, runtime: Runtime) -> dic
     return template
 
 
-def _volumes(study: TuningStudy, work: Assignment, runtime: Runtime) -> list[dict[str, Any]]:
+def _volumes(study: TuningStudy, runs: Program, runtime: Runtime) -> list[dict[str, Any]]:
     token = {"path": "token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS}
     volumes: list[dict[str, Any]] = [
-        {"name": "tuning-trainer", "configMap": {"name": _trainer_name(study, runtime)}},
+        {"name": names.TRAINER_VOLUME, "configMap": {"name": _trainer_name(study, runtime)}},
         {"name": "tuning-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]
-    if work.source:
-        volumes.append({"name": "tuning-source", "configMap": {"name": work.source}})
+    if runs.source:
+        volumes.append({"name": "tuning-source", "configMap": {"name": runs.source}})
     return volumes
 
 
 def _trainer(
-    container: Mapping[str, Any], study: TuningStudy, work: Assignment, runtime: Runtime
+    container: Mapping[str, Any], study: TuningStudy, work: Work, runs: Program, runtime: Runtime
 ) -> dict[str, Any]:
     """Return the container `trainer` as the user wrote it, with what the runtime needs."""
-    mounts = {"tuning-trainer": TRAINER_PATH, "tuning-token": TOKEN_PATH}
-    if work.source:
+    mounts = {names.TRAINER_VOLUME: TRAINER_PATH, "tuning-token": TOKEN_PATH}
+    if runs.source:
         mounts["tuning-source"] = SOURCE_PATH
-    ours = _environment(study, work, runtime)
+    ours = _environment(study, work, runs, runtime)
     theirs = [variable for variable in container.get("env", []) if variable["name"] not in ours]
     return {
         "terminationMessagePolicy": "FallbackToLogsOnError",  # a crash without a word leaves its last lines
         **container,
-        "command": [study.spec.trial.python, f"{TRAINER_PATH}/trainer.zip", *work.arguments],
+        "command": [study.spec.trial.python, f"{TRAINER_PATH}/trainer.zip", *runs.arguments],
         "env": [*theirs, *({"name": name, "value": value} for name, value in ours.items())],
         "volumeMounts": [
             *container.get("volumeMounts", []),
@@ -144,7 +145,7 @@ def _trainer(
     }
 
 
-def _environment(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict[str, str]:
+def _environment(study: TuningStudy, work: Work, runs: Program, runtime: Runtime) -> dict[str, str]:
     namespace, name = study.metadata["namespace"], study.metadata["name"]
     environment = {
         "TUNING_TRIAL_URL": f"{runtime.server_url.rstrip('/')}/v1/studies/{namespace}/{name}/{work.path}",
@@ -156,7 +157,7 @@ def _environment(study: TuningStudy, work: Assignment, runtime: Runtime) -> dict
     }
     if runtime.ca:
         environment["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
-    if work.source:
+    if runs.source:
         environment["TUNING_SOURCE"] = SOURCE_PATH
     return environment
 

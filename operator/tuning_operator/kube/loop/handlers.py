@@ -5,12 +5,13 @@ kopf is only the informer: its `on.event` handlers add no finalizer, annotation 
 
 import asyncio
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any
 
 import kopf
 
 from tuning_operator.kube.loop.workqueue import WorkQueue
+from tuning_operator.kube.ports.runs import Runs
 from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
@@ -26,19 +27,14 @@ they start and end, and a study's runs often do so together: one pass serves all
 results come through the study server's change feed."""
 
 
-def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey]) -> None:
-    """Have kopf add a study's key whenever the study, one of its Jobs or one of their pods changes."""
+def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey], runs: Runs) -> None:
+    """Have a study's key added whenever the study or one of its runs changes."""
+    runs.watch(lambda key: queue.add_after(key, RUN_EVENT_SECONDS))
     kopf.on.login(registry=registry)(kopf.login_via_client)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def study_changed(namespace: str | None, name: str, **_: Any) -> None:
         queue.add(StudyKey(namespace or "", name))
-
-    @kopf.on.event("batch", "v1", "jobs", registry=registry)
-    @kopf.on.event("", "v1", "pods", registry=registry)
-    async def run_changed(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-        if study := labels.get(names.LABEL_STUDY):
-            queue.add_after(StudyKey(namespace or "", study), RUN_EVENT_SECONDS)
 
 
 def kopf_settings() -> kopf.OperatorSettings:

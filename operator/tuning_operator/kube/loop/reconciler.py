@@ -1,7 +1,7 @@
 """One pass over one study: observe, decide, act, publish. The only place where they meet."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -11,18 +11,33 @@ from pydantic import ValidationError
 from tuning_operator.kube.plan.actions import Action, Plan
 from tuning_operator.kube.plan.decide import decide
 from tuning_operator.kube.plan.observation import Observation
-from tuning_operator.kube.ports.act import REFUSED, Actor, RunRefused
+from tuning_operator.kube.ports.act import Actor, Expected
+from tuning_operator.kube.ports.job_runs import REFUSED
 from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.publish import publish
+from tuning_operator.kube.ports.runs import RunRefused, RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
-from tuning_operator.kube.status.events import tell_story
-from tuning_operator.kube.status.status import refused, with_trouble
+from tuning_operator.kube.status.events import new_events
+from tuning_operator.kube.status.status import new_status, refused, with_failure
 from tuning_operator.protocol import Failure, Problem, StudyKey, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec, TuningStudyStatus
+from tuning_operator.resource.text import count
 
 log = logging.getLogger(__name__)
+
+ROUNDS = 8
+"""How often a pass may act on what its own requests to the study server brought, before it looks again."""
+
+
+class ActionsFailed(Exception):  # noqa: N818
+    """Some actions of a pass failed; all were tried."""
+
+    def __init__(self, errors: Sequence[Expected]) -> None:
+        texts = list(dict.fromkeys(map(str, errors)))
+        more = f" (and {count(len(texts) - 1, 'other error')})" if len(texts) > 1 else ""
+        super().__init__(f"{texts[0]}{more}")
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class Reconciler:
         """Do a pass.
 
         Raises:
-            KubeError, StudyServerUnavailable, RunRefused: try again after a back-off.
+            RunsUnavailable, StudyServerUnavailable, ActionsFailed: try again after a back-off.
         """
         body = await self._kube.get(names.KIND, key.namespace, key.name)
         if body is None or body["metadata"].get("deletionTimestamp"):
@@ -74,61 +89,103 @@ class Reconciler:
         )
 
     async def _pass(self, key: StudyKey, body: dict[str, Any], study: TuningStudy) -> Result:
-        now, seen, plan = self._clock(), Observation(None), Plan((), study.status)
+        now = self._clock()
         try:
             seen = await self._observer.observe(key, study)
-            plan = decide(study, seen, now)
-            if plan.actions:
-                log.info("%s: %s", key, ", ".join(map(str, plan.actions)))
-            await self._actor.act(key, study, plan.actions)
-        except (StudyServerUnavailable, RunRefused, KubeError) as error:
-            if failure := _failure(error):
-                of_refit = isinstance(error, RunRefused) and error.of_refit
-                status = with_trouble(plan.status, study.metadata["generation"], failure, now, of_refit)
-                events = tuple(tell_story(study.status, status, seen.summary or StudySummary()))
-                await publish(self._kube, body, status, events, now)
+        except (RunsUnavailable, StudyServerUnavailable) as error:
+            if _failure(error):
+                await self._publish(body, study, study.status, [error], StudySummary(), now)
             raise
-        await publish(self._kube, body, plan.status, plan.events, now)
-        if plan.actions and plan.actions == self._last.get(key):
-            return Result("no_progress", plan.requeue_after)
-        self._last[key] = plan.actions
-        return Result("acted" if plan.actions else "waiting", plan.requeue_after)
+        seen, plan, done, errors = await self._act(key, study, seen, now)
+        summary = seen.summary or StudySummary()
+        await self._publish(body, study, new_status(study, seen, plan, now), errors, summary, now)
+        if errors:
+            raise ActionsFailed(errors)
+        repeated, self._last[key] = done == self._last.get(key), done
+        if done:
+            return Result("no_progress" if repeated else "acted", 0)
+        return Result("waiting", (plan.wake - now).total_seconds() if plan.wake else None)
+
+    async def _act(
+        self, key: StudyKey, study: TuningStudy, seen: Observation, now: datetime
+    ) -> tuple[Observation, Plan, tuple[Action, ...], list[Expected]]:
+        """Act until there is nothing to do but to look again.
+
+        Trials that an Ask brings are started at once, while the next ones are asked for.
+
+        Returns:
+            What was last seen and decided, the actions that were carried out, and their errors.
+        """
+        done: tuple[Action, ...] = ()
+        plan = decide(study, seen, now)
+        for _ in range(ROUNDS):
+            if not plan.actions:
+                break
+            log.info("%s: %s", key, ", ".join(map(str, plan.actions)))
+            outcome = await self._actor.act(key, study, plan.actions)
+            done += plan.actions
+            if outcome.summary is None or outcome.errors:
+                return seen, plan, done, outcome.errors
+            seen = seen.after(outcome.summary, outcome.started)
+            before, plan = plan, decide(study, seen, now)
+            if plan.actions == before.actions:
+                break
+        return seen, plan, done, []
+
+    async def _publish(
+        self,
+        body: dict[str, Any],
+        study: TuningStudy,
+        status: TuningStudyStatus,
+        errors: Sequence[Expected],
+        summary: StudySummary,
+        now: datetime,
+    ) -> None:
+        if found := next(filter(None, map(_failure, sorted(errors, key=_urgency))), None):
+            work = next((error.work for error in errors if isinstance(error, RunRefused)), None)
+            status = with_failure(status, study.metadata["generation"], found, now, work)
+        await publish(self._kube, body, status, new_events(study.status, status, summary), now)
 
     async def _refuse(self, body: dict[str, Any], error: ValidationError) -> None:
-        """A spec that the CRD lets pass and the operator cannot read, from another version say."""
+        """A spec that the CRD lets pass and the operator cannot read, for example from another version."""
         old, now = _status(body), self._clock()
         problems = tuple(
             Problem(field=".".join(map(str, detail["loc"])), message=detail["msg"])
             for detail in error.errors()
         )
         status = refused(old, body["metadata"]["generation"], problems, now)
-        await publish(self._kube, body, status, tuple(tell_story(old, status, StudySummary())), now)
+        await publish(self._kube, body, status, new_events(old, status, StudySummary()), now)
 
     async def _forget(self, key: StudyKey) -> None:
-        """The record is told; the Jobs go by their owner reference."""
+        """End the study in the record; its runs go by their owner reference."""
         await self._server.forget(key)
         self._observer.forget(key)
         self._last.pop(key, None)
 
 
 def _status(body: dict[str, Any]) -> TuningStudyStatus:
-    """Read the status; one that another version wrote is made anew."""
+    """Read the status; one that another version wrote is replaced."""
     try:
         return TuningStudyStatus.model_validate(body.get("status", {}))
     except ValidationError:
         return TuningStudyStatus()
 
 
-def _failure(error: Exception) -> Failure | None:
-    """Return what the user should know of an error that ended a pass; None for one that goes by itself."""
+def _urgency(error: Expected) -> tuple[bool, int]:
+    """What a user has to fix comes first, and of several trials the first one."""
+    return not isinstance(error, RunRefused), error.work.trial if isinstance(error, RunRefused) else 0
+
+
+def _failure(error: Expected) -> Failure | None:
+    """Return what the user should know about an error; None for one that passes by itself."""
     match error:
         case RunRefused():
             return error.failure
         case StudyServerUnavailable():
             return Failure(
                 category="StudyServerUnavailable",
-                message=f"The study server does not answer as it should: {error}.",
-                remedy="Running trials go on, nothing is lost; look at the study server's pod if this lasts.",
+                message=f"The study server is unavailable: {error}.",
+                remedy="Running trials continue, nothing is lost. If it lasts, check the study server's pod.",
             )
         case KubeError(status=status) if status in REFUSED:
             return Failure(

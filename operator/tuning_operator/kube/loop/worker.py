@@ -3,17 +3,16 @@
 import logging
 from typing import Protocol
 
-from tuning_operator.kube.loop.reconciler import Result
+from tuning_operator.kube.loop.reconciler import ActionsFailed, Result
 from tuning_operator.kube.loop.workqueue import WorkQueue
-from tuning_operator.kube.ports.act import RunRefused
-from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.runs import RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.kube.probes import Metrics
 from tuning_operator.protocol import StudyKey
 
 log = logging.getLogger(__name__)
 
-EXPECTED = (KubeError, StudyServerUnavailable, RunRefused)
+EXPECTED = (RunsUnavailable, StudyServerUnavailable, ActionsFailed)
 """Errors whose message is enough; others are logged with their traceback."""
 
 

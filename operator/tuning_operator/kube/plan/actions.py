@@ -1,93 +1,77 @@
-"""What `decide` may order, in a trial's and a study's terms: nothing here knows Jobs or HTTP."""
+"""What `decide` can order. Every action may be repeated without harm."""
 
 from dataclasses import dataclass
-from typing import Literal
+from datetime import datetime
 
-from tuning_operator.protocol import Failure
-from tuning_operator.resource.study import TuningStudyStatus
+from tuning_operator.kube.plan.verdict import Verdict
+from tuning_operator.kube.plan.work import Refit, Work
+from tuning_operator.protocol import AskRequest, RefitRequest, TellRequest
 
 
 @dataclass(frozen=True)
 class Tell:
-    """End a trial in the record. The first telling holds, so this never overwrites a result."""
+    """End a trial or a refit in the record. The first result holds, so this never overwrites one."""
 
-    trial: int
-    state: Literal["PRUNED", "FAIL"]
-    failure: Failure | None = None
+    work: Work
+    request: TellRequest
 
 
 @dataclass(frozen=True)
 class Stop:
-    """End a trial's run; nothing happens when there is none."""
+    """End the work's run; nothing happens when there is none."""
 
-    trial: int
+    work: Work
 
 
 @dataclass(frozen=True)
 class Start:
-    """Give a trial its run; nothing happens when it has one."""
+    """Give the work a run; nothing happens when it has one."""
 
-    trial: int
+    work: Work
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Top the running trials up to `parallelism`, the study's trials up to `max_trials`."""
+    """Have the record start trials until as many run as requested."""
 
-    parallelism: int
-    max_trials: int
-
-
-@dataclass(frozen=True)
-class BeginRefit:
-    """Have the record take results of a refit; the same trial and digest change nothing."""
-
-    trial: int
-    digest: str
+    request: AskRequest
 
 
 @dataclass(frozen=True)
-class StartRefit:
-    """Give the refit its run; nothing happens when it has one."""
+class Begin:
+    """Have the record take results of a refit; the same request again changes nothing."""
 
-    trial: int
-    digest: str
+    request: RefitRequest
 
 
-@dataclass(frozen=True)
-class StopRefit:
-    """End the refit's run and have it removed; nothing happens when there is none."""
+Action = Tell | Stop | Start | Ask | Begin
 
 
 @dataclass(frozen=True)
-class FailRefit:
-    """End the refit in the record. Never overwrites a result."""
+class Wait:
+    """There may be something to do at this moment, and not before."""
 
-    failure: Failure | None = None
-
-
-Action = Tell | Stop | Start | Ask | BeginRefit | StartRefit | StopRefit | FailRefit
+    until: datetime
 
 
-@dataclass(frozen=True)
-class Event:
-    """A line of the story in `kubectl describe`.
+Step = Action | Wait
 
-    Events of the same reason and key are one: posting it again raises `count` and replaces the message.
-    """
 
-    reason: str
-    message: str
-    key: str = ""
-    count: int = 1
-    warning: bool = False
+def once(moment: datetime, now: datetime, *actions: Action) -> tuple[Step, ...]:
+    """Return the actions if the moment has come, else the wait for it."""
+    return actions if moment <= now else (Wait(moment),)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do, what to show, and when to look again (seconds; None: when something happens)."""
+    """What to do about a study, and what the decision was based on."""
 
-    actions: tuple[Action, ...]
-    status: TuningStudyStatus
-    events: tuple[Event, ...] = ()
-    requeue_after: float | None = None
+    actions: tuple[Action, ...] = ()
+    verdict: Verdict | None = None
+    """Why the study is over; None: it is not."""
+    refit: Refit | None = None
+    """The refit that the study should have, whether it has begun or not."""
+    blocked: tuple[Work, ...] = ()
+    """The work whose run cannot start, for long enough to be reported: trials by number, then the refit."""
+    wake: datetime | None = None
+    """When to decide again at the latest; None: not before something happens."""

@@ -1,146 +1,160 @@
 """Every rule of the operator, as a pure function: what to do about a study, given what is seen of it.
 
-A pass changes at most what the rules below say; the next pass sees the outcome and goes on from there.
-Nothing is remembered between passes but the record (study server), the runs (cluster) and the study's status.
+A plan holds what the rules below say; the next decision sees its outcome and continues from there.
+Nothing is remembered between decisions but the record (study server), the runs and the study's status.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Literal
 
-from tuning_operator.kube.plan.actions import Action, Ask, Plan, Start, Stop, Tell
-from tuning_operator.kube.plan.observation import Observation, Run
-from tuning_operator.kube.plan.patience import ABSENT_RETRY, Clock, hopeless
-from tuning_operator.kube.plan.refit import due, refit_actions
-from tuning_operator.kube.plan.verdict import Verdict, elapsed, judge
-from tuning_operator.kube.status.events import tell_story
-from tuning_operator.kube.status.status import new_status
-from tuning_operator.protocol import Failure, StudySummary, TrialRecord
+from tuning_operator.kube.plan.actions import Action, Ask, Plan, Start, Step, Stop, Tell, Wait, once
+from tuning_operator.kube.plan.observation import Observation, Run, unfinished
+from tuning_operator.kube.plan.refit import due, refit_steps
+from tuning_operator.kube.plan.verdict import Verdict, elapsed, finished, judge
+from tuning_operator.kube.plan.waiting import blocked, give_up, needs_start
+from tuning_operator.kube.plan.work import Trial
+from tuning_operator.protocol import AskRequest, Failure, StudySummary, TellRequest, TrialRecord
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
 
+WARM_START_RETRY = timedelta(seconds=30)
+"""How soon a study is tried again whose warmStart is refused: the other study may not be there yet."""
+
 
 @dataclass(frozen=True)
-class Case:
+class Context:
     """What the rules look at."""
 
     study: TuningStudy
+    seen: Observation
     summary: StudySummary
-    runs: dict[int, Run]
     verdict: Verdict | None
-    clock: Clock
+    now: datetime
 
     @property
     def prune_grace(self) -> timedelta:
-        """How long a trial that should stop may go on."""
+        """How long a run whose work should stop, or has ended, may go on."""
         return timedelta(seconds=seconds(self.study.spec.trial.prune_grace))
 
 
 def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
-    """Return what to do now about a study, what its status should say, and when to look again."""
-    clock = Clock(now)
+    """Return what to do now about a study, and when to decide again."""
     summary = seen.summary or StudySummary()
-    verdict = judge(study, summary, now)
-    case = Case(study, summary, dict(seen.runs), verdict, clock)
-    refit = due(study, summary, verdict)
-    actions = [*_trials(case), *_lingering(case)]
-    if not seen.problems:
-        actions += _ask(case)
-    actions += refit_actions(study, seen, refit, clock)
-    _wake_at_timeout(case)
-    if any(problem.field.startswith("warmStart") for problem in seen.problems):
-        clock.passed(now + ABSENT_RETRY)
-    status = new_status(study, seen, verdict, refit, clock.passed, now)
-    return Plan(
-        actions=tuple(actions),
-        status=status,
-        events=tuple(tell_story(study.status, status, summary)),
-        requeue_after=0 if actions else clock.until_next(),
-    )
+    context = Context(study, seen, summary, judge(study, summary, now), now)
+    refit = due(study, summary, context.verdict)
+    blocked_work, waits = blocked(seen, now)
+    steps = [
+        *_trials(context),
+        *_lingering(context),
+        *_ask(context),
+        *refit_steps(study, seen, refit, now),
+        *_timeout(context),
+        *_warm_start(context),
+        *(Wait(run.check_at) for run in seen.runs.values() if run.check_at),
+        *waits,
+    ]
+    actions = tuple(step for step in steps if not isinstance(step, Wait))
+    wake = min((step.until for step in steps if isinstance(step, Wait)), default=None)
+    return Plan(actions, context.verdict, refit, blocked_work, wake)
 
 
-def _trials(case: Case) -> Iterator[Action]:
+Rule = Callable[[Context, TrialRecord, Run | None], tuple[Step, ...]]
+
+
+def _trials(context: Context) -> Iterator[Step]:
     """For each running trial, what the first rule that applies to it says."""
-    for trial in case.summary.running:
-        run = case.runs.get(trial.number)
-        yield from next((actions for rule in TRIAL_RULES if (actions := rule(case, trial, run))), ())
+    for trial in context.summary.running:
+        run = context.seen.runs.get(Trial(trial.number))
+        yield from next((steps for rule in TRIAL_RULES if (steps := rule(context, trial, run))), ())
 
 
-def _ended_without_result(_: Case, trial: TrialRecord, run: Run | None) -> tuple[Action, ...]:
+def _ended_without_result(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     if run is None or run.state != "ended":
         return ()
-    if trial.prune_requested:  # it was to stop, and did; only its last word got lost
-        return (Tell(trial.number, "PRUNED"),)
-    return (Tell(trial.number, "FAIL", run.trouble.failure if run.trouble else None),)
+    if trial.prune_requested:  # it was to stop, and did; only its report of that was lost
+        return (_tell(trial, "PRUNED"),)
+    return (_tell(trial, "FAIL", run.diagnosis.failure if run.diagnosis else None),)
 
 
-def _study_over(case: Case, trial: TrialRecord, run: Run | None) -> tuple[Action, ...]:
-    """Stop what runs on when the study ends.
+def _study_over(context: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
+    """Stop what still runs when the study ends.
 
     PRUNED, not FAIL: nothing went wrong, what the trial reported stays of use to the sampler, and it does
     not count against maxFailedTrials if the study is resumed.
     """
-    if case.verdict is None:
+    if context.verdict is None:
         return ()
-    why = Failure(category="StudyEnded", message=case.verdict.message)
-    return (Tell(trial.number, "PRUNED", why), *_stop(run, trial.number))
+    return (
+        _tell(trial, "PRUNED", Failure(category="StudyEnded", message=context.verdict.message)),
+        *_stop(trial, run),
+    )
 
 
-def _told_to_stop(case: Case, trial: TrialRecord, run: Run | None) -> tuple[Action, ...]:
+def _prune_requested(context: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     """End a trial that ignores its pruner, or has no run left that could obey."""
     if trial.prune_requested is None:
         return ()
-    if run is not None and not case.clock.passed(trial.prune_requested + case.prune_grace):
+    end: tuple[Action, ...] = (_tell(trial, "PRUNED"), *_stop(trial, run))
+    return end if run is None else once(trial.prune_requested + context.prune_grace, context.now, *end)
+
+
+def _cannot_start(context: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
+    """Free the slot of a run that waits for its user to fix it, and waits too long."""
+    if run is None or run.diagnosis is None:
         return ()
-    return (Tell(trial.number, "PRUNED"), *_stop(run, trial.number))
+    tell = _tell(trial, "FAIL", run.diagnosis.failure)
+    return give_up(run, context.now, tell, Stop(Trial(trial.number)))
 
 
-def _cannot_start(case: Case, trial: TrialRecord, run: Run | None) -> tuple[Action, ...]:
-    """Free the slot of a run that waits for a mend that does not come."""
-    if run is None or run.trouble is None or not hopeless(run, case.clock):
-        return ()
-    return (Tell(trial.number, "FAIL", run.trouble.failure), Stop(trial.number))
-
-
-def _without_run(_: Case, trial: TrialRecord, run: Run | None) -> tuple[Action, ...]:
+def _without_run(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     """A trial just asked for, or one whose run was deleted (a crash between the two looks the same)."""
-    return (Start(trial.number),) if run is None else ()
+    return (Start(Trial(trial.number)),) if needs_start(run) else ()
 
 
-TRIAL_RULES: tuple[Callable[[Case, TrialRecord, Run | None], tuple[Action, ...]], ...] = (
+TRIAL_RULES: tuple[Rule, ...] = (
     _ended_without_result,
     _study_over,
-    _told_to_stop,
+    _prune_requested,
     _cannot_start,
     _without_run,
 )
 
 
-def _stop(run: Run | None, trial: int) -> tuple[Action, ...]:
-    return (Stop(trial),) if run and run.state in ("starting", "running") else ()
+def _tell(trial: TrialRecord, state: Literal["PRUNED", "FAIL"], failure: Failure | None = None) -> Tell:
+    return Tell(Trial(trial.number), TellRequest(state=state, failure=failure))
 
 
-def _lingering(case: Case) -> Iterator[Action]:
-    """A finished trial's run may say goodbye, but not hold its GPU for ever."""
-    running = {trial.number for trial in case.summary.running}
-    for run in case.runs.values():
-        if run.trial in running or run.lingering_since is None:
-            continue
-        if case.clock.passed(run.lingering_since + case.prune_grace):
-            yield from _stop(run, run.trial)
+def _stop(trial: TrialRecord, run: Run | None) -> tuple[Stop, ...]:
+    return (Stop(Trial(trial.number)),) if run and run.active else ()
 
 
-def _ask(case: Case) -> Iterator[Action]:
-    spec, counts = case.study.spec, case.summary.counts
-    started = counts.running + counts.complete + counts.pruned + counts.fail
-    if case.verdict or spec.suspend or (case.summary.exhausted and not counts.waiting):
+def _lingering(context: Context) -> Iterator[Step]:
+    """The run of finished work may take a while to exit, but not hold its GPU forever."""
+    wanted = unfinished(context.summary)
+    for work, run in context.seen.runs.items():
+        if run.lingering_since and run.active and work not in wanted:
+            yield from once(run.lingering_since + context.prune_grace, context.now, Stop(work))
+
+
+def _ask(context: Context) -> Iterator[Ask]:
+    spec, summary = context.study.spec, context.summary
+    exhausted = summary.exhausted and not summary.counts.waiting
+    if context.seen.problems or context.verdict or spec.suspend or exhausted:
         return
-    if counts.running < spec.parallelism and started < spec.max_trials:
-        yield Ask(spec.parallelism, spec.max_trials)
+    started = summary.counts.running + finished(summary)
+    if summary.counts.running < spec.parallelism and started < spec.max_trials:
+        yield Ask(AskRequest(parallelism=spec.parallelism, max_trials=spec.max_trials))
 
 
-def _wake_at_timeout(case: Case) -> None:
-    spec = case.study.spec
-    if spec.timeout and not spec.suspend and not case.verdict:
-        left = timedelta(seconds=seconds(spec.timeout)) - elapsed(case.study.status, case.clock.now)
-        case.clock.passed(case.clock.now + left)
+def _timeout(context: Context) -> Iterator[Wait]:
+    spec = context.study.spec
+    if spec.timeout and not spec.suspend and not context.verdict:
+        left = timedelta(seconds=seconds(spec.timeout)) - elapsed(context.study.status, context.now)
+        yield Wait(context.now + left)
+
+
+def _warm_start(context: Context) -> Iterator[Wait]:
+    if any(problem.field.startswith("warmStart") for problem in context.seen.problems):
+        yield Wait(context.now + WARM_START_RETRY)

@@ -1,24 +1,22 @@
-"""The refit's rules: of which trial, when it begins, and what becomes of its run.
+"""The refit's rules: which trial it takes, when it begins, and what happens to its run.
 
-A refit is a trial's number and a digest of what the spec says of it. All refits of a study share the Job's
-name, so the Job of the one before must be gone, its pods too, before the next is begun in the record: a pod's
-token tells only the Job's name, and its last words would count for the wrong refit.
+All refits of a study share one Job name. The Job of the one before must be gone, its pods too, before the
+next is begun in the record: a pod's token names only the Job, so a late report would count for the wrong one.
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime
 
-from tuning_operator.kube.plan.actions import Action, BeginRefit, FailRefit, StartRefit, StopRefit
+from tuning_operator.kube.plan.actions import Begin, Start, Step, Stop, Tell
 from tuning_operator.kube.plan.observation import Observation, Run
-from tuning_operator.kube.plan.patience import Clock, hopeless
 from tuning_operator.kube.plan.verdict import Verdict
-from tuning_operator.kube.plan.work import refit_request
-from tuning_operator.protocol import Failure, RefitRecord, RefitRequest, StudySummary, TrialRecord
-from tuning_operator.resource.duration import seconds
+from tuning_operator.kube.plan.waiting import give_up, needs_start
+from tuning_operator.kube.plan.work import Refit
+from tuning_operator.protocol import Failure, RefitRecord, StudySummary, TellRequest, TrialRecord
 from tuning_operator.resource.study import TuningStudy
 
 VAGUE = frozenset({"ExitCode", "JobFailed", "Lost"})
-"""What Kubernetes says of a pod that had its say at the study server: that it ended."""
+"""What Kubernetes says about a pod that reported to the study server itself: only that it ended."""
 
 REMOVED = Failure(category="RefitRemoved", message="spec.refit was removed while it ran.")
 
@@ -29,19 +27,17 @@ def at_its_end(study: TuningStudy, summary: StudySummary, verdict: Verdict | Non
     return study.spec.refit is not None and completed and not summary.counts.running
 
 
-def due(study: TuningStudy, summary: StudySummary, verdict: Verdict | None) -> RefitRequest | None:
+def due(study: TuningStudy, summary: StudySummary, verdict: Verdict | None) -> Refit | None:
     """Return the refit that the study should have or get; None before its end, or without a best trial."""
     if study.spec.refit is None or not at_its_end(study, summary, verdict):
         return None
     best = best_trial(study, summary)
-    return refit_request(study.spec.refit, best.number) if best else None
+    return Refit.of(study.spec.refit, best.number) if best else None
 
 
-def is_new(request: RefitRequest | None, record: RefitRecord | None) -> bool:
+def is_new(wanted: Refit, record: RefitRecord | None) -> bool:
     """Tell whether the refit is another one than the record's."""
-    if request is None:
-        return False
-    return record is None or (request.trial, request.digest) != (record.trial, record.digest)
+    return record is None or wanted != Refit(record.trial, record.digest)
 
 
 def best_trial(study: TuningStudy, summary: StudySummary) -> TrialRecord | None:
@@ -56,58 +52,47 @@ def best_trial(study: TuningStudy, summary: StudySummary) -> TrialRecord | None:
     return min(candidates, key=lambda candidate: candidate[0], default=(None, None))[1]
 
 
-def refit_actions(
-    study: TuningStudy, seen: Observation, wanted: RefitRequest | None, clock: Clock
-) -> Iterator[Action]:
-    """Yield what to do about the refit now; `wanted` is what `due` says."""
+def refit_steps(study: TuningStudy, seen: Observation, wanted: Refit | None, now: datetime) -> Iterator[Step]:
+    """Yield what to do about the refit; `wanted` is what `due` returned."""
     record = seen.summary.refit if seen.summary else None
     if wanted and is_new(wanted, record) and not study.spec.suspend and not seen.problems:
-        yield from _begin(wanted, seen.refit)
+        yield from _remove(seen) if seen.refit_run else (Begin(wanted.request),)
     elif record and record.state == "RUNNING":
-        yield from _go_on(study, record, seen.refit, clock)
-    elif seen.refit and seen.refit.lingering_since:
-        grace = timedelta(seconds=seconds(study.spec.trial.prune_grace))
-        if clock.passed(seen.refit.lingering_since + grace):
-            yield from _stop(seen.refit)
+        yield from _continue(study, seen, record, now)
 
 
-def _begin(wanted: RefitRequest, run: Run | None) -> Iterator[Action]:
-    if run is None or run.state == "foreign":
-        yield BeginRefit(wanted.trial, wanted.digest)
-    else:
-        yield from _remove(run)
-
-
-def _go_on(study: TuningStudy, record: RefitRecord, run: Run | None, clock: Clock) -> Iterator[Action]:
+def _continue(study: TuningStudy, seen: Observation, record: RefitRecord, now: datetime) -> Iterator[Step]:
     """Look after a refit that has begun, also while its study has been resumed."""
-    refit = study.spec.refit
-    if run and run.digest != record.digest and run.state != "foreign":
-        yield from _remove(run)
+    begun, spec = Refit(record.trial, record.digest), study.spec.refit
+    run = seen.runs.get(begun)
+    if run is None and seen.refit_run:
+        yield from _remove(seen)
     elif run and run.state == "ended":
-        yield FailRefit(why_failed(record, run))
-    elif refit is None:
-        yield FailRefit(REMOVED)
-        yield from _stop(run)
-    elif run and run.trouble and hopeless(run, clock):
-        yield FailRefit(run.trouble.failure)
-        yield from _stop(run)
-    elif run is None and not is_new(refit_request(refit, record.trial), record):
-        yield StartRefit(record.trial, record.digest)
+        yield _fail(begun, why_failed(record, run))
+    elif spec is None:
+        yield _fail(begun, REMOVED)
+        if run and run.active:
+            yield Stop(begun)
+    elif needs_start(run):
+        if Refit.of(spec, record.trial) == begun:
+            yield Start(begun)
+    elif run and run.diagnosis:
+        yield from give_up(run, now, _fail(begun, run.diagnosis.failure), Stop(begun))
 
 
 def why_failed(record: RefitRecord, run: Run) -> Failure | None:
-    """Return why the last try failed: as its pod told it, with the whole traceback, if it still could."""
-    told, seen = record.failure, run.trouble.failure if run.trouble else None
-    if seen is None or (told and seen.category in (told.category, *VAGUE)):
-        return told
+    """Return why the last attempt failed: as its pod reported it, with the whole traceback, if it could."""
+    reported, seen = record.failure, run.diagnosis.failure if run.diagnosis else None
+    if seen is None or (reported and seen.category in (reported.category, *VAGUE)):
+        return reported
     return seen
 
 
-def _stop(run: Run | None) -> Iterator[Action]:
-    if run and run.state in ("starting", "running"):
-        yield StopRefit()
+def _fail(work: Refit, failure: Failure | None) -> Tell:
+    return Tell(work, TellRequest(state="FAIL", failure=failure))
 
 
-def _remove(run: Run) -> Iterator[Action]:
-    if run.state != "stopping":
-        yield StopRefit()
+def _remove(seen: Observation) -> Iterator[Stop]:
+    """The pods of the refit before must be gone first."""
+    if seen.refit_run and seen.refit_run[1].state != "stopping":
+        yield Stop(seen.refit_run[0])

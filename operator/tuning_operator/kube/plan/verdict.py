@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from tuning_operator.kube.status.conditions import parse_time, told
 from tuning_operator.protocol import StudySummary, TrialRecord
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import Objective, TuningStudy, TuningStudyStatus
+from tuning_operator.resource.text import count, sentence
+from tuning_operator.resource.times import parse_time
 
 ENDED = ("Completed", "Failed")
 
@@ -24,8 +25,8 @@ class Verdict:
 def judge(study: TuningStudy, summary: StudySummary, now: datetime) -> Verdict | None:
     """Return why the study is over; None while it is not.
 
-    Judged afresh each time, so that a study resumes as soon as the reason for its end is gone, with a raised
-    maxTrials, say.
+    Judged from scratch each time, so that a study resumes as soon as the reason for its end is gone, for
+    example when maxTrials is raised.
     """
     return next((verdict for rule in RULES if (verdict := rule(study, summary, now))), None)
 
@@ -38,7 +39,7 @@ def finished(summary: StudySummary) -> int:
 def elapsed(status: TuningStudyStatus, now: datetime) -> timedelta:
     """Return how long the study has run since its start or last resumption; if it has ended, until then.
 
-    A suspended study's time stands still: it begins anew with the resumption, as a suspended Job's does.
+    Suspension resets the time, as it does for a Job.
     """
     start, end = parse_time(status.start_time), parse_time(status.completion_time)
     if start is None or status.phase == "Suspended":
@@ -50,15 +51,18 @@ def _too_many_failures(study: TuningStudy, summary: StudySummary, _: datetime) -
     allowed, failed = study.spec.max_failed_trials, summary.counts.fail
     if failed <= allowed:
         return None
-    message = f"{failed} trials failed, maxFailedTrials allows {allowed}."
-    return Verdict("Failed", "TooManyFailedTrials", f"{message} {last_failure(summary)}".strip())
+    message = f"{count(failed, 'trial')} failed, maxFailedTrials allows {allowed}."
+    remedy = "Fix the cause, then raise maxFailedTrials to continue."
+    return Verdict("Failed", "TooManyFailedTrials", _sentences(message, last_failure(summary), remedy))
 
 
 def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
     if finished(summary) < study.spec.max_trials or summary.counts.fail < finished(summary):
         return None
-    message = f"All {summary.counts.fail} trials (maxTrials) failed."
-    return Verdict("Failed", "AllTrialsFailed", f"{message} {last_failure(summary)}".strip())
+    failed = summary.counts.fail
+    message = "The only trial failed." if failed == 1 else f"All {failed} trials failed."
+    remedy = "Fix the cause, then raise maxTrials to continue."
+    return Verdict("Failed", "AllTrialsFailed", _sentences(message, last_failure(summary), remedy))
 
 
 def _target_reached(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
@@ -88,7 +92,7 @@ def _max_trials(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdi
     return Verdict(
         "Completed",
         "MaxTrialsReached",
-        f"{finished(summary)} trials finished: {counts.complete} complete, {counts.pruned} pruned, "
+        f"{count(finished(summary), 'trial')} finished: {counts.complete} complete, {counts.pruned} pruned, "
         f"{counts.fail} failed.",
     )
 
@@ -100,7 +104,7 @@ def _no_improvement(study: TuningStudy, summary: StudySummary, _: datetime) -> V
     return Verdict(
         "Completed",
         "NoImprovement",
-        f"{summary.trials_since_best} completed trials in a row brought no better value "
+        f"The best value has not improved for {count(summary.trials_since_best, 'completed trial')} "
         f"(maxTrialsWithoutImprovement: {patience}).",
     )
 
@@ -108,10 +112,9 @@ def _no_improvement(study: TuningStudy, summary: StudySummary, _: datetime) -> V
 def _exhausted(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
     if not summary.exhausted or summary.counts.running or summary.counts.waiting:
         return None
-    sampler, tried = study.spec.sampler.name, finished(summary)
-    return Verdict(
-        "Completed", "SearchSpaceExhausted", f"{sampler} has tried all there is, in {tried} trials."
-    )
+    tried = count(finished(summary), "trial")
+    message = f"{study.spec.sampler.name} has tried the whole search space, in {tried}."
+    return Verdict("Completed", "SearchSpaceExhausted", message)
 
 
 def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | None:
@@ -122,7 +125,7 @@ def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | No
         or elapsed(study.status, now) < timedelta(seconds=seconds(timeout))
     ):
         return None
-    return Verdict("Completed", "TimeoutReached", f"The study has run for its timeout, {timeout}.")
+    return Verdict("Completed", "TimeoutReached", f"The study's timeout ({timeout}) elapsed.")
 
 
 RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ...] = (
@@ -137,8 +140,12 @@ RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ..
 
 
 def last_failure(summary: StudySummary) -> str:
-    """Return the last failed trial's story in a sentence; empty when there is none."""
+    """Return why the failed trial of the highest number failed; empty when there is none."""
     trial = summary.last_failure
     if trial is None or trial.failure is None:
         return ""
-    return f"Trial {trial.number} ({trial.failure.category}): {told(trial.failure)}"
+    return f"Trial {trial.number} ({trial.failure.category}): {trial.failure.describe()}"
+
+
+def _sentences(*texts: str) -> str:
+    return " ".join(sentence(text) for text in texts if text)

@@ -1,10 +1,10 @@
-"""What a Job is to run: one trial, or the refit. Job and trial are two things, and this joins them."""
+"""What a run is for: one trial of a study, or its refit."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from tuning_operator.protocol import RefitRequest
 from tuning_operator.resource import names
@@ -12,74 +12,146 @@ from tuning_operator.resource.study import RefitSpec, TrialSpec, TuningStudy
 
 
 @dataclass(frozen=True)
-class Assignment:
-    """A Job's work, and who its pods are to the study server."""
+class Trial:
+    """A trial, by its number."""
 
-    job: str
-    """The Job's name: the study server tells from it which pod may speak for what."""
-    path: str
-    """Below the study's own address."""
+    number: int
+
+    noun: ClassVar[str] = "trial"
+    field: ClassVar[str] = "spec.trial"
+    role: ClassVar[str] = names.ROLE_TRIAL
+
+    def __str__(self) -> str:
+        return f"trial {self.number}"
+
+    @property
+    def path(self) -> str:
+        """The URL path below the study's own."""
+        return f"trials/{self.number}"
+
+    @property
+    def trial(self) -> int:
+        """The trial whose parameters are used."""
+        return self.number
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of its Job and pods, in addition to the study's."""
+        return {names.LABEL_TRIAL: str(self.number), names.LABEL_ROLE: self.role}
+
+    def job_name(self, study: str) -> str:
+        """Return the name of its Job."""
+        return names.job_name(study, self.number)
+
+
+@dataclass(frozen=True)
+class Refit:
+    """The final training with a trial's parameters.
+
+    All refits of a study share one Job name, so the digest tells one from another.
+    """
+
     trial: int
-    role: str
+    digest: str
+
+    noun: ClassVar[str] = "refit"
+    field: ClassVar[str] = "spec.refit"
+    role: ClassVar[str] = names.ROLE_FINAL
+    path: ClassVar[str] = names.REFIT
+
+    def __str__(self) -> str:
+        return f"refit of trial {self.trial}"
+
+    @classmethod
+    def of(cls, spec: RefitSpec, trial: int) -> "Refit":
+        """Return the refit of a trial: the same spec and trial give the same digest.
+
+        Fields left at their defaults do not count, so that a new field of a later version changes no digest.
+        """
+        content = json.dumps([trial, spec.model_dump(mode="json", exclude_defaults=True)], sort_keys=True)
+        return cls(trial, hashlib.sha256(content.encode()).hexdigest()[:16])
+
+    @property
+    def request(self) -> RefitRequest:
+        """The request that begins it in the record."""
+        return RefitRequest(trial=self.trial, digest=self.digest)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of its Job and pods, in addition to the study's."""
+        return {
+            names.LABEL_TRIAL: str(self.trial),
+            names.LABEL_ROLE: self.role,
+            names.LABEL_DIGEST: self.digest,
+        }
+
+    def job_name(self, study: str) -> str:
+        """Return the name of its Job."""
+        return names.job_name(study, names.REFIT)
+
+
+Work = Trial | Refit
+
+
+def work_of(labels: Mapping[str, str]) -> Work | None:
+    """Return what a Job or pod with these labels is for; None if they do not say."""
+    number, role = labels.get(names.LABEL_TRIAL, ""), labels.get(names.LABEL_ROLE)
+    if not (number.isascii() and number.isdecimal()):
+        return None
+    if role == names.ROLE_FINAL:
+        return Refit(int(number), labels.get(names.LABEL_DIGEST, ""))
+    return Trial(int(number)) if role == names.ROLE_TRIAL else None
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Where the manifest says what a run executes."""
+
+    template: str = "spec.trial.template"
+    source: str = "spec.trial.source"
+    timeout: str = "spec.trial.timeout"
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a run executes."""
+
     arguments: Sequence[str]
-    """Of the trainer: what to run."""
+    """Of the trainer."""
     template: Mapping[str, Any]
     """A PodTemplateSpec."""
     source: str | None = None
     """The ConfigMap with the code."""
     timeout: str | None = None
     retries: int = 0
-    digest: str | None = None
-    """Which refit it is, since all of a study have one name."""
-
-    @property
-    def labels(self) -> dict[str, str]:
-        """The labels of the Job and its pods, but for the study's."""
-        digest = {names.LABEL_DIGEST: self.digest} if self.digest else {}
-        return {names.LABEL_TRIAL: str(self.trial), names.LABEL_ROLE: self.role, **digest}
+    fields: Fields = Fields()
 
 
-def trial_assignment(study: TuningStudy, trial: int) -> Assignment:
-    """Return the work of a trial's Job."""
-    spec = study.spec.trial
-    return Assignment(
-        job=names.job_name(study.metadata["name"], trial),
-        path=f"trials/{trial}",
-        trial=trial,
-        role=names.ROLE_TRIAL,
-        arguments=_arguments(spec),
-        template=spec.template,
-        source=spec.source.config_map if spec.source else None,
-        timeout=spec.timeout,
-    )
+def program(study: TuningStudy, work: Work) -> Program:
+    """Return what the work's run executes. A refit takes from the trial what it does not set itself.
 
-
-def refit_assignment(study: TuningStudy, refit: RefitSpec, request: RefitRequest) -> Assignment:
-    """Return the work of the refit's Job: what a trial runs, but for what the refit says itself."""
-    spec = study.spec.trial
-    own = refit.objective or refit.script or refit.command
-    source = refit.source or spec.source
-    return Assignment(
-        job=names.job_name(study.metadata["name"], names.REFIT),
-        path=names.REFIT,
-        trial=request.trial,
-        role=names.ROLE_FINAL,
-        arguments=_arguments(refit if own else spec),
-        template=refit.template or spec.template,
-        source=source.config_map if source else None,
-        timeout=refit.timeout,
-        retries=refit.retries,
-        digest=request.digest,
-    )
-
-
-def refit_request(refit: RefitSpec, trial: int) -> RefitRequest:
-    """Return the request for the refit of a trial: the same spec and trial give the same digest.
-
-    Fields left at their defaults do not count, so that a new field of a later version changes no digest.
+    Raises:
+        ValueError: the work is a refit, and the study has none.
     """
-    said = json.dumps([trial, refit.model_dump(mode="json", exclude_defaults=True)], sort_keys=True)
-    return RefitRequest(trial=trial, digest=hashlib.sha256(said.encode()).hexdigest()[:16])
+    trial, refit = study.spec.trial, study.spec.refit
+    if isinstance(work, Trial):
+        source = trial.source.config_map if trial.source else None
+        return Program(_arguments(trial), trial.template, source, trial.timeout)
+    if refit is None:
+        raise ValueError("the study has no spec.refit")
+    source_ = refit.source or trial.source
+    return Program(
+        _arguments(refit if refit.objective or refit.script or refit.command else trial),
+        refit.template or trial.template,
+        source_.config_map if source_ else None,
+        refit.timeout,
+        refit.retries,
+        Fields(
+            template="spec.refit.template" if refit.template else Fields.template,
+            source="spec.refit.source" if refit.source else Fields.source,
+            timeout="spec.refit.timeout",
+        ),
+    )
 
 
 def _arguments(spec: TrialSpec | RefitSpec) -> list[str]:

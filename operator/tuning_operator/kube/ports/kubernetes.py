@@ -9,6 +9,7 @@ import aiohttp
 from kubernetes.aio import client, config
 from prometheus_client import Counter
 
+from tuning_operator.kube.ports.runs import RunsUnavailable
 from tuning_operator.resource import names
 
 Json = dict[str, Any]
@@ -33,7 +34,7 @@ RESOURCES = {
 }
 
 
-class KubeError(Exception):
+class KubeError(RunsUnavailable):
     """The API server rejected a request; or, with status 0, it gave no valid reply."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:

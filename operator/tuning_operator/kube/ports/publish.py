@@ -1,4 +1,4 @@
-"""Telling the user: one status write a pass, if anything changed, and the Events after it has succeeded."""
+"""Publishes a pass: at most one status write, and the Events after it has succeeded."""
 
 import hashlib
 import logging
@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from tuning_operator.kube.plan.actions import Event
 from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError
-from tuning_operator.kube.status.conditions import rfc3339, shorten
+from tuning_operator.kube.status.events import Event
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudyStatus
+from tuning_operator.resource.text import shorten
+from tuning_operator.resource.times import rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ async def publish(
     """Write the status if it differs from the study's, then the Events.
 
     Raises:
-        KubeError: the status was not written; no Event was, either, so that the next pass tells the story.
+        KubeError: the status was not written; no Event was, either, so that the next pass records them.
     """
     written = status.model_dump(by_alias=True, exclude_none=True, mode="json")
     if written == body.get("status", {}):
@@ -33,12 +34,12 @@ async def publish(
     for event in events:
         try:
             await kube.record_event(_event(body, event, now))
-        except KubeError as error:  # an Event is a courtesy; the status has been told
+        except KubeError as error:  # an Event is a courtesy; the status is written
             log.warning("Event %s was not recorded: %s", event.reason, error)
 
 
 def _event(body: dict[str, Any], event: Event, now: datetime) -> dict[str, Any]:
-    """Return the Event; its name follows from the study and what is told, so that nothing is told twice."""
+    """Return the Event, named by the study and what happened, so that nothing is recorded twice."""
     metadata = body["metadata"]
     what = f"{metadata['uid']}/{event.reason}/{event.key}"
     return {

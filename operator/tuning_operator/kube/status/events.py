@@ -1,27 +1,36 @@
-"""The story of a study as Kubernetes Events: what changed between two statuses."""
+"""Kubernetes Events of a study: what changed between two statuses."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
-from tuning_operator.kube.plan.actions import Event
 from tuning_operator.kube.plan.verdict import ENDED, last_failure
 from tuning_operator.kube.status.conditions import find
 from tuning_operator.protocol import RefitRecord, StudySummary
 from tuning_operator.resource.study import RefitStatus, TrialCounts, TuningStudyStatus
+from tuning_operator.resource.text import count
 
 
-def tell_story(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummary) -> Iterator[Event]:
-    """Yield an event for each turn of the story between the two statuses.
+@dataclass(frozen=True)
+class Event:
+    """A line in `kubectl describe`.
 
-    Trials that are pruned or fail share one event each, whose count is their number: a study of 10,000 trials
-    tells its story in a page.
+    Events of the same reason and key are one: posting it again raises `count` and replaces the message.
     """
-    for teller in (_refusal, _stall, _phase, _trials, _best):
-        yield from teller(old, new, summary)
-    yield from _end(old, new)
-    yield from _refit(old.refit, new.refit, summary.refit)
+
+    reason: str
+    message: str
+    key: str = ""
+    count: int = 1
+    warning: bool = False
 
 
-Teller = Callable[[TuningStudyStatus, TuningStudyStatus, StudySummary], Iterator[Event]]
+def new_events(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummary) -> tuple[Event, ...]:
+    """Return an Event for each change between the two statuses that users care about.
+
+    Trials that are pruned or fail share one Event each, whose count is their number: the Events of a study of
+    10,000 trials fit on a page.
+    """
+    return tuple(event for source in SOURCES for event in source(old, new, summary))
 
 
 def _refusal(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
@@ -40,53 +49,62 @@ def _phase(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> I
     if new.phase == old.phase:
         return
     if new.phase == "Running" and old.phase in (*ENDED, "Suspended"):
-        yield Event("Resumed", "The study goes on.", key=str(new.start_time))
+        yield Event("Resumed", "Study resumed.", key=str(new.start_time))
     elif new.phase == "Running" and old.start_time is None:
-        yield Event("Started", "The study's trials begin.", key=str(new.start_time))
-    elif new.phase == "Suspended":
-        suspended = find(new.conditions, "Suspended")
-        assert suspended is not None  # noqa: S101  the phase comes with its condition
+        yield Event("Started", "Study started.", key=str(new.start_time))
+    elif new.phase == "Suspended" and (suspended := find(new.conditions, "Suspended")):
         yield Event("Suspended", suspended.message, key=suspended.last_transition_time)
 
 
 def _trials(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummary) -> Iterator[Event]:
     before, after = old.trials or TrialCounts(), new.trials or TrialCounts()
     if after.pruned > before.pruned:
-        message = f"{after.pruned} trials were stopped early so far."
-        yield Event("TrialPruned", message, count=after.pruned)
+        yield Event("TrialPruned", f"{count(after.pruned, 'trial')} pruned so far.", count=after.pruned)
     if after.failed > before.failed:
-        message = last_failure(summary) or f"{after.failed} trials failed so far."
+        message = last_failure(summary) or f"{count(after.failed, 'trial')} failed so far."
         yield Event("TrialFailed", message, count=after.failed, warning=True)
 
 
 def _best(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     if new.best and (old.best is None or old.best.number != new.best.number):
         values = ", ".join(f"{value:.6g}" for value in new.best.values)
-        yield Event(
-            "NewBest", f"Trial {new.best.number} is the best so far: {values}.", key=str(new.best.number)
-        )
+        message = f"Trial {new.best.number} is the best so far: {values}."
+        yield Event("NewBest", message, key=str(new.best.number))
 
 
-def _end(old: TuningStudyStatus, new: TuningStudyStatus) -> Iterator[Event]:
-    if new.phase == old.phase or new.phase not in ENDED:
-        return
+def _end(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     condition = find(new.conditions, "Complete" if new.phase == "Completed" else "Failed")
-    assert condition is not None  # noqa: S101  the phase comes with its condition
-    key = str(new.completion_time)
-    yield Event(new.phase, f"{condition.reason}: {condition.message}", key=key, warning=new.phase == "Failed")
+    if new.phase in ENDED and new.phase != old.phase and condition:
+        message, warning = f"{condition.reason}: {condition.message}", new.phase == "Failed"
+        yield Event(str(new.phase), message, key=str(new.completion_time), warning=warning)
 
 
-def _refit(old: RefitStatus | None, new: RefitStatus | None, record: RefitRecord | None) -> Iterator[Event]:
-    if new is None or (old and (old.phase, old.trial) == (new.phase, new.trial)):
-        return
+def _refit(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummary) -> Iterator[Event]:
+    before, after = old.refit, new.refit
+    if after and (before is None or (before.phase, before.trial) != (after.phase, after.trial)):
+        yield from _refit_change(after, summary.refit)
+
+
+def _refit_change(refit: RefitStatus, record: RefitRecord | None) -> Iterator[Event]:
     key = f"{record.digest}/{record.started}" if record else ""
-    if new.phase == "Running":
-        message = f"The final training runs in Job {new.job}, with the parameters of trial {new.trial}."
+    if refit.phase == "Running":
+        message = f"Refit with the parameters of trial {refit.trial} started in Job {refit.job}."
         yield Event("RefitStarted", message, key=key)
-    elif new.phase == "Completed":
-        values = f": {', '.join(f'{value:.6g}' for value in new.values)}" if new.values else ""
-        model = f" The model is in {new.model}." if new.model else ""
-        message = f"The final training with the parameters of trial {new.trial} has completed{values}.{model}"
+    elif refit.phase == "Completed":
+        values = f": {', '.join(f'{value:.6g}' for value in refit.values)}" if refit.values else ""
+        model = f" The model is in {refit.model}." if refit.model else ""
+        message = f"Refit with the parameters of trial {refit.trial} completed{values}.{model}"
         yield Event("RefitCompleted", message, key=key)
-    elif new.phase == "Failed":
-        yield Event("RefitFailed", new.message or "", key=key, warning=True)
+    elif refit.phase == "Failed":
+        yield Event("RefitFailed", refit.message or "", key=key, warning=True)
+
+
+SOURCES: tuple[Callable[[TuningStudyStatus, TuningStudyStatus, StudySummary], Iterator[Event]], ...] = (
+    _refusal,
+    _stall,
+    _phase,
+    _trials,
+    _best,
+    _end,
+    _refit,
+)

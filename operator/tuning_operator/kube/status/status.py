@@ -1,42 +1,34 @@
-"""A study's status: phase, conditions, counts, best trial."""
+"""A study's status, computed from what was seen and decided: phase, conditions, counts, best trial, refit."""
 
 import json
 import math
-from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
-from tuning_operator.kube.plan.observation import Observation, Run
+from tuning_operator.kube.plan.actions import Plan
+from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.plan.verdict import ENDED, Verdict, finished
-from tuning_operator.kube.status.conditions import Finding, Type, apply, find, holds, rfc3339, shorten, told
+from tuning_operator.kube.plan.work import Refit, Trial, Work
+from tuning_operator.kube.status.conditions import Finding, Type, apply, find
 from tuning_operator.kube.status.refit_status import refit_status
-from tuning_operator.protocol import Failure, Problem, RefitRequest, StudySummary, TrialRecord
+from tuning_operator.protocol import Failure, Problem, StudySummary, TrialRecord
 from tuning_operator.resource.study import BestTrial, Scalar, TrialCounts, TuningStudy, TuningStudyStatus
+from tuning_operator.resource.text import shorten
+from tuning_operator.resource.times import rfc3339
 
-CAPACITY_GRACE = timedelta(seconds=30)
-"""A pod that waits for another's GPU is no news before this: the scheduler needs two seconds to free one."""
-
-ELSEWHERE = frozenset({"Capacity"})
-"""Troubles that are plain queueing while other trials of the study run."""
+REFIT_MESSAGE_LIMIT = 2000
 
 
-def new_status(
-    study: TuningStudy,
-    seen: Observation,
-    verdict: Verdict | None,
-    refit: RefitRequest | None,
-    passed: Callable[[datetime], bool],
-    now: datetime,
-) -> TuningStudyStatus:
-    """Return the status that tells what is seen and judged; `refit` is the one that is due."""
+def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime) -> TuningStudyStatus:
+    """Return the status that shows what was seen and decided."""
     summary, old = seen.summary, study.status
-    phase = _phase(study, seen, verdict)
+    phase = _phase(study, seen, plan.verdict)
     generation = study.metadata.get("generation", 1)
-    findings = _findings(study, seen, verdict, passed)
     done = finished(summary) if summary else 0
     return TuningStudyStatus(
         phase=phase,
-        conditions=apply(old.conditions, findings, generation, now),
+        conditions=apply(old.conditions, _findings(study, seen, plan), generation, now),
         observed_generation=generation,
         start_time=_start_time(old, phase, now),
         completion_time=(old.completion_time or rfc3339(now)) if phase in ENDED else None,
@@ -46,22 +38,25 @@ def new_status(
         pareto_front=[best for trial in summary.pareto_front if (best := _best(trial))] or None
         if summary
         else old.pareto_front,
-        refit=refit_status(study, seen, refit, verdict),
+        refit=refit_status(study, seen, plan),
     )
 
 
-def with_trouble(
-    status: TuningStudyStatus, generation: int, trouble: Failure, now: datetime, of_refit: bool = False
+def with_failure(
+    status: TuningStudyStatus, generation: int, failure: Failure, now: datetime, work: Work | None = None
 ) -> TuningStudyStatus:
-    """Return the status with the condition Stalled; the refit's own trouble is told with the refit, too."""
-    finding = Finding("Stalled", True, trouble.category, told(trouble))
-    conditions = apply(status.conditions, [finding], generation, now)
+    """Return the status with the condition Stalled; a failure of the refit is shown with the refit, too."""
+    message = failure.describe()
+    finding = Finding("Stalled", True, failure.category, message)
     refit = status.refit
-    if refit and of_refit:
-        refit = refit.model_copy(update={"message": shorten(told(trouble))})
-    return status.model_copy(
-        update={"conditions": conditions, "phase": status.phase or "Pending", "refit": refit}
-    )
+    if refit and isinstance(work, Refit):
+        refit = refit.model_copy(update={"message": shorten(message, REFIT_MESSAGE_LIMIT)})
+    update = {
+        "conditions": apply(status.conditions, [finding], generation, now),
+        "phase": status.phase or "Pending",
+        "refit": refit,
+    }
+    return status.model_copy(update=update)
 
 
 def refused(
@@ -74,13 +69,10 @@ def refused(
 
 
 def accepted(study: TuningStudy) -> bool:
-    """Tell whether the study server has taken this generation of the spec."""
-    condition = find(study.status.conditions, "Accepted")
-    generation = study.metadata.get("generation", 1)
+    """Tell whether the study server has accepted this generation of the spec."""
+    condition, generation = find(study.status.conditions, "Accepted"), study.metadata.get("generation", 1)
     return (
-        holds(study.status, "Accepted")
-        and condition is not None
-        and condition.observed_generation == generation
+        condition is not None and condition.status == "True" and condition.observed_generation == generation
     )
 
 
@@ -93,21 +85,19 @@ def _phase(study: TuningStudy, seen: Observation, verdict: Verdict | None) -> st
 
 
 def _start_time(old: TuningStudyStatus, phase: str, now: datetime) -> str | None:
-    """A study that resumes starts anew, as a Job does."""
+    """A study that resumes gets a new start time, as a Job does."""
     resumes = old.phase in (*ENDED, "Suspended")
     if phase == "Running" and (resumes or old.start_time is None):
         return rfc3339(now)
     return old.start_time
 
 
-def _findings(
-    study: TuningStudy, seen: Observation, verdict: Verdict | None, passed: Callable[[datetime], bool]
-) -> Iterator[Finding]:
+def _findings(study: TuningStudy, seen: Observation, plan: Plan) -> Iterator[Finding]:
     yield _accepted(seen.problems)
-    yield _stalled(seen, passed)
-    old = study.status
+    yield _stalled(seen, plan)
+    old, verdict = study.status, plan.verdict
     if study.spec.suspend and not verdict:
-        yield Finding("Suspended", True, "Suspended", "No new trials are started; running ones finish.")
+        yield Finding("Suspended", True, "Suspended", "No new trials are started; running trials finish.")
     elif find(old.conditions, "Suspended"):
         yield Finding("Suspended", False, "NotSuspended", "The study is not suspended.")
     outcomes: tuple[tuple[Type, str], ...] = (("Complete", "Completed"), ("Failed", "Failed"))
@@ -115,12 +105,12 @@ def _findings(
         if verdict and verdict.phase == phase:
             yield Finding(type_, True, verdict.reason, verdict.message)
         elif find(old.conditions, type_):
-            yield Finding(type_, False, "Resumed", "The study goes on.")
+            yield Finding(type_, False, "Resumed", "The study was resumed.")
 
 
 def _accepted(problems: tuple[Problem, ...]) -> Finding:
     if not problems:
-        return Finding("Accepted", True, "Valid", "The study can run as it is written.")
+        return Finding("Accepted", True, "Valid", "The spec is valid.")
     message = "; ".join(f"{_path(problem.field)}: {problem.message}" for problem in problems)
     return Finding("Accepted", False, "Invalid", message)
 
@@ -129,41 +119,17 @@ def _path(field: str) -> str:
     return field if field.startswith("metadata.") else f"spec.{field}"
 
 
-def _stalled(seen: Observation, passed: Callable[[datetime], bool]) -> Finding:
-    running = {trial.number for trial in seen.summary.running} if seen.summary else set()
-    mine = [run for run in seen.runs.values() if run.trial in running]
-    troubled = sorted((run for run in mine if _is_news(run, mine, passed)), key=lambda run: run.trial)
-    if not troubled:
-        return _stalled_refit(seen, passed)
-    first = troubled[0]
-    alike = sum(1 for run in troubled if _category(run) == _category(first))
-    who = f"Trial {first.trial}" + (f" (and {alike - 1} more)" if alike > 1 else "")
-    return Finding("Stalled", True, _category(first), f"{who} cannot start: {_told(first)}")
-
-
-def _stalled_refit(seen: Observation, passed: Callable[[datetime], bool]) -> Finding:
-    record, run = seen.summary.refit if seen.summary else None, seen.refit
-    if record and record.state == "RUNNING" and run and _is_news(run, [], passed):
-        return Finding("Stalled", True, _category(run), f"The refit cannot start: {_told(run)}")
-    return Finding("Stalled", False, "Progressing", "Nothing stands in the way of the trials.")
-
-
-def _is_news(run: Run, others: list[Run], passed: Callable[[datetime], bool]) -> bool:
-    if run.trouble is None or run.state not in ("starting", "foreign"):
-        return False
-    if run.trouble.failure.category not in ELSEWHERE:
-        return True
-    if any(other.state == "running" for other in others):
-        return False
-    return run.trouble.since is None or passed(run.trouble.since + CAPACITY_GRACE)
-
-
-def _category(run: Run) -> str:
-    return run.trouble.failure.category if run.trouble else ""
-
-
-def _told(run: Run) -> str:
-    return told(run.trouble.failure) if run.trouble else ""
+def _stalled(seen: Observation, plan: Plan) -> Finding:
+    failures = [(work, run.diagnosis.failure) for work in plan.blocked if (run := seen.runs[work]).diagnosis]
+    if not failures:
+        return Finding("Stalled", False, "Progressing", "No trial is blocked.")
+    first, failure = failures[0]
+    if isinstance(first, Refit):
+        who = "The refit"
+    else:
+        others = sum(isinstance(w, Trial) and f.category == failure.category for w, f in failures[1:])
+        who = f"Trial {first.number}" + (f" (and {others} more)" if others else "")
+    return Finding("Stalled", True, failure.category, f"{who} cannot start: {failure.describe()}")
 
 
 def _counts(study: TuningStudy, summary: StudySummary) -> TrialCounts:
@@ -179,7 +145,7 @@ def _counts(study: TuningStudy, summary: StudySummary) -> TrialCounts:
 
 
 def _best(trial: TrialRecord | None) -> BestTrial | None:
-    """JSON has no infinity, and a trial whose value is infinite is no help to anyone."""
+    """JSON has no infinity, and a trial whose value is infinite is of no use to anyone."""
     if trial is None or not trial.values or not all(math.isfinite(value) for value in trial.values):
         return None
     parameters = {name: _scalar(value) for name, value in trial.parameters.items()}

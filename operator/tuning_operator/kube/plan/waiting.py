@@ -1,0 +1,56 @@
+"""Runs that cannot start: how long they keep their slot, and when it is reported."""
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+
+from tuning_operator.kube.plan.actions import Action, Step, Wait, once
+from tuning_operator.kube.plan.observation import Observation, Run, unfinished
+from tuning_operator.kube.plan.work import Trial, Work
+
+START_GRACE = timedelta(minutes=5)
+"""How long a run that a user has to fix keeps its slot: time to create a secret or push an image."""
+
+PERMANENT = frozenset({"ImagePull", "ContainerConfig", "Evicted", "Volume"})
+"""Categories that do not go away by themselves. Capacity and quota do, so runs wait for them."""
+
+QUEUEING = frozenset({"Capacity"})
+"""Categories that are ordinary queueing while other trials of the study run."""
+
+CAPACITY_GRACE = timedelta(seconds=30)
+"""A pod that waits for another's GPU is not worth reporting before this: the scheduler takes seconds."""
+
+
+def needs_start(run: Run | None) -> bool:
+    """Tell whether work needs a start: without a run, or when what a start provides was deleted."""
+    return run is None or (run.diagnosis is not None and run.diagnosis.failure.category == "TrainerMissing")
+
+
+def give_up(run: Run, now: datetime, *actions: Action) -> tuple[Step, ...]:
+    """Return the actions once a run has waited too long for its user to fix it; else the wait, if any."""
+    diagnosis = run.diagnosis if run.state == "starting" else None
+    if diagnosis is None or diagnosis.since is None or diagnosis.failure.category not in PERMANENT:
+        return ()
+    return once(diagnosis.since + START_GRACE, now, *actions)
+
+
+def blocked(seen: Observation, now: datetime) -> tuple[tuple[Work, ...], tuple[Wait, ...]]:
+    """Return the work whose run cannot start, trials by number and then the refit; and the waits."""
+    wanted = unfinished(seen.summary)
+    runs = {work: run for work, run in seen.runs.items() if work in wanted}
+    trials = sorted((work for work in runs if isinstance(work, Trial)), key=lambda work: work.number)
+    order: list[Work] = [*trials, *(work for work in runs if not isinstance(work, Trial))]
+    others = [runs[work] for work in trials]
+    steps = {work: _reported(runs[work], others if isinstance(work, Trial) else (), now) for work in order}
+    reported = tuple(work for work, step in steps.items() if step is True)
+    return reported, tuple(step for step in steps.values() if isinstance(step, Wait))
+
+
+def _reported(run: Run, others: Collection[Run], now: datetime) -> bool | Wait:
+    if run.diagnosis is None or run.state != "starting":
+        return False
+    if run.diagnosis.failure.category not in QUEUEING or run.diagnosis.since is None:
+        return True
+    if any(other.state == "running" for other in others):
+        return False
+    moment = run.diagnosis.since + CAPACITY_GRACE
+    return moment <= now or Wait(moment)

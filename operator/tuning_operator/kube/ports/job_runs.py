@@ -1,0 +1,241 @@
+"""Runs as Jobs of a cluster. The number of requests does not depend on the number of runs."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import kopf
+
+from tuning_operator.kube.jobs.diagnose import (
+    QUOTA_REMEDY,
+    Evidence,
+    is_unscheduled,
+    job_state,
+    why_ended,
+    why_not_started,
+)
+from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map
+from tuning_operator.kube.plan.observation import Run
+from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, program, work_of
+from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError
+from tuning_operator.kube.ports.runs import RunRefused
+from tuning_operator.protocol import Failure, StudyKey
+from tuning_operator.resource import names
+from tuning_operator.resource.study import TuningStudy
+from tuning_operator.resource.times import parse_time
+
+Json = dict[str, Any]
+
+REFUSED = frozenset({400, 403, 422})
+"""The API server will give the same answer next time, until someone changes something."""
+
+DIAGNOSIS_DELAY = timedelta(seconds=3)
+"""A Job that is younger starts as any does: its pod and Events are not read yet."""
+
+NODES_TTL = timedelta(minutes=1)
+"""How long the nodes' sizes are remembered: a list of a thousand nodes is large."""
+
+MAX_SELECTED = 100
+"""Trials named in one label selector: a URL has a limited length."""
+
+
+class JobRuns:
+    """Runs as Jobs. Remembers which studies have the trainer's ConfigMap, and briefly the nodes' sizes."""
+
+    def __init__(
+        self,
+        kube: KubeApi,
+        registry: kopf.OperatorRegistry,
+        runtime: Callable[[], Runtime],
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._kube, self._registry, self._runtime, self._clock = kube, registry, runtime, clock
+        self._provided: dict[StudyKey, set[tuple[str, str]]] = {}
+        """The trainer's ConfigMaps that were created: the study's uid and the name."""
+        self._providing = asyncio.Lock()
+        self._nodes: tuple[datetime, Mapping[str, int] | None] | None = None
+
+    def watch(self, changed: Callable[[StudyKey], None]) -> None:
+        """Have kopf call `changed` whenever a study's Job or one of its pods changes."""
+
+        @kopf.on.event("batch", "v1", "jobs", registry=self._registry)
+        @kopf.on.event("", "v1", "pods", registry=self._registry)
+        async def run_changed(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
+            if study := labels.get(names.LABEL_STUDY):
+                changed(StudyKey(namespace or "", study))
+
+    def forget(self, key: StudyKey) -> None:
+        """Drop what is remembered of a study that is gone."""
+        self._provided.pop(key, None)
+
+    async def start(self, study: TuningStudy, work: Work) -> None:
+        """Create the work's Job, and the trainer's ConfigMap if the study does not have it yet."""
+        try:
+            await self._provide_trainer(study)
+            if not await self._kube.create(job(study, work, self._runtime())):
+                await self._check_owner(study, work)
+        except KubeError as error:
+            if error.status not in REFUSED:
+                raise
+            raise RunRefused(work, _explained(error, study, work)) from error
+
+    async def stop(self, key: StudyKey, work: Work) -> None:
+        """Delete the work's Job, its pods before it."""
+        await self._kube.delete_job(key.namespace, work.job_name(key.name))
+
+    async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
+        """Return the runs of the unfinished work, and those of other work that have not succeeded."""
+        key = _key(study)
+        # Jobs that succeeded are left out by the API server: a long study has thousands of them.
+        jobs = await self._jobs(key, fields="status.successful=0")
+        if missing := [work for work in unfinished if work not in jobs]:
+            jobs |= await self._jobs_of(key, missing)
+        uid, now = study.metadata["uid"], self._clock()
+        runs: dict[Work, Run] = {}
+        unclear: dict[Work, Json] = {}
+        for work, found in jobs.items():
+            if not _belongs(found, uid) and not _of_a_study(found):
+                continue  # someone else's: a start will say so
+            state = job_state(found) if _belongs(found, uid) else "stopping"  # a deleted study's: it goes
+            created = parse_time(found["metadata"].get("creationTimestamp"))
+            diagnose_at = created + DIAGNOSIS_DELAY if created and state == "starting" else now
+            runs[work] = Run(state, check_at=diagnose_at if diagnose_at > now else None)
+            if work in unfinished and state in ("starting", "ended") and diagnose_at <= now:
+                unclear[work] = found
+        for work, evidence in (await self._evidence(study, unclear)).items():
+            why = why_ended if runs[work].state == "ended" else why_not_started
+            runs[work] = Run(runs[work].state, why(evidence))
+        self._note_missing_trainer(key, runs)
+        return runs
+
+    async def _jobs(self, key: StudyKey, labels: str = "", fields: str = "") -> dict[Work, Json]:
+        roles = f"{names.LABEL_ROLE} in ({names.ROLE_TRIAL},{names.ROLE_FINAL})"
+        selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", roles, labels)))
+        found = await self._kube.select("Job", key.namespace, labels=selector, fields=fields)
+        works = ((work_of(body["metadata"]["labels"]), body) for body in found)
+        # Not by its labels alone: someone may have copied a Job to debug it.
+        return {w: body for w, body in works if w and body["metadata"]["name"] == w.job_name(key.name)}
+
+    async def _jobs_of(self, key: StudyKey, works: Collection[Work]) -> dict[Work, Json]:
+        """Return the Jobs of this work, also those that succeeded; of a refit also the one before it."""
+        jobs: dict[Work, Json] = {}
+        for labels in _selectors(works):
+            jobs |= await self._jobs(key, labels)
+        return {work: body for work, body in jobs.items() if work in works or isinstance(work, Refit)}
+
+    async def _evidence(self, study: TuningStudy, jobs: Mapping[Work, Json]) -> dict[Work, Evidence]:
+        """Read the pods of these Jobs, and Events where the status may not say it all."""
+        if not jobs:
+            return {}
+        key, pods = _key(study), await self._pods(_key(study), jobs)
+        unscheduled = any(is_unscheduled(pod) for found in pods.values() for pod in found)
+        silent = [
+            item
+            for work, body in jobs.items()
+            if job_state(body) == "starting" and not any(map(is_unscheduled, pods.get(work, ())))
+            for item in (body, *pods.get(work, ()))
+        ]
+        events = await self._events(key, silent)
+        largest = await self._largest_nodes() if unscheduled else None
+        return {
+            work: Evidence(
+                body,
+                pods.get(work, ()),
+                [e for item in (body, *pods.get(work, ())) for e in events.get(item["metadata"]["uid"], ())],
+                largest,
+                work.noun,
+                _fields(study, work),
+            )
+            for work, body in jobs.items()
+        }
+
+    async def _pods(self, key: StudyKey, works: Collection[Work]) -> dict[Work, list[Json]]:
+        few = len(works) <= MAX_SELECTED
+        pods: dict[Work, list[Json]] = {}
+        for labels in _selectors(works) if few else ("",):
+            selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", labels)))
+            fields = "status.phase!=Succeeded"
+            for pod in await self._kube.select("Pod", key.namespace, labels=selector, fields=fields):
+                work = work_of(pod["metadata"]["labels"])
+                if work and work in works:
+                    pods.setdefault(work, []).append(pod)
+        return pods
+
+    async def _events(self, key: StudyKey, items: Iterable[Json]) -> dict[str, list[Json]]:
+        """Return the Warnings about these Jobs and pods, by uid: only they show missing volumes."""
+        uids = {item["metadata"]["uid"] for item in items}
+        found: dict[str, list[Json]] = {}
+        for kind in ("Job", "Pod") if uids else ():
+            fields = f"involvedObject.kind={kind},type=Warning"
+            for event in await self._kube.select("Event", key.namespace, fields=fields):
+                if (uid := event["involvedObject"].get("uid")) in uids:
+                    found.setdefault(uid, []).append(event)
+        return found
+
+    async def _largest_nodes(self) -> Mapping[str, int] | None:
+        now = self._clock()
+        if self._nodes is None or now - self._nodes[0] > NODES_TTL:
+            self._nodes = now, await self._kube.largest_nodes()
+        return self._nodes[1]
+
+    async def _provide_trainer(self, study: TuningStudy) -> None:
+        body = trainer_config_map(study, self._runtime())
+        mark = study.metadata["uid"], body["metadata"]["name"]
+        async with self._providing:  # runs start side by side, and one request is enough
+            provided = self._provided.setdefault(_key(study), set())
+            if mark not in provided:
+                await self._kube.create(body)
+                provided.add(mark)
+
+    def _note_missing_trainer(self, key: StudyKey, runs: Mapping[Work, Run]) -> None:
+        """Have the next start create the ConfigMap again."""
+        if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
+            self._provided.pop(key, None)
+
+    async def _check_owner(self, study: TuningStudy, work: Work) -> None:
+        """Refuse a run whose name belongs to something else."""
+        key = _key(study)
+        name = work.job_name(key.name)
+        there = await self._kube.get("Job", key.namespace, name)
+        if there is None or _belongs(there, study.metadata["uid"]) or _of_a_study(there):
+            return  # of a deleted study of this name: garbage collection takes it away
+        message = f"Job {name} exists already and does not belong to this study."
+        remedy = f"Delete it (`kubectl delete job {name}`), or give the study another name."
+        raise RunRefused(work, Failure(category="NameTaken", message=message, remedy=remedy))
+
+
+def _key(study: TuningStudy) -> StudyKey:
+    return StudyKey(study.metadata["namespace"], study.metadata["name"])
+
+
+def _belongs(body: Json, study_uid: str) -> bool:
+    return any(owner["uid"] == study_uid for owner in body["metadata"].get("ownerReferences", []))
+
+
+def _of_a_study(body: Json) -> bool:
+    return any(owner["kind"] == names.KIND for owner in body["metadata"].get("ownerReferences", []))
+
+
+def _selectors(works: Collection[Work]) -> list[str]:
+    numbers = sorted(work.number for work in works if isinstance(work, Trial))
+    chunks = (numbers[first : first + MAX_SELECTED] for first in range(0, len(numbers), MAX_SELECTED))
+    trials = [f"{names.LABEL_TRIAL} in ({','.join(map(str, chunk))})" for chunk in chunks]
+    refits = [f"{names.LABEL_ROLE}={names.ROLE_FINAL}"] if any(isinstance(w, Refit) for w in works) else []
+    return trials + refits
+
+
+def _fields(study: TuningStudy, work: Work) -> Fields:
+    """Return where the manifest says what the work runs; a refit that was removed from it ran the trial's."""
+    return Fields() if isinstance(work, Refit) and study.spec.refit is None else program(study, work).fields
+
+
+def _explained(error: KubeError, study: TuningStudy, work: Work) -> Failure:
+    if "exceeded quota" in error.message:
+        return Failure(category="Quota", message=error.message, remedy=QUOTA_REMEDY)
+    remedy = (
+        f"Correct {_fields(study, work).template}; `kubectl explain job.spec.template.spec` describes its "
+        "fields."
+    )
+    message = f"The {work.noun}'s Job is refused: {error.message}"
+    return Failure(category="JobRefused", message=message, remedy=remedy)

@@ -1,0 +1,50 @@
+"""Where work runs, as the operator needs it: Jobs of a cluster, or processes of this machine."""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+from tuning_operator.kube.plan.observation import Run
+from tuning_operator.kube.plan.work import Work
+from tuning_operator.protocol import Failure, StudyKey
+from tuning_operator.resource.study import TuningStudy
+
+
+class RunsUnavailable(Exception):  # noqa: N818
+    """Where work runs cannot be reached, or does not accept a request, at this moment."""
+
+
+class RunRefused(Exception):  # noqa: N818
+    """A run cannot be made as the study defines it, until someone changes something."""
+
+    def __init__(self, work: Work, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.work, self.failure = work, failure
+
+
+class Runs(Protocol):
+    """Starts, stops and lists the runs of studies. Every coroutine raises RunsUnavailable.
+
+    At most one run of a work exists at any time, whoever starts it and however often.
+    """
+
+    async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
+        """Return the runs of the unfinished work, and those of other work that are not over yet.
+
+        A run that does not start, or ended without a result, comes with its diagnosis.
+        """
+
+    async def start(self, study: TuningStudy, work: Work) -> None:
+        """Give the work a run; nothing happens when it has one.
+
+        Raises:
+            RunRefused: the run cannot be made as the study defines it.
+        """
+
+    async def stop(self, key: StudyKey, work: Work) -> None:
+        """End the work's run; nothing happens when there is none. It may take a while to end."""
+
+    def watch(self, changed: Callable[[StudyKey], None]) -> None:
+        """Have `changed` called whenever a run of a study changes."""
+
+    def forget(self, key: StudyKey) -> None:
+        """Drop what is remembered of a study that is gone."""

@@ -1,0 +1,19 @@
+"""Texts for messages."""
+
+
+def sentence(text: str) -> str:
+    """Return the text with a full stop at its end, if it has none, so that another sentence can follow."""
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut a text that is too long in the middle: its beginning says what happened, its end often why."""
+    if len(text) <= limit:
+        return text
+    half = (limit - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
+
+
+def count(number: int, noun: str) -> str:
+    """Return for example `1 trial` or `3 trials`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,0 +1,106 @@
+"""Jobs as runs keep their contract on a real API server with real controllers; the test is the kubelet."""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import kopf
+import pytest
+from kubernetes.aio import client, config
+from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.loop.handlers import kopf_settings
+from tuning_operator.kube.plan.work import Work
+from tuning_operator.kube.ports.job_runs import JobRuns
+from tuning_operator.kube.ports.kubernetes import KubernetesApi
+from tuning_operator.protocol import StudyKey
+from tuning_operator.resource import names
+from tuning_operator.resource.study import TuningStudy
+
+from tests.unit.kube.builders import body
+from tests.unit.kube.runs_contract import SECONDS, RunsContract
+
+
+@pytest.mark.usefixtures("api")
+class TestRealJobRuns(RunsContract):
+    @pytest.fixture
+    async def connection(self, kubeconfig: Path) -> AsyncIterator[client.ApiClient]:
+        async with await config.new_client_from_config(config_file=str(kubeconfig)) as connection:
+            self._connection = connection
+            yield connection
+
+    @pytest.fixture
+    async def study(self, connection: client.ApiClient) -> AsyncIterator[TuningStudy]:
+        namespace, core = f"runs-{uuid.uuid4().hex[:8]}", client.CoreV1Api(connection)
+        await core.create_namespace({"metadata": {"name": namespace}})
+        kube, manifest = KubernetesApi(connection), body(refit={})
+        manifest["metadata"] = {"name": "mnist", "namespace": namespace}
+        assert await kube.create(manifest)
+        yield TuningStudy.model_validate(await kube.get(names.KIND, namespace, "mnist"))
+        await core.delete_namespace(namespace)
+
+    @pytest.fixture
+    def registry(self) -> kopf.OperatorRegistry:
+        return kopf.OperatorRegistry()
+
+    @pytest.fixture
+    def runs(self, connection: client.ApiClient, registry: kopf.OperatorRegistry) -> JobRuns:
+        runtime = Runtime(b"zip", "https://studies.tuning:8443", "PEM")
+        return JobRuns(KubernetesApi(connection), registry, lambda: runtime, lambda: datetime.now(UTC))
+
+    @pytest.fixture
+    async def changed(
+        self, runs: JobRuns, study: TuningStudy, registry: kopf.OperatorRegistry, kubeconfig: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> AsyncIterator[Callable[[], set[StudyKey]]]:  # fmt: skip
+        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+        seen: set[StudyKey] = set()
+        runs.watch(seen.add)
+        kopf.on.login(registry=registry)(kopf.login_with_kubeconfig)
+        operator = asyncio.create_task(
+            kopf.operator(
+                registry=registry,
+                settings=kopf_settings(),
+                standalone=True,
+                identity="test",  # type: ignore[arg-type]
+                namespaces=[study.metadata["namespace"]],
+            )
+        )
+        yield lambda: seen
+        operator.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await operator
+
+    async def begin(self, study: TuningStudy, work: Work) -> None:
+        await self._patch_pod(study, work, {"phase": "Running", "conditions": [_ready("True")]})
+
+    async def end(self, study: TuningStudy, work: Work, exit_code: int) -> None:
+        terminated = {"exitCode": exit_code, "reason": "Error" if exit_code else "Completed"}
+        container = {
+            "name": "trainer", "image": "i", "imageID": "", "ready": False, "restartCount": 0,
+            "state": {"terminated": terminated},
+        }  # fmt: skip
+        phase = "Failed" if exit_code else "Succeeded"
+        status = {"phase": phase, "conditions": [_ready("False")], "containerStatuses": [container]}
+        await self._patch_pod(study, work, status)
+
+    async def settle(self) -> None:
+        await asyncio.sleep(0.05)
+
+    async def _patch_pod(self, study: TuningStudy, work: Work, status: dict[str, Any]) -> None:
+        core, namespace = client.CoreV1Api(self._connection), study.metadata["namespace"]
+        labels = ",".join(f"{key}={value}" for key, value in work.labels.items())
+        async with asyncio.timeout(SECONDS):
+            while True:
+                found = (await core.list_namespaced_pod(namespace, label_selector=labels)).items
+                if found:
+                    break
+                await asyncio.sleep(0.05)
+        await core.patch_namespaced_pod_status(found[0].metadata.name, namespace, {"status": status})
+
+
+def _ready(status: str) -> dict[str, str]:
+    return {"type": "Ready", "status": status, "lastTransitionTime": "2026-11-21T12:00:00Z"}
