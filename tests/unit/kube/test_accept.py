@@ -52,6 +52,52 @@ def test_a_pattern_that_may_find_it(spec: dict[str, Any]) -> None:
     assert check(study(**spec)) == ()
 
 
+SPACE = [
+    {"name": "lr", "type": "float", "low": 0, "high": 1},
+    {"name": "n-layers", "type": "int", "low": 1, "high": 3},
+]
+
+
+def ran(*arguments: str, refit: list[str] | None = None, **spec: Any) -> dict[str, Any]:
+    """Return a spec whose trials run a command with these arguments, and the refit too if given."""
+    trial = {"objective": None, "command": ["./train", *arguments]}
+    return {"searchSpace": SPACE, "trial": trial} | ({"refit": {"command": refit}} if refit else {}) | spec
+
+
+@pytest.mark.parametrize(
+    ("spec", "field", "message"),
+    [
+        (
+            ran("--x", "{{learning_rate}}"),
+            "trial.command[2]",
+            "{{learning_rate}} refers to a missing parameter: learning_rate is not in searchSpace: "
+            "correct or remove it. Its parameters are lr, n-layers",
+        ),
+        (ran("--layers={{ n_layers }}"), "trial.command[1]", "did you mean n-layers?"),
+        (ran(refit=["./train", "{{y}}"]), "refit.command[1]", "y is not in searchSpace"),
+        (
+            ran(searchSpace=[*SPACE, SPACE[1] | {"name": "n_layers"}]),
+            "searchSpace",
+            "n-layers and n_layers both map to the environment variable TUNING_PARAM_N_LAYERS. Rename one",
+        ),
+    ],
+    ids=["unknown", "nearly", "refit", "one variable"],
+)
+def test_a_command_that_cannot_get_its_parameters(spec: dict[str, Any], field: str, message: str) -> None:
+    [problem] = check(study(**spec))
+    assert problem.field == field
+    assert message in problem.message
+
+
+def test_a_command_that_gets_its_parameters() -> None:
+    arguments = ["--lr", "{{lr}}", "{{ n-layers }}x{{lr}}", "{}", "{lr}", "${{env}"]
+    assert check(study(**ran(*arguments, refit=["./final", "{{lr}}"]))) == ()
+
+
+def test_an_objective_may_have_any_names() -> None:
+    assert check(study(searchSpace=[*SPACE, SPACE[1] | {"name": "n_layers"}])) == ()
+
+
 def test_a_study_that_continues_itself() -> None:
     [problem] = check(study(warmStart={"study": "mnist"}))
     assert (problem.field, "itself" in problem.message) == ("warmStart.study", True)

@@ -255,6 +255,35 @@ def test_a_choice_travels_as_it_is(server: RunningServer, choice: Any) -> None:
     assert operator.delete("/v1/studies/ml/choices").status_code == 204
 
 
+def test_null_is_a_choice_like_others(server: RunningServer) -> None:
+    path = "/v1/studies/ml/nulls"
+    strength = {"name": "strength", "type": "float", "low": 0, "high": 1}
+    weight = {"name": "weight", "type": "categorical", "choices": [None, "balanced"]}
+    definition = {
+        "objectives": DEFINITION["objectives"],
+        "searchSpace": [
+            weight,
+            strength | {"when": {"parameter": "weight", "equals": None}},
+            strength | {"name": "bias", "when": {"parameter": "weight", "anyOf": ["balanced"]}},
+        ],
+        "initialTrials": [{"weight": None, "strength": 0.5}, {"weight": "balanced"}],
+        "deletionPolicy": "Delete",
+    }
+    operator = server.operator()
+    for _ in range(2):  # the same definition again is no change
+        assert operator.put(path, json=definition).status_code == 200
+    running = operator.post(f"{path}/ask", json=ASK).json()["running"]
+    assert running[0]["parameters"] == {"weight": None, "strength": 0.5}
+    assert running[1]["parameters"].keys() == {"weight", "bias"}
+    assert server.pod("ml", "nulls", 0).post("/result", json={"state": "COMPLETE", "values": [1]}).is_success
+    assert operator.get(path).json()["best"]["parameters"] == {"weight": None, "strength": 0.5}
+    changed = definition | {"searchSpace": [weight | {"choices": [None, "other"]}], "initialTrials": []}
+    refused = operator.put(path, json=changed)
+    assert refused.status_code == 409
+    assert "weight" in refused.json()["detail"]
+    assert operator.delete(path).status_code == 204
+
+
 def test_a_change_wakes_who_waits(server: RunningServer, operator: httpx.Client) -> None:
     cursor = operator.get("/v1/changes").json()["cursor"]
     found: list[Any] = []

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 PREFIX = "TUNING_PARAM_"
 """A parameter `lr` becomes TUNING_PARAM_LR. Plain names would be dangerous: one could be `path`."""
 
-_PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
+PLACEHOLDER = re.compile(r"\{\{\s*([^{}]+?)\s*\}\}")
 
 
 def as_text(value: Any) -> str:
@@ -44,9 +44,7 @@ def fill_in(arguments: list[str], parameters: dict[str, Any], source: Path | Non
     Raises:
         TrialFailure: an argument refers to a parameter that the trial does not have.
     """
-    filled = [
-        _PLACEHOLDER.sub(lambda found: _value(found[1], parameters), argument) for argument in arguments
-    ]
+    filled = [PLACEHOLDER.sub(lambda found: _value(found[1], parameters), argument) for argument in arguments]
     return [_in_source(argument, source) for argument in filled]
 
 

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 
 from tuning_trainer.failure import TrialFailure
 from tuning_trainer.metrics.reader import MetricReader
+from tuning_trainer.modes.parameters import PLACEHOLDER, variables
 
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import space
 from tuning_operator.resource.names import MAX_STUDY_NAME
+from tuning_operator.resource.space.check import unknown
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 
 
@@ -18,6 +20,7 @@ def check(study: TuningStudy) -> tuple[Problem, ...]:
     return (
         *_name(study.metadata["name"]),
         *(Problem(field=field, message=message) for field, message in flaws),
+        *_commands(spec),
         *_metrics(spec),
         *_warm_start(study),
     )
@@ -28,6 +31,23 @@ def _name(name: str) -> tuple[Problem, ...]:
         return ()
     message = f"{name!r} has {len(name)} characters, at most {MAX_STUDY_NAME} leave room for its pods' names"
     return (Problem(field="metadata.name", message=message),)
+
+
+def _commands(spec: TuningStudySpec) -> Iterator[Problem]:
+    """Yield what would fail every trial of a command: how it gets its parameters."""
+    commands = {"trial.command": spec.trial.command, "refit.command": spec.refit and spec.refit.command}
+    parameters = [parameter.name for parameter in spec.search_space or ()]
+    for field, command in commands.items():
+        for index, argument in enumerate(command or ()):
+            for name in PLACEHOLDER.findall(argument):
+                if spec.search_space is not None and name not in parameters:
+                    message = f"{{{{{name}}}}} refers to a missing parameter: {unknown(name, parameters)}"
+                    yield Problem(field=f"{field}[{index}]", message=message)
+    if any(commands.values()):
+        try:
+            variables(dict.fromkeys(parameters))
+        except TrialFailure as error:
+            yield Problem(field="searchSpace", message=f"{error.failure.message} {error.failure.remedy}")
 
 
 def _metrics(spec: TuningStudySpec) -> Iterator[Problem]:
