@@ -1,4 +1,4 @@
-"""A real API server as the tests see it: dry runs and their refusals, kubectl and its words."""
+"""A real API server for the tests: dry runs and refusals, and kubectl."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from kubernetes.client.exceptions import ApiException
 from tuning_operator.resource import names
 
 SETUP_MAY_BUILD = pytest.mark.timeout(300, func_only=True)
-"""On a fresh machine the API server is built first, which takes minutes."""
+"""On a fresh machine, the API server is built first, which takes minutes."""
 
 NAMESPACE = "default"
 _UNCHECKED = "some validation rules were not checked because the object was invalid"
@@ -29,10 +29,10 @@ class Cause:
 
 
 def _refusal(error: ApiException) -> list[Cause]:
-    """Return why the server refused, less its note that after errors of the schema it asks no rules."""
+    """Return why the server refused, without its note that errors of the schema prevent checking rules."""
     status = json.loads(error.body)
-    told = status.get("details", {}).get("causes", [{"message": status["message"]}])
-    causes = [Cause(cause.get("field", ""), cause["message"]) for cause in told]
+    details = status.get("details", {}).get("causes", [{"message": status["message"]}])
+    causes = [Cause(cause.get("field", ""), cause["message"]) for cause in details]
     return [cause for cause in causes if _UNCHECKED not in cause.message]
 
 
@@ -84,7 +84,7 @@ class Api:
 
     @contextlib.contextmanager
     def created(self, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Have the study on the server for a while."""
+        """Create the study, and delete it at the end."""
         created = self.create(manifest)
         try:
             yield created

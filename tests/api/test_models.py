@@ -1,4 +1,4 @@
-"""The models and the API server agree: what one reads, the other does."""
+"""The models and the API server agree on what is valid."""
 
 import json
 import re
@@ -75,8 +75,8 @@ def paths(schema: dict[str, Any], path: str) -> list[tuple[str, dict[str, Any]]]
     return found
 
 
-def there(path: str) -> bool:
-    """Whether the field's parent is in GOOD."""
+def has_parent(path: str) -> bool:
+    """Return whether the field's parent is in GOOD."""
     target: Any = GOOD
     for part in path.split(".")[:-1]:
         if isinstance(target, list):
@@ -88,7 +88,7 @@ def there(path: str) -> bool:
     return True
 
 
-FIELDS = {path: schema for path, schema in paths(SCHEMA, "spec") if there(path)}
+FIELDS = {path: schema for path, schema in paths(SCHEMA, "spec") if has_parent(path)}
 
 changes = st.lists(
     st.sampled_from(sorted(FIELDS)).flatmap(lambda path: st.tuples(st.just(path), value_for(FIELDS[path]))),
@@ -100,12 +100,12 @@ changes = st.lists(
 
 RULES = [re.compile(text) for _, text in texts({"properties": {"spec": SCHEMA}})]
 NAMES = {"spec.sampler.name", "spec.pruner.name"}
-"""The study server knows them, with their arguments; the models take any."""
+"""Checked by the study server, with their arguments; the models accept any."""
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(change=changes)
-def test_the_models_read_all_that_the_server_accepts(api: Api, change: dict[str, Any]) -> None:
+def test_the_models_read_everything_that_the_server_accepts(api: Api, change: dict[str, Any]) -> None:
     try:
         kept = api.create(changed(change), dry_run="All")
     except ApiException:
@@ -115,7 +115,7 @@ def test_the_models_read_all_that_the_server_accepts(api: Api, change: dict[str,
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(change=changes)
-def test_what_the_models_read_only_rules_refuse(api: Api, change: dict[str, Any]) -> None:
+def test_only_rules_refuse_what_the_models_read(api: Api, change: dict[str, Any]) -> None:
     manifest = changed(change)
     try:
         TuningStudy.model_validate_json(json.dumps(manifest), strict=True)
@@ -138,7 +138,7 @@ ranges = st.fixed_dictionaries(
 
 
 def optuna_takes(parameter: dict[str, Any]) -> bool:
-    """Whether Optuna has such a distribution, with more than one value if the range has."""
+    """Return whether Optuna has such a distribution, with more than one value if the range has."""
     low, high, step, log = (parameter.get(key) for key in ("low", "high", "step", "log"))
     if parameter["type"] == "int" and any(number != int(number or 0) for number in (low, high, step or 0)):
         return False  # int() would round it
@@ -158,7 +158,30 @@ def optuna_takes(parameter: dict[str, Any]) -> bool:
 @given(parameter=ranges)
 @example({"name": "x", "type": "int", "low": 1, "high": 3, "step": 1, "log": True})
 @example({"name": "x", "type": "float", "low": 0.1, "high": 0.3, "step": 0.2})
-def test_the_server_accepts_the_ranges_that_optuna_takes(api: Api, parameter: dict[str, Any]) -> None:
+def test_the_server_accepts_the_ranges_that_optuna_accepts(api: Api, parameter: dict[str, Any]) -> None:
     accepted = not api.causes(changed({"spec.searchSpace": [parameter], "spec.initialTrials": []}))
     steps_on_a_log_scale = bool(parameter.get("log")) and "step" in parameter
     assert accepted == (optuna_takes(parameter) and not steps_on_a_log_scale)
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(choices=st.lists(st.one_of(scalars, st.none()), min_size=1, max_size=5), data=st.data())
+@example(choices=[None], data=None)
+def test_no_valid_study_blocks_a_write_of_its_status(api: Api, choices: list[Any], data: Any) -> None:
+    """A transition rule that is false for an unchanged value would."""
+    chosen = choices[0] if data is None else data.draw(st.sampled_from(choices))
+    when = data.draw(st.sampled_from(["equals", "anyOf"])) if data else "equals"
+    condition = {"parameter": "kind", when: chosen if when == "equals" else choices}
+    space = [
+        {"name": "kind", "type": "categorical", "choices": choices},
+        {"name": "x", "type": "float", "low": 0, "high": 1, "when": condition},
+    ]
+    manifest = changed(
+        {"metadata.name": "written", "spec.searchSpace": space, "spec.initialTrials": [{"kind": chosen}]}
+    )
+    if api.causes(manifest):
+        return  # Duplicate value
+    with api.created(manifest):
+        written = api.patch_status("written", {"phase": "Running"})
+        assert written["status"] == {"phase": "Running"}
+        assert api.causes_of_change(written) == []

@@ -716,7 +716,7 @@ REFUSALS = [
     Refusal("warm-start-from-nothing", {"spec.warmStart": {}}, "spec.warmStart.study", "Required value"),
 ]
 
-NEW_STUDY = "create a new study; warmStart or initialTrials can carry over what is known"
+NEW_STUDY = "create a new study; it can reuse results through warmStart or initialTrials"
 
 FROZEN = [
     Refusal(

@@ -118,7 +118,7 @@ def _get(address: Address, port: int, token: str, path: str) -> FinishedStudy:
     secure = urlsplit(address.url).scheme == "https"
     url = f"{'https' if secure else 'http'}://127.0.0.1:{port}{path}"
     headers = {"Host": f"{address.host}:{address.port}", "Authorization": f"Bearer {token}"}
-    # The certificate is for the Service, not the local address. No proxy, since kubectl is the way there.
+    # The certificate is for the Service, not the local address. No proxy, since kubectl forwards the port.
     extensions = {"sni_hostname": address.host} if secure else {}
     verify = ssl.create_default_context(cadata=address.ca)
     try:

@@ -13,7 +13,7 @@ ROLE_TRIAL = "trial"
 ROLE_FINAL = "final"
 """The role of the refit's pods."""
 LABEL_DIGEST = f"{GROUP}/digest"
-"""Tells the refits of a study apart, since their Jobs share one name."""
+"""Distinguishes the refits of a study, since their Jobs share one name."""
 
 REFIT = "refit"
 """Takes the place of the trial's number in the name of the refit's Job."""

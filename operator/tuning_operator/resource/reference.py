@@ -85,7 +85,7 @@ def _type(field: Schema) -> str:
 def _bounds(field: Schema) -> list[str]:
     limits = {"minimum": "At least", "maximum": "At most"}
     sizes = {"maxItems": "items", "maxLength": "characters"}
-    return [f"{word} {field[key]}." for key, word in limits.items() if key in field] + [
+    return [f"{limit} {field[key]}." for key, limit in limits.items() if key in field] + [
         f"At most {field[key]} {unit}." for key, unit in sizes.items() if key in field and "type" in field
     ]
 
@@ -112,7 +112,7 @@ def _readable(expression: str) -> str:
     text, _, expressions = expression.removeprefix("'").removesuffix(")])").partition("'.format([")
     expressions = re.sub(r"\.replace\('.*?', '.*?'\)", "", expressions)
     fields = [re.findall("[A-Za-z]+", part)[-1] for part in expressions.split(", dyn(")]
-    return text.replace("\\'", "'") % tuple(f"*{word}*".replace("self", "value") for word in fields)
+    return text.replace("\\'", "'") % tuple(f"*{field}*".replace("self", "value") for field in fields)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ They become `x-kubernetes-validations` in the CRD. Two things to know when chang
 
 - Lists that CEL iterates over need maxItems, and strings it reads need maxLength: the API server rejects a
   CRD whose rules might cost too much.
-- CEL cannot read values of any type (`choices`, `equals`, `anyOf`). `dyn(self)` tells whether they are
+- CEL cannot read values of any type (`choices`, `equals`, `anyOf`). `dyn(self)` shows whether they are
   set; their content is checked by `tuning_operator.resource.space`.
 """
 
@@ -89,7 +89,7 @@ _LOG = "(has(self.log) && self.log)"
 _STEPLESS = "!has(self.step) || !has(self.low) || !has(self.high) || self.low >= self.high"
 _LARGEST_INT = "9007199254740992.0"
 """Up to 2**53, a double holds every whole number."""
-_NEW_STUDY = "create a new study; warmStart or initialTrials can carry over what is known"
+_NEW_STUDY = "create a new study; it can reuse results through warmStart or initialTrials"
 
 
 def _required_bound(field: str) -> Rule:

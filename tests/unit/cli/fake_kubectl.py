@@ -1,4 +1,4 @@
-"""A kubectl that answers from a folder: what it is asked is kept in `asked`, one JSON list a line."""
+"""A kubectl that answers from files in a folder. Its calls are kept in `asked`, one JSON list per line."""
 
 import json
 import os

@@ -75,7 +75,7 @@ def test_importances_look_towards_the_better_values_of_a_maximized_metric() -> N
 
     def objective(trial: optuna.Trial) -> tuple[float, float]:
         x, other = trial.suggest_float("x", 0, 1), trial.suggest_float("other", 0, 1)
-        # Only x tells the best values; only `other` the worst.
+        # The best values depend only on x, and the worst only on `other`.
         return (x if x > 0.9 else 0.0) - (other if other > 0.9 else 0.0), x
 
     ran = records.study(objective, 200, **TWO)

@@ -49,7 +49,9 @@ def test_best_as_json_and_yaml(cluster: Cluster) -> None:
     whole = BEST | {"values": {"loss": 0.25}}
     assert json.loads(Ran("best", "mnist", "-o", "json").out) == whole
     assert yaml.safe_load(Ran("best", "mnist", "-o", "yaml").out) == whole
-    assert not any("=" in word and "output" not in word for word in json.loads(_calls(cluster)[0]))
+    assert not any(
+        "=" in argument and "output" not in argument for argument in json.loads(_calls(cluster)[0])
+    )
 
 
 def _calls(cluster: Cluster) -> list[str]:

@@ -1,4 +1,4 @@
-"""The generated files are current, and the schema is one that people can read and the API server can take."""
+"""The generated files are current, and the schema is one that people can read and the API server accepts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,7 +30,7 @@ def walk(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[str
     ],
 )
 def test_generated_files_are_current(path: str, render: Any) -> None:
-    assert (ROOT / path).read_text() == render(), f"{path} is not what the models say: run `make generate`"
+    assert (ROOT / path).read_text() == render(), f"{path} is outdated: run `make generate`"
 
 
 def test_the_yaml_is_the_crd() -> None:

@@ -256,8 +256,8 @@ def numeric(draw: st.DrawFn) -> tuple[dict[str, Any], BaseDistribution]:
 
 @given(numeric())
 @pytest.mark.filterwarnings("ignore:The distribution is specified by")
-def test_distributions_are_optunas(case: tuple[dict[str, Any], BaseDistribution]) -> None:
-    manifest, twin = case
+def test_distributions_are_optunas(pair: tuple[dict[str, Any], BaseDistribution]) -> None:
+    manifest, twin = pair
     [parameter] = parsed(manifest)
     assert space.problems([parameter]) == ()
     ours = space.distribution(parameter)

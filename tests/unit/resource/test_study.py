@@ -1,4 +1,4 @@
-"""The models read what manifests say and refuse what they do not know."""
+"""The models read manifests and refuse unknown fields."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def test_choices_keep_their_types() -> None:
         ({"sampler": {"nmae": "TPESampler"}}, "nmae"),
     ],
 )
-def test_what_the_schema_refuses_the_models_refuse(spec: dict[str, Any], field: str) -> None:
+def test_the_models_refuse_what_the_schema_refuses(spec: dict[str, Any], field: str) -> None:
     with pytest.raises(ValidationError, match=field):
         TuningStudy.model_validate(changed(**spec))
 

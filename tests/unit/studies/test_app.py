@@ -1,4 +1,4 @@
-"""The HTTP of the study server: who may call what, what errors say, how numbers travel."""
+"""The HTTP API of the study server: permissions, errors, and how values are sent."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_replies_are_the_protocols(server: RunningServer, operator: httpx.Client
     Changes.model_validate_json(operator.get("/v1/changes").content)
 
 
-def test_numbers_that_json_lacks_travel_as_strings(server: RunningServer, operator: httpx.Client) -> None:
+def test_numbers_that_json_lacks_are_sent_as_strings(server: RunningServer, operator: httpx.Client) -> None:
     pod = server.pod("ml", "mnist", 0)
     values = [[0, "NaN"], [1, "Infinity"], [2, "-Infinity"], [3, 0.5]]
     assert pod.post("/report", json={"values": values}).json() == {"prune": False}
@@ -236,7 +236,7 @@ def test_a_report_through_fastapi_is_the_same(server: RunningServer, operator: h
 
 
 @pytest.mark.parametrize("choice", [None, "a", 1, 1.5, True, float("inf"), float("nan"), [1, "b"]])
-def test_a_choice_travels_as_it_is(server: RunningServer, choice: Any) -> None:
+def test_a_choice_is_sent_unchanged(server: RunningServer, choice: Any) -> None:
     operator = server.operator()
     operator.put(
         "/v1/studies/ml/choices", json={"objectives": DEFINITION["objectives"], "deletionPolicy": "Delete"}
@@ -284,7 +284,7 @@ def test_null_is_a_choice_like_others(server: RunningServer) -> None:
     assert operator.delete(path).status_code == 204
 
 
-def test_a_change_wakes_who_waits(server: RunningServer, operator: httpx.Client) -> None:
+def test_a_change_ends_a_long_poll(server: RunningServer, operator: httpx.Client) -> None:
     cursor = operator.get("/v1/changes").json()["cursor"]
     found: list[Any] = []
     follower = server.operator()
