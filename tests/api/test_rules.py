@@ -87,10 +87,25 @@ REFUSALS = [
     ),
     Refusal(
         "metric-name",
-        {"spec.objectives.0.metric": "val accuracy"},
+        {"spec.objectives.0.metric": "accuracy=x"},
         "spec.objectives[0].metric",
-        "val accuracy must start with a letter or underscore, followed by letters, digits, `_`, `.` or `-`",
-        {"spec.objectives.0.metric": "val_accuracy"},
+        "accuracy=x must start with a letter or underscore, followed by letters, digits, spaces or any of "
+        "`_.-/()[]@:%+'`, and must not end with a space or a separator",
+        {"spec.objectives.0.metric": "val accuracy"},
+    ),
+    Refusal(
+        "metric-name-with-a-separator-at-its-end",
+        {"spec.objectives.0.metric": "val/"},
+        "spec.objectives[0].metric",
+        "val/ must start with a letter or underscore",
+        {"spec.objectives.0.metric": "metrics/mAP50-95(B)"},
+    ),
+    Refusal(
+        "metric-name-of-a-refit",
+        PARETO | {"spec.refit": {"metric": "1 {accuracy}"}},
+        "spec.refit.metric",
+        "1 {accuracy} must start with a letter or underscore",
+        PARETO | {"spec.objectives.0.metric": "valid_0's auc", "spec.refit": {"metric": "valid_0's auc"}},
     ),
     Refusal(
         "target-is-no-number",

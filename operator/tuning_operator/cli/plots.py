@@ -1,6 +1,7 @@
 """The plots of a study, drawn by Optuna: which there are, and which a given study can have."""
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
@@ -77,7 +78,8 @@ def drawings(
     for plot in (PLOTS[name] for name in names):
         if plot.of_one_objective and len(metrics) > 1:
             for objective, metric in enumerate(metrics):
-                yield _drawing(plot, f"{plot.name}-{metric}", metric, partial(study, objective))
+                name = re.sub(r"[^\w.]+", "-", f"{plot.name}-{metric}").strip("-")  # of a file
+                yield _drawing(plot, name, metric, partial(study, objective))
         else:
             yield _drawing(plot, plot.name, metrics[0], partial(study, None))
 

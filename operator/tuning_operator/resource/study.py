@@ -24,6 +24,19 @@ Name = Annotated[
     ),
 ]
 
+MetricName = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z_]([A-Za-z0-9_.\-/()\[\]@:%+' ]*[A-Za-z0-9_)\]%])?$",
+        max_length=128,
+        json_schema_extra=rules.pattern_message(
+            "{self} must start with a letter or underscore, followed by letters, digits, spaces or any of "
+            "`_.-/()[]@:%+'`, and must not end with a space or a separator"
+        ),
+    ),
+]
+"""The names that frameworks give to metrics: val/loss, eval.f1, metrics/mAP50-95(B), recall@10."""
+
 PodTemplate = Annotated[dict[str, Any], WithJsonSchema(podtemplate.TEMPLATE)]
 """A PodTemplateSpec as plain data, since its fields depend on the version of the API server."""
 
@@ -37,7 +50,10 @@ class Model(BaseModel):
 class Objective(Model):
     """A metric to optimize."""
 
-    metric: Name = Field(description="Name of the metric, as shown in status and plots.")
+    metric: MetricName = Field(
+        description="Name of the metric, as shown in status and plots. With command, the name that the "
+        "program prints, for example val/loss."
+    )
     direction: Literal["maximize", "minimize"] = Field(
         description="Whether to maximize or minimize the metric."
     )
@@ -176,9 +192,9 @@ Command = Annotated[
 
 
 class Metrics(Model, json_schema_extra=rules.METRICS):
-    """How to read the metrics of a command. If omitted, lines such as `accuracy=0.93` and JSON are read.
+    """How to read the metrics of a command. If omitted, lines such as `accuracy=0.93`, JSON, tables are read.
 
-    The last value of a metric is the trial's value. Values with a step are intermediate values, which the
+    The last value of a metric is the trial's value. The values before it are intermediate values, which the
     pruner uses.
     """
 
@@ -192,8 +208,8 @@ class Metrics(Model, json_schema_extra=rules.METRICS):
     )
     file: str | None = Field(
         None,
-        description="File to which the program appends lines (JSON objects or `accuracy=0.93`), read in "
-        "addition to standard output. If omitted, the file named by TUNING_METRICS_FILE is read.",
+        description="File to which the program appends lines (JSON objects or `accuracy=0.93`), read besides "
+        "standard output and standard error. If omitted, the file named by TUNING_METRICS_FILE is read.",
         min_length=1,
         max_length=4096,
     )
@@ -265,7 +281,7 @@ class RefitSpec(Model, json_schema_extra=rules.REFIT):
     source: Source | None = Field(
         None, description="ConfigMap with the code. Defaults to the trial's source."
     )
-    metric: Name | None = Field(
+    metric: MetricName | None = Field(
         None,
         description="Metric whose best trial in the Pareto front is used. Required with several objectives.",
     )
@@ -323,8 +339,9 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     )
     pruner: Pruner | None = Field(
         None,
-        description="Optuna pruner, which stops unpromising trials early. Defaults to MedianPruner with one "
-        "objective; with several, there is no pruning. Use NopPruner to disable pruning.",
+        description="Optuna pruner, which stops unpromising trials early. If omitted, an objective or script "
+        "has Optuna's default, MedianPruner, and a command is not pruned. With several objectives, there is "
+        "no pruning. Use NopPruner to disable pruning.",
     )
     max_trials: int = Field(
         description="Complete the study after this many trials, including failed and pruned ones.",
@@ -363,6 +380,12 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     )
     trial: TrialSpec = Field(description="What a trial runs.")
     refit: RefitSpec | None = None
+
+    @property
+    def pruner_in_effect(self) -> Pruner:
+        """The pruner or its default: Optuna's own for code written for Optuna, none for a command."""
+        prunable = len(self.objectives) == 1 and not self.trial.command
+        return self.pruner or Pruner(name="MedianPruner" if prunable else "NopPruner")
 
 
 class Condition(Model):

@@ -54,6 +54,7 @@ def test_one_objective(tmp_path: Path, form: plots.Format) -> None:
 
 
 def test_several_objectives_have_each_its_own(tmp_path: Path) -> None:
+    assert "slice-val-mAP50-95-B" in found(records.study(records.two, 12, **TWO), ["val/mAP50-95(B)", "time"])
     plotted = found(records.study(records.two, 12, **TWO), ["accuracy", "latency"])
     assert [name for name, plot in plotted.items() if isinstance(plot, Drawing)] == [
         *("optimization-history-accuracy", "optimization-history-latency"),

@@ -10,6 +10,7 @@ import pytest
 from tuning_operator.kube.jobs import manifests
 from tuning_operator.kube.jobs.manifests import Runtime, trainer_config_map
 from tuning_operator.kube.plan.work import Refit, Trial
+from tuning_operator.kube.ports.observe import definition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 
@@ -97,6 +98,15 @@ def test_the_users_template_is_kept() -> None:
     assert trainer["image"] == "torch:2"
     assert trainer["resources"] == {"limits": {"nvidia.com/gpu": 1}}
     assert trainer["volumeMounts"][0] == {"name": "data", "mountPath": "/data"}
+
+
+def test_a_command_is_not_pruned_unless_it_says_so() -> None:
+    command = {name: value for name, value in SPEC.items() if name != "objective"} | {"command": ["./train"]}
+    for pruner, name in ((None, "NopPruner"), ({"name": "MedianPruner"}, "MedianPruner")):
+        one = study(trial=command | {"objective": None}, pruner=pruner)
+        env = {e["name"]: e.get("value") for e in container(trial_job(one, 7, RUNTIME))["env"]}
+        assert json.loads(env["TUNING_CONFIG"])["pruner"]["name"] == name
+        assert definition(one).pruner == one.spec.pruner_in_effect
 
 
 def test_the_trainer_container() -> None:

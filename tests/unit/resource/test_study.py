@@ -50,6 +50,54 @@ def test_a_manifest_is_read_with_its_defaults() -> None:
     assert spec.search_space[2].when.at_least == 2
 
 
+ONE, TWO = (
+    [{"metric": "a", "direction": "maximize"}],
+    [
+        {"metric": "a", "direction": "maximize"},
+        {"metric": "b", "direction": "minimize"},
+    ],
+)
+
+
+@pytest.mark.parametrize(
+    ("runs", "objectives", "pruner", "in_effect"),
+    [
+        ({"objective": "train:objective"}, ONE, None, "MedianPruner"),
+        ({"script": "train.py"}, ONE, None, "MedianPruner"),
+        ({"command": ["./train"]}, ONE, None, "NopPruner"),
+        ({"objective": "train:objective"}, TWO, None, "NopPruner"),
+        ({"command": ["./train"]}, ONE, {"name": "MedianPruner"}, "MedianPruner"),
+        ({"command": ["./train"]}, ONE, {}, "MedianPruner"),
+    ],
+)
+def test_the_pruner_in_effect(
+    runs: dict[str, Any], objectives: list[Any], pruner: dict[str, Any] | None, in_effect: str
+) -> None:
+    trial = {"template": GOOD["spec"]["trial"]["template"], **runs}
+    spec = TuningStudy.model_validate(changed(objectives=objectives, trial=trial, pruner=pruner)).spec
+    assert spec.pruner_in_effect.name == in_effect
+
+
+@pytest.mark.parametrize(
+    ("metric", "good"),
+    [
+        *((name, True) for name in ("loss", "val/loss", "eval.f1", "metrics/mAP50-95(B)", "recall@10", "a")),
+        *((name, True) for name in ("valid_0's auc", "AP@[.5:.95]", "val accuracy", "acc%")),
+        *(
+            (name, False)
+            for name in ("", " a", "a ", "a/", "1", "/a", "a=b", 'a"b', "a{b}", "a\nb", "a|b", "a,b")
+        ),
+    ],
+)
+def test_names_of_metrics(metric: str, good: bool) -> None:
+    manifest = changed(objectives=[{"metric": metric, "direction": "maximize"}])
+    if good:
+        assert TuningStudy.model_validate(manifest).spec.objectives[0].metric == metric
+    else:
+        with pytest.raises(ValidationError, match="metric"):
+            TuningStudy.model_validate(manifest)
+
+
 def test_choices_keep_their_types() -> None:
     spec = TuningStudy.model_validate(GOOD).spec
     assert spec.search_space is not None

@@ -11,7 +11,7 @@ from typing import Any
 from tuning_operator.kube.plan.work import Program, Work, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
-from tuning_operator.resource.study import Pruner, TuningStudy, TuningStudySpec
+from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 
 TRAINER_PATH = "/var/run/tuning.dev/trainer"
 TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
@@ -164,11 +164,10 @@ def _environment(study: TuningStudy, work: Work, runs: Program, runtime: Runtime
 
 def _config(spec: TuningStudySpec) -> dict[str, Any]:
     """Return a command's time to stop, where its metrics are, and what a script must not contradict."""
-    optunas_own = Pruner(name="MedianPruner" if len(spec.objectives) == 1 else "NopPruner")
     metrics = spec.trial.metrics
     return {
         "pruneGraceSeconds": seconds(spec.trial.prune_grace),
         "sampler": spec.sampler.model_dump(),
-        "pruner": (spec.pruner or optunas_own).model_dump(),
+        "pruner": spec.pruner_in_effect.model_dump(),
         **({"metrics": metrics.model_dump(exclude_none=True)} if metrics else {}),
     }

@@ -68,7 +68,7 @@ def definition(study: TuningStudy) -> StudyDefinition:
         objectives=spec.objectives,
         search_space=spec.search_space,
         sampler=spec.sampler,
-        pruner=spec.pruner,
+        pruner=spec.pruner_in_effect,
         initial_trials=spec.initial_trials,
         warm_start=spec.warm_start.study if spec.warm_start else None,
         deletion_policy=spec.deletion_policy,
