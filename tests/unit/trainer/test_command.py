@@ -155,8 +155,8 @@ def test_values_that_repeat_a_step_are_logged_once(pod: Pod, twin: Twin) -> None
     assert ended.err.count("repeats a step") == 1
 
 
-def test_a_program_written_in_python_is_heard_at_once(pod: Pod, twin: Twin) -> None:
-    """Its output would be held back otherwise, as to any pipe."""
+def test_a_program_written_in_python_is_read_at_once(pod: Pod, twin: Twin) -> None:
+    """Python buffers what it writes to a pipe by default."""
     pod.write("""
         import os, threading
         print("accuracy=0.4")
@@ -178,12 +178,12 @@ SAVES_AND_STOPS = """
 """
 
 
-def hopeless(twin: Twin) -> None:
+def unpromising(twin: Twin) -> None:
     twin.trial.should_prune = lambda: True  # type: ignore[method-assign]
 
 
-def test_a_hopeless_program_is_asked_to_stop(pod: Pod, twin: Twin) -> None:
-    hopeless(twin)
+def test_an_unpromising_program_is_asked_to_stop(pod: Pod, twin: Twin) -> None:
+    unpromising(twin)
     ended = shell(
         pod,
         "trap 'echo saved > checkpoint; exit 3' TERM; echo epoch 1 accuracy=0.1; echo Epoch 2/9;"
@@ -197,7 +197,7 @@ def test_a_hopeless_program_is_asked_to_stop(pod: Pod, twin: Twin) -> None:
 
 @pytest.mark.parametrize("line", ["accuracy=0.1", "epoch=10 accuracy=0.1"])
 def test_an_only_value_is_the_result_and_stops_nothing(pod: Pod, twin: Twin, line: str) -> None:
-    hopeless(twin)
+    unpromising(twin)
     ended = shell(pod, f"echo {line}; sleep 1; echo saved > model")
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "COMPLETE"
@@ -213,8 +213,8 @@ def test_the_last_value_stops_nothing(pod: Pod, twin: Twin) -> None:
     assert (pod.folder / "model").exists()
 
 
-def test_a_hopeless_program_that_goes_on_is_killed_with_its_children(pod: Pod, twin: Twin) -> None:
-    hopeless(twin)
+def test_an_unpromising_program_that_goes_on_is_killed_with_its_children(pod: Pod, twin: Twin) -> None:
+    unpromising(twin)
     pod.environ["TUNING_CONFIG"] = '{"pruneGraceSeconds": 0.5}'
     child = f"{sys.executable} -c 'import time; time.sleep(60)'"
     ended = shell(
@@ -234,7 +234,7 @@ def wait_until_gone(pid: int) -> None:
         assert time.monotonic() < give_up, process.read_text()
 
 
-def test_sigterm_reaches_the_program_and_nothing_is_told(pod: Pod, twin: Twin) -> None:
+def test_sigterm_reaches_the_program_and_nothing_is_reported(pod: Pod, twin: Twin) -> None:
     process = pod.start("command", "--", "sh", "-c", SAVES_AND_STOPS, python=BARE)
     twin.wait_for(lambda: bool(twin.of("/report")))
     process.send_signal(signal.SIGTERM)
@@ -285,7 +285,7 @@ def test_the_last_lines_are_kept(pod: Pod, twin: Twin) -> None:
 
 def test_a_program_that_is_not_there(pod: Pod, twin: Twin) -> None:
     assert run(pod, "no-such-program").code == 1
-    assert "'no-such-program' cannot be run: No such file" in twin.failure.message
+    assert "'no-such-program' can't be run: No such file" in twin.failure.message
 
 
 def test_several_objectives_take_the_last_of_each(pod: Pod, twin: Twin) -> None:

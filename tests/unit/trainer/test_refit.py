@@ -85,7 +85,7 @@ def test_a_program_whose_result_is_not_an_object_fails(pod: Pod, twin: Twin, wri
     line = f"echo accuracy=0.5; echo '{written}' > $TUNING_RESULT_FILE"
     assert pod.run("command", "--", "sh", "-c", line, python=BARE).code == 1
     assert twin.failure.category == "ResultFile"
-    assert "TUNING_RESULT_FILE is no JSON object" in twin.failure.message
+    assert "TUNING_RESULT_FILE is not a JSON object" in twin.failure.message
     assert '{"model": ' in (twin.failure.remedy or "")
 
 

@@ -1,4 +1,4 @@
-"""Command mode: runs any program, reads its metrics, stops it when it is hopeless."""
+"""Command mode: runs any program, reads its metrics, and stops it if it is pruned."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 SHELL_SIGNALS = 128
 LOOK_EVERY = 0.5  # seconds between looks at the metrics file
-PRUNE_GRACE = 30.0  # seconds, where the manifest's pruneGrace does not come along
-SHARE_OF_GRACE = 0.8  # of pruneGrace for the program; after all of it the pod itself is deleted
+PRUNE_GRACE = 30.0  # seconds, if TUNING_CONFIG has no pruneGrace
+SHARE_OF_GRACE = 0.8  # of pruneGrace for the program; at its end, the pod itself is deleted
 RESULT = "result.json"
 STOP_GRACE = 20.0  # seconds of the pod's own grace period (30 by default) for the program
 
@@ -66,7 +66,7 @@ def _log_command(settings: Settings, trial: Trial) -> str:
 
 
 def _attributes(file: Path) -> dict[str, Any]:
-    """Return the user attributes that a program has written; it need not write any."""
+    """Return the user attributes that the program has written, if any."""
     text = file.read_text(errors="replace") if file.is_file() else ""
     try:
         attributes = json.loads(text) if text.strip() else {}
@@ -78,7 +78,7 @@ def _attributes(file: Path) -> dict[str, Any]:
 
 
 def _bad_result(what: str) -> Failure:
-    message = f"The program ended well, but what it wrote to TUNING_RESULT_FILE is no JSON object: {what}."
+    message = f"The program succeeded, but the file named by TUNING_RESULT_FILE is not a JSON object: {what}."
     return Failure("ResultFile", message, 'Write one object, for example {"model": "/models/final.pt"}.')
 
 
@@ -104,7 +104,7 @@ class _Watch:
             values += [found for line in self._file.new_lines(to_the_end=ended) for found in self._read(line)]
             if ended:
                 self._trial.report_all([*values, *self._progress.rest()])
-                self._program.signal(signal.SIGKILL)  # children that it left behind
+                self._program.signal(signal.SIGKILL)  # child processes that still run
                 return False
             self._trial.report_all(values)
             if values and self._trial.should_prune():
@@ -136,7 +136,7 @@ class _Watch:
 
 
 class _Follower:
-    """Reads the lines that are added to a file, from its present end on."""
+    """Reads the lines that are added to a file from now on."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -144,11 +144,11 @@ class _Follower:
         self._rest = b""
 
     def new_lines(self, to_the_end: bool) -> Iterator[str]:
-        """Yield the whole lines that have come; at the file's end also one without its newline."""
+        """Yield the new lines, without an unfinished one unless the file has reached its end."""
         if not self._file.exists():
             return
         with self._file.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._offset:  # written anew
+            if file.seek(0, os.SEEK_END) < self._offset:  # rewritten
                 self._offset, self._rest = 0, b""
             file.seek(self._offset)
             content = file.read()
@@ -162,7 +162,7 @@ def _environment(trial: Trial, folder: Path, metrics_file: Path) -> dict[str, st
     parameters = folder / "parameters.json"
     parameters.write_text(json.dumps(trial.params))
     return {
-        "PYTHONUNBUFFERED": "1",  # else a Python program's lines come when it ends: too late to prune
+        "PYTHONUNBUFFERED": "1",  # or else a Python program's lines would come at its end, too late to prune
         **os.environ,
         **variables(trial.params),
         "TUNING_PARAMETERS_FILE": str(parameters),
@@ -178,8 +178,8 @@ def _start(command: list[str], environ: dict[str, str]) -> Program:
         raise TrialFailure(
             Failure(
                 "Command",
-                f"The program {command[0]!r} cannot be run: {error.strerror}.",
-                "trial.command needs a program that the image has; a shell line is [sh, -c, '...'].",
+                f"The program {command[0]!r} can't be run: {error.strerror}.",
+                "Use a program that the image contains; a line of shell is [sh, -c, '...'].",
             )
         ) from None
 
