@@ -129,6 +129,20 @@ async def test_a_study_from_apply_to_the_best_parameters(cluster: Cluster) -> No
     assert "MaxTrialsReached" in events["Completed"]
 
 
+async def test_null_among_the_choices(cluster: Cluster) -> None:
+    """The rule against changes of the search space must not refuse the operator's own writes."""
+    weight = {"name": "weight", "type": "categorical", "choices": [None, "balanced"]}
+    strength = {"name": "x", "type": "float", "low": 0, "high": 1}
+    await cluster.apply(
+        maxTrials=2,
+        searchSpace=[weight, strength | {"when": {"parameter": "weight", "equals": None}}],
+        initialTrials=[{"weight": "balanced"}, {"weight": None, "x": 0.5}],
+    )
+    status = await cluster.wait(phase("Completed", "Failed"))
+    assert (status["phase"], status["progress"]) == ("Completed", "2/2")
+    assert status["best"] == {"number": 1, "values": [1.0], "parameters": {"weight": "null", "x": 0.5}}
+
+
 async def test_parallelism_bounds_what_runs(cluster: Cluster) -> None:
     running: set[int] = set()
     enough = asyncio.Event()
