@@ -16,6 +16,7 @@ from tuning_operator.kube.loop.handlers import kopf_settings
 from tuning_operator.kube.plan.work import Work
 from tuning_operator.kube.ports.job_runs import JobRuns
 from tuning_operator.kube.ports.kubernetes import KubernetesApi
+from tuning_operator.kube.probes import Metrics
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
@@ -36,7 +37,7 @@ class TestRealJobRuns(RunsContract):
     async def study(self, connection: client.ApiClient) -> AsyncIterator[TuningStudy]:
         namespace, core = f"runs-{uuid.uuid4().hex[:8]}", client.CoreV1Api(connection)
         await core.create_namespace({"metadata": {"name": namespace}})
-        kube, manifest = KubernetesApi(connection), body(refit={})
+        kube, manifest = KubernetesApi(connection, Metrics(lambda: 0).requests), body(refit={})
         manifest["metadata"] = {"name": "mnist", "namespace": namespace}
         assert await kube.create(manifest)
         yield TuningStudy.model_validate(await kube.get(names.KIND, namespace, "mnist"))
@@ -49,7 +50,12 @@ class TestRealJobRuns(RunsContract):
     @pytest.fixture
     def runs(self, connection: client.ApiClient, registry: kopf.OperatorRegistry) -> JobRuns:
         runtime = Runtime(b"zip", "https://studies.tuning:8443", "PEM")
-        return JobRuns(KubernetesApi(connection), registry, lambda: runtime, lambda: datetime.now(UTC))
+        return JobRuns(
+            KubernetesApi(connection, Metrics(lambda: 0).requests),
+            registry,
+            lambda: runtime,
+            lambda: datetime.now(UTC),
+        )
 
     @pytest.fixture
     async def changed(
@@ -73,6 +79,25 @@ class TestRealJobRuns(RunsContract):
         operator.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await operator
+
+    async def test_check_finds_misspelt_fields_and_invalid_values(
+        self, runs: JobRuns, study: TuningStudy
+    ) -> None:
+        container = {"name": "trainer", "image": "i", "resource": {}, "volumeMount": []}
+        misspelt = with_template(study, {"containers": [container], "nodeSelecter": {"gpu": "h200"}})
+        assert {problem.field: problem.message for problem in await runs.check(misspelt)} == {
+            "trial.template.spec.containers[0].resource":
+                "Kubernetes has no field resource here: did you mean resources?",
+            "trial.template.spec.containers[0].volumeMount":
+                "Kubernetes has no field volumeMount here: did you mean volumeMounts?",
+            "trial.template.spec.nodeSelecter":
+                "Kubernetes has no field nodeSelecter here: did you mean nodeSelector?",
+        }  # fmt: skip
+        invalid = with_template(study, {"containers": [{"name": "trainer", "image": ""}]})
+        [problem] = await runs.check(invalid)
+        assert "spec.trial.template.spec.containers[0].image: Required value" in problem.message
+        assert await runs.check(study) == ()
+        assert await runs.list_runs(study, set()) == {}, "nothing was created"
 
     async def begin(self, study: TuningStudy, work: Work) -> None:
         await self._patch_pod(study, work, {"phase": "Running", "conditions": [_ready("True")]})
@@ -100,6 +125,11 @@ class TestRealJobRuns(RunsContract):
                     break
                 await asyncio.sleep(0.05)
         await core.patch_namespaced_pod_status(found[0].metadata.name, namespace, {"status": status})
+
+
+def with_template(study: TuningStudy, pod: dict[str, Any]) -> TuningStudy:
+    trial = study.spec.trial.model_copy(update={"template": {"spec": pod}})
+    return study.model_copy(update={"spec": study.spec.model_copy(update={"trial": trial})})
 
 
 def _ready(status: str) -> dict[str, str]:

@@ -26,6 +26,8 @@ class FakeKube:
         """Jobs whose pods take their time to end, so that a deleted one is there until `remove`."""
         self.admit: Callable[[Json], None] = lambda _: None
         """Raises KubeError for an object that a quota or a policy refuses."""
+        self.invalid: tuple[int, str, str] | None = None
+        """How the API server refuses Jobs at their validation."""
         self._version = 0
 
     # --- KubeApi
@@ -47,6 +49,10 @@ class FakeKube:
         created["metadata"] |= {"uid": f"uid-{self._version}", "generation": 1}
         self._store(created)
         return True
+
+    async def dry_run(self, body: Json) -> None:
+        if self.invalid:
+            raise KubeError(*self.invalid)
 
     async def delete_job(self, namespace: str, name: str) -> None:
         job = self.objects.get(("Job", namespace, name))

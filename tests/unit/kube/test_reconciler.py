@@ -263,6 +263,33 @@ async def test_all_refusals_of_a_pass_are_reported_as_one() -> None:
     assert len(world.server.running(KEY)) == 3
 
 
+async def test_a_template_that_kubernetes_would_refuse_is_reported_before_any_trial() -> None:
+    world = World()
+    unknown = 'strict decoding error: unknown field "spec.template.spec.nodeSelecter"'
+    world.kube.invalid = (400, "BadRequest", f'Job in version "v1" cannot be handled as a Job: {unknown}')
+    await world.settle()
+    accepted = world.condition("Accepted")
+    assert accepted["status"] == "False"
+    assert accepted["message"] == (
+        "spec.trial.template.spec.nodeSelecter: Kubernetes has no field nodeSelecter here: "
+        "did you mean nodeSelector?"
+    )
+    assert world.jobs == {}
+    assert KEY not in world.server.trials
+    world.kube.invalid = None
+    world.edit(maxTrials=9)
+    await world.settle()
+    assert world.alive() == [0, 1]
+
+
+@pytest.mark.parametrize("status", [403, 409])
+async def test_what_may_be_allowed_later_is_no_reason_to_refuse_a_study(status: int) -> None:
+    world = World()
+    world.kube.invalid = (status, "", "exceeded quota")
+    await world.settle()
+    assert world.alive() == [0, 1]
+
+
 async def test_what_an_ask_brings_is_started_in_the_same_pass() -> None:
     world = World(maxTrials=40, parallelism=40)
     assert await world.tick() == 0

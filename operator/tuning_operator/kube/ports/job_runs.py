@@ -16,11 +16,12 @@ from tuning_operator.kube.jobs.diagnose import (
     why_not_started,
 )
 from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map
+from tuning_operator.kube.jobs.templates import template_problems
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, program, work_of
-from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError
+from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError, nearest_field
 from tuning_operator.kube.ports.runs import RunRefused
-from tuning_operator.protocol import Failure, StudyKey
+from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.times import parse_time
@@ -68,6 +69,24 @@ class JobRuns:
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
         self._provided.pop(key, None)
+
+    async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
+        """Return what the API server finds wrong with the templates: invalid values, and unknown fields.
+
+        What quotas and policies deny may change, so that is reported once a Job is refused.
+        """
+        refit = study.spec.refit
+        works: list[Work] = [Trial(0), *([Refit.of(refit, 0)] if refit and refit.template else [])]
+        problems: list[Problem] = []
+        for work in works:
+            try:
+                await self._kube.dry_run(job(study, work, self._runtime()))
+            except KubeError as error:
+                if error.status in (400, 422):
+                    problems += template_problems(error.message, _fields(study, work).template, nearest_field)
+                elif error.status not in (403, 409):
+                    raise
+        return tuple(problems)
 
     async def start(self, study: TuningStudy, work: Work) -> None:
         """Create the work's Job, and the trainer's ConfigMap if the study does not have it yet."""

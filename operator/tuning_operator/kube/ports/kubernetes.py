@@ -1,8 +1,10 @@
 """The Kubernetes API as the operator needs it, with plain dicts. Only this module imports `kubernetes`."""
 
+import difflib
 import json
+import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 from urllib.parse import quote
 
 import aiohttp
@@ -54,6 +56,9 @@ class KubeApi(Protocol):
     async def create(self, body: Json) -> bool:
         """Create an object; return False if one of this name exists already."""
 
+    async def dry_run(self, body: Json) -> None:
+        """Have an object validated as if it were created, unknown fields included."""
+
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
 
@@ -104,6 +109,12 @@ class KubernetesApi:
                 return False
             raise
         return True
+
+    async def dry_run(self, body: Json) -> None:
+        """Have an object validated as if it were created, unknown fields included."""
+        path = _path(body["kind"], body["metadata"]["namespace"])
+        query = {"dryRun": "All", "fieldValidation": "Strict"}
+        await self._request("create", body["kind"], path, query=query, body=body)
 
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
@@ -216,6 +227,31 @@ async def connect(requests: Counter) -> KubernetesApi:
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     return KubernetesApi(client.ApiClient(configuration), requests)
+
+
+def nearest_field(path: str) -> str | None:
+    """Return the field of a Job that is spelled most like an unknown one, for example for
+    `spec.template.spec.nodeSelecter`; None if there is none.
+    """
+    model: Any = client.V1Job
+    *parents, unknown = re.sub(r"\[[^]]*\]", "", path).split(".")
+    for parent in parents:
+        field = next((f for name, f in _fields(model).items() if name == parent), None)
+        model = _model_in(field.annotation) if field else None
+        if model is None:
+            return None
+    return next(iter(difflib.get_close_matches(unknown, _fields(model), n=1)), None)
+
+
+def _fields(model: Any) -> dict[str, Any]:
+    return {field.serialization_alias or name: field for name, field in model.model_fields.items()}
+
+
+def _model_in(annotation: Any) -> Any:
+    """Return the model in `Optional[Model]` or `List[Model]`."""
+    if hasattr(annotation, "model_fields"):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)
 
 
 def _path(kind: str, namespace: str, name: str | None = None) -> str:

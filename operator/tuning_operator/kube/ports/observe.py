@@ -47,7 +47,7 @@ class Observer:
         summary = await self._server.summary(key)
         if summary and accepted(study):
             return (), summary
-        if problems := self._check(study):
+        if problems := self._check(study) or await self._runs.check(study):
             return problems, summary
         try:
             return (), await self._server.declare(key, definition(study))

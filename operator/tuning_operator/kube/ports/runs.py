@@ -5,7 +5,7 @@ from typing import Protocol
 
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Work
-from tuning_operator.protocol import Failure, StudyKey
+from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource.study import TuningStudy
 
 
@@ -26,6 +26,9 @@ class Runs(Protocol):
 
     At most one run of a work exists at any time, whoever starts it and however often.
     """
+
+    async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
+        """Return why the study's runs cannot be made, found without making one."""
 
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that are not over yet.
