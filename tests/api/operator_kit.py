@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -62,6 +63,10 @@ class Process:
     def stop(self) -> int:
         """End it as Kubernetes does; return the exit code."""
         return self._end(signal.SIGTERM)
+
+    def url(self, path: str) -> str:
+        """Return the address of a path on its HTTP port."""
+        return urllib.parse.urljoin(self._ready_url, path)
 
     def log(self, characters: int = 6000) -> str:
         return self._log.read_text()[-characters:] if self._log.exists() else ""

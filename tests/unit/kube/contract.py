@@ -163,7 +163,7 @@ def event(name: str, namespace: str, about: Json, **fields: Any) -> Json:
         "kind": "Event",
         "metadata": {"name": name, "namespace": namespace},
         "involvedObject": about,
-        "reason": "Told",
+        "reason": "Tested",
         "message": "m",
         "count": 1,
         "type": "Normal",

@@ -105,8 +105,8 @@ async def test_ask_and_tell(stub: HttpStub, server: HttpStudyServer) -> None:
     await server.ask(KEY, AskRequest(parallelism=3, max_trials=9))
     stub.reply(200, {"number": 2, "state": "FAIL"})
     failure = Failure(category="OutOfMemory", message="too large")
-    told = await server.tell(KEY, 2, TellRequest(state="FAIL", failure=failure))
-    assert told.state == "FAIL"
+    record = await server.tell(KEY, 2, TellRequest(state="FAIL", failure=failure))
+    assert record.state == "FAIL"
     assert stub.asked[0] == ("POST", "/v1/studies/ml/mnist/ask", {"parallelism": 3, "maxTrials": 9})
     assert stub.asked[1][1] == "/v1/studies/ml/mnist/trials/2/result"
     assert stub.asked[1][2]["failure"]["category"] == "OutOfMemory"
