@@ -423,10 +423,17 @@ REFUSALS = [
     ),
     Refusal(
         "grid-without-a-search-space",
-        {"spec.sampler": {"name": "GridSampler"}, SPACE: REMOVED},
+        {"spec.sampler": {"name": "GridSampler", "args": {"seed": 1}}, SPACE: REMOVED},
         SPACE,
         "GridSampler needs searchSpace: declare it, or use another sampler",
         {"spec.sampler": {"name": "BruteForceSampler"}, SPACE: REMOVED},
+    ),
+    Refusal(
+        "grid-without-any-values",
+        {"spec.sampler": {"name": "GridSampler"}, SPACE: REMOVED},
+        SPACE,
+        "GridSampler needs searchSpace: declare it, or use another sampler",
+        {"spec.sampler": {"name": "GridSampler", "args": {"search_space": {"x": [1, 2]}}}, SPACE: REMOVED},
     ),
     # Limits
     Refusal("no-trials", {"spec.maxTrials": 0}, "spec.maxTrials", "should be greater than or equal to 1"),

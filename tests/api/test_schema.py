@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes.client.exceptions import ApiException
+from tuning_operator.cli.manifest import Options, ScriptStudy, manifest
 from tuning_operator.resource import space
-from tuning_operator.resource.study import TuningStudy, TuningStudyStatus
+from tuning_operator.resource.study import Sampler, TuningStudy, TuningStudyStatus
 
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.manifest import GOOD, MINIMAL, changed
@@ -280,6 +281,25 @@ def test_kubectl_waits_for_a_condition(api: Api) -> None:
     with api.created(changed({"metadata.name": "waited"})):
         api.patch_status("waited", STATUS)
         api.expect("wait", "--for=condition=Accepted", "--timeout=10s", "tuningstudy/waited")
+
+
+def test_kubectl_applies_what_init_writes(api: Api) -> None:
+    """GridSampler with its own values, and strings that YAML takes for booleans and numbers."""
+    values = ["y", "N", "on", "1e3", "1_0", "0x1F", "012", True, None, 5]
+    script = ScriptStudy(
+        call="optimize",
+        directions=["minimize"],
+        sampler=Sampler(name="GridSampler", args={"search_space": {"y": values}}),
+        initial_trials=[{"y": value, "n": 1} for value in values],
+    )
+    text = manifest(script, Options("train.py", [], "written", "image", 0))
+    try:
+        api.expect("apply", "-f", "-", stdin=text)
+        spec = json.loads(api.expect("get", "tuningstudy", "written", "-o", "json"))["spec"]
+    finally:
+        api.kubectl("delete", "tuningstudy", "written")
+    assert spec["sampler"]["args"] == {"search_space": {"y": values}}
+    assert spec["initialTrials"] == [{"y": value, "n": 1} for value in values]
 
 
 def test_the_examples_pass(api: Api) -> None:

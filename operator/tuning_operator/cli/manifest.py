@@ -24,7 +24,21 @@ REFIT = """\
   # refit: {}
 """
 
+_AMBIGUOUS = re.compile(r"[yYnN]|[-+]?\.?[0-9][0-9._]*([eE][-+]?[0-9]+)?|0[box][0-9a-fA-F_]+")
+"""Strings that PyYAML leaves unquoted, but that kubectl reads as booleans or numbers."""
+
 _METRIC = re.compile(r"[^A-Za-z0-9_.\-]")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes strings that kubectl would read as something else."""
+
+    def represent_string(self, text: str) -> yaml.ScalarNode:
+        quote = "'" if _AMBIGUOUS.fullmatch(text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, quote)
+
+
+_Dumper.add_representer(str, _Dumper.represent_string)
 
 
 class ScriptStudy(Model):
@@ -91,7 +105,9 @@ def manifest(study: ScriptStudy, options: Options) -> str:
         "spec": spec,
     }
     head = [f"Created from {options.script}. Its suggest calls define the search space.", *study.notes]
-    text = yaml.safe_dump(resource, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True)
+    text = yaml.dump(
+        resource, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+    )
     return (
         "".join(f"# {' '.join(line.split())}\n" for line in head) + _commented(text, _comments(study)) + REFIT
     )

@@ -266,7 +266,8 @@ SPEC = rules(
         ".searchSpace",
     ),
     Rule(
-        "self.sampler.name != 'GridSampler' || has(self.searchSpace)",
+        "self.sampler.name != 'GridSampler' || has(self.searchSpace)"
+        " || (has(self.sampler.args) && has(self.sampler.args.search_space))",
         "GridSampler needs searchSpace: declare it, or use another sampler",
         ".searchSpace",
         "FieldValueRequired",

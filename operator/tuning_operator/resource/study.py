@@ -130,6 +130,16 @@ PRUNERS = (
 """The classes of `optuna.pruners`."""
 
 
+GRID = {
+    "search_space": {
+        "type": "object",
+        "additionalProperties": True,
+        "description": "GridSampler only: values of each parameter. Not needed if searchSpace is declared.",
+    }
+}
+"""The only argument that a rule reads; the study server checks the others."""
+
+
 class Sampler(Model, json_schema_extra=rules.hint("an object with a name, for example {name: TPESampler}")):
     """Optuna sampler, which proposes the parameters of trials."""
 
@@ -139,7 +149,9 @@ class Sampler(Model, json_schema_extra=rules.hint("an object with a name, for ex
         json_schema_extra={"enum": [*SAMPLERS]},
     )
     args: dict[str, Any] = Field(
-        default_factory=dict, description="Arguments of the class, as named by Optuna."
+        default_factory=dict,
+        description="Arguments of the class, as named by Optuna.",
+        json_schema_extra={"properties": GRID},
     )
 
 

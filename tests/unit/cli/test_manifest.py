@@ -88,6 +88,15 @@ def test_comments_list_what_cannot_be_expressed_and_what_was_assumed() -> None:
     assert "the script sets no limit" in next(line for line in text.splitlines() if "maxTrials" in line)
 
 
+@pytest.mark.parametrize(
+    "text", ["y", "N", "on", "no", "null", "~", "1e3", "1_0", "0x1F", "0o17", "012", "", " "]
+)
+def test_strings_that_yaml_takes_for_something_else_are_quoted(text: str) -> None:
+    written = manifest(script_study(initialTrials=[{text: text}]), OPTIONS)
+    assert f"'{text}': '{text}'" in written
+    assert yaml.safe_load(written)["spec"]["initialTrials"] == [{text: text}]
+
+
 def test_comments_do_not_break_a_long_list() -> None:
     points = [{f"parameter_{n}": n / 7 for n in range(40)}, {"x": 1}]
     sampler = {"name": "GridSampler", "args": {"search_space": {"x": [n / 3 for n in range(60)]}}}
