@@ -322,7 +322,9 @@ REFUSALS = [
         "when-without-comparison",
         {f"{UNITS}.when": {"parameter": "n_layers"}},
         "spec.searchSpace[3].when",
-        "set exactly one of equals, anyOf, atLeast and atMost",
+        "set exactly one of equals, anyOf, atLeast and atMost (for null, use anyOf: [null], since kubectl "
+        "apply "
+        "drops `equals: null`)",
         {f"{UNITS}.when": {"parameter": "n_layers", "equals": 2}},
     ),
     Refusal(
@@ -890,7 +892,10 @@ def texts(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     """Yield each rule's message as a regular expression."""
     for rule in schema.get(rules.KEY, []):
         text = rule.get("message") or rule["messageExpression"].split("'.format")[0].removeprefix("'")
-        yield path, ".*".join(re.escape(part.replace("\\'", "'")) for part in text.split("%s"))
+        yield (
+            path,
+            ".*".join(re.escape(part.replace("\\'", "'").replace("%%", "%")) for part in text.split("%s")),
+        )
     for name, inner in schema.get("properties", {}).items():
         yield from texts(inner, f"{path}.{name}")
     if "items" in schema:

@@ -12,7 +12,7 @@ from tuning_operator.resource import space
 from tuning_operator.resource.study import Sampler, TuningStudy, TuningStudyStatus
 
 from tests.api.api import SETUP_MAY_BUILD, Api
-from tests.api.manifest import GOOD, MINIMAL, changed
+from tests.api.manifest import GOOD, MINIMAL, REMOVED, changed
 
 pytestmark = SETUP_MAY_BUILD
 
@@ -132,11 +132,25 @@ def test_null_is_a_value_like_others_and_blocks_no_write(api: Api) -> None:
         study = api.patch_status("nulls", STATUS)
         assert study["status"] == STATUS
         assert api.causes_of_change(study) == []
-        text = yaml.safe_dump(changed({"spec.suspend": True}, manifest))
-        assert "configured" in api.expect("apply", "-f", "-", stdin=text)
         assert api.patch_status("nulls", {"phase": "Suspended"})["status"]["phase"] == "Suspended"
     spec = TuningStudy.model_validate(study).spec
     assert space.problems(spec.search_space, spec.initial_trials) == ()
+
+
+def test_kubectl_apply_keeps_null_in_lists(api: Api) -> None:
+    without = {"spec.searchSpace.5": NULLS["spec.searchSpace.6"], "spec.searchSpace.6": REMOVED}
+    manifest = changed(without, changed(NULLS))
+    try:
+        for suspend in (False, True):
+            manifest["spec"]["suspend"] = suspend
+            api.expect("apply", "-f", "-", stdin=yaml.safe_dump(manifest))
+        spec = json.loads(api.expect("get", "tuningstudy", "nulls", "-o", "json"))["spec"]
+    finally:
+        api.kubectl("delete", "tuningstudy", "nulls")
+    assert spec["suspend"] is True
+    assert spec["searchSpace"] == manifest["spec"]["searchSpace"]
+    causes = api.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(changed(NULLS))).stderr
+    assert "for null, use anyOf: [null]" in causes
 
 
 @pytest.mark.parametrize(
@@ -285,7 +299,7 @@ def test_kubectl_waits_for_a_condition(api: Api) -> None:
 
 def test_kubectl_applies_what_init_writes(api: Api) -> None:
     """GridSampler with its own values, and strings that YAML takes for booleans and numbers."""
-    values = ["y", "N", "on", "1e3", "1_0", "0x1F", "012", True, None, 5]
+    values = ["y", "N", "on", "1e3", "1_0", "0x1F", "012", True, 5]
     script = ScriptStudy(
         call="optimize",
         directions=["minimize"],

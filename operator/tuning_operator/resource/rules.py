@@ -188,7 +188,9 @@ PARAMETER = rules(
 WHEN = rules(
     Rule(
         "dyn(self).size() == 2",  # with `parameter`; `has` would not see `equals: null`
-        "set exactly one of equals, anyOf, atLeast and atMost",
+        "set exactly one of equals, anyOf, atLeast and atMost (for null, use anyOf: [null], since kubectl "
+        "apply "
+        "drops `equals: null`)",
     ),
 )
 

@@ -66,7 +66,7 @@ class When(Model, json_schema_extra=rules.WHEN):
     """Condition under which a parameter exists. Exactly one comparison must be set."""
 
     parameter: Name = Field(description="Name of a parameter declared earlier in the search space.")
-    equals: Scalar = Field(None, description="The parameter equals this value.")
+    equals: Scalar = Field(None, description="The parameter equals this value. For null, use anyOf: [null].")
     any_of: list[Scalar] | None = Field(
         None,
         description="The parameter equals one of these values.",
@@ -378,7 +378,8 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     )
     initial_trials: list[dict[str, Scalar]] = Field(
         default_factory=list,
-        description="Parameters to try first, for example known good ones. Omitted parameters are sampled.",
+        description="Parameters to try first, for example known good ones. Omitted parameters are sampled. "
+        "kubectl apply omits null values; kubectl create keeps them.",
         max_length=1000,
     )
     warm_start: WarmStart | None = Field(None, json_schema_extra=rules.WARM_START)
