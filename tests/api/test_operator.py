@@ -234,7 +234,7 @@ async def test_more_gpus_than_any_node_has_is_told(cluster: Cluster) -> None:
     await cluster.apply(parallelism=1, trial={"template": {"spec": {"containers": [container]}}})
     stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
     assert stalled["reason"] == "Unschedulable"
-    assert "asks for 64 nvidia.com/gpu, the largest node has 4" in stalled["message"]
+    assert "requests 64 nvidia.com/gpu, but the largest node has 4" in stalled["message"]
 
 
 async def test_a_pod_that_the_quota_forbids_is_told(cluster: Cluster) -> None:

@@ -1,4 +1,4 @@
-"""What the operator refuses by itself: the field, what is wrong, how to mend it."""
+"""What the operator itself rejects: the field, what is wrong, and how to fix it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def command(pattern: str | None, objectives: list[dict[str, str]] | None = None)
         (command("accuracy=.*"), ["no group for accuracy", "(?P<accuracy>...)"]),
         (command("(?P<loss>.*)"), ["no group for accuracy"]),
         (command("(.*)", BOTH), ["no group for accuracy or latency"]),
-        (command("a{99999999999}"), ["too much", "simplify it"]),
+        (command("a{99999999999}"), ["too complex", "simplify it"]),
         (command("(" * 990 + ")" * 990), ["simplify it"]),
     ],
     ids=["broken", "no group", "another group", "which of two", "overflow", "recursion"],

@@ -1,5 +1,5 @@
-"""From Kubernetes' status to a failure and how to fix it. The statuses are as real clusters give them."""
-# ruff: noqa: E501  messages are quoted as they come
+"""From a pod's status to a failure and how to fix it. The statuses are those of real clusters."""
+# ruff: noqa: E501  messages are quoted as Kubernetes writes them
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from tuning_operator.kube.jobs.diagnose import Evidence, job_state, why_ended, why_not_started
+from tuning_operator.kube.jobs.ended import why_ended
+from tuning_operator.kube.jobs.evidence import Evidence, job_state
+from tuning_operator.kube.jobs.starting import why_not_started
 from tuning_operator.kube.plan.work import Refit, program
 
 from tests.unit.kube.builders import GPU, ago, failed_job, job, pod, study, terminated, waiting
@@ -40,10 +42,10 @@ WAITING: dict[str, tuple[Evidence, str, list[str]]] = {
         Evidence(job(), [pod(**waiting("InvalidImageName", "couldn't parse image name"))]), "ImagePull", ["couldn't parse"]),
     "missing secret": (
         Evidence(job(), [pod(**waiting("CreateContainerConfigError", 'secret "hf-token" not found'))]),
-        "ContainerConfig", ['secret "hf-token"', "Create the secret hf-token"]),
+        "ContainerConfig", ['secret "hf-token"', "Create the Secret hf-token in this namespace"]),
     "missing config map in env": (
         Evidence(job(), [pod(**waiting("CreateContainerConfigError", 'configmap "settings" not found'))]),
-        "ContainerConfig", ["Create the configmap settings"]),
+        "ContainerConfig", ["Create the ConfigMap settings in this namespace"]),
     "root image as non-root": (
         Evidence(job(), [pod(**waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"))]),
         "ContainerConfig", ["runAsNonRoot", "Correct the container's settings"]),
@@ -66,7 +68,7 @@ WAITING: dict[str, tuple[Evidence, str, list[str]]] = {
     "missing source": (
         Evidence(job(), [pod(phase="Pending", **waiting("ContainerCreating"))],
                  [event("FailedMount", 'MountVolume.SetUp failed for volume "tuning-source" : configmap "mnist-code" not found')]),
-        "Volume", ["Create the configmap mnist-code", "spec.trial.source"]),
+        "Volume", ["Create the ConfigMap mnist-code in this namespace", "spec.trial.source"]),
     "quota": (Evidence(job(), [], [event("FailedCreate", LIMITED)]), "Quota", ["exceeded quota: gpus", "ResourceQuota"]),
     "pod security": (Evidence(job(), [], [event("FailedCreate", SECURITY)]), "PodRefused", ["PodSecurity", "policies"]),
     "node's network": (
@@ -102,13 +104,13 @@ def test_why_not_started(name: str) -> None:
         ),
         Evidence(job(), [pod()], [event("FailedCreate", LIMITED)]),
     ],
-    ids=["no pod yet", "new pod", "creating", "initializing", "refused once, there now"],
+    ids=["no pod yet", "new pod", "creating", "initializing", "rejected once, then created"],
 )
 def test_a_pod_on_its_way_has_no_diagnosis(evidence: Evidence) -> None:
     assert why_not_started(evidence) is None
 
 
-def test_a_trial_that_is_evicted_again_and_again() -> None:
+def test_a_trial_that_is_evicted_repeatedly() -> None:
     evicted = [pod(age=age, **EVICTED) for age in (300, 200, 100)]
     fresh = pod(phase="Pending")
     assert why_not_started(Evidence(job(), [*evicted[:2], fresh])) is None
@@ -168,14 +170,14 @@ ENDED: dict[str, tuple[Evidence, str, list[str]]] = {
     "a sidecar that cannot start": (
         Evidence(failed_job(), [pod(**terminated(128, "StartError", NO_PATH, container="logger"))]),
         "StartError", ["Container logger", "command and image"]),
-    "the trainer's own words": (Evidence(failed_job(), [pod(**terminated(1, message=REPORTED))]), "Exception", ["RuntimeError: boom"]),
+    "reported by the trainer": (Evidence(failed_job(), [pod(**terminated(1, message=REPORTED))]), "Exception", ["RuntimeError: boom"]),
     "exit code with last lines": (
         Evidence(failed_job(), [pod(**terminated(3, message="libcuda.so.1: cannot open"))]),
-        "ExitCode", ["code 3", "libcuda.so.1", "kubectl logs job/mnist-0"]),
-    "segmentation fault": (Evidence(failed_job(), [pod(**terminated(139))]), "ExitCode", ["139 (SIGSEGV)"]),
+        "ExitCode", ["Container trainer exited with code 3: libcuda.so.1: cannot open. See `kubectl logs job/mnist-0`."]),
+    "segmentation fault": (Evidence(failed_job(), [pod(**terminated(139))]), "ExitCode", ["Container trainer exited with code 139 (SIGSEGV) before the trial had a result."]),
     "killed": (Evidence(failed_job(), [pod(**terminated(137, "Error"))]), "ExitCode", ["137 (SIGKILL)"]),
     "exit 0": (
-        Evidence(job(conditions=[{"type": "Complete", "status": "True"}]), [pod(phase="Succeeded")]), "NoResult", ["without a result"]),
+        Evidence(job(conditions=[{"type": "Complete", "status": "True"}]), [pod(phase="Succeeded")]), "NoResult", ["did not report a result"]),
     "no pod left": (Evidence(failed_job()), "JobFailed", ["BackoffLimitExceeded"]),
 }  # fmt: skip
 
@@ -200,8 +202,8 @@ def test_the_newest_pod_counts() -> None:
 
 
 def test_long_messages_are_cut() -> None:
-    said = why_ended(Evidence(failed_job(), [pod(**terminated(1, message="x" * 10_000))])).failure.message
-    assert len(said) < 1000
+    message = why_ended(Evidence(failed_job(), [pod(**terminated(1, message="x" * 10_000))])).failure.message
+    assert len(message) < 1000
 
 
 @pytest.mark.parametrize(
@@ -223,7 +225,7 @@ def test_job_state(given: dict[str, Any], state: str) -> None:
     assert job_state(given) == state
 
 
-def test_of_several_tries_the_last_one_tells() -> None:
+def test_of_several_attempts_the_last_one_counts() -> None:
     first = pod(age=60, **terminated(137, "OOMKilled"))
     reported = json.dumps({"category": "Exception", "message": "ValueError: boom"})
     last = pod(age=10, **terminated(1, message=reported))
@@ -233,7 +235,7 @@ def test_of_several_tries_the_last_one_tells() -> None:
     assert why_ended(Evidence(failed_job(), [first, silent])).failure.category == "OutOfMemory"
 
 
-def test_a_diagnosis_of_a_refit_names_the_fields_that_it_has_itself() -> None:
+def test_a_diagnosis_of_a_refit_names_the_refits_own_fields() -> None:
     template = {"spec": {"containers": [{"name": "trainer", "image": "i"}]}}
 
     def why(refit: dict[str, Any], pod: dict[str, Any]) -> str:
@@ -242,6 +244,6 @@ def test_a_diagnosis_of_a_refit_names_the_fields_that_it_has_itself() -> None:
 
     killed = pod(**terminated(137, "OOMKilled"))
     assert "spec.refit.template" in why({"template": template}, killed)
-    assert "let the refit need less" in why({"template": template}, killed)
+    assert "make the refit use less memory" in why({"template": template}, killed)
     assert "spec.trial.template" in why({}, killed)
     assert "spec.refit.timeout" in why({}, pod(phase="Failed", reason="DeadlineExceeded"))

@@ -134,7 +134,7 @@ def test_the_trainer_container() -> None:
         "TUNING_ROLE": "trial",
         "TUNING_SOURCE": "/var/run/tuning.dev/source",
     }
-    assert len(trainer["env"]) == len(env) + 1, "no variable twice: the API server would take the last"
+    assert len(trainer["env"]) == len(env) + 1, "no variable is there twice: the last one would be used"
     mounts = {m["name"]: m["mountPath"] for m in trainer["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
     token = next(v for v in pod["volumes"] if v["name"] == "tuning-token")["projected"]["sources"][0]
@@ -145,7 +145,7 @@ def test_the_trainer_container() -> None:
     assert trainer["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
-def test_what_the_template_says_about_tokens_and_messages_holds() -> None:
+def test_the_templates_token_deadline_and_messages_are_kept() -> None:
     own = {"name": "trainer", "image": "i", "terminationMessagePolicy": "File"}
     template = {
         "spec": {"automountServiceAccountToken": True, "activeDeadlineSeconds": 5, "containers": [own]}
@@ -163,7 +163,7 @@ def test_any_program_and_any_python() -> None:
     assert trainer["command"][2:] == ["command", "--", "./train.sh", "--fast"]
 
 
-def test_where_a_commands_metrics_are() -> None:
+def test_how_a_commands_metrics_are_read() -> None:
     metrics = {"pattern": "accuracy=(.*)"}
     command = {"objective": None, "command": ["./train.sh"], "metrics": metrics}
     env = {e["name"]: e["value"] for e in container(trial_job(study(trial=command), 0, RUNTIME))["env"]}
@@ -176,7 +176,7 @@ def test_a_whole_script() -> None:
     assert trainer["command"][2:] == ["script", "examples/train.py"]
 
 
-def test_without_source_and_authority() -> None:
+def test_without_source_and_certificate_authority() -> None:
     job = trial_job(study(), 0, Runtime(b"zip", "http://studies:8080"))
     env = {e["name"] for e in container(job)["env"]}
     assert not env & {"TUNING_SOURCE", "TUNING_CA_FILE"}
@@ -195,7 +195,9 @@ def test_the_config_map_is_named_by_its_content() -> None:
     assert first["immutable"] is True
     assert base64.b64decode(first["binaryData"]["trainer.zip"]) == b"zip"
     assert first["data"] == {"server-url": "https://studies.tuning:8443/", "ca.crt": "PEM"}
-    assert first["metadata"]["labels"] == {names.LABEL_STUDY: "mnist"}, "how kubectl's plugin finds it"
+    assert first["metadata"]["labels"] == {names.LABEL_STUDY: "mnist"}, (
+        "`kubectl tuning` finds it by this label"
+    )
     assert first["metadata"]["ownerReferences"][0]["uid"] == UID
     volume = next(
         v
@@ -218,7 +220,7 @@ def test_the_config_map_is_named_by_its_content() -> None:
 
 @pytest.mark.parametrize("trial", [0, 99_999])
 def test_names_fit(trial: int) -> None:
-    """A Job's pods are named with six more characters, and a label or name ends at 63."""
+    """The names of pods are six characters longer than their Job's, and names and labels have at most 63."""
     longest = study().model_copy(
         update={"metadata": {"name": "m" * names.MAX_STUDY_NAME, "namespace": "ml", "uid": UID}}
     )
@@ -229,7 +231,7 @@ def test_names_fit(trial: int) -> None:
     assert names.parse_job_name(job["metadata"]["name"]) == (longest.metadata["name"], str(trial))
 
 
-def test_the_refits_job_is_the_trials_but_for_its_role() -> None:
+def test_the_refits_job_differs_from_a_trials_by_its_role() -> None:
     given = study(trial=SPEC, refit={})
     job, trial = refit_job(given), trial_job(given, 7, RUNTIME)
     digest = job["metadata"]["labels"][names.LABEL_DIGEST]
@@ -244,7 +246,7 @@ def test_the_refits_job_is_the_trials_but_for_its_role() -> None:
     assert job["spec"]["podFailurePolicy"] == trial["spec"]["podFailurePolicy"]
     template = job["spec"]["template"]
     assert template["metadata"]["labels"] == {"team": "vision", **labels}
-    assert "activeDeadlineSeconds" not in template["spec"], "the trial's timeout is no measure for it"
+    assert "activeDeadlineSeconds" not in template["spec"], "the trial's timeout does not apply to it"
     own, trials = container(job), container(trial)
     assert own["command"] == trials["command"]
     env, trials_env = ({e["name"]: e["value"] for e in c["env"]} for c in (own, trials))
@@ -255,7 +257,7 @@ def test_the_refits_job_is_the_trials_but_for_its_role() -> None:
     assert template["spec"]["volumes"] == trial["spec"]["template"]["spec"]["volumes"]
 
 
-def test_what_a_refit_says_itself() -> None:
+def test_the_refits_own_fields() -> None:
     template = {"spec": {"containers": [{"name": "trainer", "image": "torch:full"}]}}
     refit = {
         "script": "final.py",
@@ -273,10 +275,10 @@ def test_what_a_refit_says_itself() -> None:
     assert {"name": "tuning-source", "configMap": {"name": "final-code"}} in pod["volumes"]
 
 
-def test_which_refit_it_is() -> None:
-    """The trial and all that the spec says of it; what is said by saying nothing is the same."""
+def test_the_digest_of_a_refit() -> None:
+    """It depends on the trial and the refit's spec; a default that is written out changes nothing."""
     refits = [
-        study(refit=said).spec.refit for said in ({}, {"retries": 2}, {"retries": 3}, {"script": "f.py"})
+        study(refit=fields).spec.refit for fields in ({}, {"retries": 2}, {"retries": 3}, {"script": "f.py"})
     ]
     digests = [Refit.of(refit, 7).digest for refit in refits if refit]
     assert digests[0] == digests[1]

@@ -17,21 +17,21 @@ TRAINER_PATH = "/var/run/tuning.dev/trainer"
 TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
 SOURCE_PATH = "/var/run/tuning.dev/source"
 TOKEN_SECONDS = 3600
-"""The kubelet renews the token when 80 % of this is over; the trainer reads it anew for each request."""
+"""The kubelet renews the token after 80 % of this time; the trainer reads it again for each request."""
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What every trial of every study needs: the trainer, and the way to the study server."""
+    """What every run needs: the trainer runtime, and how to reach the study server."""
 
     trainer: bytes
     server_url: str
     ca: str | None = None
-    """PEM of the authority behind the server's certificate; None: the image's own, or plain HTTP."""
+    """PEM of the server's certificate authority; None for plain HTTP, or if the image trusts it already."""
 
 
 def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
-    """Return the ConfigMap that carries the trainer into pods; named by its content, so never changed."""
+    """Return the ConfigMap that brings the trainer into pods; immutable, since its name is its digest."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -43,12 +43,12 @@ def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
 
 
 def _address(runtime: Runtime) -> dict[str, str]:
-    """Return how the study server is reached: for pods, and for kubectl's plugin."""
+    """Return how to reach the study server: for pods, and for `kubectl tuning`."""
     return {"server-url": runtime.server_url, **({"ca.crt": runtime.ca} if runtime.ca else {})}
 
 
 def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
-    """Return the Job that does the work: the pod template with the container `trainer` filled in."""
+    """Return the Job that does the work: the pod template with the container `trainer` completed."""
     runs = program(study, work)
     return {
         "apiVersion": "batch/v1",
@@ -56,7 +56,7 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
         "metadata": _metadata(study, work.job_name(study.metadata["name"]), work.labels),
         "spec": {
             "backoffLimit": runs.retries,
-            # A drained node or a preemption is no failure of the trial: the next pod takes it up.
+            # A drained node or a preemption is not a failure of the trial: the next pod resumes it.
             "podFailurePolicy": {
                 "rules": [
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
@@ -97,11 +97,11 @@ def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtim
     ours = {names.LABEL_STUDY: study.metadata["name"], **work.labels}
     metadata["labels"] = {**metadata.get("labels", {}), **ours}
     pod = template["spec"]
-    pod["restartPolicy"] = "Never"  # another pod is the Job's decision, by its podFailurePolicy
+    pod["restartPolicy"] = "Never"  # whether there is another pod is up to the Job's podFailurePolicy
     pod.setdefault("automountServiceAccountToken", False)
     if runs.timeout:
-        # The pod's deadline and not the Job's: it does not count while the pod waits for a GPU, and
-        # leaves the pod and its logs behind.
+        # The pod's deadline, not the Job's: the time waiting for a GPU does not count, and the pod is kept
+        # with its logs.
         pod["activeDeadlineSeconds"] = seconds(runs.timeout)
     pod["volumes"] = [*pod.get("volumes", []), *_volumes(study, runs, runtime)]
     pod["containers"] = [
@@ -127,14 +127,14 @@ def _volumes(study: TuningStudy, runs: Program, runtime: Runtime) -> list[dict[s
 def _trainer(
     container: Mapping[str, Any], study: TuningStudy, work: Work, runs: Program, runtime: Runtime
 ) -> dict[str, Any]:
-    """Return the container `trainer` as the user wrote it, with what the runtime needs."""
+    """Return the container `trainer` of the template, with what the runtime needs."""
     mounts = {names.TRAINER_VOLUME: TRAINER_PATH, "tuning-token": TOKEN_PATH}
     if runs.source:
         mounts["tuning-source"] = SOURCE_PATH
     ours = _environment(study, work, runs, runtime)
     theirs = [variable for variable in container.get("env", []) if variable["name"] not in ours]
     return {
-        "terminationMessagePolicy": "FallbackToLogsOnError",  # a crash without a word leaves its last lines
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # after a crash, it has the last lines of output
         **container,
         "command": [study.spec.trial.python, f"{TRAINER_PATH}/trainer.zip", *runs.arguments],
         "env": [*theirs, *({"name": name, "value": value} for name, value in ours.items())],
@@ -163,7 +163,7 @@ def _environment(study: TuningStudy, work: Work, runs: Program, runtime: Runtime
 
 
 def _config(spec: TuningStudySpec) -> dict[str, Any]:
-    """Return a command's time to stop, where its metrics are, and what a script must not contradict."""
+    """Return what the runtime needs from the spec; a script's own sampler and pruner are compared with it."""
     metrics = spec.trial.metrics
     return {
         "pruneGraceSeconds": seconds(spec.trial.prune_grace),

@@ -1,4 +1,4 @@
-"""What the operator itself refuses in a study, before it asks the study server."""
+"""What the operator itself rejects in a spec, before the study server checks it."""
 
 from collections.abc import Iterator
 
@@ -14,12 +14,12 @@ from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 
 
 def check(study: TuningStudy) -> tuple[Problem, ...]:
-    """Return why the study cannot run as it is written; nothing: it can, as far as the operator can tell."""
+    """Return the problems of the spec that the operator can find without the study server."""
     spec = study.spec
-    flaws = space.problems(spec.search_space, spec.initial_trials)
+    problems = space.problems(spec.search_space, spec.initial_trials)
     return (
         *_name(study.metadata["name"]),
-        *(Problem(field=field, message=message) for field, message in flaws),
+        *(Problem(field=field, message=message) for field, message in problems),
         *_commands(spec),
         *_metrics(spec),
         *_warm_start(study),
@@ -29,12 +29,15 @@ def check(study: TuningStudy) -> tuple[Problem, ...]:
 def _name(name: str) -> tuple[Problem, ...]:
     if len(name) <= MAX_STUDY_NAME:
         return ()
-    message = f"{name!r} has {len(name)} characters, at most {MAX_STUDY_NAME} leave room for its pods' names"
+    message = (
+        f"{name!r} has {len(name)} characters; the maximum is {MAX_STUDY_NAME}, since the names of pods are "
+        "longer: choose a shorter name"
+    )
     return (Problem(field="metadata.name", message=message),)
 
 
 def _commands(spec: TuningStudySpec) -> Iterator[Problem]:
-    """Yield what would fail every trial of a command: how it gets its parameters."""
+    """Yield what every trial would fail on: parameters that the command can't get."""
     commands = {"trial.command": spec.trial.command, "refit.command": spec.refit and spec.refit.command}
     parameters = [parameter.name for parameter in spec.search_space or ()]
     for field, command in commands.items():
@@ -51,7 +54,7 @@ def _commands(spec: TuningStudySpec) -> Iterator[Problem]:
 
 
 def _metrics(spec: TuningStudySpec) -> Iterator[Problem]:
-    """The pattern is tried as the trainer will use it: an error in it would fail every trial."""
+    """Yield the errors of the pattern that every trial would fail on."""
     pattern = spec.trial.metrics.pattern if spec.trial.metrics else None
     try:
         MetricReader([objective.metric for objective in spec.objectives], pattern)
@@ -60,7 +63,7 @@ def _metrics(spec: TuningStudySpec) -> Iterator[Problem]:
         yield Problem(field="trial.metrics.pattern", message=message)
     except (OverflowError, RecursionError) as error:
         message = (
-            f"The pattern {pattern!r} is too much for Python's regular expressions ({error}): simplify it."
+            f"The pattern {pattern!r} is too complex for Python's regular expressions ({error}): simplify it."
         )
         yield Problem(field="trial.metrics.pattern", message=message)
 
@@ -68,5 +71,5 @@ def _metrics(spec: TuningStudySpec) -> Iterator[Problem]:
 def _warm_start(study: TuningStudy) -> Iterator[Problem]:
     start = study.spec.warm_start
     if start and start.study == study.metadata["name"]:
-        message = f"{start.study} is this study itself: name another one, or remove warmStart."
+        message = f"{start.study} is this study itself: use the name of another study, or remove warmStart."
         yield Problem(field="warmStart.study", message=message)

@@ -7,15 +7,10 @@ from typing import Any
 
 import kopf
 
-from tuning_operator.kube.jobs.diagnose import (
-    QUOTA_REMEDY,
-    Evidence,
-    is_unscheduled,
-    job_state,
-    why_ended,
-    why_not_started,
-)
+from tuning_operator.kube.jobs.ended import why_ended
+from tuning_operator.kube.jobs.evidence import Evidence, is_unscheduled, job_state
 from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map
+from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_not_started
 from tuning_operator.kube.jobs.templates import template_problems
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, program, work_of
