@@ -130,7 +130,7 @@ PRUNERS = (
 """The classes of `optuna.pruners`."""
 
 
-GRID = {
+GRID: dict[str, Any] = {
     "search_space": {
         "type": "object",
         "additionalProperties": True,
