@@ -1,4 +1,4 @@
-"""What the runtime tells users: lines in the pod's log, and warnings that point at the user's own code."""
+"""Messages to users: lines in the pod's log, and warnings that point at the user's own code."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Steps:
 
 
 class Progress:
-    """Tells a program's intermediate values from its result, which no pruner may act upon.
+    """Separates a program's intermediate values from its result, which must not be pruned.
 
     A value is an intermediate one as soon as the program shows that it goes on: by another value, or by a
     later step or epoch in its output. So a program is never stopped between its result and its end.

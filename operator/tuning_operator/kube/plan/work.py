@@ -48,7 +48,7 @@ class Trial:
 class Refit:
     """The final training with a trial's parameters.
 
-    All refits of a study share one Job name, so the digest tells one from another.
+    All refits of a study share one Job name, so they are distinguished by the digest.
     """
 
     trial: int
