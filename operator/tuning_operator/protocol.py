@@ -4,11 +4,11 @@ All paths start with `/v1/studies/{namespace}/{name}`. Times are RFC 3339 in UTC
 sent as JSON strings ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
 """
 
-import math
 from datetime import datetime
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, PlainSerializer
+from tuning_trainer.wire.codec import to_wire
 
 from tuning_operator.resource.study import Model, Objective, Parameter, Pruner, Sampler, Scalar
 
@@ -26,26 +26,12 @@ class StudyKey(NamedTuple):
         return f"{self.namespace}/{self.name}"
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else ("Infinity" if value > 0 else "-Infinity")
-    return value
+Number = Annotated[float, PlainSerializer(to_wire, when_used="json")]
 
-
-def _attribute(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _attribute(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_attribute(inner) for inner in value]
-    return _number(value)
-
-
-Number = Annotated[float, PlainSerializer(_number, when_used="json")]
-
-Value = Annotated[Any, PlainSerializer(_number, when_used="json")]
+Value = Annotated[Any, PlainSerializer(to_wire, when_used="json")]
 """A parameter's value: a number, or a choice of any JSON type (null and lists included)."""
 
-Attributes = Annotated[dict[str, Any], PlainSerializer(_attribute, when_used="json")]
+Attributes = Annotated[dict[str, Any], PlainSerializer(to_wire, when_used="json")]
 """User attributes: any JSON."""
 
 

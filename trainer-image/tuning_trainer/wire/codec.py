@@ -1,9 +1,14 @@
-"""NaN and infinities, which JSON does not have, are sent as strings."""
+"""NaN and infinities, which JSON does not have, are sent as strings.
+
+The study server and its protocol use this module, too.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+_BY_NAME = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def number_to_wire(value: float) -> float | str:
@@ -15,6 +20,22 @@ def number_to_wire(value: float) -> float | str:
     return value
 
 
+def to_wire(value: Any) -> Any:
+    """Return any value for JSON, with all numbers in its lists and mappings."""
+    if isinstance(value, float):
+        return number_to_wire(value)
+    if isinstance(value, dict):
+        return {key: to_wire(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_wire(inner) for inner in value]
+    return value
+
+
+def number_from_wire(value: Any) -> Any:
+    """Return the number that one of the three strings means, and any other value as it is."""
+    return _BY_NAME.get(value, value) if isinstance(value, str) else value
+
+
 def numbers_from_wire(mapping: dict[str, Any] | None) -> dict[str, float]:
-    """Return a mapping's numbers; `float` also reads the three strings."""
-    return {key: float(value) for key, value in (mapping or {}).items()}
+    """Return a mapping's numbers."""
+    return {key: float(number_from_wire(value)) for key, value in (mapping or {}).items()}
