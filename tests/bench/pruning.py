@@ -3,8 +3,8 @@
     uv run python -m tests.bench.pruning
 
 In memory, without storage or network: CPU time of this process, the median of many decisions. Each is taken
-at a step at which something is to be decided (a rung for SuccessiveHalving and Hyperband). The first decision
-of ours, with what was put off until then, counts as loading.
+at a step where the pruner decides (a rung for SuccessiveHalving and Hyperband). Our first decision, with the
+work that was deferred until then, counts as loading.
 """
 
 from __future__ import annotations

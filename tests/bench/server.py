@@ -1,4 +1,4 @@
-"""What the study server takes: reports per second from 50 pods, and the time of an ask as a study grows.
+"""The load that the study server sustains: reports per second from 50 pods, and the time of an ask.
 
     uv run python -m tests.bench.server                 # in memory
     uv run python -m tests.bench.server --postgres URL  # durable; leaves its studies in the database
@@ -144,7 +144,7 @@ async def report(
 
 
 async def pod(url: str, name: str, number: int, until: float, step: int) -> list[float]:
-    """Report over one kept connection, with the least that HTTP takes: the clients share the machine."""
+    """Report over one connection with minimal HTTP, since the clients share the machine."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     token = mint_pod(SECRET, "ml", f"{name}-{number}-abcde")

@@ -1,4 +1,4 @@
-"""What the storage costs beside Optuna's RDBStorage, on an embedded Postgres with fsync.
+"""What the storage costs compared with Optuna's RDBStorage, on an embedded Postgres with fsync.
 
     uv run python -m tests.bench.storage
 

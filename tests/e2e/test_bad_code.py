@@ -57,7 +57,7 @@ CASES = {
     "undeclared": Bad(
         OBJECTIVE,
         "def objective(trial): return trial.suggest_float('y', 0, 1)",
-        "spec.searchSpace gives trial 0 no parameter y",
+        "trial 0 has no parameter y in spec.searchSpace",
         SEARCH_SPACE,
     ),
     "no-metric": Bad(

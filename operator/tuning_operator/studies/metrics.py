@@ -1,4 +1,4 @@
-"""What Prometheus reads of the study server."""
+"""The study server's metrics for Prometheus."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
@@ -14,8 +14,8 @@ FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.
 SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
-class Standing(NamedTuple):
-    """A study's counts."""
+class StudyCounts(NamedTuple):
+    """A study's trials by state."""
 
     key: StudyKey
     counts: Counts
@@ -24,9 +24,9 @@ class Standing(NamedTuple):
 class Metrics:
     """The server's metrics, in a registry of their own."""
 
-    def __init__(self, standings: Callable[[], Iterable[Standing]], store: Store) -> None:
+    def __init__(self, counts: Callable[[], Iterable[StudyCounts]], store: Store) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Trials(standings))
+        self._registry.register(_Trials(counts))
         self._registry.register(_Commits(store))
         self.ask = Histogram(
             "tuning_ask_seconds",
@@ -48,12 +48,12 @@ class Metrics:
         )
 
     def render(self) -> bytes:
-        """Return the metrics as Prometheus reads them."""
+        """Return the metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
 
 
 class _Commits(Collector):
-    """Transactions: the reports and results for each of them are the size of a batch."""
+    """Transactions: reports and results per transaction are the size of a batch."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -67,10 +67,10 @@ class _Commits(Collector):
 
 
 class _Trials(Collector):
-    """Trials by study and state, counted when asked."""
+    """Trials by study and state, collected when scraped."""
 
-    def __init__(self, standings: Callable[[], Iterable[Standing]]) -> None:
-        self._standings = standings
+    def __init__(self, counts: Callable[[], Iterable[StudyCounts]]) -> None:
+        self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
         family = GaugeMetricFamily(
@@ -78,7 +78,7 @@ class _Trials(Collector):
             "Trials of the studies in memory, by state.",
             labels=("namespace", "study", "state"),
         )
-        for (namespace, study), counts in self._standings():
+        for (namespace, study), counts in self._counts():
             for state, number in counts:
                 family.add_metric((namespace, study, state), number)
         yield family

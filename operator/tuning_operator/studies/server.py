@@ -19,8 +19,7 @@ from tuning_operator.studies.service import Service
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage import PostgresStore
 from tuning_operator.studies.storage.base import MemoryStore, Store
-from tuning_operator.studies.study import heap
-from tuning_operator.studies.study.surroundings import COMMIT_SECONDS
+from tuning_operator.studies.study.context import COMMIT_SECONDS, freeze_heap
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ class StudyServer(uvicorn.Server):
         """Become the only writer; stop the server when that fails or another server takes over."""
         try:
             await self.service.start()
-            heap.settle()
+            freeze_heap()
             log.info("Ready: this server is the only writer")
             await self.service.lost()
             raise Replaced("another study server has taken over; this one stops")

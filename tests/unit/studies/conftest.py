@@ -4,13 +4,17 @@ Each session makes a database of its own there and drops it; each test finds Opt
 """
 
 import os
+import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from sqlalchemy import create_engine, delete, text
 from sqlalchemy.pool import NullPool
 from tuning_operator.studies.storage import PostgresStorage, schema
+from tuning_operator.studies.storage.batch import Done
+from tuning_operator.studies.storage.changes import Change
+from tuning_operator.studies.storage.committer import Committer
 
 from tests.support.postgres import EmbeddedPostgres
 
@@ -62,7 +66,7 @@ def new_storage(database_url: str) -> Iterator[Callable[..., PostgresStorage]]:
     def make(**arguments: object) -> PostgresStorage:
         arguments = {"url": database_url, "write_timeout": 30.0} | arguments
         storage = PostgresStorage(**arguments)  # type: ignore[arg-type]
-        storage._library._prepared = True  # the tables are there; Optuna takes 0.1 s to say so
+        storage._library._prepared = True  # the tables exist; Optuna takes 0.1 s to check
         made.append(storage)
         return storage
 
@@ -75,3 +79,21 @@ def new_storage(database_url: str) -> Iterator[Callable[..., PostgresStorage]]:
 def storage(new_storage: Callable[..., PostgresStorage]) -> PostgresStorage:
     """A storage on an empty database."""
     return new_storage()
+
+
+@pytest.fixture
+def paused_commits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], Callable[[], None]]]:
+    """Pauses commits when it is called; what that returns resumes them, as the end of the test does."""
+    resumed = threading.Event()
+    attempt = Committer._attempt
+
+    def wait_and_attempt(self: Committer, changes: Sequence[Change]) -> Done:
+        assert resumed.wait(60)
+        return attempt(self, changes)
+
+    def pause() -> Callable[[], None]:
+        monkeypatch.setattr(Committer, "_attempt", wait_and_attempt)
+        return resumed.set
+
+    yield pause
+    resumed.set()

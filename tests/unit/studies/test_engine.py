@@ -1,11 +1,11 @@
-"""A study, served: what asking, reporting and telling do to the record, before and after a restart."""
+"""One study: how asking, reporting and results change the record, before and after a restart."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import math
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -13,7 +13,6 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, distribution_to_json
 from optuna.trial import TrialState
 from tuning_operator.protocol import (
-    AskRequest,
     AttributesRequest,
     Failure,
     StudyDefinition,
@@ -22,73 +21,22 @@ from tuning_operator.protocol import (
     TellRequest,
 )
 from tuning_operator.studies.errors import Conflict, NotFound, Refused
-from tuning_operator.studies.storage.base import MemoryStore
-from tuning_operator.studies.study.engine import LARGEST_ASK, StudyEngine
-from tuning_operator.studies.study.feed import ChangeFeed
-from tuning_operator.studies.study.registry import Registry
-from tuning_operator.studies.study.surroundings import Surroundings
+from tuning_operator.studies.study.engine import LARGEST_ASK
+
+from tests.support.studies import KEY, Servers, X, ask, complete, declared, definition
+from tests.support.studies import registry as registry
+from tests.support.studies import servers as servers
+from tests.support.studies import threads as threads
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from tuning_operator.studies.study.registry import Registry
 
-KEY = StudyKey("ml", "mnist")
-X = {"name": "x", "type": "float", "low": 0, "high": 1}
 FLOAT = FloatDistribution(0, 1)
-
-
-def definition(**changes: Any) -> StudyDefinition:
-    maximized = {"objectives": [{"metric": "acc", "direction": "maximize"}], "searchSpace": [X]}
-    return StudyDefinition.model_validate(maximized | changes)
 
 
 def several(**changes: Any) -> StudyDefinition:
     objectives = [{"metric": "acc", "direction": "maximize"}, {"metric": "size", "direction": "minimize"}]
     return definition(objectives=objectives, **changes)
-
-
-class Servers:
-    """Servers on one record; each `start` is another process, as far as the record can tell."""
-
-    def __init__(self, executor: ThreadPoolExecutor) -> None:
-        self.store = MemoryStore()
-        self._executor = executor
-
-    def start(self) -> Registry:
-        async def unsettled() -> list[StudyKey]:
-            return await registry.unsettled()
-
-        self.feed = ChangeFeed(unsettled)
-        registry = Registry(Surroundings(self.store, self._executor, self.feed))
-        return registry
-
-    def optuna(self) -> optuna.Study:
-        """Return the study as plain Optuna sees it."""
-        return optuna.load_study(study_name="ml/mnist", storage=self.store.storage)
-
-
-@pytest.fixture
-def servers() -> Iterator[Servers]:
-    with ThreadPoolExecutor(2) as executor:
-        yield Servers(executor)
-
-
-@pytest.fixture
-def registry(servers: Servers) -> Registry:
-    return servers.start()
-
-
-async def declared(registry: Registry, definition_: StudyDefinition | None = None) -> StudyEngine:
-    await registry.declare(KEY, definition_ or definition())
-    return await registry.find(KEY)
-
-
-async def ask(engine: StudyEngine, parallelism: int, max_trials: int = 1000) -> list[int]:
-    summary = await engine.ask(AskRequest(parallelism=parallelism, max_trials=max_trials))
-    return [trial.number for trial in summary.running]
-
-
-def complete(*values: Any) -> TellRequest:
-    return TellRequest(state="COMPLETE", values=list(values))
 
 
 def suggestion(name: str, distribution: optuna.distributions.BaseDistribution = FLOAT) -> SuggestRequest:
@@ -104,7 +52,7 @@ async def test_running_trials_are_topped_up_to_parallelism(registry: Registry) -
     assert await ask(engine, 3) == [0, 1, 2]
     await engine.tell(1, complete(0.5))
     assert await ask(engine, 3) == [0, 2, 3]
-    assert await ask(engine, 1) == [0, 2, 3], "nobody is stopped when parallelism shrinks"
+    assert await ask(engine, 1) == [0, 2, 3], "no trial is stopped when parallelism shrinks"
 
 
 async def test_all_trials_stay_within_max_trials(registry: Registry) -> None:
@@ -121,7 +69,7 @@ async def test_one_request_starts_no_more_than_sixteen(registry: Registry) -> No
     assert len(await ask(engine, 100)) == 32
 
 
-async def test_requests_at_the_same_time_start_what_one_would(registry: Registry) -> None:
+async def test_simultaneous_requests_start_as_many_as_one_would(registry: Registry) -> None:
     engine = await declared(registry)
     await asyncio.gather(*(ask(engine, 5, max_trials=7) for _ in range(10)))
     assert engine.counts.running == 5
@@ -145,12 +93,12 @@ async def test_initial_trials_are_enqueued_once(registry: Registry, servers: Ser
     assert engine.counts.waiting == 2
 
 
-async def test_what_others_enqueue_is_started_next(registry: Registry, servers: Servers) -> None:
+async def test_a_trial_enqueued_by_others_is_started_next(registry: Registry, servers: Servers) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
     servers.optuna().enqueue_trial({"x": 0.125})
     assert await ask(engine, 2) == [0, 1]
-    assert engine.record(1).parameters == {"x": 0.125}
+    assert (await engine.record(1)).parameters == {"x": 0.125}
 
 
 async def test_a_conditional_parameter_exists_where_its_condition_holds(
@@ -176,7 +124,7 @@ async def test_a_trial_that_cannot_be_proposed_fails_and_says_why(registry: Regi
     engine = await declared(registry, definition(searchSpace=[kinds]))
     engine.study.enqueue_trial({"kind": "c"})
     assert await ask(engine, 1) == []
-    failure = engine.record(0).failure
+    failure = (await engine.record(0)).failure
     assert failure
     assert failure.category == "NotProposed"
     assert "'c' not in" in failure.message
@@ -189,14 +137,14 @@ async def test_a_grid_ends_when_all_is_tried(registry: Registry, servers: Server
     engine = await declared(registry, grid)
     for number in range(3):
         assert await ask(engine, 1) == [number]
-        assert not engine.summary().exhausted
+        assert not (await engine.summary()).exhausted
         await engine.tell(number, complete(1))
-    assert engine.summary().exhausted
+    assert (await engine.summary()).exhausted
     assert await ask(engine, 1) == []
     engine = await servers.start().find(KEY)
-    assert engine.summary().exhausted
+    assert (await engine.summary()).exhausted
     engine.study.enqueue_trial({"kind": "a"})
-    assert await ask(engine, 1) == [3], "who enqueues a trial gets it"
+    assert await ask(engine, 1) == [3], "an enqueued trial is started all the same"
 
 
 async def test_a_grid_is_tried_once_at_any_parallelism(registry: Registry) -> None:
@@ -206,11 +154,44 @@ async def test_a_grid_is_tried_once_at_any_parallelism(registry: Registry) -> No
     await engine.tell(1, complete(1))
     await engine.tell(0, TellRequest(state="FAIL"))
     assert await ask(engine, 3) == [2, 3]
-    assert not engine.summary().exhausted
+    assert not (await engine.summary()).exhausted
     await engine.tell(3, complete(1))
     await engine.tell(2, complete(1))
-    assert engine.summary().exhausted
-    assert {engine.record(number).parameters["kind"] for number in range(4)} == {"a", "b", "c", "d"}
+    assert (await engine.summary()).exhausted
+    assert {(await engine.record(number)).parameters["kind"] for number in range(4)} == {"a", "b", "c", "d"}
+
+
+async def test_a_grid_does_not_read_all_trials_at_each_start(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points = [{"name": "n", "type": "int", "low": 1, "high": 40}]
+    engine = await declared(registry, definition(searchSpace=points, sampler={"name": "GridSampler"}))
+    loop_thread, read = threading.current_thread(), engine.study.storage.get_all_trials
+
+    def get_all_trials(*args: Any, **kwargs: Any) -> Any:
+        assert kwargs or threading.current_thread() is not loop_thread, "the event loop reads all trials"
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(type(engine.study), "get_trials", None)
+    monkeypatch.setattr(engine.study.storage, "get_all_trials", get_all_trials)
+    monkeypatch.setattr(engine.study.storage, "get_n_trials", lambda _: len(read(engine.study.study_id)))
+    while running := await ask(engine, 9):
+        await engine.tell(running[0], complete(1))
+    assert engine.counts.complete == 40
+
+
+async def test_points_of_another_grid_do_not_count(registry: Registry) -> None:
+    def grid(*values: int) -> StudyDefinition:
+        points = [{"name": "n", "type": "int", "low": 1, "high": 9}]
+        sampler = {"name": "GridSampler", "args": {"search_space": {"n": list(values)}}}
+        return definition(searchSpace=points, sampler=sampler)
+
+    engine = await declared(registry, grid(1, 2))
+    assert await ask(engine, 9) == [0, 1]
+    await engine.tell(0, complete(1))
+    assert await ask(await declared(registry, grid(3, 4, 5)), 9) == [1, 2, 3, 4]
+    tried = {(await engine.record(number)).parameters["n"] for number in range(2, 5)}
+    assert tried == {3, 4, 5}
 
 
 # Suggesting
@@ -221,7 +202,7 @@ async def test_the_same_question_gets_the_same_answer(registry: Registry) -> Non
     await ask(engine, 1)
     value = await engine.suggest(0, suggestion("x"))
     assert await engine.suggest(0, suggestion("x")) == value
-    assert engine.record(0).parameters == {"x": value}
+    assert (await engine.record(0)).parameters == {"x": value}
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -238,7 +219,7 @@ async def test_a_name_means_one_thing(registry: Registry, servers: Servers, rest
 
 
 async def test_suggesting_goes_on_after_a_restart(registry: Registry, servers: Servers) -> None:
-    """In plain Optuna, a fresh process gets a KeyError here."""
+    """In plain Optuna, a new process gets a KeyError here."""
     engine = await declared(
         registry, definition(searchSpace=None, sampler={"name": "RandomSampler", "args": {"seed": 1}})
     )
@@ -253,8 +234,8 @@ async def test_suggesting_goes_on_after_a_restart(registry: Registry, servers: S
 async def test_a_declared_space_is_all_there_is(registry: Registry) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
-    assert await engine.suggest(0, suggestion("x")) == engine.record(0).parameters["x"]
-    with pytest.raises(Refused, match=r"spec\.searchSpace gives trial 0 no parameter y"):
+    assert await engine.suggest(0, suggestion("x")) == (await engine.record(0)).parameters["x"]
+    with pytest.raises(Refused, match=r"trial 0 has no parameter y in spec\.searchSpace"):
         await engine.suggest(0, suggestion("y"))
 
 
@@ -264,12 +245,12 @@ async def test_a_finished_trial_suggests_nothing_new(registry: Registry) -> None
     value = await engine.suggest(0, suggestion("x"))
     await engine.tell(0, complete(1))
     assert await engine.suggest(0, suggestion("x")) == value
-    with pytest.raises(Conflict, match=r"trial 0 has ended already \(COMPLETE\)"):
+    with pytest.raises(Conflict, match=r"trial 0 has already ended \(COMPLETE\)"):
         await engine.suggest(0, suggestion("y"))
 
 
 @pytest.mark.parametrize("form", [{}, {"name": "Unknown", "attributes": {}}, {"name": "FloatDistribution"}])
-async def test_a_distribution_that_is_none(registry: Registry, form: dict[str, Any]) -> None:
+async def test_an_invalid_distribution(registry: Registry, form: dict[str, Any]) -> None:
     engine = await declared(registry, definition(searchSpace=None))
     await ask(engine, 1)
     with pytest.raises(Refused, match="distribution"):
@@ -279,7 +260,7 @@ async def test_a_distribution_that_is_none(registry: Registry, form: dict[str, A
 # Reporting
 
 
-async def test_the_first_value_of_a_step_holds(registry: Registry, servers: Servers) -> None:
+async def test_the_first_value_of_a_step_stays(registry: Registry, servers: Servers) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
     assert await engine.report(0, [(0, 0.5), (1, math.inf)]) is False
@@ -287,7 +268,7 @@ async def test_the_first_value_of_a_step_holds(registry: Registry, servers: Serv
     assert servers.optuna().trials[0].intermediate_values == {0: 0.5, 1: math.inf, 3: 0.875}
 
 
-async def test_the_hopeless_are_told_to_stop(registry: Registry, servers: Servers) -> None:
+async def test_unpromising_trials_are_asked_to_stop(registry: Registry, servers: Servers) -> None:
     engine = await declared(
         registry, definition(pruner={"name": "MedianPruner", "args": {"n_startup_trials": 1}})
     )
@@ -296,12 +277,12 @@ async def test_the_hopeless_are_told_to_stop(registry: Registry, servers: Server
     await engine.tell(0, complete(0.9))
     cursor = (await servers.feed.after(None, 0)).cursor
     assert await engine.report(1, [(0, 0.1)]) is True
-    requested = engine.record(1).prune_requested
+    requested = (await engine.record(1)).prune_requested
     assert requested is not None
     assert (await servers.feed.after(cursor, 0)).studies == [KEY]
     assert await engine.report(1, [(0, 0.1)]) is True
-    assert engine.record(1).prune_requested == requested, "the first request counts"
-    record = (await servers.start().find(KEY)).record(1)
+    assert (await engine.record(1)).prune_requested == requested, "the first request counts"
+    record = await (await servers.start().find(KEY)).record(1)
     assert (record.state, record.prune_requested) == ("RUNNING", requested)
 
 
@@ -313,7 +294,7 @@ async def test_a_finished_trial_that_reports_should_stop(registry: Registry, ser
     assert servers.optuna().trials[0].intermediate_values == {}
 
 
-async def test_what_cannot_be_reported(registry: Registry) -> None:
+async def test_reports_that_are_refused(registry: Registry) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
     with pytest.raises(Refused, match="step must not be negative"):
@@ -321,7 +302,7 @@ async def test_what_cannot_be_reported(registry: Registry) -> None:
     with pytest.raises(NotFound, match="has no trial 1"):
         await engine.report(1, [(0, 0.5)])
     engine.study.enqueue_trial({"x": 0.5})
-    with pytest.raises(Conflict, match="trial 1 waits"):
+    with pytest.raises(Conflict, match="trial 1 is waiting"):
         await engine.report(1, [(0, 0.5)])
 
 
@@ -346,8 +327,8 @@ async def test_attributes_and_constraints_are_optunas(registry: Registry, server
     )
     trial = servers.optuna().trials[0]
     assert trial.user_attrs == {"a": [1], "b": 2}
-    assert trial.constraints == {"memory": 1.5, "time": 0}, "the first value of a constraint holds"
-    view = engine.view(0)
+    assert trial.constraints == {"memory": 1.5, "time": 0}, "the first value of a constraint stays"
+    view = await engine.view(0)
     assert (view.user_attrs, view.constraints) == (trial.user_attrs, trial.constraints)
     with pytest.raises(Refused, match=r"constraints\.time: NaN"):
         await engine.set_attributes(0, AttributesRequest(constraints={"time": math.nan}))
@@ -356,10 +337,10 @@ async def test_attributes_and_constraints_are_optunas(registry: Registry, server
     assert servers.optuna().trials[0].user_attrs == {"a": [1], "b": 2}
 
 
-# Telling
+# Results
 
 
-async def test_the_first_telling_holds(registry: Registry, servers: Servers) -> None:
+async def test_the_first_result_stays(registry: Registry, servers: Servers) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
     first = await engine.tell(0, complete(0.5))
@@ -369,7 +350,7 @@ async def test_the_first_telling_holds(registry: Registry, servers: Servers) -> 
     assert servers.optuna().best_value == 0.5
 
 
-async def test_tellings_at_the_same_time(registry: Registry) -> None:
+async def test_simultaneous_results(registry: Registry) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
     records = await asyncio.gather(*(engine.tell(0, complete(value / 10)) for value in range(5)))
@@ -391,7 +372,7 @@ async def test_tellings_at_the_same_time(registry: Registry) -> None:
         ([[0.5]], "The value [0.5] could not be cast to float"),
     ],
 )
-async def test_a_value_that_is_none_fails_the_trial(registry: Registry, values: Any, message: str) -> None:
+async def test_an_invalid_value_fails_the_trial(registry: Registry, values: Any, message: str) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
     record = await engine.tell(0, TellRequest(state="COMPLETE", values=values))
@@ -401,12 +382,12 @@ async def test_a_value_that_is_none_fails_the_trial(registry: Registry, values: 
     assert "Return acc as a number" in (record.failure.remedy or "")
 
 
-@pytest.mark.parametrize("told", [1, math.inf, "-Infinity", True])
-async def test_values_that_optuna_takes(registry: Registry, told: Any) -> None:
+@pytest.mark.parametrize("value", [1, math.inf, "-Infinity", True])
+async def test_values_that_optuna_takes(registry: Registry, value: Any) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
-    record = await engine.tell(0, complete(told))
-    assert (record.state, record.values) == ("COMPLETE", [float(told)])
+    record = await engine.tell(0, complete(value))
+    assert (record.state, record.values) == ("COMPLETE", [float(value)])
 
 
 @pytest.mark.parametrize(
@@ -429,7 +410,7 @@ async def test_only_complete_trials_have_values(registry: Registry, state: Any) 
     await ask(engine, 1)
     with pytest.raises(Refused, match=f"leave them out of a {state} one"):
         await engine.tell(0, TellRequest(state=state, values=[0.5]))
-    assert engine.record(0).state == "RUNNING"
+    assert (await engine.record(0)).state == "RUNNING"
 
 
 async def test_a_failure_is_kept_where_optunas_tools_show_it(registry: Registry, servers: Servers) -> None:
@@ -442,14 +423,14 @@ async def test_a_failure_is_kept_where_optunas_tools_show_it(registry: Registry,
     assert trials[0].user_attrs["failure_message"] == trials[0].system_attrs["fail_reason"] == "killed"
     assert trials[0].user_attrs["failure_traceback"] == "at line 1"
     again = await servers.start().find(KEY)
-    assert again.record(0).failure == failure
-    untold = again.record(1).failure
-    assert untold
-    assert untold.category == "Unknown"
-    assert again.summary().last_failure == again.record(1)
+    assert (await again.record(0)).failure == failure
+    without_reason = (await again.record(1)).failure
+    assert without_reason
+    assert without_reason.category == "Unknown"
+    assert (await again.summary()).last_failure == await again.record(1)
 
 
-async def test_a_telling_is_in_the_feed(registry: Registry, servers: Servers) -> None:
+async def test_a_result_is_in_the_feed(registry: Registry, servers: Servers) -> None:
     engine = await declared(registry)
     await ask(engine, 1)
     cursor = (await servers.feed.after(None, 0)).cursor
@@ -468,7 +449,7 @@ async def test_directions_cannot_change(registry: Registry, servers: Servers) ->
             await server.declare(KEY, minimized)
 
 
-async def test_a_study_declared_anew_must_go_with_its_record(registry: Registry) -> None:
+async def test_a_study_declared_again_must_be_compatible_with_its_record(registry: Registry) -> None:
     kinds = {"name": "kind", "type": "categorical", "choices": ["a", "b"]}
     engine = await declared(registry, definition(searchSpace=[X, kinds]))
     await ask(engine, 1)
@@ -479,7 +460,15 @@ async def test_a_study_declared_anew_must_go_with_its_record(registry: Registry)
     with pytest.raises(Conflict) as refused:
         await registry.declare(KEY, other)
     assert [problem.field for problem in refused.value.problems] == ["searchSpace[0]", "searchSpace[1]"]
+    scale, choices = [problem.message for problem in refused.value.problems]
+    assert scale.startswith("the scale of x can't change from linear in the record of ml/mnist: keep it, ")
+    assert choices.startswith("the choices of kind can't change from ['a', 'b'] in the record of ml/mnist")
     assert "give the study another name" in str(refused.value)
+    assert "optuna delete-study --study-name ml/mnist" in str(refused.value)
+    numbers = kinds | {"type": "int", "low": 1, "high": 2}
+    del numbers["choices"]
+    with pytest.raises(Conflict, match="the type of kind can't change from categorical"):
+        await registry.declare(KEY, definition(searchSpace=[X, numbers]))
     assert (await registry.find(KEY)).definition == wider
 
 
@@ -496,7 +485,7 @@ async def test_a_study_of_plain_optuna_is_taken_on(registry: Registry, servers: 
     study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
     engine = await declared(registry)
     assert engine.counts.complete == 3
-    assert engine.summary().best == engine.record(study.best_trial.number)
+    assert (await engine.summary()).best == await engine.record(study.best_trial.number)
     assert await ask(engine, 1) == [3]
 
 
@@ -506,7 +495,7 @@ async def test_a_server_that_starts_needs_no_operator(registry: Registry, server
     await engine.tell(0, complete(0.5))
     again = await servers.start().find(KEY)
     assert again.definition == engine.definition
-    assert again.summary() == engine.summary()
+    assert (await again.summary()) == await engine.summary()
 
 
 async def test_metric_names_are_shown_in_the_dashboard(registry: Registry, servers: Servers) -> None:
@@ -534,7 +523,7 @@ async def test_a_trial_that_a_crash_left_without_parameters_gets_them(
     engine = await declared(registry)
     trial = engine.study.ask()  # and the server dies before a suggestion
     again = await servers.start().find(KEY)
-    assert again.record(trial.number).parameters.keys() == {"x"}
+    assert (await again.record(trial.number)).parameters.keys() == {"x"}
 
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])

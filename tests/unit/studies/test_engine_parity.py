@@ -145,9 +145,7 @@ def essence(trial: optuna.trial.FrozenTrial) -> Any:
 def check_same(ours: list[optuna.trial.FrozenTrial], theirs: list[optuna.trial.FrozenTrial]) -> None:
     assert [essence(trial) for trial in ours] == [essence(trial) for trial in theirs]
     states = {trial.state.name for trial in theirs}
-    assert {"COMPLETE", "PRUNED", "FAIL"} <= states, (
-        "the study must have trials of all kinds to say something"
-    )
+    assert {"COMPLETE", "PRUNED", "FAIL"} <= states, "the comparison needs trials of all kinds"
 
 
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "define-by-run"])

@@ -1,8 +1,9 @@
-"""The study server on a real Postgres: what it answered is there, whatever comes next."""
+"""The study server on a real Postgres: what it has acknowledged is kept, whatever happens next."""
 
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -14,7 +15,7 @@ from tests.support.http_trial import run_study, run_trial
 from tests.support.study_server import RunningServer, running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.support.postgres import EmbeddedPostgres
 
@@ -76,10 +77,10 @@ def test_the_record_is_that_of_optimize(server: RunningServer, database_url: str
 def test_a_server_that_takes_over_knows_all(database_url: str) -> None:
     with running_server(PostgresStore(database_url)) as first:
         run_study(first, STUDY, DEFINITION, objective, 6)
-        standing = first.operator().post(f"{PATH}/ask", json={"parallelism": 2, "maxTrials": 8}).json()
+        before = first.operator().post(f"{PATH}/ask", json={"parallelism": 2, "maxTrials": 8}).json()
         first.pod("ml", "mnist", 6).post("/report", json={"values": [[0, 0.5]]})
     with running_server(PostgresStore(database_url)) as second:
-        assert second.operator().get(PATH).json() == standing
+        assert second.operator().get(PATH).json() == before
         assert second.operator().get("/v1/changes").json()["studies"] == [["ml", "mnist"]]
         pod = second.pod("ml", "mnist", 6)
         pod.post("/report", json={"values": [[0, 0.75], [1, 0.25]]})
@@ -110,7 +111,7 @@ def test_commits_are_counted(server: RunningServer) -> None:
     assert commits() > before
 
 
-def test_what_plain_optuna_writes_is_picked_up(server: RunningServer, database_url: str) -> None:
+def test_changes_by_plain_optuna_are_picked_up(server: RunningServer, database_url: str) -> None:
     operator = server.operator()
     operator.put(PATH, json=DEFINITION)
     assert (
@@ -125,16 +126,42 @@ def test_what_plain_optuna_writes_is_picked_up(server: RunningServer, database_u
     assert summary["counts"]["fail"] == 1
 
 
-def test_a_result_that_plain_optuna_told_first_holds(server: RunningServer, database_url: str) -> None:
+def test_a_result_that_plain_optuna_wrote_first_stays(server: RunningServer, database_url: str) -> None:
     operator = server.operator()
     operator.put(PATH, json=DEFINITION)
     operator.post(f"{PATH}/ask", json={"parallelism": 1, "maxTrials": 9})
     recorded(database_url).tell(0, 0.25)
-    told = server.pod("ml", "mnist", 0).post("/result", json={"state": "FAIL"}).json()
-    assert (told["state"], told["values"]) == ("COMPLETE", [0.25])
+    ended = server.pod("ml", "mnist", 0).post("/result", json={"state": "FAIL"}).json()
+    assert (ended["state"], ended["values"]) == ("COMPLETE", [0.25])
     summary = operator.get(PATH).json()
     assert (summary["counts"]["complete"], summary["counts"]["fail"]) == (1, 0)
     assert summary["best"]["number"] == 0
+
+
+def test_a_summary_follows_the_record(
+    server: RunningServer, database_url: str, paused_commits: Callable[[], Callable[[], None]]
+) -> None:
+    """A pod's result is in memory, and not in the database yet, when plain Optuna ends the trial first."""
+    operator = server.operator()
+    operator.put(PATH, json=DEFINITION)
+    operator.post(f"{PATH}/ask", json={"parallelism": 2, "maxTrials": 9})
+    resume = paused_commits()
+    with ThreadPoolExecutor() as threads:
+        pods = [server.pod("ml", "mnist", number) for number in range(2)]
+        results = [
+            threads.submit(pod.post, "/result", json={"state": "COMPLETE", "values": [0.5]}) for pod in pods
+        ]
+        (engine,) = server.server.service.studies
+        server.wait_until("has the results in memory", lambda: engine.counts.complete == 2)
+        summaries = [threads.submit(operator.get, PATH) for _ in range(2)]
+        recorded(database_url).tell(0, state=TrialState.FAIL)
+        done, _ = wait([*results, *summaries], timeout=0.1)
+        assert not done
+        resume()
+        for summary in summaries:
+            counts = summary.result(30).json()["counts"]
+            assert (counts["complete"], counts["fail"]) == (1, 1)
+        assert [result.result(30).json()["state"] for result in results] == ["FAIL", "COMPLETE"]
 
 
 def test_a_record_that_others_deleted_is_not_known(server: RunningServer, database_url: str) -> None:
@@ -159,7 +186,7 @@ def test_deletion_takes_the_record_along(server: RunningServer, database_url: st
 def test_no_reply_goes_ahead_of_the_record(
     server: RunningServer, database_url: str, postgres: EmbeddedPostgres
 ) -> None:
-    """The database crashes again and again while pods report; all that was answered is in it."""
+    """The database crashes again and again while pods report; everything acknowledged is in it."""
     operator = server.operator()
     operator.put(PATH, json=DEFINITION)
     operator.post(f"{PATH}/ask", json={"parallelism": 4, "maxTrials": 4})

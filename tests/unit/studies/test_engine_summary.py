@@ -1,4 +1,4 @@
-"""The summary is kept trial by trial, and says what Optuna says of the whole study."""
+"""The summary, kept trial by trial, agrees with what Optuna finds in the whole study."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_best_is_the_first_to_complete_of_equals() -> None:
     assert (summary.best.number, summary.trials_since_best) == (1, 1)
 
 
-def test_copies_may_be_the_best_and_count_nowhere_else() -> None:
+def test_copies_may_be_the_best_and_are_not_counted_otherwise() -> None:
     study = optuna.create_study()
     copy = {"system_attrs": {COPIED_FROM: {"study": "ml/old", "trial": 7}}}
     for value in (2.0, 1.0, 3.0):

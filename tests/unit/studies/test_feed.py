@@ -1,4 +1,4 @@
-"""The change feed: nothing is lost, nothing is told twice, nobody waits for what is there."""
+"""The change feed: no change is lost or repeated, and nobody waits for one that has happened."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tuning_operator.studies.study.feed import ChangeFeed
 
 A, B, C = StudyKey("ml", "a"), StudyKey("ml", "b"), StudyKey("other", "c")
 LONG = 30.0
-"""Seconds: a test that waits for this fails by its time limit."""
+"""Seconds: a test that waits for this exceeds its time limit."""
 
 
 @pytest.fixture
@@ -33,13 +33,15 @@ async def cursor_of(feed: ChangeFeed) -> str:
 
 
 @pytest.mark.parametrize("cursor", [None, "", "nonsense", "0.0", "12345678.5", "12345678."])
-async def test_a_stranger_gets_all_that_is_unsettled_at_once(feed: ChangeFeed, cursor: str | None) -> None:
+async def test_an_unknown_cursor_gets_all_unsettled_studies_at_once(
+    feed: ChangeFeed, cursor: str | None
+) -> None:
     changes = await feed.after(cursor, LONG)
     assert changes.studies == [A, C]
     assert (await feed.after(changes.cursor, 0)).studies == []
 
 
-async def test_a_study_that_changed_often_is_told_once(feed: ChangeFeed) -> None:
+async def test_a_study_that_changed_often_is_named_once(feed: ChangeFeed) -> None:
     cursor = await cursor_of(feed)
     for key in (A, B, A, A):
         feed.mark(key)
@@ -69,7 +71,7 @@ async def test_waiting_ends_in_time(feed: ChangeFeed) -> None:
     assert (changes.studies, changes.cursor) == ([], cursor)
 
 
-async def test_who_went_away_is_no_trouble(feed: ChangeFeed) -> None:
+async def test_a_client_that_went_away_does_no_harm(feed: ChangeFeed) -> None:
     cursor = await cursor_of(feed)
     gone = asyncio.create_task(feed.after(cursor, LONG))
     await asyncio.sleep(0)
@@ -87,7 +89,7 @@ async def test_closing_answers_all_at_once(feed: ChangeFeed) -> None:
     assert (await feed.after(cursor, LONG)).studies == []
 
 
-async def test_a_change_during_the_look_at_the_record_is_told_after_it() -> None:
+async def test_a_change_while_the_record_is_read_is_in_the_next_reply() -> None:
     async def now() -> list[StudyKey]:
         feed.mark(B)
         return []
@@ -99,7 +101,7 @@ async def test_a_change_during_the_look_at_the_record_is_told_after_it() -> None
 
 @given(st.lists(st.sampled_from([A, B, C, None]), max_size=40))
 def test_a_follower_learns_of_every_change(events: list[StudyKey | None]) -> None:
-    """None: the follower asks, and is told what changed since it asked before."""
+    """None: the follower asks for what changed since it last asked."""
 
     async def follow() -> None:
         async def nothing() -> list[StudyKey]:

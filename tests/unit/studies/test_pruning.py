@@ -32,7 +32,7 @@ PATIENCE = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Optuna and numpy tell of every NaN that is reported here on purpose."""
+    """Optuna and numpy warn of every NaN, and these tests report many."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
@@ -64,7 +64,7 @@ class End:
 
 @dataclass(frozen=True)
 class Added:
-    """Somebody else adds a trial to the record."""
+    """Another process adds a trial to the record."""
 
     reports: dict[int, float]
     state: TrialState
@@ -72,7 +72,7 @@ class Added:
 
 @dataclass(frozen=True)
 class Restart:
-    """The server starts anew, and plain Optuna takes over the other record."""
+    """The server restarts, and plain Optuna takes over the other record."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ ENDS = (TrialState.COMPLETE, TrialState.COMPLETE, TrialState.PRUNED, TrialState.
 
 @dataclass(frozen=True)
 class Historian:
-    """Makes up a history from a few numbers, which Hypothesis draws: events one by one take it long."""
+    """Makes up a history from a few numbers that Hypothesis draws: drawing single events would be slow."""
 
     seed: int
     trials: int
@@ -99,7 +99,7 @@ class Historian:
     """How many of the values are NaN or infinite."""
 
     def history(self) -> list[Event]:
-        """Return many trials' lives, side by side, with others' doings in between."""
+        """Return the events of many trials at the same time, mixed with those of other processes."""
         rng = random.Random(self.seed)
         lives = [self._life(rng, trial) for trial in range(self.trials)]
         events: list[Event] = []
@@ -151,7 +151,7 @@ def new_study(direction: str) -> Study:
 
 @dataclass
 class Side:
-    """A record, and who decides on it."""
+    """A record, and the pruner that decides on it."""
 
     study: Study
     trials: dict[int, int] = field(default_factory=dict)
@@ -209,10 +209,10 @@ class Side:
 
 
 def check_same(history: Sequence[Event], direction: str, make: Callable[[], BasePruner]) -> int:
-    """Play a history twice, decided by Optuna and by ours, which change places at a restart.
+    """Replay a history twice, with Optuna's decisions and ours, which swap records at a restart.
 
     Returns:
-        how often a trial was told to stop.
+        how often a trial was asked to stop.
     """
     one, other = Side(new_study(direction)), Side(new_study(direction))
     optunas, ours, pruned = one, other, 0
@@ -330,7 +330,7 @@ SEEN_TO_PRUNE: dict[str, Args] = {
 @pytest.mark.parametrize("direction", ["minimize", "maximize"])
 @pytest.mark.parametrize("kind", SEEN_TO_PRUNE)
 def test_a_long_study_is_pruned_as_by_optuna(kind: str, direction: str) -> None:
-    """The random histories above may prune little; here it is seen that both do, hundreds of times."""
+    """The random histories above may prune little; here both prune hundreds of times."""
     rng = np.random.default_rng(7)
     history: list[Event] = []
     for first in range(0, 160, 4):
@@ -358,13 +358,13 @@ def test_quantile_is_numpys(several: list[float], percent: float) -> None:
 
 
 def test_hyperband_without_room_for_a_bracket_prunes_nothing() -> None:
-    """What `auto` finds can be below min_resource; Optuna's pruner has no brackets then."""
+    """The estimate of `auto` can be below min_resource; Optuna's pruner has no brackets then."""
     one = End(0, TrialState.COMPLETE, 1.0)
     history = [Report(0, 1, 1.0), one, Report(1, 9, 2.0), Report(1, 10, 2.0), Restart(), Report(1, 11, 2.0)]
     assert check_same(history, "minimize", lambda: optuna.pruners.HyperbandPruner(min_resource=5)) == 0
 
 
-def test_what_auto_found_stays_for_a_pruner() -> None:
+def test_the_estimate_of_auto_stays() -> None:
     """Longer trials that come later do not move the rungs."""
     short = [Report(0, 100, 1.0), Report(0, 200, 1.0), End(0, TrialState.COMPLETE, 1.0), Report(1, 1, 2.0)]
     long = [Report(1, 900, 0.0), End(1, TrialState.COMPLETE, 0.0)]

@@ -1,17 +1,16 @@
-"""Pruning behind the study server: a report sent again is answered as before, by a new server too."""
+"""Pruning in the study server: a report that is sent again gets the same reply, after a restart too."""
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 from tuning_operator.protocol import AskRequest, StudyDefinition, StudyKey, TellRequest
 from tuning_operator.studies.storage.base import MemoryStore
+from tuning_operator.studies.study.context import Context, Threads
 from tuning_operator.studies.study.feed import ChangeFeed
 from tuning_operator.studies.study.registry import Registry
-from tuning_operator.studies.study.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,8 +48,9 @@ def start() -> Iterator[Callable[[], Registry]]:
     async def unsettled() -> list[StudyKey]:
         return []
 
-    with ThreadPoolExecutor(2) as executor:
-        yield lambda: Registry(Surroundings(store, executor, ChangeFeed(unsettled)))
+    threads = Threads()
+    yield lambda: Registry(Context(store, threads, ChangeFeed(unsettled)))
+    threads.close()
 
 
 def loss(number: int, step: int) -> float:
@@ -59,14 +59,14 @@ def loss(number: int, step: int) -> float:
 
 async def next_trial(engine: StudyEngine, number: int) -> None:
     await engine.ask(AskRequest(parallelism=1, max_trials=number + 1))
-    assert engine.record(number).state == "RUNNING"
+    assert (await engine.record(number)).state == "RUNNING"
 
 
 async def end(engine: StudyEngine, number: int, *, pruned: bool) -> None:
-    told: dict[str, Any] = (
+    result: dict[str, Any] = (
         {"state": "PRUNED"} if pruned else {"state": "COMPLETE", "values": [loss(number, 5)]}
     )
-    await engine.tell(number, TellRequest.model_validate(told))
+    await engine.tell(number, TellRequest.model_validate(result))
 
 
 @pytest.mark.parametrize("restarting", [False, True], ids=["same server", "new server"])
@@ -94,7 +94,7 @@ async def test_a_report_sent_again_gets_the_same_answer(
 
 
 async def test_a_pruner_can_change_in_the_middle_of_a_trial(start: Callable[[], Registry]) -> None:
-    """The new one knows what was reported before, the running trial's rungs included."""
+    """The new one takes earlier reports into account, and the rungs of running trials."""
     registry = start()
     await registry.declare(KEY, definition("SuccessiveHalvingPruner"))
     engine = await registry.find(KEY)

@@ -17,8 +17,8 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState, create_trial
 from tuning_operator.protocol import FinishedStudy
-from tuning_operator.studies.study.finished import TRIALS_IN_A_PIECE, pieces
-from tuning_operator.studies.study.served_study import ServedStudy
+from tuning_operator.studies.study.optuna_study import ServedStudy
+from tuning_operator.studies.study.records import TRIALS_IN_A_PIECE, json_pieces
 
 from tests.support.http_trial import run_study
 from tests.support.study_server import RunningServer, running_server
@@ -78,7 +78,7 @@ def test_readers_and_the_refits_pod_get_the_same(server: RunningServer) -> None:
     assert server.refit_pod("ml", "mnist").get("/study").content == operators.content
 
 
-def test_who_is_refused(server: RunningServer) -> None:
+def test_callers_that_are_refused(server: RunningServer) -> None:
     elsewhere = server.reader("prod").get(f"{STUDY}/record")
     assert (elsewhere.status_code, "not of ml" in elsewhere.json()["detail"]) == (403, True)
     pod = server.pod("ml", "mnist", 0).get(f"{server.url}{STUDY}/record")
@@ -109,7 +109,7 @@ def test_it_is_written_in_pieces(count: int) -> None:
         create_trial(params={"a": 0.5, "b": 3, "c": "]"}, distributions=distributions, value=float(number))
         for number in range(count)
     )
-    written = list(pieces(ServedStudy("s", storage)))
+    written = list(json_pieces(ServedStudy("s", storage)))
     assert len(written) == 2 + math.ceil(count / TRIALS_IN_A_PIECE)
     record = FinishedStudy.model_validate_json(b"".join(written))
     assert [trial.values for trial in record.trials] == [[float(number)] for number in range(count)]

@@ -1,4 +1,4 @@
-"""The final training on the study server: begun, retried, ended, and kept whatever happens to the server."""
+"""The final training on the study server: started, retried, ended, and kept when the server restarts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
 from tuning_operator.studies.storage import PostgresStore
-from tuning_operator.studies.storage.base import MemoryStore
 from tuning_operator.studies.study.refit import ATTRIBUTES_BYTES, REFIT, TRACEBACK_CHARACTERS
 
 from tests.support.http_trial import HttpTrial, run_study
@@ -51,7 +50,7 @@ def best(server: RunningServer) -> Iterator[int]:
     assert server.operator().delete(PATH).status_code == 204
 
 
-def begin(server: RunningServer, trial: int, digest: str = "d1") -> Any:
+def start(server: RunningServer, trial: int, digest: str = "d1") -> Any:
     reply = server.operator().put(f"{PATH}/refit", json={"trial": trial, "digest": digest})
     assert reply.status_code == 200, reply.text
     return reply.json()["refit"]
@@ -67,31 +66,41 @@ def tell(client: httpx.Client, path: str, state: str, **more: Any) -> Any:
     return reply.json()
 
 
-def test_begun_twice_it_is_one(server: RunningServer, best: int) -> None:
+def test_started_twice_it_is_one(server: RunningServer, best: int) -> None:
     assert refit_of(server) is None
-    begun = begin(server, best)
-    assert (begun["trial"], begun["digest"], begun["state"], begun["values"]) == (best, "d1", "RUNNING", None)
+    started = start(server, best)
+    assert (started["trial"], started["digest"], started["state"], started["values"]) == (
+        best,
+        "d1",
+        "RUNNING",
+        None,
+    )
     server.refit_pod("ml", "mnist").post("/attributes", json={"userAttrs": {"model": "/models/1"}})
-    again = begin(server, best)
-    assert again == begun | {"userAttrs": {"model": "/models/1"}}
+    again = start(server, best)
+    assert again == started | {"userAttrs": {"model": "/models/1"}}
     tell(server.refit_pod("ml", "mnist"), "/result", "COMPLETE", values=[0.5])
-    ended = begin(server, best)
+    ended = start(server, best)
     assert (ended["state"], ended["values"], ended["userAttrs"]["model"]) == ("COMPLETE", [0.5], "/models/1")
-    assert begun["started"] == ended["started"] <= ended["finished"]
+    assert started["started"] == ended["started"] <= ended["finished"]
 
 
-def test_another_digest_begins_anew(server: RunningServer, best: int) -> None:
-    begin(server, best)
+def test_another_digest_starts_another_refit(server: RunningServer, best: int) -> None:
+    start(server, best)
     pod = server.refit_pod("ml", "mnist")
     pod.post("/attributes", json={"userAttrs": {"model": "/models/1"}})
     tell(pod, "/result", "COMPLETE")
-    anew = begin(server, best, "d2")
-    assert (anew["state"], anew["digest"], anew["userAttrs"], anew["finished"]) == ("RUNNING", "d2", {}, None)
+    again = start(server, best, "d2")
+    assert (again["state"], again["digest"], again["userAttrs"], again["finished"]) == (
+        "RUNNING",
+        "d2",
+        {},
+        None,
+    )
     assert tell(pod, "/result", "COMPLETE", values=[1])["state"] == "COMPLETE"
 
 
 def test_the_pod_sees_the_trial_as_it_was_before_its_run(server: RunningServer, best: int) -> None:
-    begin(server, best)
+    start(server, best)
     pod = HttpTrial(server.refit_pod("ml", "mnist"))
     trial = server.pod("ml", "mnist", best).get(server.trial_url("ml", "mnist", best)).json()
     assert pod.view["trial"]["state"] == "RUNNING"
@@ -104,13 +113,13 @@ def test_the_pod_sees_the_trial_as_it_was_before_its_run(server: RunningServer, 
     pod.set_user_attr("epochs", 30)
     pod.set_constraint("size", -1)
     assert HttpTrial(server.refit_pod("ml", "mnist")).view["userAttrs"] == {"epochs": 30}
-    assert refit_of(server)["userAttrs"] == {"epochs": 30}, "the trial's own are the trial's"
+    assert refit_of(server)["userAttrs"] == {"epochs": 30}, "the trial keeps its own"
     after = server.pod("ml", "mnist", best).get(server.trial_url("ml", "mnist", best)).json()
     assert after == trial
 
 
 def test_reports_do_not_prune(server: RunningServer, best: int) -> None:
-    begin(server, best)
+    start(server, best)
     pod = server.refit_pod("ml", "mnist")
     for step, value in enumerate([9.0, "NaN", "Infinity"]):
         assert pod.post("/report", json={"values": [[step, value]]}).json() == {"prune": False}
@@ -124,7 +133,7 @@ def test_suggestions_are_the_trials(server: RunningServer, declared: bool) -> No
     if not declared:
         del definition["searchSpace"]
     best = run_study(server, STUDY, definition, objective, 2)["best"]
-    begin(server, best["number"])
+    start(server, best["number"])
     pod = HttpTrial(server.refit_pod("ml", "mnist"))
     assert pod.view["fixed"] is declared
 
@@ -140,17 +149,18 @@ def test_suggestions_are_the_trials(server: RunningServer, declared: bool) -> No
     assert unknown.status_code == 422
     message = unknown.json()["problems"][0]["message"]
     assert (
-        f"trial {best['number']}, whose parameters the refit takes, has no parameter y; it has x." in message
+        f"the refit uses the parameters of trial {best['number']}, which has no parameter y (it has: x)."
+        in message
     )
     assert "when TUNING_ROLE is final" in message
     server.operator().delete(PATH)
 
 
-def test_a_try_fails_and_the_next_one_completes(server: RunningServer, best: int) -> None:
-    begin(server, best)
+def test_an_attempt_fails_and_the_next_one_completes(server: RunningServer, best: int) -> None:
+    start(server, best)
     pod = server.refit_pod("ml", "mnist")
-    told = tell(pod, "/result", "FAIL", failure=FAILED)
-    assert (told["state"], told["failure"]["message"]) == ("FAIL", "out of disk")
+    ended = tell(pod, "/result", "FAIL", failure=FAILED)
+    assert (ended["state"], ended["failure"]["message"]) == ("FAIL", "out of disk")
     kept = refit_of(server)
     assert (kept["state"], kept["failure"]["traceback"]) == ("RUNNING", "Traceback: ...")
     assert kept["finished"] is None
@@ -162,26 +172,28 @@ def test_a_try_fails_and_the_next_one_completes(server: RunningServer, best: int
     assert (ended["state"], ended["values"], ended["failure"]) == ("COMPLETE", ["Infinity"], None)
 
 
-def test_the_operators_fail_is_final_and_keeps_the_last_trys_reason(server: RunningServer, best: int) -> None:
-    begin(server, best)
+def test_the_operators_fail_is_final_and_keeps_the_last_attempts_reason(
+    server: RunningServer, best: int
+) -> None:
+    start(server, best)
     pod, operator = server.refit_pod("ml", "mnist"), server.operator()
     tell(pod, "/result", "FAIL", failure=FAILED)
     tell(operator, f"{PATH}/refit/result", "FAIL")
     ended = refit_of(server)
     assert (ended["state"], ended["failure"]["message"]) == ("FAIL", "out of disk")
     assert ended["finished"]
-    assert tell(pod, "/result", "COMPLETE", values=[1])["state"] == "FAIL", "the first end holds"
+    assert tell(pod, "/result", "COMPLETE", values=[1])["state"] == "FAIL", "the first result stays"
     assert HttpTrial(pod).view["trial"]["state"] == "FAIL", "so a pod that starts ends itself"
     assert pod.post("/attributes", json={"userAttrs": {"model": "late"}}).status_code == 200
     assert refit_of(server) == ended
-    begin(server, best, "d2")
+    start(server, best, "d2")
     killed = {"category": "OutOfMemory", "message": "killed"}
     tell(operator, f"{PATH}/refit/result", "FAIL", failure=killed)
     assert refit_of(server)["failure"]["category"] == "OutOfMemory"
 
 
-def test_a_result_told_twice_is_one(server: RunningServer, best: int) -> None:
-    begin(server, best)
+def test_a_result_sent_twice_is_one(server: RunningServer, best: int) -> None:
+    start(server, best)
     pod = server.refit_pod("ml", "mnist")
     first = tell(pod, "/result", "COMPLETE", values=[0.5])
     ended = refit_of(server)
@@ -193,22 +205,22 @@ def test_a_result_told_twice_is_one(server: RunningServer, best: int) -> None:
 
 @pytest.mark.parametrize("values", [None, ["NaN"], [1, 2], ["much"]])
 def test_a_model_without_a_value_is_a_success(server: RunningServer, best: int, values: Any) -> None:
-    begin(server, best)
-    told = tell(server.refit_pod("ml", "mnist"), "/result", "COMPLETE", values=values)
-    assert (told["state"], told["values"]) == ("COMPLETE", None)
+    start(server, best)
+    ended = tell(server.refit_pod("ml", "mnist"), "/result", "COMPLETE", values=values)
+    assert (ended["state"], ended["values"]) == ("COMPLETE", None)
     assert refit_of(server)["state"] == "COMPLETE"
 
 
-def test_what_prunes_itself_has_failed(server: RunningServer, best: int) -> None:
-    begin(server, best)
-    told = tell(server.refit_pod("ml", "mnist"), "/result", "PRUNED")
-    assert (told["state"], told["failure"]["category"]) == ("FAIL", "Pruned")
-    assert "do not raise TrialPruned" in told["failure"]["remedy"]
+def test_a_refit_that_raises_trial_pruned_has_failed(server: RunningServer, best: int) -> None:
+    start(server, best)
+    ended = tell(server.refit_pod("ml", "mnist"), "/result", "PRUNED")
+    assert (ended["state"], ended["failure"]["category"]) == ("FAIL", "Pruned")
+    assert "do not raise TrialPruned" in ended["failure"]["remedy"]
     assert refit_of(server)["state"] == "RUNNING"
 
 
 def test_attributes_and_failures_have_a_bound(server: RunningServer, best: int) -> None:
-    begin(server, best)
+    start(server, best)
     pod = server.refit_pod("ml", "mnist")
     half = "x" * (ATTRIBUTES_BYTES // 2)
     assert pod.post("/attributes", json={"userAttrs": {"a": half, "b": [1]}}).status_code == 200
@@ -226,7 +238,7 @@ def test_attributes_and_failures_have_a_bound(server: RunningServer, best: int) 
 
 
 def test_numbers_that_json_lacks(server: RunningServer, best: int) -> None:
-    begin(server, best)
+    start(server, best)
     pod = server.refit_pod("ml", "mnist")
     body = '{"userAttrs": {"loss": NaN, "curve": [1.5, -Infinity, {"last": Infinity}]}}'
     reply = pod.post("/attributes", content=body, headers={"Content-Type": "application/json"})
@@ -237,20 +249,20 @@ def test_numbers_that_json_lacks(server: RunningServer, best: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("trial", "status", "told"), [(2, 422, "trial 2 is FAIL and has no value"), (9, 404, "has no trial 9")]
+    ("trial", "status", "message"), [(2, 422, "trial 2 is FAIL and has no value"), (9, 404, "has no trial 9")]
 )
 def test_a_trial_that_cannot_be_refitted(
-    server: RunningServer, best: int, trial: int, status: int, told: str
+    server: RunningServer, best: int, trial: int, status: int, message: str
 ) -> None:
-    begin(server, best)
+    start(server, best)
     reply = server.operator().put(f"{PATH}/refit", json={"trial": trial, "digest": "d2"})
     assert (reply.status_code, reply.json()["problems"][0]["field"]) == (status, "trial")
-    assert told in reply.json()["detail"]
+    assert message in reply.json()["detail"]
     assert refit_of(server)["digest"] == "d1"
 
 
 @pytest.mark.usefixtures("best")
-def test_before_it_began(server: RunningServer) -> None:
+def test_before_it_has_started(server: RunningServer) -> None:
     pod = server.refit_pod("ml", "mnist")
     for path, body in {
         "/suggest": {"name": "x", "distribution": json.loads(distribution_to_json(FloatDistribution(0, 1)))},
@@ -264,7 +276,7 @@ def test_before_it_began(server: RunningServer) -> None:
 
 
 def test_pods_keep_to_themselves(server: RunningServer, best: int) -> None:
-    begin(server, best)
+    start(server, best)
     trial, refit = server.pod("ml", "mnist", 1), server.refit_pod("ml", "mnist")
     url = f"{server.url}{PATH}"
     for client, theirs in ((trial, f"{url}/refit"), (refit, f"{url}/trials/1")):
@@ -291,9 +303,9 @@ def test_each_change_is_in_the_feed(server: RunningServer, best: int) -> None:
         cursor = found["cursor"]
         return bool(found["studies"] == [["ml", "mnist"]])
 
-    begin(server, best)
+    start(server, best)
     assert changed()
-    begin(server, best)
+    start(server, best)
     assert not changed()
     pod.post("/report", json={"values": [[0, 1.0]]})
     assert not changed()
@@ -309,7 +321,7 @@ def test_each_change_is_in_the_feed(server: RunningServer, best: int) -> None:
 
 def test_a_study_deleted_in_the_middle(server: RunningServer) -> None:
     best = run_study(server, STUDY, DEFINITION, objective, 1)["best"]["number"]
-    begin(server, best)
+    start(server, best)
     operator, pod = server.operator(), server.refit_pod("ml", "mnist")
     assert operator.delete(PATH).status_code == 204
     study = optuna.load_study(study_name=STUDY, storage=server.server.service._store.storage)
@@ -318,7 +330,7 @@ def test_a_study_deleted_in_the_middle(server: RunningServer) -> None:
     assert operator.get("/v1/changes").json()["studies"] == []
     assert pod.post("/result", json={"state": "COMPLETE"}).status_code == 404
     assert operator.put(PATH, json=DEFINITION | {"deletionPolicy": "Delete"}).json()["refit"] is None
-    assert begin(server, best)["state"] == "RUNNING", "created again, it is refitted"
+    assert start(server, best)["state"] == "RUNNING", "created again, it is refitted"
     assert operator.delete(PATH).status_code == 204
 
 
@@ -326,7 +338,7 @@ def test_a_study_deleted_in_the_middle(server: RunningServer) -> None:
 def test_a_server_that_takes_over_goes_on(database_url: str, ended: bool) -> None:
     with running_server(PostgresStore(database_url)) as first:
         best = run_study(first, STUDY, DEFINITION, objective, 1)["best"]["number"]
-        begin(first, best)
+        start(first, best)
         pod = first.refit_pod("ml", "mnist")
         pod.post("/attributes", json={"userAttrs": {"model": "/models/1"}})
         tell(pod, "/result", "FAIL", failure=FAILED)
@@ -337,32 +349,6 @@ def test_a_server_that_takes_over_goes_on(database_url: str, ended: bool) -> Non
         unsettled = second.operator().get("/v1/changes").json()["studies"]
         assert unsettled == ([] if ended else [["ml", "mnist"]])
         assert refit_of(second) == kept
-        assert begin(second, best) == kept
-        told = tell(second.refit_pod("ml", "mnist"), "/result", "COMPLETE", values=[0.75])
-        assert told["values"] == ([0.5] if ended else [0.75])
-
-
-def test_no_reply_goes_ahead_of_the_record(server: RunningServer, best: int) -> None:
-    """A request sent again while the first one's write is under way waits for that write, too."""
-    service = server.server.service
-    store = service._store
-    assert isinstance(store, MemoryStore)
-    waited: list[str] = []
-
-    async def durable() -> None:
-        waited.append("all")
-
-    begin(server, best)
-    patched = pytest.MonkeyPatch()
-    with patched.context() as patch:
-        patch.setattr(store, "durable", durable)
-        begin(server, best)
-        assert waited == ["all"]
-        server.refit_pod("ml", "mnist").post("/attributes", json={"userAttrs": {}})
-        assert waited == ["all"] * 2
-        patch.undo()
-    tell(server.refit_pod("ml", "mnist"), "/result", "COMPLETE")
-    with patched.context() as patch:
-        patch.setattr(store, "durable", durable)
-        tell(server.refit_pod("ml", "mnist"), "/result", "COMPLETE")
-        assert waited == ["all"] * 3
+        assert start(second, best) == kept
+        result = tell(second.refit_pod("ml", "mnist"), "/result", "COMPLETE", values=[0.75])
+        assert result["values"] == ([0.5] if ended else [0.75])

@@ -1,4 +1,4 @@
-"""Samplers and pruners by class name and arguments: what is built, and what is said of bad ones."""
+"""Samplers and pruners by class name and arguments: good ones are built, bad ones are explained."""
 
 import importlib.util
 import math
@@ -34,7 +34,7 @@ def pruner(name: str, **args: Any) -> dict[str, Any]:
     return {"pruner": {"name": name, "args": args}}
 
 
-def told(**parts: Any) -> list[tuple[str, str]]:
+def problems(**parts: Any) -> list[tuple[str, str]]:
     return [(problem.field, problem.message) for problem in problems_of(definition(**parts))]
 
 
@@ -53,7 +53,7 @@ def hash_of(found: dict[str, Any]) -> float:
     return sum(len(str(value)) if isinstance(value, str) else float(value) for value in found.values())
 
 
-def fresh(parts: StudyDefinition) -> optuna.Study:
+def new_study(parts: StudyDefinition) -> optuna.Study:
     directions = [objective.direction for objective in parts.objectives]
     return optuna.create_study(directions=directions, sampler=build_sampler(parts))
 
@@ -128,7 +128,7 @@ BAD_SAMPLERS = [
     ),
     (sampler("GridSampler", search_space={"x": [0], "y": [1]}), "sampler.args.search_space", "z"),
     (sampler("GridSampler", search_space=[1]), "sampler.args.search_space", "parameter"),
-    (sampler("PartialFixedSampler", fixed_params={"y": 3}), "sampler.args.base_sampler", "needs it"),
+    (sampler("PartialFixedSampler", fixed_params={"y": 3}), "sampler.args.base_sampler", "requires this"),
     (
         sampler("PartialFixedSampler", fixed_params={"y": 9}, base_sampler={"name": "TPESampler"}),
         "sampler.args.fixed_params.y",
@@ -192,7 +192,7 @@ GOOD_PRUNERS = [
 BAD_PRUNERS = [
     (pruner("MedianPruner", warmup=1), "pruner.args.warmup", "did you mean 'n_warmup_steps'?"),
     (pruner("MedianPrune"), "pruner.name", "did you mean 'MedianPruner'?"),
-    (pruner("PercentilePruner"), "pruner.args.percentile", "PercentilePruner needs it"),
+    (pruner("PercentilePruner"), "pruner.args.percentile", "PercentilePruner requires this"),
     (pruner("PercentilePruner", percentile=101), "pruner.args.percentile", "between 0 and 100"),
     (pruner("PercentilePruner", percentile="25"), "pruner.args.percentile", "number"),
     (pruner("MedianPruner", interval_steps=0), "pruner.args.interval_steps", "at least 1"),
@@ -202,12 +202,12 @@ BAD_PRUNERS = [
     (pruner("HyperbandPruner", min_resource=0), "pruner.args.min_resource", ">= 1"),
     (pruner("HyperbandPruner", min_resource=10, max_resource=5), "pruner.args.max_resource", "min_resource"),
     (pruner("HyperbandPruner", max_resource="x"), "pruner.args.max_resource", "auto"),
-    (pruner("PatientPruner", wrapped_pruner=None), "pruner.args.patience", "PatientPruner needs it"),
+    (pruner("PatientPruner", wrapped_pruner=None), "pruner.args.patience", "PatientPruner requires this"),
     (pruner("PatientPruner", wrapped_pruner=None, patience=-1), "pruner.args.patience", "negative"),
     (
         pruner("PatientPruner", patience=1, wrapped_pruner={"name": "PercentilePruner"}),
         "pruner.args.wrapped_pruner.args.percentile",
-        "PercentilePruner needs it",
+        "PercentilePruner requires this",
     ),
     (pruner("ThresholdPruner"), "pruner.args", "lower or upper"),
     (pruner("ThresholdPruner", lower=2, upper=1), "pruner.args.lower", "smaller than upper"),
@@ -235,7 +235,7 @@ def test_every_sampler_and_pruner_is_tried() -> None:
 def test_a_good_sampler_proposes(parts: dict[str, Any]) -> None:
     good = definition(**parts)
     assert problems_of(good) == []
-    study = fresh(good)
+    study = new_study(good)
     assert type(study.sampler).__name__ == good.sampler.name
     run(study, good, 5)
     assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 5
@@ -244,8 +244,8 @@ def test_a_good_sampler_proposes(parts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("parts", "field", "message"), BAD_SAMPLERS)
-def test_a_bad_sampler_is_told_with_the_mend(parts: dict[str, Any], field: str, message: str) -> None:
-    [(where, words)] = told(**parts)
+def test_a_bad_sampler_is_reported_with_a_fix(parts: dict[str, Any], field: str, message: str) -> None:
+    [(where, words)] = problems(**parts)
     assert where == field
     assert message in words
 
@@ -263,21 +263,21 @@ def test_a_good_pruner_is_built_and_asked(parts: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("parts", "field", "message"), BAD_PRUNERS)
-def test_a_bad_pruner_is_told_with_the_mend(parts: dict[str, Any], field: str, message: str) -> None:
-    [(where, words)] = told(**parts)
+def test_a_bad_pruner_is_reported_with_a_fix(parts: dict[str, Any], field: str, message: str) -> None:
+    [(where, words)] = problems(**parts)
     assert where == field
     assert message in words
 
 
-def test_all_problems_are_told_at_once() -> None:
-    fields = [field for field, _ in told(**sampler("TPESampler", sede=1), **pruner("PercentilePruner"))]
+def test_all_problems_are_reported_at_once() -> None:
+    fields = [field for field, _ in problems(**sampler("TPESampler", sede=1), **pruner("PercentilePruner"))]
     assert fields == ["sampler.args.sede", "pruner.args.percentile"]
 
 
 def test_a_missing_package_is_named_before_any_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     there = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else there(name))
-    [(field, message)] = told(**sampler("GPSampler", seed=1))
+    [(field, message)] = problems(**sampler("GPSampler", seed=1))
     assert field == "sampler.name"
     assert "GPSampler needs the package torch" in message
 
@@ -286,7 +286,7 @@ def test_with_its_package_the_gp_sampler_proposes(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: object())
     good = definition(**sampler("GPSampler", seed=1))
     assert problems_of(good) == []
-    study = fresh(good)
+    study = new_study(good)
     run(study, good, 5)  # its start-up trials: the model itself would need torch
     assert isinstance(study.sampler, optuna.samplers.GPSampler)
     assert (
@@ -307,7 +307,7 @@ def test_several_objectives_are_not_pruned() -> None:
 )
 def test_a_fresh_study_is_that_of_the_same_sampler(name: str) -> None:
     parts = definition(searchSpace=[X, FREE, Y, Z], **sampler(name, seed=7))
-    ours = fresh(parts)
+    ours = new_study(parts)
     plain = optuna.create_study(sampler=getattr(optuna.samplers, name)(seed=7))
     for study in (ours, plain):
         run(study, parts, 15)
@@ -335,7 +335,7 @@ def test_a_restarted_server_goes_on_and_repeats_nothing(parts: dict[str, Any]) -
     parts = definition(searchSpace=[FREE, Y], **parts)
 
     def restarted() -> list[float]:
-        study = fresh(parts)
+        study = new_study(parts)
         for _ in range(3):
             run(study, parts, 2)
             study.sampler = build_sampler(parts, study.trials)
@@ -349,7 +349,7 @@ def test_a_restarted_server_goes_on_and_repeats_nothing(parts: dict[str, Any]) -
 
 def test_enqueued_trials_leave_a_study_fresh() -> None:
     parts = definition(searchSpace=[FREE], **sampler("RandomSampler", seed=7))
-    study = fresh(parts)
+    study = new_study(parts)
     study.enqueue_trial({"free": 0.5})
     study.sampler = build_sampler(parts, study.trials)
     run(study, parts, 3)
@@ -362,7 +362,7 @@ def test_enqueued_trials_leave_a_study_fresh() -> None:
 @pytest.mark.parametrize("name", ["GridSampler", "BruteForceSampler"])
 def test_each_combination_is_tried_once_across_restarts(name: str) -> None:
     parts = definition(searchSpace=[Y, Z], **sampler(name, seed=7))
-    study = fresh(parts)
+    study = new_study(parts)
     for _ in range(8):
         with suppress(RuntimeError):  # after the last one: `stop` outside of `optimize`
             run(study, parts, 1)
@@ -381,8 +381,8 @@ def test_optunas_defaults_are_kept() -> None:
     assert math.isclose(build_pruner(definition())._percentile, 50.0)
 
 
-def test_what_a_function_would_give_is_not_offered() -> None:
-    [(_, message)] = told(**sampler("TPESampler", sede=1))
+def test_arguments_that_need_a_function_are_not_offered() -> None:
+    [(_, message)] = problems(**sampler("TPESampler", sede=1))
     assert "gamma" not in message
     assert message.endswith("multivariate, group, warn_independent_sampling, constant_liar")
 
@@ -390,7 +390,7 @@ def test_what_a_function_would_give_is_not_offered() -> None:
 def test_fixed_parameters_are_no_part_of_a_grid() -> None:
     grid = {"name": "GridSampler"}
     parts = definition(**sampler("PartialFixedSampler", fixed_params={"x": 0.5}, base_sampler=grid))
-    study = fresh(parts)
+    study = new_study(parts)
     with suppress(RuntimeError):  # after the last one: `stop` outside of `optimize`
         run(study, parts, 9)
     assert len({tuple(sorted(trial.params.items())) for trial in study.trials}) == len(study.trials) == 8
@@ -400,6 +400,6 @@ def test_fixed_parameters_are_no_part_of_a_grid() -> None:
 def test_the_largest_definition_is_judged_at_once() -> None:
     many = [Y | {"name": f"p{index}", "high": 10_000} for index in range(100)]
     initial = [{f"p{index}": number + 1 for index in range(100)} for number in range(1000)]
-    begun = time.process_time()
-    assert told(searchSpace=many, initialTrials=initial) == []
-    assert time.process_time() - begun < 2
+    started = time.process_time()
+    assert problems(searchSpace=many, initialTrials=initial) == []
+    assert time.process_time() - started < 2

@@ -276,8 +276,8 @@ def test_a_reply_waits_for_the_record_and_the_end_waits_for_the_reply(store: Slo
             target=lambda: replies.append(pod.post("/result", json={"state": "COMPLETE", "values": [1]}))
         )
         sending.start()
-        operator = server.operator()
-        until(lambda: operator.get(STUDY).json()["counts"]["complete"], "the result is in memory")
+        (engine,) = server.server.service.studies
+        until(lambda: engine.counts.complete == 1, "the result is in memory")
         assert not replies
         server.stop()
         assert not store.closed
@@ -288,7 +288,7 @@ def test_a_reply_waits_for_the_record_and_the_end_waits_for_the_reply(store: Slo
 
 
 def test_the_database_is_away(store: SlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuning_operator.studies.study.surroundings.COMMIT_SECONDS", 0.05)
+    monkeypatch.setattr("tuning_operator.studies.study.context.COMMIT_SECONDS", 0.05)
     store.free.set()
     with running_server(store) as server:
         server.operator().put(STUDY, json=DEFINITION)

@@ -1,4 +1,4 @@
-"""Group commit: writes share transactions, and each learns what became of it."""
+"""Group commit: writes share transactions, and each gets its own outcome."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ def study_id(storage: PostgresStorage) -> int:
 
 @contextmanager
 def held_back(url: str) -> Iterator[None]:
-    """Nothing is committed meanwhile: another transaction holds the writers' row."""
+    """Nothing is committed in the block: another transaction holds the writers' row."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT * FROM tuning_writers FOR UPDATE"))
@@ -108,7 +108,7 @@ async def test_durable_waits_for_everything_before(
     await asyncio.wait_for(storage.durable(), 30)
 
 
-async def test_who_stops_waiting_does_not_undo_the_write(
+async def test_a_caller_that_stops_waiting_does_not_undo_the_write(
     storage: PostgresStorage, study_id: int, database_url: str
 ) -> None:
     trial_id = storage.create_new_trial(study_id)
@@ -122,7 +122,7 @@ async def test_who_stops_waiting_does_not_undo_the_write(
 
 
 def test_only_the_refused_write_fails(storage: PostgresStorage, study_id: int, database_url: str) -> None:
-    """A rule of the database stands for any error that only the database can find."""
+    """A constraint of the database serves as an error that only the database can find."""
     engine = create_engine(database_url, poolclass=NullPool)
     rule = "ALTER TABLE trial_intermediate_values ADD CONSTRAINT no_13 CHECK (step <> 13)"
     with engine.begin() as connection:
@@ -144,7 +144,7 @@ def test_only_the_refused_write_fails(storage: PostgresStorage, study_id: int, d
             connection.execute(text("ALTER TABLE trial_intermediate_values DROP CONSTRAINT no_13"))
 
 
-def test_what_no_row_can_hold_is_refused_at_once(storage: PostgresStorage, study_id: int) -> None:
+def test_values_that_no_row_can_hold_are_refused_at_once(storage: PostgresStorage, study_id: int) -> None:
     trial_id = storage.create_new_trial(study_id)
     with storage.deferred(wait=False) as writes:
         with pytest.raises(ValueError, match="513 characters"):
@@ -185,7 +185,7 @@ def test_concurrent_creations_get_consecutive_numbers(storage: PostgresStorage, 
     assert [trial._trial_id for trial in storage.get_all_trials(study_id)] == sorted(ids)
 
 
-def test_of_two_studies_of_one_name_the_first_is_made(storage: PostgresStorage) -> None:
+def test_of_studies_of_one_name_one_is_created(storage: PostgresStorage) -> None:
     gate = threading.Barrier(8)
 
     def create(_: int) -> int | None:

@@ -1,4 +1,4 @@
-"""Whatever is called in whatever order: the answers are as in memory, and Postgres holds the same."""
+"""Any calls in any order have the same results as Optuna's storage in memory, and Postgres holds them."""
 
 import json
 import math
@@ -27,7 +27,7 @@ DISTRIBUTIONS: dict[str, list[BaseDistribution]] = {
     "c": [CategoricalDistribution(["a", None, 0.5, True]), CategoricalDistribution(["a"])],
 }
 WINTER = datetime.fromisoformat("2026-01-05"), datetime.fromisoformat("2026-02-05")
-"""Local times that are one moment each, where clocks are set twice a year."""
+"""Local times that are unambiguous, also where clocks change twice a year."""
 numbers = st.floats(width=32) | st.sampled_from([0.0, 1e300, -1e-300])
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats() | st.text(max_size=5),

@@ -1,4 +1,4 @@
-"""What was acknowledged is kept, once, whatever happens to the connection or the database."""
+"""Acknowledged writes are kept, once, whatever happens to the connection or the database."""
 
 import threading
 import time
@@ -51,7 +51,7 @@ class Load:
         self._study_id = study_id
         self._stop = threading.Event()
         self.acknowledged: dict[int, dict[int, float]] = {}
-        self.told: set[int] = set()
+        self.ended: set[int] = set()
         self.errors: list[Exception] = []
         self.progress = threading.Semaphore(0)
 
@@ -65,7 +65,7 @@ class Load:
                     self.acknowledged[trial_id][step] = step / 8
                     self.progress.release()
                 self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [float(trial_id)])
-                self.told.add(trial_id)
+                self.ended.add(trial_id)
         except Exception as error:  # noqa: BLE001  the test reports it
             self.errors.append(error)
 
@@ -93,7 +93,7 @@ class Load:
         assert by_id.keys() == self.acknowledged.keys(), "no trial is lost, none doubled"
         for trial_id, reported in self.acknowledged.items():
             assert by_id[trial_id].intermediate_values == reported
-        assert {t for t, trial in by_id.items() if trial.state == TrialState.COMPLETE} == self.told
+        assert {t for t, trial in by_id.items() if trial.state == TrialState.COMPLETE} == self.ended
         assert self._storage.get_all_trials(self._study_id) == found
 
 
@@ -205,14 +205,14 @@ def test_writes_wait_while_the_database_is_away(postgres: EmbeddedPostgres) -> N
             postgres.start()
         writes.wait(DEADLINE)
         assert storage.writable()
-        assert storage.get_n_trials(study_id) == 1, "a creation that nobody waits for is withdrawn"
+        assert storage.get_n_trials(study_id) == 1, "a creation without a waiting caller is withdrawn"
         assert in_database(url, study_id) == storage.get_all_trials(study_id)
         assert in_database(url, study_id)[0].intermediate_values == {0: 0.5, 1: 0.25}
     finally:
         storage.close()
 
 
-def test_close_writes_what_is_queued(new_storage: NewStorage, database_url: str) -> None:
+def test_close_writes_the_queue(new_storage: NewStorage, database_url: str) -> None:
     storage = new_storage(wait=False)
     study_id = storage.create_new_study(MINIMIZE)
     trial_id = storage.create_new_trial(study_id)

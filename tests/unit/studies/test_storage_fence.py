@@ -1,4 +1,4 @@
-"""One writer at a time: the next waits for the lock, and the former can write nothing more."""
+"""One writer at a time: the next waits for the lock, and the former can write no more."""
 
 import threading
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def execute(url: str, statement: str) -> None:
 
 
 def steal(url: str) -> None:
-    """Do what another server does that got the lock while the writer's connection was lost."""
+    """Act as another server that got the lock while the writer's connection was lost."""
     execute(url, "UPDATE tuning_writers SET holder = 'another', batch = 0")
 
 
@@ -65,7 +65,7 @@ def test_the_second_waits_for_the_first(new_storage: NewStorage) -> None:
     assert second.get_n_trials(study_id) == 2
 
 
-def test_who_waits_can_be_closed(new_storage: NewStorage) -> None:
+def test_a_waiting_storage_can_be_closed(new_storage: NewStorage) -> None:
     first, second = new_storage(), new_storage()
     first.wait_for_lock(30)
     with pytest.raises(StorageUnavailable):
@@ -76,15 +76,15 @@ def test_who_waits_can_be_closed(new_storage: NewStorage) -> None:
     assert first.writable()
 
 
-def test_what_it_waits_for_is_told_once(
+def test_the_reason_of_the_wait_is_logged_once(
     new_storage: NewStorage, database_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     elsewhere = make_url(database_url).set(database="nobody_made_it").render_as_string(hide_password=False)
     with pytest.raises(StorageUnavailable):
         new_storage(url=elsewhere).wait_for_lock(0.5)  # several attempts
-    told = [record.message for record in caplog.records if "cannot be written yet" in record.message]
-    assert len(told) == 1
-    assert 'database "nobody_made_it" does not exist' in told[0]
+    warnings = [record.message for record in caplog.records if "cannot be written yet" in record.message]
+    assert len(warnings) == 1
+    assert 'database "nobody_made_it" does not exist' in warnings[0]
 
 
 def test_shards_do_not_wait_for_each_other(new_storage: NewStorage) -> None:
@@ -92,7 +92,7 @@ def test_shards_do_not_wait_for_each_other(new_storage: NewStorage) -> None:
     assert first.create_new_study(MINIMIZE) != second.create_new_study(MINIMIZE)
 
 
-def test_who_lost_the_lock_to_another_writes_nothing_more(new_storage: NewStorage, database_url: str) -> None:
+def test_a_writer_that_lost_the_lock_writes_nothing_more(new_storage: NewStorage, database_url: str) -> None:
     fenced: list[Exception] = []
     called = threading.Event()
     first = new_storage(on_end=lambda error: (fenced.append(error), called.set()))
@@ -129,9 +129,7 @@ def steal_under_lock(connection: object) -> None:
     connection.execute(text("UPDATE tuning_writers SET holder = 'another'"))  # type: ignore[attr-defined]
 
 
-def test_the_row_fences_even_a_writer_whose_connection_stands(
-    storage: PostgresStorage, database_url: str
-) -> None:
+def test_the_row_fences_even_a_writer_that_is_connected(storage: PostgresStorage, database_url: str) -> None:
     study_id = storage.create_new_study(MINIMIZE)
     trial_id = storage.create_new_trial(study_id)
     steal(database_url)
@@ -174,7 +172,7 @@ def test_two_servers_make_the_tables_at_once(postgres: EmbeddedPostgres) -> None
         storage.close()
 
 
-def test_tables_of_another_optuna_are_told(database_url: str) -> None:
+def test_tables_of_another_optuna_are_reported(database_url: str) -> None:
     execute(database_url, "UPDATE alembic_version SET version_num = 'v2.6.0.a'")
     try:
         with pytest.raises(RuntimeError, match="optuna storage upgrade"):
@@ -211,7 +209,7 @@ async def test_the_servers_store(database_url: str) -> None:
     await store.close()
 
 
-def test_a_fault_of_the_writer_is_told_to_all(
+def test_an_error_of_the_writer_reaches_all_callers(
     new_storage: NewStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ended: list[Exception] = []

@@ -1,4 +1,4 @@
-"""What other processes write to a study is picked up by a refresh, and theirs holds where both wrote."""
+"""A refresh picks up what other processes wrote to a study; where both wrote, theirs stays."""
 
 import asyncio
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def test_an_enqueued_trial_is_asked_for_next(
 
 
 def test_numbers_never_collide(storage: PostgresStorage, plain: RDBStorage, study_id: int) -> None:
-    """Also without a refresh: who creates looks at the database, and takes in what it finds."""
+    """Also without a refresh: creating a trial reads new trials from the database first."""
     plain.create_new_trial(study_id)
     plain.create_new_trial(study_id, create_trial(value=1.0))
     mine = storage.create_new_trial(study_id)
@@ -73,7 +73,7 @@ def test_a_waiting_trial_that_another_popped(
     assert storage.get_all_trials(study_id, states=(TrialState.WAITING,)) == []
 
 
-def test_what_a_foreign_trial_does(storage: PostgresStorage, plain: RDBStorage, study_id: int) -> None:
+def test_changes_to_a_foreign_trial(storage: PostgresStorage, plain: RDBStorage, study_id: int) -> None:
     theirs = plain.create_new_trial(study_id)
     storage.refresh(study_id)
     plain.set_trial_param(theirs, "x", 0.5, FloatDistribution(0, 1))
@@ -96,9 +96,7 @@ def test_study_attributes(storage: PostgresStorage, plain: RDBStorage, study_id:
     assert storage.get_study_system_attrs(study_id) == {"dashboard:note": "text"}
 
 
-def test_who_ends_a_trial_first_has_ended_it(
-    storage: PostgresStorage, plain: RDBStorage, study_id: int
-) -> None:
+def test_the_first_end_of_a_trial_stays(storage: PostgresStorage, plain: RDBStorage, study_id: int) -> None:
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, 0)
     storage.set_trial_intermediate_value(trial_id, 0, 1.0)
     plain.set_trial_state_values(trial_id, TrialState.COMPLETE, [7.0])
@@ -141,7 +139,7 @@ def test_a_foreign_lock_on_one_study_does_not_stop_the_others(
     assert storage.get_trial(trial_id).intermediate_values == {0: 0.5, 1: 0.5}
 
 
-async def test_an_outrun_write_tells_who_waits_for_it(
+async def test_a_refused_write_raises_for_the_caller_that_waits(
     storage: PostgresStorage, plain: RDBStorage, study_id: int
 ) -> None:
     trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, 0)

@@ -46,7 +46,7 @@ def run(storage: BaseStorage, name: str) -> None:
 
 
 def described(trial: FrozenTrial) -> dict[str, object]:
-    """Everything of a trial; repr, since NaN equals nothing. The tables keep the order of parameters only."""
+    """Everything about a trial; as repr, since NaN equals nothing. The tables order only parameters."""
     unordered = ("intermediate_values", "_user_attrs", "_system_attrs")
     return {
         name: repr(sorted(value.items()) if name in unordered else value)
@@ -75,7 +75,7 @@ def test_we_open_plain_optunas_study(storage: PostgresStorage, plain: RDBStorage
     assert_same_study(storage, plain, "theirs")
 
 
-def test_a_restart_reads_what_was_in_memory(new_storage: NewStorage) -> None:
+def test_a_restart_reads_everything_that_was_in_memory(new_storage: NewStorage) -> None:
     before = new_storage()
     run(before, "again")
     optuna.load_study(study_name="again", storage=before).ask()

@@ -1,4 +1,4 @@
-"""A study that continues from another's trials: copied once, learned from, counted apart."""
+"""A study that continues from another's trials: they are copied once, learned from, counted separately."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CONTINUED = DEFINITION | {"warmStart": "old"}
 
 
 def objective(trial: Any) -> float:
-    """Trials 3 and 5 fail, unless they are of a study that continues: there are more trials before those."""
+    """Trials 3 and 5 fail; in a study that continues, these numbers are copies."""
     x, kind = trial.suggest_float("x", -3, 3), trial.suggest_categorical("kind", ["a", "b", True])
     loss: float = x * x + {"a": 0, "b": 1}.get(kind, 0.5)
     if trial.number in (3, 5):
@@ -94,13 +94,13 @@ def test_finished_trials_are_copied_and_counted_apart(server: RunningServer) -> 
     assert summary["trialsSinceBest"] == 0
 
 
-def test_copies_leave_the_room_of_max_trials(server: RunningServer) -> None:
+def test_copies_do_not_count_towards_max_trials(server: RunningServer) -> None:
     operator = server.operator()
     copied = put(operator, CONTINUED)["counts"]["copied"]
     asked = operator.post(f"{NEW}/ask", json={"parallelism": 9, "maxTrials": 2}).json()
-    assert [trial["number"] for trial in asked["running"]] == [copied, copied + 1], "numbers go on"
-    told = server.pod("ml", "new", copied).post("/result", json={"state": "COMPLETE", "values": [99]})
-    assert told.json()["state"] == "COMPLETE"
+    assert [trial["number"] for trial in asked["running"]] == [copied, copied + 1], "the numbers continue"
+    ended = server.pod("ml", "new", copied).post("/result", json={"state": "COMPLETE", "values": [99]})
+    assert ended.json()["state"] == "COMPLETE"
     asked = operator.post(f"{NEW}/ask", json={"parallelism": 9, "maxTrials": 2}).json()
     assert [trial["number"] for trial in asked["running"]] == [copied + 1]
     assert (asked["counts"]["complete"], asked["counts"]["copied"], asked["trialsSinceBest"]) == (
@@ -114,7 +114,7 @@ def test_copies_leave_the_room_of_max_trials(server: RunningServer) -> None:
     )
 
 
-def test_the_study_goes_on_as_optunas_own_would(server: RunningServer) -> None:
+def test_the_study_continues_as_optunas_own_would(server: RunningServer) -> None:
     """The same trials, added by `study.add_trials`, and the same seed."""
     theirs = optuna.create_study(
         sampler=optuna.samplers.TPESampler(**DEFINITION["sampler"]["args"]),
@@ -132,12 +132,12 @@ def test_the_study_goes_on_as_optunas_own_would(server: RunningServer) -> None:
     assert TrialState.PRUNED in {trial.state for trial in ours[copied:]}
 
 
-def test_the_first_trial_is_pruned_by_what_others_had(server: RunningServer) -> None:
+def test_the_first_trial_is_pruned_by_the_copies_values(server: RunningServer) -> None:
     operator = server.operator()
     copied = put(operator, CONTINUED)["counts"]["copied"]
     operator.post(f"{NEW}/ask", json={"parallelism": 1, "maxTrials": 9})
-    hopeless = server.pod("ml", "new", copied).post("/report", json={"values": [[0, 1e9]]})
-    assert hopeless.json() == {"prune": True}
+    reply = server.pod("ml", "new", copied).post("/report", json={"values": [[0, 1e9]]})
+    assert reply.json() == {"prune": True}
 
 
 def test_copied_once(server: RunningServer) -> None:
@@ -152,7 +152,7 @@ def test_copied_once(server: RunningServer) -> None:
     assert put(operator, CONTINUED) == before, "the study to continue from may go"
 
 
-def test_an_initial_trial_is_tried_though_a_copy_has_its_parameters(server: RunningServer) -> None:
+def test_an_initial_trial_is_tried_even_if_a_copy_has_its_parameters(server: RunningServer) -> None:
     operator, known = server.operator(), recorded(server, "ml/old").best_params
     continued = CONTINUED | {"initialTrials": [known, {"x": 0.5}]}
     copied = put(operator, continued)["counts"]["copied"]
@@ -162,7 +162,7 @@ def test_an_initial_trial_is_tried_though_a_copy_has_its_parameters(server: Runn
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"warmStart": "odl"}, "there is no study ml/odl on record"),
         ({"warmStart": "new"}, "ml/new cannot continue from itself"),
@@ -176,16 +176,18 @@ def test_an_initial_trial_is_tried_though_a_copy_has_its_parameters(server: Runn
         ),
     ],
 )
-def test_what_cannot_be_continued_from(server: RunningServer, changes: dict[str, Any], told: str) -> None:
+def test_studies_that_cannot_be_continued_from(
+    server: RunningServer, changes: dict[str, Any], message: str
+) -> None:
     reply = server.operator().put(NEW, json=CONTINUED | changes)
     assert (reply.status_code, reply.json()["problems"][0]["field"]) == (422, "warmStart.study")
-    assert told in reply.json()["detail"]
+    assert message in reply.json()["detail"]
     assert server.operator().get(NEW).status_code == 404
     with pytest.raises(KeyError):
         recorded(server)
 
 
-def test_it_begins_once_the_other_study_appears() -> None:
+def test_it_starts_once_the_other_study_exists() -> None:
     with running_server() as server:
         assert server.operator().put(NEW, json=CONTINUED).status_code == 422
         run_study(server, "ml/old", DEFINITION, objective, 2)
@@ -206,7 +208,7 @@ def test_a_server_killed_between_the_steps_of_copying(
             reply = server.operator().put(NEW, json=CONTINUED)
             if reply.status_code == 200:
                 break
-            assert server.operator().get(NEW).status_code == 404, "nobody asks for trials of half a study"
+            assert server.operator().get(NEW).status_code == 404, "no trials of half a study can be asked for"
             killed_at.append(len(recorded(server).trials))
     assert killed_at == [0, 3, 9]
     with running_server(PostgresStore(database_url)) as last:
@@ -221,13 +223,13 @@ def test_a_server_killed_between_the_steps_of_copying(
         assert summary["counts"]["copied"] == len(finished) == 10
         asked = last.operator().post(f"{NEW}/ask", json={"parallelism": 1, "maxTrials": 1}).json()
         assert run_trial(last, "ml/new", asked["running"][0]["number"], objective)["number"] == 10
-        standing = last.operator().get(NEW).json()
+        summary_before = last.operator().get(NEW).json()
     with running_server(PostgresStore(database_url)) as again:
-        assert again.operator().get(NEW).json() == standing
+        assert again.operator().get(NEW).json() == summary_before
 
 
 def die_after(store: PostgresStore, batches: int) -> None:
-    """Have the database hear no more after this many batches."""
+    """Make the database unreachable after this many batches."""
     add_trials, left = store.add_trials, iter(range(batches))
 
     def add(study_id: int, trials: Sequence[FrozenTrial]) -> None:
@@ -359,7 +361,7 @@ def test_parameters_that_the_search_space_has(empty: RunningServer) -> None:
     assert [trial.params for trial in found] == good
 
 
-def test_without_a_search_space_the_first_trial_says_what_a_name_means(empty: RunningServer) -> None:
+def test_without_a_search_space_the_first_trial_defines_a_parameter(empty: RunningServer) -> None:
     definition = {key: value for key, value in DEFINITION.items() if key != "searchSpace"}
     points: list[dict[str, Any]] = [{"p": 0.5}, {"p": 0.5, "q": "a"}, {"p": 1}, {"p": "x"}, {"q": "b"}, {}]
     found = copied(empty, definition, *map(trial_of, points))
@@ -384,17 +386,17 @@ def test_states_and_values(empty: RunningServer) -> None:
     assert str(found[1].intermediate_values) == "{0: nan, 7: 3.0}"
 
 
-def test_what_samplers_and_pruners_noted_is_theirs_and_constraints_are_the_trials(
+def test_constraints_are_copied_and_attributes_of_samplers_and_pruners_are_not(
     empty: RunningServer,
 ) -> None:
-    noted = {
+    attributes = {
         "grid_id": 0,
         "completed_rung_0": 0.5,
         "cma:n": 3,
         "tuning:copied_from": {"study": "a", "trial": 1},
     }
     constraints = {"constraints:size": 1.0, "constraints": [0.5]}
-    trial = trial_of({"p": 0.5}, system_attrs=noted | constraints)
+    trial = trial_of({"p": 0.5}, system_attrs=attributes | constraints)
     (copy,) = copied(empty, DEFINITION | {"searchSpace": [FLOAT]}, trial)
     assert copy.system_attrs == constraints | {COPIED_FROM: {"study": "ml/source", "trial": 0}}
     assert empty.operator().get(NEW).json()["best"] is None, "it is not feasible"

@@ -1,4 +1,4 @@
-"""Arguments of Optuna's classes as a manifest gives them, checked against the classes' own signatures."""
+"""Arguments of Optuna's classes as a manifest has them, checked against the classes' own signatures."""
 
 import inspect
 import json
@@ -14,7 +14,7 @@ from tuning_operator.resource.space.values import is_number
 
 
 class Kind(NamedTuple):
-    """What an annotation means for data: in words, and as a test."""
+    """Which data an annotation allows: in words, and as a test."""
 
     words: str
     fits: Callable[[Any], bool]
@@ -41,15 +41,15 @@ KINDS = {
     "np.ndarray": Kind("a list of lists of numbers, all of one length", _is_matrix),
     "str": Kind("a text", lambda value: isinstance(value, str)),
 }
-"""Kinds of arguments that data can be, by their annotations without what is in brackets."""
+"""The kinds of arguments that data can express, by annotation without the brackets."""
 
 LEAST = {"dividing_parameter": 1, "n_ei_candidates": 1, "n_startup_trials": 0}
 """Smallest values that make sense where Optuna itself does not check."""
 
-INSTEAD = {
+ALTERNATIVES_IN_CODE = {
     "constraints_func": "let the objective call trial.set_constraint(name, value) instead",
 }
-"""What to do in place of arguments that only a program can give."""
+"""What to do instead of giving an argument that only a program can give."""
 
 
 def alternatives(parameter: inspect.Parameter) -> list[str]:
@@ -61,49 +61,54 @@ def alternatives(parameter: inspect.Parameter) -> list[str]:
     return [name.strip() for name in text.split("|")]
 
 
-def takes(made: type) -> dict[str, inspect.Parameter]:
-    """Return the arguments that a class has, by name."""
-    if made.__init__ is object.__init__:  # type: ignore[misc]
+def arguments_of(cls: type) -> dict[str, inspect.Parameter]:
+    """Return the arguments that a class takes, by name."""
+    if cls.__init__ is object.__init__:  # type: ignore[misc]
         return {}
-    parameters = inspect.signature(made).parameters.values()
+    parameters = inspect.signature(cls).parameters.values()
     return {parameter.name: parameter for parameter in parameters}
 
 
 def argument_problems(
-    made: type, args: Mapping[str, Any], field: str, objects: Mapping[str, Any], filled_in: Sequence[str] = ()
+    cls: type, args: Mapping[str, Any], field: str, objects: Mapping[str, Any], filled_in: Sequence[str] = ()
 ) -> Iterator[Problem]:
     """Yield what is wrong with the arguments of a class, by its signature alone.
 
-    `objects` are the annotations whose values are objects themselves; those are looked at elsewhere.
-    Arguments that are `filled_in` may be left out.
+    Args:
+        cls: the class.
+        args: the arguments, by name.
+        field: the path of `args` in the spec.
+        objects: annotations of arguments that are components themselves; those are checked elsewhere.
+        filled_in: required arguments that may be left out.
     """
-    known = takes(made)
+    known = arguments_of(cls)
     for name, value in args.items():
         if name not in known:
-            yield Problem(field=f"{field}.{name}", message=_unknown(made, name, known, objects))
-        elif message := _misfit(known[name], value, objects):
+            yield Problem(field=f"{field}.{name}", message=_unknown(cls, name, known, objects))
+        elif message := _value_problem(known[name], value, objects):
             yield Problem(field=f"{field}.{name}", message=message)
     for name, parameter in known.items():
         if parameter.default is inspect.Parameter.empty and name not in (*args, *filled_in):
             yield Problem(
-                field=f"{field}.{name}", message=f"{made.__name__} needs it: {_wanted(parameter, objects)}"
+                field=f"{field}.{name}",
+                message=f"{cls.__name__} requires this argument: {_wanted(parameter, objects)}",
             )
 
 
-def converted(made: type, args: Mapping[str, Any]) -> dict[str, Any]:
-    """Return good arguments as Optuna's classes want them: 2.0 is 2 where only whole numbers go."""
-    known = takes(made)
+def converted(cls: type, args: Mapping[str, Any]) -> dict[str, Any]:
+    """Return good arguments as Optuna's classes expect them: 2.0 as 2 where a number must be whole."""
+    known = arguments_of(cls)
     return {name: _converted(alternatives(known[name]), value) for name, value in args.items()}
 
 
-def meant(name: str, known: Sequence[str]) -> str:
-    """Return how a message goes on after a name that is not known."""
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return how a message about an unknown name continues: with the name that was probably meant."""
     close = get_close_matches(name, known, n=1) or [other for other in known if name.lower() in other.lower()]
     return f"; did you mean '{close[0]}'?" if close else "."
 
 
-def blamed(error: Exception, args: Mapping[str, Any], field: str) -> Problem:
-    """Return what Optuna itself says against arguments; of the field that its message names first."""
+def problem_of(error: Exception, args: Mapping[str, Any], field: str) -> Problem:
+    """Return the problem that an error of Optuna's reports, at the argument that its message names first."""
     words = re.findall(r"\w+", str(error).lower())
     named = [name for word in words for name in args if name.lower() == word]
     return Problem(field=f"{field}.{named[0]}" if named else field, message=str(error))
@@ -117,20 +122,20 @@ def _converted(names: list[str], value: Any) -> Any:
     return value
 
 
-def _unknown(
-    made: type, name: str, known: Mapping[str, inspect.Parameter], objects: Mapping[str, Any]
-) -> str:
+def _unknown(cls: type, name: str, known: Mapping[str, inspect.Parameter], objects: Mapping[str, Any]) -> str:
     if not known:
-        return f"{made.__name__} takes no arguments: remove it"
+        return f"{cls.__name__} takes no arguments: remove it"
     usable = [
         other
         for other, parameter in known.items()
         if _usable(_kinds(parameter)) or _objects(parameter, objects)
     ]
-    return f"{made.__name__} has no argument '{name}'{meant(name, usable)} It takes: {', '.join(usable)}"
+    return (
+        f"{cls.__name__} has no argument '{name}'{did_you_mean(name, usable)} It takes: {', '.join(usable)}"
+    )
 
 
-def _misfit(parameter: inspect.Parameter, value: Any, objects: Mapping[str, Any]) -> str | None:
+def _value_problem(parameter: inspect.Parameter, value: Any, objects: Mapping[str, Any]) -> str | None:
     kinds = _kinds(parameter)
     if any(kind.fits(value) for kind in kinds):
         least = LEAST.get(parameter.name)
@@ -146,14 +151,14 @@ def _misfit(parameter: inspect.Parameter, value: Any, objects: Mapping[str, Any]
 
 def _wanted(parameter: inspect.Parameter, objects: Mapping[str, Any]) -> str:
     if _objects(parameter, objects):
-        return "give {name: ..., args: {...}}"
-    return f"give {_words(_kinds(parameter))}"
+        return "set it to {name: ..., args: {...}}"
+    return f"set it to {_words(_kinds(parameter))}"
 
 
 def _program(parameter: inspect.Parameter) -> str:
     what = "a function" if "Callable" in alternatives(parameter) else "a Python object"
-    mend = INSTEAD.get(parameter.name, "remove it")
-    return f"this argument is {what}, which a manifest cannot hold: {mend}"
+    fix = ALTERNATIVES_IN_CODE.get(parameter.name, "remove it")
+    return f"this argument is {what}, which a manifest cannot express: {fix}"
 
 
 def _kinds(parameter: inspect.Parameter) -> list[Kind]:

@@ -1,4 +1,4 @@
-"""What samplers need of the study: a grid its values, fixed parameters their ranges, one objective."""
+"""Whether a sampler goes with the study: a grid needs values, fixed parameters their ranges, and so on."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,14 +9,16 @@ from tuning_operator.resource import space
 from tuning_operator.resource.space.check import unknown
 from tuning_operator.resource.space.values import size
 from tuning_operator.resource.study import Parameter
-from tuning_operator.studies.definition.named import Named
+from tuning_operator.studies.definition.components import Component
 
 LARGEST_GRID = 100_000
-"""Combinations of a grid: Optuna holds them all in memory, and goes through them for each trial."""
+"""The most combinations of a grid: Optuna keeps them all in memory and reads them all for each trial."""
 
 
-def completed(sampler: Named, definition: StudyDefinition, fixed: frozenset[str] = frozenset()) -> Named:
-    """Return the sampler with what the search space says: the values of a GridSampler that has none."""
+def completed(
+    sampler: Component, definition: StudyDefinition, fixed: frozenset[str] = frozenset()
+) -> Component:
+    """Return the sampler with what follows from the search space: the values of a GridSampler without any."""
     args: dict[str, Any] = dict(sampler.args)
     if sampler.name == "GridSampler" and "search_space" not in args:
         parameters = [p for p in definition.search_space or [] if p.name not in fixed]
@@ -29,11 +31,15 @@ def completed(sampler: Named, definition: StudyDefinition, fixed: frozenset[str]
 
 
 def sampler_problems(
-    sampler: Named, definition: StudyDefinition, *, space_is_good: bool, fixed: frozenset[str] = frozenset()
+    sampler: Component,
+    definition: StudyDefinition,
+    *,
+    space_is_good: bool,
+    fixed: frozenset[str] = frozenset(),
 ) -> Iterator[Problem]:
-    """Yield what does not go together: sampler (good by itself), search space, objectives, initial trials."""
+    """Yield conflicts of a sampler (good by itself) with search space, objectives and initial trials."""
     if sampler.name == "CmaEsSampler" and len(definition.objectives) > 1:
-        message = "CmaEsSampler works for one objective only: use TPESampler, NSGAIISampler or GPSampler"
+        message = "CmaEsSampler supports one objective only: use TPESampler, NSGAIISampler or GPSampler"
         yield Problem(field=f"{sampler.field}.name", message=message)
     if space_is_good:
         yield from _space_problems(sampler, definition, fixed)
@@ -43,7 +49,9 @@ def sampler_problems(
             yield from sampler_problems(inner, definition, space_is_good=space_is_good, fixed=known)
 
 
-def _space_problems(sampler: Named, definition: StudyDefinition, fixed: frozenset[str]) -> Iterator[Problem]:
+def _space_problems(
+    sampler: Component, definition: StudyDefinition, fixed: frozenset[str]
+) -> Iterator[Problem]:
     free = [p for p in definition.search_space or [] if p.name not in fixed]
     for argument in ("fixed_params", "x0"):
         if definition.search_space is not None and sampler.args.get(argument):
@@ -66,12 +74,14 @@ def _point_problems(
             yield Problem(field=f"{field}.{name}", message=message)
 
 
-def _grid_problems(sampler: Named, definition: StudyDefinition, free: list[Parameter]) -> Iterator[Problem]:
+def _grid_problems(
+    sampler: Component, definition: StudyDefinition, free: list[Parameter]
+) -> Iterator[Problem]:
     own = sampler.args.get("search_space")
     if own is not None:
         problems = [*_own_grid_problems(own, f"{sampler.field}.args.search_space", definition, free)]
     elif definition.search_space is None:
-        message = "GridSampler needs the search space: declare it, or use another sampler"
+        message = "GridSampler needs searchSpace: declare it, or use another sampler"
         problems = [Problem(field="searchSpace", message=message)]
     else:
         problems = [*_countable_problems("GridSampler", definition, free)]
@@ -83,8 +93,8 @@ def _grid_problems(sampler: Named, definition: StudyDefinition, free: list[Param
     count = math.prod([len(values) for values in own.values()] if own else map(size, free))
     if count > LARGEST_GRID:
         message = (
-            f"{count:,} combinations are more than GridSampler can hold ({LARGEST_GRID:,}): use "
-            "BruteForceSampler or another one, or fewer values"
+            f"GridSampler supports up to {LARGEST_GRID:,} combinations, and these are {count:,}: use "
+            "BruteForceSampler or another sampler, or fewer values"
         )
         yield Problem(field=sampler.field, message=message)
 
@@ -100,7 +110,7 @@ def _own_grid_problems(
                 yield from _point_problems(definition.search_space, {name: value}, field)
     missing = [parameter.name for parameter in free if parameter.name not in own]
     if missing:
-        message = f"the values to try of {', '.join(missing)} are missing: list them, or remove this argument"
+        message = f"the values of {', '.join(missing)} are missing: list them, or remove this argument"
         yield Problem(field=field, message=message)
 
 
@@ -110,10 +120,10 @@ def _countable_problems(
     for index, parameter in enumerate(definition.search_space or []):
         if parameter not in free or size(parameter) <= LARGEST_GRID:
             continue
-        many = "endlessly many" if size(parameter) == math.inf else f"{size(parameter):,}"
-        mend = "give it a step" if parameter.step is None else "make its step larger"
+        many = "infinitely many" if size(parameter) == math.inf else f"{size(parameter):,}"
+        fix = "give it a step" if parameter.step is None else "make its step larger"
         message = (
-            f"{sampler} tries every value, but {parameter.name} has {many}: {mend}, or use another sampler"
+            f"{sampler} tries every value, but {parameter.name} has {many}: {fix}, or use another sampler"
         )
         yield Problem(field=f"searchSpace[{index}].step", message=message)
 
@@ -122,8 +132,8 @@ def _condition_problems(definition: StudyDefinition, free: list[Parameter]) -> I
     for index, parameter in enumerate(definition.search_space or []):
         if parameter in free and parameter.when is not None:
             message = (
-                f"GridSampler knows no conditions: where {parameter.name} does not exist, it would run the "
-                "same trial once for each of its values; use BruteForceSampler, or remove when"
+                f"GridSampler does not support conditions: it would repeat trials without "
+                f"{parameter.name} for each of its values; use BruteForceSampler, or remove when"
             )
             yield Problem(field=f"searchSpace[{index}].when", message=message)
 
@@ -132,5 +142,5 @@ def _incomplete_trials(definition: StudyDefinition, free: list[Parameter]) -> It
     for index, trial in enumerate(definition.initial_trials):
         missing = [parameter.name for parameter in free if parameter.name not in trial]
         if missing:
-            message = f"GridSampler cannot fill in what is left out: add {', '.join(missing)}"
+            message = f"GridSampler cannot choose the missing parameters: add {', '.join(missing)}"
             yield Problem(field=f"initialTrials[{index}]", message=message)

@@ -1,4 +1,4 @@
-"""A study's definition becomes Optuna's sampler and pruner; what cannot be is told before any trial."""
+"""A study's definition as Optuna's sampler and pruner; mistakes are reported before any trial starts."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,17 @@ from optuna.trial import FrozenTrial, TrialState
 from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.resource.study import Parameter
-from tuning_operator.studies.definition.named import Misfit, Named, build, named_problems
+from tuning_operator.studies.definition.components import (
+    Component,
+    InvalidArguments,
+    build,
+    component_problems,
+)
 from tuning_operator.studies.definition.sampler_space import completed, sampler_problems
 from tuning_operator.studies.study.records import is_copied
 
 KEEP_THEIR_SEED = ("BruteForceSampler", "GridSampler", "QMCSampler")
-"""Samplers that look into the record for what was tried: their seed is the order, or the sequence."""
+"""Samplers that read from the record what was tried: their seed is the order, or the sequence."""
 
 
 def problems_of(definition: StudyDefinition) -> list[Problem]:
@@ -27,21 +32,21 @@ def problems_of(definition: StudyDefinition) -> list[Problem]:
     flaws = space.problems(definition.search_space, definition.initial_trials)
     found = [Problem(field=flaw.field, message=flaw.message) for flaw in flaws]
     sampler, pruner = _sampler_of(definition), _pruner_of(definition)
-    by_name = named_problems(sampler)
+    by_name = component_problems(sampler)
     found += by_name or [*sampler_problems(sampler, definition, space_is_good=not found)]
     if pruner:
-        found += named_problems(pruner) or [*_pruner_problems(pruner, definition)]
-    return found or [*_refusals(definition)]
+        found += component_problems(pruner) or [*_pruner_problems(pruner, definition)]
+    return found or [*_rejected_by_optuna(definition)]
 
 
 def build_sampler(definition: StudyDefinition, trials: Sequence[FrozenTrial] = ()) -> BaseSampler:
     """Return the sampler of a good definition (`problems_of` finds nothing).
 
-    `trials` are those that the study has. While none but copies of another study's are there, it is exactly
-    what the arguments say.
-    Afterwards a seed is replaced by one made of itself and of how much has been proposed: the random numbers
-    of a server that starts again do not begin anew, which would repeat its suggestions; yet the same history
-    leads to the same sampler.
+    Args:
+        definition: the study's.
+        trials: the study's so far. Once it has trials of its own, a seed is replaced by one derived from it
+            and from how much has been proposed: the sampler of a restarted server would otherwise repeat its
+            suggestions. The same trials lead to the same sampler.
     """
     sampler = completed(_sampler_of(definition), definition)
     mine = (trial for trial in trials if trial.state != TrialState.WAITING and not is_copied(trial))
@@ -51,7 +56,7 @@ def build_sampler(definition: StudyDefinition, trials: Sequence[FrozenTrial] = (
 
 
 def build_pruner(definition: StudyDefinition) -> BasePruner:
-    """Return the pruner of a good definition; without one, what Optuna chooses for a study."""
+    """Return the pruner of a good definition; without one, Optuna's default."""
     pruner = _pruner_of(definition)
     if pruner is None:
         return (
@@ -66,29 +71,29 @@ def to_optuna(parameter: Parameter) -> BaseDistribution:
     return json_to_distribution(json.dumps(space.distribution(parameter)))
 
 
-def _sampler_of(definition: StudyDefinition) -> Named:
-    return Named("BaseSampler", definition.sampler.name, definition.sampler.args, "sampler")
+def _sampler_of(definition: StudyDefinition) -> Component:
+    return Component("BaseSampler", definition.sampler.name, definition.sampler.args, "sampler")
 
 
-def _pruner_of(definition: StudyDefinition) -> Named | None:
+def _pruner_of(definition: StudyDefinition) -> Component | None:
     pruner = definition.pruner
-    return Named("BasePruner", pruner.name, pruner.args, "pruner") if pruner else None
+    return Component("BasePruner", pruner.name, pruner.args, "pruner") if pruner else None
 
 
-def _refusals(definition: StudyDefinition) -> Iterator[Problem]:
-    """Yield what Optuna itself says to the arguments."""
+def _rejected_by_optuna(definition: StudyDefinition) -> Iterator[Problem]:
+    """Yield the arguments that Optuna itself rejects."""
     for build_one in (build_sampler, build_pruner):
         try:
             build_one(definition)
-        except Misfit as misfit:
-            yield misfit.problem
+        except InvalidArguments as error:
+            yield error.problem
 
 
-def _pruner_problems(pruner: Named, definition: StudyDefinition) -> Iterator[Problem]:
+def _pruner_problems(pruner: Component, definition: StudyDefinition) -> Iterator[Problem]:
     if len(definition.objectives) > 1 and pruner.name != "NopPruner":
         message = (
-            f"{pruner.name} cannot prune with several objectives (Optuna prunes for one only): remove "
-            "pruner, or leave one objective"
+            f"{pruner.name} can't be used with several objectives (Optuna prunes with one objective only): "
+            "remove pruner, or keep one objective"
         )
         yield Problem(field=pruner.field, message=message)
     if pruner.name == "HyperbandPruner":
@@ -97,8 +102,8 @@ def _pruner_problems(pruner: Named, definition: StudyDefinition) -> Iterator[Pro
         yield from _pruner_problems(inner, definition)
 
 
-def _hyperband_problems(pruner: Named) -> Iterator[Problem]:
-    """Yield what HyperbandPruner finds out in the middle of a study only."""
+def _hyperband_problems(pruner: Component) -> Iterator[Problem]:
+    """Yield mistakes that HyperbandPruner would only notice in the middle of a study."""
     least, most = pruner.args.get("min_resource", 1), pruner.args.get("max_resource", "auto")
     if least < 1:
         yield Problem(field=f"{pruner.field}.args.min_resource", message=f"must be >= 1, not {least}")
@@ -110,7 +115,7 @@ def _hyperband_problems(pruner: Named) -> Iterator[Problem]:
             yield Problem(field=f"{pruner.field}.args.{name}", message=f"must be >= {smallest}, not {value}")
 
 
-def _reseeded(sampler: Named, proposed: int) -> Named:
+def _reseeded(sampler: Component, proposed: int) -> Component:
     args: dict[str, Any] = dict(sampler.args)
     seed = args.get("seed")
     if seed is not None and sampler.name not in KEEP_THEIR_SEED:

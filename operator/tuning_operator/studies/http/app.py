@@ -72,7 +72,7 @@ async def declare(service: Served, key: Study, definition: StudyDefinition) -> R
 @studies.get("", dependencies=OPERATOR, response_model=StudySummary)
 async def summary(service: Served, key: Study) -> Response:
     """Return a summary of a study."""
-    return reply((await service.studies.find(key)).summary())
+    return reply(await (await service.studies.find(key)).summary())
 
 
 @studies.post("/ask", dependencies=OPERATOR, response_model=StudySummary)
@@ -91,7 +91,7 @@ async def forget(service: Served, key: Study) -> None:
 @studies.get("/record", dependencies=[Depends(reader)], response_model=FinishedStudy)
 async def record(service: Served, key: Study) -> Response:
     """Return the whole record of a study."""
-    return record_reply((await service.studies.find(key)).study)
+    return record_reply(await (await service.studies.find(key)).whole())
 
 
 @changes.get("", dependencies=OPERATOR, response_model=Changes)
@@ -107,7 +107,7 @@ async def changed(
 @trials.get("", dependencies=POD, response_model=TrialView)
 async def view(service: Served, key: Study, number: int) -> Response:
     """Return a trial as a trainer needs it."""
-    return reply((await service.studies.find(key)).view(number))
+    return reply(await (await service.studies.find(key)).view(number))
 
 
 @trials.post("/suggest", dependencies=POD, response_model=SuggestReply)

@@ -37,20 +37,20 @@ async def begin(service: Served, key: Study, request: RefitRequest) -> Response:
     """Start the final training. Sending the same trial and digest again changes nothing."""
     engine = await service.studies.find(key)
     await engine.refit.begin(request)
-    return reply(engine.summary())
+    return reply(await engine.summary())
 
 
 @refit.get("", dependencies=POD, response_model=TrialView)
 async def view(service: Served, key: Study) -> Response:
     """Return the trial whose parameters are used."""
     engine = await service.studies.find(key)
-    return reply(engine.refit.view(engine.definition))
+    return reply(await engine.refit.view(engine.definition))
 
 
 @refit.get("/study", dependencies=POD, response_model=FinishedStudy)
 async def finished_study(service: Served, key: Study) -> Response:
     """Return the whole study, for the code below a script's `optimize`."""
-    return record_reply((await service.studies.find(key)).study)
+    return record_reply(await (await service.studies.find(key)).whole())
 
 
 @refit.post("/suggest", dependencies=POD, response_model=SuggestReply)

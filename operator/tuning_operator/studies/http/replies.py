@@ -13,9 +13,7 @@ from pydantic import BaseModel, ValidationError
 from tuning_operator.protocol import Problem
 from tuning_operator.resource.study import Model
 from tuning_operator.studies import errors
-from tuning_operator.studies.storage.errors import Fenced
-from tuning_operator.studies.study.finished import pieces
-from tuning_operator.studies.study.served_study import ServedStudy
+from tuning_operator.studies.storage.base import Fenced
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +43,9 @@ def reply(model: BaseModel) -> Response:
     return Response(model.model_dump_json(by_alias=True), media_type="application/json")
 
 
-def record_reply(study: ServedStudy) -> StreamingResponse:
-    """Return the study as the protocol's FinishedStudy, written piece by piece in a thread."""
-    return StreamingResponse(_in_thread(pieces(study)), media_type="application/json")
+def record_reply(pieces: Iterator[bytes]) -> StreamingResponse:
+    """Return the study whose JSON these pieces are; each is made in a thread."""
+    return StreamingResponse(_in_thread(pieces), media_type="application/json")
 
 
 async def _in_thread(rest: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -1,8 +1,8 @@
 """Whether a trial should stop: as Optuna's own pruners decide, at a cost that does not grow with the study.
 
-Optuna's pruners look through all trials at each check. Here is kept what such a look would find: values in
-order, by step (Median, Percentile) and by rung (SuccessiveHalving, Hyperband). The record gets what Optuna
-writes to it, so that plain Optuna can go on with the study, and this with plain Optuna's.
+Optuna's pruners read all trials at each check. Here the values are kept sorted instead, by step (Median,
+Percentile) and by rung (SuccessiveHalving, Hyperband). The attributes that Optuna writes are written too, so
+plain Optuna can continue the study, and this server one of plain Optuna's.
 """
 
 from tuning_operator.studies.pruning.base import Pruning

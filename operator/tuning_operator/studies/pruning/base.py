@@ -1,6 +1,8 @@
 """What all pruning has in common."""
 
+import bisect
 import copy
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import optuna
@@ -12,7 +14,7 @@ class Pruning(Protocol):
     """Decides for one study. Not for several threads at once."""
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in a trial of the record: one that has ended, or that others wrote. Twice is no error."""
+        """Take in a trial of the record: one that has ended, or that others wrote. Again is no error."""
 
     def should_prune(self, trial: FrozenTrial) -> bool:
         """Return whether a running trial should stop, as it is after its last report.
@@ -23,7 +25,7 @@ class Pruning(Protocol):
 
 
 class OptunaPruning:
-    """Optuna's own pruner, where nothing is kept that would help it."""
+    """Optuna's own pruner, for pruners that need nothing kept."""
 
     def __init__(self, pruner: BasePruner, study: optuna.Study) -> None:
         self._pruner = pruner
@@ -33,7 +35,7 @@ class OptunaPruning:
         """Nothing is kept."""
 
     def should_prune(self, trial: FrozenTrial) -> bool:
-        """Return what Optuna's pruner says."""
+        """Return the decision of Optuna's pruner."""
         return bool(self._pruner.prune(self._study, trial))
 
 
@@ -51,7 +53,7 @@ class PatientPruning:
         self._wrapped.note(trial)
 
     def should_prune(self, trial: FrozenTrial) -> bool:
-        """Return whether there is no improvement, and the wrapped pruning says stop."""
+        """Return whether there is no improvement, and the wrapped pruning decides to stop."""
         return bool(self._patient.prune(self._study, trial))
 
 
@@ -66,5 +68,27 @@ class _AsPruner(BasePruner):
 
 
 def setting(pruner: BasePruner, argument: str) -> Any:
-    """Return what a pruner was made with; Optuna's pruners have no other way to tell."""
+    """Return an argument that a pruner was made with; Optuna's pruners have no public way to it."""
     return getattr(pruner, f"_{argument}")
+
+
+class Ordered:
+    """Numbers that are kept in order from the first read on; a study is loaded before, without sorting."""
+
+    def __init__(self) -> None:
+        self._numbers: list[float] = []
+        self._in_order = False
+
+    def add(self, number: float) -> None:
+        """Take in a number, which must not be NaN."""
+        if self._in_order:
+            bisect.insort(self._numbers, number)
+        else:
+            self._numbers.append(number)
+
+    def numbers(self) -> Sequence[float]:
+        """Return all, the smallest first."""
+        if not self._in_order:
+            self._numbers.sort()
+            self._in_order = True
+        return self._numbers

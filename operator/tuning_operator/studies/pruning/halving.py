@@ -13,8 +13,7 @@ from optuna.pruners import HyperbandPruner, SuccessiveHalvingPruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.studies.pruning.base import setting
-from tuning_operator.studies.pruning.ordered import Ordered
+from tuning_operator.studies.pruning.base import Ordered, setting
 
 _RUNG = "completed_rung_"
 
@@ -109,20 +108,17 @@ class SuccessiveHalvingPruning:
         if step is None:
             return False
         if self._halving.min_resource is None and self._longest is not None:
-            self._estimate(self._longest)
+            # Estimated once for a pruner, as in Optuna: other prunings of the same pruner use the estimate.
+            self._halving.min_resource = max(self._longest // 100, 1)
+            self._pruner._min_resource = self._halving.min_resource  # noqa: SLF001
         return self._halving.should_prune(trial, step)
-
-    def _estimate(self, longest: int) -> None:
-        """Estimate once for a pruner, as Optuna does: another pruning made for it goes on with the same."""
-        self._halving.min_resource = max(longest // 100, 1)
-        self._pruner._min_resource = self._halving.min_resource  # noqa: SLF001
 
 
 class HyperbandPruning:
     """HyperbandPruner: several SuccessiveHalvingPruners, each for its share of the trials.
 
-    The pruner itself stays in use: how many brackets there are and which one a trial is in is the sampler's
-    business too, since Optuna shows it the trials of one bracket only.
+    The pruner itself stays in use: the sampler needs its brackets too, since Optuna shows a sampler only the
+    trials of one bracket.
     """
 
     def __init__(self, pruner: HyperbandPruner, study: optuna.Study) -> None:
@@ -171,7 +167,7 @@ def _initialize(pruner: HyperbandPruner, study: optuna.Study) -> None:
     made._try_initialization(study)  # noqa: SLF001
     brackets = made.__dict__.pop("_pruners")
     pruner.__dict__.update(made.__dict__)
-    pruner._pruners = brackets  # noqa: SLF001  the last: by these it is known to be initialized
+    pruner._pruners = brackets  # noqa: SLF001  last: these mark it as initialized
 
 
 def _next_rung(trial: FrozenTrial) -> int:

@@ -9,12 +9,11 @@ from optuna.pruners import PercentilePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.studies.pruning.base import setting
-from tuning_operator.studies.pruning.ordered import Ordered
+from tuning_operator.studies.pruning.base import Ordered, setting
 
 
 class StepValues:
-    """What complete trials reported at one step."""
+    """The values that complete trials reported at one step."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -30,7 +29,7 @@ class StepValues:
 
 
 class PercentilePruning:
-    """Stops a trial whose best value so far is worse than a percentile of what others had at its step."""
+    """Stops a trial whose best value so far is worse than a percentile of the others' at its step."""
 
     def __init__(self, pruner: PercentilePruner, study: optuna.Study) -> None:
         self._maximize = study.direction == StudyDirection.MAXIMIZE

@@ -1,4 +1,4 @@
-"""What the server needs of its storage beyond Optuna's BaseStorage."""
+"""What the server needs of its storage beyond Optuna's BaseStorage, and a storage in memory."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,19 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 
+class Fenced(RuntimeError):  # noqa: N818  it is a state more than a mistake
+    """Another process writes this shard now: this one must end, it can never write again."""
+
+
+class StorageUnavailable(TimeoutError):  # noqa: N818
+    """Postgres did not answer in time. A write stays queued and is kept as soon as it can be."""
+
+
 class Writes(Protocol):
-    """What a piece of work wrote."""
+    """The writes of a piece of work."""
 
     async def durable(self) -> None:
-        """Return when it is durable; raise what kept the first write from being so."""
+        """Return when all are durable; raise the error of the first that was refused."""
 
 
 class Store(Protocol):
@@ -26,7 +34,7 @@ class Store(Protocol):
 
     @property
     def writable(self) -> bool:
-        """Whether this process is the writer and the database answered when last looked at."""
+        """Whether this process is the writer and the database answered when last asked."""
 
     @property
     def commits(self) -> int:
@@ -49,10 +57,22 @@ class Store(Protocol):
         """
 
     async def durable(self) -> None:
-        """Return when all that anyone wrote before is durable."""
+        """Return when every write made before, by anyone, is durable or refused."""
+
+    def conflicts(self, study_id: int) -> int:
+        """Return how often a write to a study's trials was refused and memory corrected since it was loaded.
+
+        What was read from memory before a conflict may have been a write that is not in the database.
+        """
 
     def refresh(self, study_id: int) -> None:
         """Read what others wrote to a study; blocking. Raises KeyError when they deleted it."""
+
+    def release(self, study_id: int) -> None:
+        """Drop a study from memory, to be read again when needed; blocking.
+
+        Nobody may be using the study. One with a write that is not durable stays in memory.
+        """
 
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial; blocking."""
@@ -65,7 +85,7 @@ class Store(Protocol):
 
 
 class NothingToWait:
-    """Writes that are as durable as they will ever be."""
+    """Writes to memory: they are never more durable than at once."""
 
     async def durable(self) -> None:
         """Return at once."""
@@ -98,8 +118,15 @@ class MemoryStore:
     async def durable(self) -> None:
         """Memory is all there is."""
 
+    def conflicts(self, study_id: int) -> int:  # noqa: ARG002
+        """No other process writes here."""
+        return 0
+
     def refresh(self, study_id: int) -> None:
         """Others cannot write here."""
+
+    def release(self, study_id: int) -> None:
+        """Memory is all there is."""
 
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial."""

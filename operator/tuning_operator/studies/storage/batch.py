@@ -34,8 +34,8 @@ C = TypeVar("C", bound=Change)
 
 
 @dataclass(frozen=True)
-class Frontier:
-    """What memory knows of a study's trials: how many there are, and the highest id."""
+class Known:
+    """How much of a study's trials is in memory: their number, and the highest id."""
 
     count: int
     last_id: int
@@ -43,21 +43,21 @@ class Frontier:
 
 @dataclass
 class Done:
-    """What came of a transaction; nothing of it holds before the commit."""
+    """The outcome of a transaction; it is valid from the commit on."""
 
     results: dict[Change, Any] = field(default_factory=dict)
     refused: dict[Change, Exception] = field(default_factory=dict)
     found: dict[int, list[FrozenTrial]] = field(default_factory=lambda: defaultdict(list))
     """New trials by study, in the order of their ids: others' and ours."""
-    outrun: dict[int, FrozenTrial | None] = field(default_factory=dict)
-    """Trials as others left them, by id; None: another process deleted it."""
+    changed_by_others: dict[int, FrozenTrial | None] = field(default_factory=dict)
+    """Trials that other processes changed first, as they left them, by id; None: one was deleted."""
 
 
 class Batch:
     """The rows of a transaction, gathered from its changes."""
 
-    def __init__(self, frontier: Callable[[int], Frontier]) -> None:
-        self._frontier = frontier
+    def __init__(self, known_trials: Callable[[int], Known]) -> None:
+        self._known_trials = known_trials
         self._params: dict[tuple[int, str], tuple[float, str]] = {}
         self._intermediates: dict[tuple[int, int], tuple[float | None, str]] = {}
         self._values: dict[tuple[int, int], tuple[float | None, str]] = {}
@@ -74,14 +74,15 @@ class Batch:
         self._set_states(connection, self._still_open(_only(TrialChange, changes), states))
         self._write_rows(connection)
         self._delete_studies(connection, _only(DeleteStudy, changes))
-        self._read_outrun(connection)
+        for trial in loader.trials(connection, sorted(done.changed_by_others)):
+            done.changed_by_others[trial._trial_id] = trial  # noqa: SLF001
         return done
 
     def _refuse(self, change: Change, error: Exception) -> None:
         self._done.refused[change] = error
         self._done.results.pop(change)
         if isinstance(change, TrialChange):
-            self._done.outrun[change.trial_id] = None
+            self._done.changed_by_others[change.trial_id] = None
 
     def _create_studies(self, connection: Connection, changes: Sequence[CreateStudy]) -> None:
         for change in changes:
@@ -114,7 +115,7 @@ class Batch:
         if not changes:
             return
         wanted = sorted({change.study_id for change in changes})
-        # Optuna's own rule: who holds the study's row gives the next number, so nobody else gives it too.
+        # Optuna's own rule: the study's row is locked while a trial gets its number.
         there = set(connection.execute(statements.LOCK_STUDIES, {"ids": wanted}).scalars())
         for study_id in wanted:
             mine = [change for change in changes if change.study_id == study_id]
@@ -125,10 +126,10 @@ class Batch:
                     self._refuse(change, _no_study(study_id))
 
     def _create_in_study(self, connection: Connection, study_id: int, changes: Sequence[CreateTrial]) -> None:
-        frontier = self._frontier(study_id)
-        theirs = loader.new_trials(connection, study_id, frontier.last_id)
+        known = self._known_trials(study_id)
+        theirs = loader.new_trials(connection, study_id, known.last_id)
         self._done.found[study_id] += loader.trials(connection, theirs)
-        first = frontier.count + len(theirs)
+        first = known.count + len(theirs)
         rows = [
             (
                 study_id,
@@ -162,7 +163,7 @@ class Batch:
 
     def _still_open(self, changes: Sequence[TrialChange], states: dict[int, TrialState]) -> list[SetState]:
         """Gather the rows of changes to unfinished trials, refuse the others; return the changes of state."""
-        told = []
+        to_set = []
         for change in changes:
             state = states.get(change.trial_id)
             if state is None:
@@ -170,10 +171,10 @@ class Batch:
             elif state.is_finished():
                 self._refuse(change, _finished(change))
             elif isinstance(change, SetState):
-                told.append(change)
+                to_set.append(change)
             else:
                 self._gather(change)
-        return told
+        return to_set
 
     def _gather(self, change: TrialChange) -> None:
         match change:
@@ -210,7 +211,7 @@ class Batch:
                 self._values[change.trial_id, objective] = schema.stored_value(value)
         elif change.claims:
             self._done.results[change] = False
-            self._done.outrun[change.trial_id] = None
+            self._done.changed_by_others[change.trial_id] = None
         else:
             self._refuse(change, _finished(change))
 
@@ -231,10 +232,6 @@ class Batch:
                 continue
             for statement in statements.DELETE_STUDY:
                 connection.execute(statement, {"study_id": change.study_id})
-
-    def _read_outrun(self, connection: Connection) -> None:
-        for trial in loader.trials(connection, sorted(self._done.outrun)):
-            self._done.outrun[trial._trial_id] = trial  # noqa: SLF001
 
 
 def _only(kind: type[C], changes: Iterable[Change]) -> list[C]:

@@ -1,4 +1,4 @@
-"""What can be written: each change knows how it changes a trial in memory; `batch` knows the SQL."""
+"""All kinds of writes. Each knows how it changes a trial in memory; `batch` knows the SQL."""
 
 import copy
 import json
@@ -13,14 +13,14 @@ from optuna.distributions import BaseDistribution, distribution_to_json, json_to
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.studies.storage import checks
+from tuning_operator.studies.storage.schema import read_back
 
 AttrKind = Literal["user", "system"]
 
 
 def _running_future() -> Future[Any]:
     outcome: Future[Any] = Future()
-    outcome.set_running_or_notify_cancel()  # who stops waiting must not cancel the write
+    outcome.set_running_or_notify_cancel()  # a caller that stops waiting must not cancel the write
     return outcome
 
 
@@ -34,7 +34,7 @@ class Change:
 
 @dataclass(eq=False)
 class Barrier(Change):
-    """Nothing to write: it takes the place of a change that was withdrawn, so that no number is missing."""
+    """Nothing to write: takes the place of a change that was withdrawn, so that no number is missing."""
 
 
 @dataclass(eq=False)
@@ -64,7 +64,7 @@ class SetStudyAttr(Change):
 
 @dataclass(eq=False)
 class CreateTrial(Change):
-    """Outcome: the trial's id. The template's number and id are not looked at."""
+    """Outcome: the trial's id. The template's number and id are ignored."""
 
     study_id: int
     template: FrozenTrial
@@ -135,7 +135,7 @@ class SetTrialAttr(TrialChange):
 class SetState(TrialChange):
     """A state and, unless they are None, values. Times are naive local ones; None leaves the time as it is.
 
-    With `claims` a WAITING trial becomes RUNNING, if the database says that it is WAITING still: outcome
+    With `claims` a WAITING trial becomes RUNNING, if it is still WAITING in the database: outcome
     True or False.
     """
 
@@ -172,12 +172,12 @@ def as_recorded(template: FrozenTrial, trial_id: int, number: int) -> FrozenTria
         number=number,
         state=template.state,
         value=None,
-        values=[checks.number(value) for value in template.values] if template.values else None,
+        values=[read_back(value) for value in template.values] if template.values else None,
         datetime_start=template.datetime_start,
         datetime_complete=template.datetime_complete,
         params={
             name: distributions[name].to_external_repr(
-                checks.number(template.distributions[name].to_internal_repr(value))
+                read_back(template.distributions[name].to_internal_repr(value))
             )
             for name, value in template.params.items()
         },
@@ -185,6 +185,6 @@ def as_recorded(template: FrozenTrial, trial_id: int, number: int) -> FrozenTria
         user_attrs=json.loads(json.dumps(template.user_attrs)),
         system_attrs=json.loads(json.dumps(template.system_attrs)),
         intermediate_values={
-            int(step): checks.number(value) for step, value in template.intermediate_values.items()
+            int(step): read_back(value) for step, value in template.intermediate_values.items()
         },
     )

@@ -1,4 +1,4 @@
-"""Group commit: one thread writes whatever is queued, in one transaction, and then tells who waits for it."""
+"""Group commit: one thread writes all that is queued in one transaction, and wakes those that wait for it."""
 
 import logging
 import math
@@ -10,33 +10,33 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from tuning_operator.studies.storage import statements
-from tuning_operator.studies.storage.batch import Batch, Done, Frontier
+from tuning_operator.studies.storage.base import Fenced, StorageUnavailable
+from tuning_operator.studies.storage.batch import Batch, Done, Known
 from tuning_operator.studies.storage.changes import Barrier, Change, SetState, TrialChange
-from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable, is_away, is_locked, is_passing
-from tuning_operator.studies.storage.fence import FencedConnection
-from tuning_operator.studies.storage.milestone import Milestone
+from tuning_operator.studies.storage.fence import FencedConnection, is_away, is_locked, is_transient
+from tuning_operator.studies.storage.writes import Progress
 
 log = logging.getLogger(__name__)
 
 LARGEST_BATCH = 2000
-_PATIENCE = 5  # attempts at a change in a deadlock; a batch is halved, so that the rest goes on
+_PATIENCE = 5  # attempts at a change in a deadlock; a batch is halved, so that the rest continues
 _HEARTBEAT = 5.0  # seconds without a write after which the connection is tried
 
 
 class Ledger(Protocol):
-    """The memory that is told what became of the changes. Called from the committer's thread only."""
+    """The memory that takes in what became of the changes. Called from the committer's thread only."""
 
     def begin(self) -> None:
         """Forget what was read before this process became the writer."""
 
-    def frontier(self, study_id: int) -> Frontier:
-        """Return what is known of a study's trials."""
+    def known_trials(self, study_id: int) -> Known:
+        """Return how much of a study's trials is in memory."""
 
     def settle(self, done: Done) -> None:
-        """Take in a committed transaction's new trials and what others have outrun."""
+        """Take in a committed transaction's new trials, and the trials that others changed first."""
 
     def refuse(self, connection: Connection, change: Change, rest: Callable[[], list[Change]]) -> None:
-        """Read again what a refused change was about; `rest` returns the changes still to be written."""
+        """Read the subject of a refused change again; `rest` returns the changes still to be written."""
 
 
 class Committer:
@@ -58,8 +58,8 @@ class Committer:
         self._thread = threading.Thread(target=self._run, name="study-committer", daemon=True)
         self.ready = threading.Event()
         """Set when this process is the writer, and when it never will be: see `check`."""
-        self.settled = Milestone()
-        """All changes up to this number are durable or refused, and memory says so."""
+        self.settled = Progress()
+        """All changes up to this number are durable or refused, and memory agrees."""
         self.commits = 0
         """How many transactions were committed."""
 
@@ -70,12 +70,12 @@ class Committer:
 
     @property
     def idle(self) -> bool:
-        """Whether everything is settled."""
+        """Whether every change has its outcome."""
         return self.settled.reached >= self._seq
 
     @property
     def last(self) -> int:
-        """The number of the change queued last."""
+        """The number of the last change in the queue."""
         return self._seq
 
     def start(self) -> None:
@@ -83,7 +83,7 @@ class Committer:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what ended the writing, if anything did."""
+        """Raise the error that ended the writer, if one did."""
         if self._end is not None:
             raise self._end
 
@@ -107,7 +107,7 @@ class Committer:
         with self._changed:
             self._closing = True
             self._changed.notify()
-        if self.idle:  # it may wait for the lock or the database, for nothing
+        if self.idle:  # it may be waiting for the lock or the database, to write nothing
             self._fenced_connection.stop()
         self._thread.join(timeout)
         self._fenced_connection.stop()
@@ -143,7 +143,7 @@ class Committer:
             self._on_end(error)
 
     def _take(self) -> bool:
-        """Move the next batch from the queue; returns False when there is nothing left to do ever."""
+        """Move the next batch from the queue; returns False when closed and done."""
         with self._changed:
             while not self._queue:
                 if self._closing:
@@ -204,14 +204,15 @@ class Committer:
         self.settled.reach(change.seq)
 
     def _attempt(self, changes: Sequence[Change]) -> Done:
-        """Commit a transaction, again after each loss of the connection, yet once only."""
+        """Commit a transaction exactly once, however often the connection is lost."""
         failures = 0
         number, done = 0, None
         while True:
             connection = self._fenced_connection.open()
             if done is not None and self._fenced_connection.last_committed == number:
                 return done  # it was committed; only the answer was lost
-            number, done = self._next_number(), None
+            self._attempts += 1
+            number, done = self._attempts, None
             try:
                 with connection.begin():
                     done = self._execute(connection, number, changes)
@@ -219,17 +220,13 @@ class Committer:
                 if is_away(error):
                     log.warning("The database is away, writes wait: %s", error)
                     self._fenced_connection.drop()
-                elif is_passing(error) and len(changes) == 1 and failures < _PATIENCE:
+                elif is_transient(error) and len(changes) == 1 and failures < _PATIENCE:
                     failures += 1
                 else:
                     raise
             else:
                 self.commits += 1
                 return done
-
-    def _next_number(self) -> int:
-        self._attempts += 1
-        return self._attempts
 
     def _execute(self, connection: Connection, number: int, changes: Sequence[Change]) -> Done:
         ids = sorted({change.trial_id for change in changes if isinstance(change, TrialChange)})
@@ -238,19 +235,19 @@ class Committer:
         if not rows:
             raise Fenced("Another process has become the writer.")
         states = {row.trial_id: row.state for row in rows if row.trial_id is not None}
-        return Batch(self._ledger.frontier).write(connection, states, changes)
+        return Batch(self._ledger.known_trials).write(connection, states, changes)
 
 
 def _parts(changes: Sequence[Change]) -> Iterator[list[Change]]:
     """Cut so that no part changes a trial's state twice: one statement sets all states of a part."""
     part: list[Change] = []
-    told: set[int] = set()
+    changed: set[int] = set()
     for change in list(changes):
         if isinstance(change, SetState):
-            if change.trial_id in told:
+            if change.trial_id in changed:
                 yield part
-                part, told = [], set()
-            told.add(change.trial_id)
+                part, changed = [], set()
+            changed.add(change.trial_id)
         part.append(change)
-    if part:  # none in a heartbeat
+    if part:  # there is none in a heartbeat
         yield part

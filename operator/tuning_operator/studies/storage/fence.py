@@ -1,9 +1,9 @@
-"""The one connection that writes, and the proof that nobody else does.
+"""The one connection that writes, the proof that nobody else does, and what the database's errors mean.
 
 Two guards: a session's advisory lock, held by the writing connection itself, so that the next writer waits
 until this one is gone, its last transaction included; and a row that names the holder and the last
-transaction, looked at within every transaction. A writer that comes back after a lost connection learns from
-that row whether another was there meanwhile, and whether the commit that it did not see answered was one.
+transaction, checked within every transaction. A writer that comes back after a lost connection learns from
+that row whether another process wrote in between, and whether its last commit took place.
 """
 
 import logging
@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.pool import NullPool
 from tenacity import (
     RetryCallState,
@@ -26,14 +26,19 @@ from tenacity import (
 )
 
 from tuning_operator.studies.storage import schema
-from tuning_operator.studies.storage.errors import Fenced, StorageUnavailable, is_away
+from tuning_operator.studies.storage.base import Fenced, StorageUnavailable
 
 log = logging.getLogger(__name__)
 
 _SHORTEST_WAIT, _LONGEST_WAIT = 0.05, 1.0  # seconds between two attempts
 
-# Both ends must notice within about 25 seconds that the other's machine is gone: the client to go on, the
-# server to let the lock go.
+# Classes of SQLSTATE codes.
+_AWAY = ("08", "53", "57", "25006")  # connection, resources, shutdown; a standby answers after a failover
+_TRANSIENT = ("40001", "40P01")  # serialization failure, deadlock
+_LOCKED = "55P03"
+
+# Both ends must notice within about 25 seconds that the other's machine is gone: the client to continue, the
+# server to release the lock.
 CONNECT_ARGS: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -67,7 +72,7 @@ class FencedConnection:
         self._connection: Connection | None = None
         self._has_held = False
         self._stopping = threading.Event()
-        self._told = ""
+        self._logged = ""
         self.last_committed = 0
         """The number of the last transaction that the database has, as seen when the connection was made."""
 
@@ -113,21 +118,21 @@ class FencedConnection:
             wait=wait_random_exponential(multiplier=_SHORTEST_WAIT, max=_LONGEST_WAIT),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
-            before_sleep=self._tell,
+            before_sleep=self._log,
             reraise=True,
         )
-        self._told = ""
+        self._logged = ""
         try:
             return attempts(connect)
         except (LockHeldError, DBAPIError) as error:
             raise StorageUnavailable(f"Shard {self._shard} cannot be written: {error}") from error
 
-    def _tell(self, attempt: RetryCallState) -> None:
-        """Log what is waited for, once: a wrong password or database looks as if the database were away."""
+    def _log(self, attempt: RetryCallState) -> None:
+        """Log the reason of the wait, once: a wrong password looks as if the database were away."""
         error = attempt.outcome.exception() if attempt.outcome else None
         reason = str(getattr(error, "orig", None) or error).strip()
-        if reason != self._told:
-            self._told = reason
+        if reason != self._logged:
+            self._logged = reason
             log.warning("Shard %s cannot be written yet, trying again: %s", self._shard, reason)
 
     def _connect(self) -> Connection:
@@ -171,14 +176,36 @@ class FencedConnection:
         writers = schema.writers
         if self._has_held:
             mine = (writers.c.shard == self._shard) & (writers.c.holder == self._holder)
-            # Written, not only read: a database that cannot be written to is no better than none.
+            # Written, not only read: a database that cannot be written to is of no use.
             same = update(writers).where(mine).values(batch=writers.c.batch).returning(writers.c.batch)
             last = connection.execute(same).scalar()
             if last is None:
-                raise Fenced(f"Another process wrote shard {self._shard} meanwhile.")
+                raise Fenced(f"Another process has written to shard {self._shard}.")
             self.last_committed = last
             return
         row = {"shard": self._shard, "holder": self._holder, "batch": 0}
         connection.execute(
             insert(writers).values(row).on_conflict_do_update(index_elements=["shard"], set_=row)
         )
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the error means that the database cannot be reached or cannot write now, whatever was asked."""
+    if not isinstance(error, DBAPIError):
+        return False
+    if error.connection_invalidated:
+        return True
+    code = getattr(error.orig, "pgcode", None)
+    if code is None:
+        return isinstance(error, OperationalError | InterfaceError)
+    return bool(code.startswith(_AWAY))
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same statements may well succeed when they are tried again."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) in _TRANSIENT
+
+
+def is_locked(error: BaseException) -> bool:
+    """Whether another session holds a row for longer than we wait."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "pgcode", None) == _LOCKED

@@ -9,10 +9,10 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
 from tuning_operator.studies.storage import loader, schema
-from tuning_operator.studies.storage.batch import Done, Frontier
+from tuning_operator.studies.storage.base import StorageUnavailable
+from tuning_operator.studies.storage.batch import Done, Known
 from tuning_operator.studies.storage.changes import Change, CreateTrial, SetState, SetStudyAttr, TrialChange
-from tuning_operator.studies.storage.errors import StorageUnavailable, is_away
-from tuning_operator.studies.storage.fence import CONNECT_ARGS
+from tuning_operator.studies.storage.fence import CONNECT_ARGS, is_away
 from tuning_operator.studies.storage.memory import (
     Memory,
     StudyRecord,
@@ -82,7 +82,7 @@ class Library:
         if study_id is None:
             raise KeyError(f"No trial with trial_id {trial_id} exists.")
         record = self.loaded(study_id)
-        if trial_id not in record.trials:  # it is younger than what was read
+        if trial_id not in record.trials:  # it was created after the study was read
             self.refresh(study_id, settled=0)
         return record
 
@@ -107,8 +107,19 @@ class Library:
         return self._read(loader.running)
 
     def forget(self, study_id: int) -> None:
-        """Drop a study from memory."""
+        """Drop a study that is deleted."""
         self._memory.drop(study_id)
+
+    def conflicts(self, study_id: int) -> int:
+        """Return how often memory was corrected after a refused write to a trial of a study."""
+        record = self._memory.study(study_id)
+        return 0 if record is None else record.conflicts
+
+    def release(self, study_id: int, settled: float) -> None:
+        """Drop a study, to be read again when it is needed; not while a change after `settled` is queued."""
+        record = self._memory.study(study_id)
+        if record is not None and record.is_settled(settled):
+            self._memory.release(record)
 
     def refresh(self, study_id: int, settled: float) -> None:
         """Take in what others wrote to a study, except where a change of ours after `settled` is newer.
@@ -119,7 +130,7 @@ class Library:
         with record.lock:
             known = {trial_id: record.trials[trial_id].state for trial_id in record.unfinished}
             foreign = [trial_id for trial_id in known if record.is_foreign(trial_id)]
-            beyond = record.frontier().last_id
+            beyond = record.known_trials().last_id
 
         def look(connection: Connection) -> tuple[loader.StudyAttrs | None, list[FrozenTrial]]:
             attrs = loader.study_attrs(connection, study_id)
@@ -174,22 +185,22 @@ class Library:
         """Forget what was read before this process became the writer."""
         self._memory.clear()
 
-    def frontier(self, study_id: int) -> Frontier:
-        """Return what is known of a study's trials."""
+    def known_trials(self, study_id: int) -> Known:
+        """Return how much of a study's trials is in memory."""
         record = self._memory.study(study_id)
         if record is None:
-            return Frontier(0, -1)
+            return Known(0, -1)
         with record.lock:
-            return record.frontier()
+            return record.known_trials()
 
     def settle(self, done: Done) -> None:
-        """Take in a committed transaction's new trials, claims, and what others have outrun."""
+        """Take in a committed transaction's new trials, claims, and the trials that others changed first."""
         for study_id, trials in done.found.items():
             if record := self._memory.study(study_id):
                 self._memory.fill(record, trials)
         for change, result in done.results.items():
             self._settle_answer(change, result)
-        for trial_id, trial in done.outrun.items():
+        for trial_id, trial in done.changed_by_others.items():
             record = self._memory.of_trial(trial_id)
             if record is None:
                 continue
@@ -199,7 +210,7 @@ class Library:
                 put_back_trial(record, trial, list)
 
     def _settle_answer(self, change: Change, result: Any) -> None:
-        """Take in what memory did not have before: a trial that we created or started is ours."""
+        """Take in a trial that we created or started: it is ours."""
         if isinstance(change, CreateTrial) and (record := self._memory.study(change.study_id)):
             with record.lock:
                 record.note_ours(result, change.seq)
@@ -214,7 +225,7 @@ class Library:
                 record.replace(change.apply(record.trials[change.trial_id]))
 
     def refuse(self, connection: Connection, change: Change, rest: Callable[[], list[Change]]) -> None:
-        """Read again what a refused change was about."""
+        """Read the subject of a refused change again."""
         with connection.begin():
             if isinstance(change, TrialChange):
                 if (record := self._memory.of_trial(change.trial_id)) is None:

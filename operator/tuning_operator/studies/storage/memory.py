@@ -1,4 +1,4 @@
-"""The studies in memory: what reads are answered from.
+"""The studies in memory: reads are answered from here.
 
 Finished trials are shared with readers and never changed; a trial is changed by putting another in its place.
 """
@@ -13,13 +13,13 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.studies.storage.batch import Frontier
+from tuning_operator.studies.storage.batch import Known
 from tuning_operator.studies.storage.changes import AttrKind, Change, SetStudyAttr, TrialChange
 from tuning_operator.studies.storage.loader import Header, StudyAttrs
 
 
 class StudyRecord:
-    """One study. Hold `lock` for anything that looks at more than one attribute; never during SQL."""
+    """One study. Hold `lock` to read or change more than one attribute; never during SQL."""
 
     def __init__(self, header: Header) -> None:
         self.lock = threading.RLock()
@@ -40,6 +40,8 @@ class StudyRecord:
         self.best: FrozenTrial | None = None
         self.distributions: dict[str, BaseDistribution] = {}
         """By parameter, that of the first trial that has it."""
+        self.conflicts = 0
+        """How often a write to a trial was refused, and the trial put back as the database has it."""
         self._last_id = -1
         self._last_change: dict[tuple[AttrKind, str] | int, int] = {}
 
@@ -98,12 +100,12 @@ class StudyRecord:
         unfinished = [self.trials[trial_id] for trial_id in sorted(self.unfinished)]
         return [trial for trial in unfinished if trial.state in wanted]
 
-    def frontier(self) -> Frontier:
-        """Return the end of what is known."""
-        return Frontier(len(self.trials), self._last_id)
+    def known_trials(self) -> Known:
+        """Return how many trials are here, and the highest id."""
+        return Known(len(self.trials), self._last_id)
 
     def note_change(self, change: Change) -> None:
-        """Remember that a change is ours, so that an older look at the database cannot undo it."""
+        """Remember that a change is ours, so that an older read of the database cannot undo it."""
         if isinstance(change, SetStudyAttr):
             self._last_change[change.kind, change.key] = change.seq
         elif isinstance(change, TrialChange):
@@ -117,12 +119,16 @@ class StudyRecord:
         """Whether an attribute or a trial (by id) has a change of ours that was not settled at that time."""
         return self._last_change.get(what, 0) > settled
 
+    def is_settled(self, settled: float) -> bool:
+        """Whether all changes of ours were settled at that time."""
+        return max(self._last_change.values(), default=0) <= settled
+
     def is_foreign(self, trial_id: int) -> bool:
         """Whether a trial is one that we never wrote to."""
         return trial_id not in self._last_change
 
     def set_attr(self, kind: AttrKind, key: str, value: Any) -> None:
-        """Set a study's attribute; who reads the attributes at the moment reads on in the former ones."""
+        """Set a study's attribute; a reader of the former ones is not disturbed."""
         self.attrs = self.attrs | {kind: self.attrs[kind] | {key: value}}
 
     def freeze(self) -> FrozenStudy:
@@ -139,7 +145,7 @@ class StudyRecord:
 
 
 class Memory:
-    """All studies that were looked at, and where each of their trials is."""
+    """The studies that were read, and which study each of their trials is of."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -180,12 +186,18 @@ class Memory:
         """Forget a study that is deleted: an id is never used again."""
         with self._lock:
             self._gone.add(study_id)
-            record = self._records.pop(study_id, None)
-            if record is None:
-                return
+            record = self._records.get(study_id)
+        if record is not None:
+            self.release(record)
+
+    def release(self, record: StudyRecord) -> None:
+        """Forget a study; it can be read again."""
+        with self._lock:
+            self._records.pop(record.study_id, None)
             self._names.pop(record.name, None)
         with record.lock:
-            for trial_id in record.trials:
+            while record.trials:  # one by one: other threads may run in between
+                trial_id, _ = record.trials.popitem()
                 self._of_trial.pop(trial_id, None)
 
     def clear(self) -> None:
@@ -208,6 +220,7 @@ def put_back_trial(record: StudyRecord, fresh: FrozenTrial, rest: Callable[[], l
             if isinstance(change, TrialChange) and change.trial_id == id_of(fresh):
                 fresh = fresh if fresh.state.is_finished() else change.apply(fresh)
         record.replace_by_foreign(fresh)
+        record.conflicts += 1
 
 
 def put_back_attrs(record: StudyRecord, fresh: StudyAttrs, rest: Callable[[], list[Change]]) -> None:

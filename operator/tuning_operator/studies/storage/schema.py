@@ -1,4 +1,4 @@
-"""Optuna's tables, one more of our own, and how Optuna codes values in them.
+"""Optuna's tables, one more of our own, how Optuna codes values in them, and what they can hold.
 
 The tables are those of `optuna.storages.RDBStorage`, made by it, so that every Optuna tool opens what is
 written here.
@@ -10,6 +10,7 @@ from typing import Any, cast
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial
 from sqlalchemy import (
     URL,
     BigInteger,
@@ -51,13 +52,13 @@ writers = Table(
     Column("shard", Integer, primary_key=True, autoincrement=False),
     Column("holder", String(36), nullable=False),
     Column("batch", BigInteger, nullable=False),
-    comment="Who writes a shard of the studies, and its last transaction. Optuna ignores this table.",
+    comment="The writer of each shard of the studies, and its last transaction. Optuna ignores this table.",
 )
 
-LONGEST_KEY = models.MAX_INDEXED_STRING_LENGTH
-_LOCK_CLASS = (
-    0x74756E65  # "tune": the class of our advisory locks, so that a shard's number meets no one else's
-)
+_LONGEST_KEY = models.MAX_INDEXED_STRING_LENGTH
+_LARGEST_STEP = 2**31 - 1
+# "tune": the class of our advisory locks, so that a shard's number is no other application's lock.
+_LOCK_CLASS = 0x74756E65
 _SCHEMA_LOCK = 0x74756E65_00000001  # one number: PostgreSQL keeps those apart from the locks of two numbers
 
 
@@ -67,7 +68,7 @@ def database_url(url: str) -> URL:
 
 
 def prepare(url: URL) -> None:
-    """Make the tables that are missing. Raises RuntimeError, with the remedy, for another version's."""
+    """Make the tables that are missing. Raises RuntimeError for those of another version of Optuna."""
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         # Optuna's own way to make tables fails when two processes make them at once.
@@ -75,7 +76,9 @@ def prepare(url: URL) -> None:
         try:
             RDBStorage(url.render_as_string(hide_password=False), engine_kwargs={"poolclass": NullPool})
         except StorageInternalError as error:
-            raise error.__cause__ or error from None  # it says that the data is invalid, whatever happened
+            raise (
+                error.__cause__ or error
+            ) from None  # its own text is that the data is invalid, whatever happened
         writers.create(connection, checkfirst=True)
 
 
@@ -112,3 +115,36 @@ _SPECIAL = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan
 def loaded_value(value: float | None, kind: str) -> float:
     """Return the number that a row of either table of values stands for."""
     return _SPECIAL[kind] if value is None else value
+
+
+# Checked before a write is queued: later, the caller could not get a good error.
+
+
+def checked_key(text: str) -> str:
+    """Return a name or an attribute's key. Raises ValueError for one that no row can hold."""
+    if len(text) > _LONGEST_KEY:
+        raise ValueError(f"{text[:40]!r}... has {len(text)} characters; Optuna's tables take {_LONGEST_KEY}.")
+    if "\0" in text:
+        raise ValueError(f"{text!r} has a NUL character, which PostgreSQL cannot store.")
+    text.encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair
+    return text
+
+
+def checked_step(number: int) -> int:
+    """Return a step. Raises ValueError for one that no row can hold."""
+    if not -_LARGEST_STEP - 1 <= number <= _LARGEST_STEP:
+        raise ValueError(f"The step {number} is too large: Optuna's tables take up to {_LARGEST_STEP}.")
+    return int(number)
+
+
+def read_back(value: float) -> float:
+    """Return a number as it is read back: PostgreSQL takes Optuna's -0.0 for 0.0."""
+    return float(value) + 0.0
+
+
+def check_template(trial: FrozenTrial) -> None:
+    """Check all names and steps of a trial that is to be created. Raises ValueError."""
+    for name in (*trial.params, *trial.user_attrs, *trial.system_attrs):
+        checked_key(name)
+    for step in trial.intermediate_values:
+        checked_step(step)

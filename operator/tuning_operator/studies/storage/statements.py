@@ -187,7 +187,7 @@ def _begin() -> Executable:
 
 
 BEGIN = _begin()
-"""A transaction's first statement: its number is noted if the shard is still ours, else there is no row.
+"""A transaction's first statement: keeps its number if the shard is still ours; otherwise returns no row.
 
 Returns the states of the trials `ids`, or one row of NULLs.
 """

@@ -21,7 +21,8 @@ from optuna.study import StudyDirection
 from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuning_operator.studies.storage import checks, schema
+from tuning_operator.studies.storage import schema
+from tuning_operator.studies.storage.base import StorageUnavailable
 from tuning_operator.studies.storage.changes import (
     AttrKind,
     Change,
@@ -37,7 +38,6 @@ from tuning_operator.studies.storage.changes import (
     as_recorded,
 )
 from tuning_operator.studies.storage.committer import Committer
-from tuning_operator.studies.storage.errors import StorageUnavailable
 from tuning_operator.studies.storage.fence import FencedConnection
 from tuning_operator.studies.storage.library import Library
 from tuning_operator.studies.storage.memory import StudyRecord
@@ -52,10 +52,11 @@ class PostgresStorage(BaseStorage):
 
     Args:
         url: postgresql://user:password@host:port/database; without a pooler that shares sessions.
-        shard: The number of the lock; who holds it is the only writer.
+        shard: The number of the lock; its holder is the only writer.
         write_timeout: Seconds until a waiting call raises StorageUnavailable; None: never.
         wait: Whether a write outside a `deferred` block waits until it is durable.
-        on_end: Called from another thread when this process can never write again: with Fenced or a fault.
+        on_end: Called from another thread, with Fenced or another error, when this process can never
+            write again.
     """
 
     def __init__(
@@ -93,8 +94,8 @@ class PostgresStorage(BaseStorage):
     def wait_for_lock(self, timeout: float | None = None) -> None:
         """Wait until this process is the shard's only writer; the first write does it otherwise.
 
-        Raises StorageUnavailable after `timeout` seconds; it goes on in the background and can be waited for
-        again. Raises RuntimeError when the tables are of another version of Optuna.
+        Raises StorageUnavailable after `timeout` seconds; the wait continues in the background and can
+        be repeated. Raises RuntimeError when the tables are of another version of Optuna.
         """
         if not self._committer.ready.is_set():
             self._start()
@@ -124,7 +125,7 @@ class PostgresStorage(BaseStorage):
         """Let the block's writes not wait, each by itself; those that need the database's answer still do.
 
         With `wait` the block's end waits until all are durable and raises the first one's error. Otherwise
-        that is up to the caller: see Writes. Holds for the thread or asyncio task.
+        the caller waits: see Writes. It applies to the thread or asyncio task.
         """
         writes = Writes(self._committer.settled)
         token = self._collecting.set(writes)
@@ -136,7 +137,7 @@ class PostgresStorage(BaseStorage):
             writes.wait(self._timeout)
 
     async def durable(self) -> None:
-        """Return when all that was written until now, by anyone, is durable or refused. Raises Fenced."""
+        """Return when every write made before, by anyone, is durable or refused. Raises Fenced."""
         await self._committer.settled.wait(self._committer.last)
         self._committer.check()
 
@@ -144,6 +145,17 @@ class PostgresStorage(BaseStorage):
         """Take in what others wrote to a study. Raises KeyError when it is gone, StorageUnavailable."""
         settled = self._committer.settled.reached
         self._library.refresh(study_id, settled)
+
+    def conflicts(self, study_id: int) -> int:
+        """Return how often memory was corrected after a refused write to a trial of a study."""
+        return self._library.conflicts(study_id)
+
+    def release(self, study_id: int) -> None:
+        """Drop a study from memory, to be read again when needed. Nobody may be using it.
+
+        One with a write that is not durable stays.
+        """
+        self._library.release(study_id, self._committer.settled.reached)
 
     def counts(self, study_id: int) -> dict[TrialState, int]:
         """Return how many trials there are in each state. Raises KeyError."""
@@ -161,7 +173,7 @@ class PostgresStorage(BaseStorage):
         return self._library.running()
 
     def _answer(self, change: Change) -> Any:
-        """Write what memory can't foresee; return the database's answer."""
+        """Write a change whose outcome only the database knows; return it."""
         self.wait_for_lock(self._timeout)
         return self._answers([change])[0]
 
@@ -176,7 +188,7 @@ class PostgresStorage(BaseStorage):
             raise
 
     def _write(self, record: StudyRecord, change: Change) -> None:
-        """Queue a change that memory has already; the record's lock is held."""
+        """Queue a change that is in memory already; the record's lock is held."""
         self._committer.enqueue(change)
         record.note_change(change)
 
@@ -191,7 +203,11 @@ class PostgresStorage(BaseStorage):
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """Create a study. Raises DuplicatedStudyError."""
-        name = DEFAULT_STUDY_NAME_PREFIX + str(uuid.uuid4()) if study_name is None else checks.key(study_name)
+        name = (
+            DEFAULT_STUDY_NAME_PREFIX + str(uuid.uuid4())
+            if study_name is None
+            else schema.checked_key(study_name)
+        )
         study_id: int = self._answer(CreateStudy(name, list(directions)))
         return study_id
 
@@ -210,7 +226,7 @@ class PostgresStorage(BaseStorage):
 
     def _set_study_attr(self, study_id: int, kind: AttrKind, key: str, value: Any) -> None:
         self.wait_for_lock(self._timeout)
-        change = SetStudyAttr(study_id, kind, checks.key(key), json.dumps(value))
+        change = SetStudyAttr(study_id, kind, schema.checked_key(key), json.dumps(value))
         record = self._library.known(study_id)
         with record.lock:
             record.set_attr(kind, key, json.loads(change.text))
@@ -256,9 +272,9 @@ class PostgresStorage(BaseStorage):
         return trial_id
 
     def create_trials(self, study_id: int, templates: Sequence[FrozenTrial]) -> list[int]:
-        """Create trials, numbered in this order, in as few transactions as can be; return their ids.
+        """Create trials, numbered in this order, in as few transactions as possible; return their ids.
 
-        Raises KeyError, ValueError for a trial that cannot be beside those of the record, StorageUnavailable.
+        Raises KeyError, ValueError for a trial that is incompatible with the others, StorageUnavailable.
         """
         self.wait_for_lock(self._timeout)
         record = self._library.loaded(study_id)
@@ -274,20 +290,22 @@ class PostgresStorage(BaseStorage):
             if param_name in record.distributions:
                 check_distribution_compatibility(record.distributions[param_name], distribution)
 
-        name, text = checks.key(param_name), distribution_to_json(distribution)
-        self._change_trial(SetParam(trial_id, name, checks.number(param_value_internal), text), check)
+        name, text = schema.checked_key(param_name), distribution_to_json(distribution)
+        self._change_trial(SetParam(trial_id, name, schema.read_back(param_value_internal), text), check)
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Set a step's value. Raises KeyError, UpdateFinishedTrialError."""
-        self._change_trial(SetIntermediate(trial_id, checks.integer(step), checks.number(intermediate_value)))
+        self._change_trial(
+            SetIntermediate(trial_id, schema.checked_step(step), schema.read_back(intermediate_value))
+        )
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set a user attribute. Raises KeyError, UpdateFinishedTrialError."""
-        self._change_trial(SetTrialAttr(trial_id, "user", checks.key(key), json.dumps(value)))
+        self._change_trial(SetTrialAttr(trial_id, "user", schema.checked_key(key), json.dumps(value)))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set a system attribute. Raises KeyError, UpdateFinishedTrialError."""
-        self._change_trial(SetTrialAttr(trial_id, "system", checks.key(key), json.dumps(value)))
+        self._change_trial(SetTrialAttr(trial_id, "system", schema.checked_key(key), json.dumps(value)))
 
     def set_trial_state_values(
         self, trial_id: int, state: TrialState, values: Sequence[float] | None = None
@@ -299,7 +317,7 @@ class PostgresStorage(BaseStorage):
         trial = self.get_trial(trial_id)
         now = datetime.now()  # noqa: DTZ005  Optuna's trials have naive local times
         change = SetState(
-            trial_id, state, None if values is None else [checks.number(value) for value in values]
+            trial_id, state, None if values is None else [schema.read_back(value) for value in values]
         )
         if state == TrialState.RUNNING:
             self.check_trial_is_updatable(trial_id, trial.state)
@@ -378,7 +396,7 @@ class PostgresStorage(BaseStorage):
 def _recordable(record: StudyRecord, template: FrozenTrial) -> FrozenTrial:
     """Return the trial that is read back once the template is stored. Raises ValueError."""
     trial = as_recorded(template, -1, -1)
-    checks.template(trial)
+    schema.check_template(trial)
     with record.lock:
         known = dict(record.distributions)
     for name in known.keys() & trial.distributions.keys():

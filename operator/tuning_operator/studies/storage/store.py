@@ -29,7 +29,7 @@ class PostgresStore:
 
     @property
     def writable(self) -> bool:
-        """Whether this process is the writer and the database answered when last looked at."""
+        """Whether this process is the writer and the database answered when last asked."""
         return self._postgres.writable()
 
     @property
@@ -51,16 +51,24 @@ class PostgresStore:
         await asyncio.to_thread(self._postgres.close)
 
     def deferred(self) -> AbstractContextManager[Writes]:
-        """Have this task's or thread's writes in the block collected: whoever is given them waits."""
+        """Have this task's or thread's writes in the block collected, for the caller to wait for."""
         return self._postgres.deferred(wait=False)
 
     async def durable(self) -> None:
-        """Return when all that anyone wrote before is durable."""
+        """Return when every write made before, by anyone, is durable or refused. Raises Fenced."""
         await self._postgres.durable()
 
     def refresh(self, study_id: int) -> None:
         """Read what others wrote to a study; blocking. Raises KeyError when they deleted it."""
         self._postgres.refresh(study_id)
+
+    def conflicts(self, study_id: int) -> int:
+        """Return how often memory was corrected after a refused write to a trial of a study."""
+        return self._postgres.conflicts(study_id)
+
+    def release(self, study_id: int) -> None:
+        """Drop a study from memory, to be read again when needed; blocking. Nobody may be using it."""
+        self._postgres.release(study_id)
 
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial; blocking."""

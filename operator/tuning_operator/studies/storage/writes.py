@@ -1,25 +1,64 @@
 """Waiting for writes: in threads, on an event loop, for one write or for many."""
 
+import asyncio
+import threading
 import time
+from collections import defaultdict
+from collections.abc import Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
 
+from tuning_operator.studies.storage.base import StorageUnavailable
 from tuning_operator.studies.storage.changes import Change
-from tuning_operator.studies.storage.errors import StorageUnavailable
-from tuning_operator.studies.storage.milestone import Milestone
+
+
+class Progress:
+    """The number of the last write that is settled: threads raise it, tasks wait for it.
+
+    Tasks are woken once a transaction, not once a write.
+    """
+
+    def __init__(self) -> None:
+        self.reached: float = 0
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    async def wait(self, number: int) -> None:
+        """Return when the number is reached."""
+        if self.reached >= number:
+            return
+        future = asyncio.get_running_loop().create_future()
+        with self._lock:
+            if self.reached >= number:
+                return
+            self._waiting.append((number, future))
+        await future
+
+    def reach(self, number: float) -> None:
+        """Raise the number, and wake the tasks that wait for it."""
+        with self._lock:
+            self.reached = number
+            due = [future for awaited, future in self._waiting if awaited <= number]
+            self._waiting = [waiter for waiter in self._waiting if waiter[0] > number]
+        by_loop: defaultdict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = defaultdict(list)
+        for future in due:
+            by_loop[future.get_loop()].append(future)
+        for loop, futures in by_loop.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, futures)
 
 
 class Writes:
-    """What a deferred block wrote."""
+    """The writes of a deferred block."""
 
-    def __init__(self, settled: Milestone) -> None:
+    def __init__(self, settled: Progress) -> None:
         """`settled` reaches a change's number when the change has its outcome."""
         self._settled = settled
         self._changes: list[Change] = []
 
     def add(self, change: Change) -> None:
-        """Count one more."""
+        """Add one more."""
         self._changes.append(change)
 
     async def durable(self) -> None:
@@ -50,3 +89,9 @@ def wait_for(outcome: Future[Any], timeout: float | None, *, raising: bool = Tru
     if error is not None and raising:
         raise error
     return None if error else outcome.result()
+
+
+def _wake(futures: Iterable[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():  # its task may have given up
+            future.set_result(None)

@@ -1,7 +1,9 @@
-"""One study, served: trials are asked for, reported on and ended; each reply follows the durable record."""
+"""One study: its trials are asked for, reported on and ended. Every reply follows the durable record."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, ParamSpec, TypeVar
 
@@ -27,13 +29,11 @@ from tuning_operator.studies.pruning import Pruning, make_pruning
 from tuning_operator.studies.pruning.base import OptunaPruning
 from tuning_operator.studies.storage.base import Writes
 from tuning_operator.studies.study import checks
-from tuning_operator.studies.study.records import PRUNE_REQUESTED, record_of, view_of
+from tuning_operator.studies.study.context import Context, in_thread
+from tuning_operator.studies.study.optuna_study import CONSTRAINT, GridProgress, ServedStudy, Tuner, id_of
+from tuning_operator.studies.study.records import PRUNE_REQUESTED, json_pieces, record_of, view_of
 from tuning_operator.studies.study.refit import Refit
-from tuning_operator.studies.study.results import Result, read_result
 from tuning_operator.studies.study.scoreboard import Scoreboard
-from tuning_operator.studies.study.served_study import CONSTRAINT, ServedStudy, id_of
-from tuning_operator.studies.study.surroundings import Surroundings
-from tuning_operator.studies.study.tuner import Tuner
 
 LARGEST_ASK = 16
 """Trials that one request may start, so that none takes long."""
@@ -43,109 +43,143 @@ T = TypeVar("T")
 
 
 class StudyEngine:
-    """Serves one study. Methods run on the event loop; Optuna's sampling in threads, one at a time.
+    """Serves one study. Methods run on the event loop; Optuna's work in threads, one at a time.
+
+    Sampling has threads of its own. A sampler's `after_trial` belongs to ending a trial, so it runs in the
+    threads of results; however long it takes, other studies have threads left, since each uses only one.
 
     Every method may raise StudyError, and TimeoutError when the database is away.
     """
 
     def __init__(
-        self, key: StudyKey, study: ServedStudy, definition: StudyDefinition, surroundings: Surroundings
+        self, key: StudyKey, study: ServedStudy, definition: StudyDefinition, context: Context
     ) -> None:
         self.key = key
         self.study = study
         self.definition = definition
         self.gone = False
-        self.refit = Refit(key, study, surroundings)
-        self._surroundings = surroundings
-        self._store = surroundings.store
-        self._executor = surroundings.executor
-        self._feed = surroundings.feed
+        """Whether the study was deleted, or is no longer in memory: no trial is started."""
+        self.used_at = 0.0
+        """When the study was used last, by the registry's clock."""
+        self.refit = Refit(key, study, context)
+        self._context = context
+        self._store = context.store
+        self._threads = context.threads
         self._lock = asyncio.Lock()
         self._tuner = Tuner(study, definition)
         self._board = Scoreboard(study.directions)
+        self._grid = GridProgress(study.sampler)
         self._pruning: Pruning = OptunaPruning(study.pruner, study)
+        self._conflicts = 0
+        """The store's conflicts when the trials were last counted."""
 
     async def load(self) -> None:
-        """Take in what the record holds."""
+        """Take in the record."""
         async with self._lock:
-            await self._in_thread(self._recount)
-            for number in self._board.running:
-                await self._in_thread(self._tuner.resume, number)
+            await in_thread(self._threads.records, self._recount)
+            for number in filter(self._tuner.lacks_parameters, self._board.running):
+                await self._write(self._threads.sampling, self._tuner.resume, number)
                 self._note(self.study.frozen(number))
         await self._settle()
 
     async def redefine(self, definition: StudyDefinition) -> None:
-        """Go on with another definition; a sampler that stays the same keeps its state."""
+        """Continue with another definition; a sampler that stays the same keeps its state."""
         async with self._lock:
-            if definition.sampler != self.definition.sampler:
+            new_sampler = definition.sampler != self.definition.sampler
+            new_pruner = definition.pruner != self.definition.pruner
+            if new_sampler:
                 self.study.sampler = build_sampler(definition, self.study.get_trials(deepcopy=False))
-            if definition.pruner != self.definition.pruner:
+            if new_pruner:
                 self.study.pruner = build_pruner(definition)
-                await self._in_thread(self._recount)
+            if new_sampler or new_pruner:
+                await in_thread(self._threads.records, self._recount)
             self.definition = definition
             self._tuner.definition = definition
 
     @property
     def counts(self) -> Counts:
-        """Trials by state."""
+        """Trials by state, those that are not durable yet included."""
         return self._board.counts
 
-    def summary(self) -> StudySummary:
-        """Return how the study stands; costs no more than its running trials."""
-        running = [self.study.frozen(number) for number in self._board.running]
-        board = self._board.summary(running, exhausted=self.study.exhausted)
-        return board.model_copy(update={"refit": self.refit.record})
+    @property
+    def trials(self) -> int:
+        """How many trials there are, copies included."""
+        return self._board.total
+
+    @property
+    def idle(self) -> bool:
+        """Whether no trial and no refit is running, and no request is at work on the study."""
+        refit = self.refit.record
+        refitting = refit is not None and refit.state == "RUNNING"
+        return not (self._lock.locked() or self._board.running_count or refitting)
+
+    async def summary(self) -> StudySummary:
+        """Return the study's summary; costs no more than its running trials."""
+        while True:
+            await self._catch_up()
+            conflicts, found = self._conflicts, self._summary()
+            await self._settle()
+            if conflicts == self._store.conflicts(self.study.study_id):
+                return found
 
     async def pick_up(self) -> None:
         """Take in what others wrote to the record: trials enqueued from the dashboard or by plain Optuna."""
         try:
-            await self._in_thread(self._store.refresh, self.study.study_id)
+            await in_thread(self._threads.records, self._store.refresh, self.study.study_id)
         except KeyError:
             self.gone = True
             raise unknown_study(*self.key) from None
+        await self._catch_up()
         async with self._lock:
-            trials = self.study.get_trials(deepcopy=False)
-            for number in [*self._board.unfinished, *range(self._board.total, len(trials))]:
-                self._note(trials[number])
+            count = self.study.storage.get_n_trials(self.study.study_id)
+            for number in [*self._board.unfinished, *range(self._board.total, count)]:
+                self._note(self.study.frozen(number))
 
     async def ask(self, request: AskRequest) -> StudySummary:
-        """Start trials until as many run as wanted, at most 16; return how the study stands then."""
-        self._check_here()
+        """Start trials until as many run as requested, at most 16; return the summary after that."""
+        if self.gone:
+            raise unknown_study(*self.key)
         await self.pick_up()
         writes: list[Writes] = []
         while len(writes) < LARGEST_ASK and await self._start_one(request, writes):
             pass
         await self._settle(*writes)
-        return self.summary()
+        return await self.summary()
 
     async def tell(self, number: int, request: TellRequest) -> TrialRecord:
-        """End a trial, unless it has ended already; return it as it is then."""
+        """End a trial, unless it has already ended; return it."""
         metrics = [objective.metric for objective in self.definition.objectives]
-        return await self._end(number, read_result(request, metrics))
+        return await self._end(number, checks.read_result(request, self.study, metrics))
 
     async def stop(self, failure: Failure) -> None:
         """Start no more trials, and end the running ones and the refit as FAIL."""
         self.gone = True
         async with self._lock:
             running = self._board.running
-        result = Result(TrialState.FAIL, failure=failure)
+        result = checks.Result(TrialState.FAIL, failure=failure)
         await asyncio.gather(self.refit.stop(failure), *(self._end(number, result) for number in running))
 
-    def record(self, number: int) -> TrialRecord:
+    async def record(self, number: int) -> TrialRecord:
         """Return a trial."""
-        return record_of(self._trial(number))
+        return await self._read(lambda: record_of(self._trial(number)))
 
-    def view(self, number: int) -> TrialView:
-        """Return what a trial's pod needs."""
-        return view_of(checks.started(self._trial(number)), self.definition)
+    async def view(self, number: int) -> TrialView:
+        """Return a trial as its pod sees it."""
+        return await self._read(lambda: view_of(checks.started(self._trial(number)), self.definition))
+
+    async def whole(self) -> Iterator[bytes]:
+        """Return the whole study as pieces of the JSON of a FinishedStudy."""
+        return await self._read(lambda: json_pieces(self.study))
 
     async def suggest(self, number: int, request: SuggestRequest) -> Any:
-        """Return a trial's value of a parameter, the same each time it is asked for."""
+        """Return a trial's value of a parameter, the same each time."""
         distribution = checks.distribution_of(request)
         async with self._lock:
             checks.check_suggestible(checks.started(self._trial(number)), request.name, self.definition)
             try:
-                value, writes = await self._in_thread(self._tuner.suggest, number, request.name, distribution)
+                value, writes = await self._write(
+                    self._threads.sampling, self._tuner.suggest, number, request.name, distribution
+                )
             except ValueError as error:
                 raise checks.refused(request.name, str(error)) from None
         await self._settle(writes)
@@ -156,36 +190,55 @@ class StudyEngine:
         trial = checks.started(self._trial(number))
         checks.check_reportable(self.definition, values)
         if trial.state.is_finished():
+            await self._settle()
             return True
+        requested = PRUNE_REQUESTED in trial.system_attrs
         with self._store.deferred() as writes:
             try:
-                fresh = self._keep(trial, values)
-                told = PRUNE_REQUESTED in trial.system_attrs and not fresh  # sent again: as before
-                prune = told or self._judge(id_of(trial))
-            except UpdateFinishedTrialError:  # it was told to end meanwhile
-                return True
-        await self._settle(*([writes] if fresh else []))
+                new = self._keep(trial, values)
+                prune = (requested and not new) or self._judge(id_of(trial))  # sent again: the same answer
+            except UpdateFinishedTrialError:  # it ended in the meantime
+                prune = True
+        if prune and not requested:
+            await self._announce(writes)
+        else:
+            await self._settle(writes)
         return prune
 
     async def set_attributes(self, number: int, request: AttributesRequest) -> TrialRecord:
         """Set user attributes, and constraints that are not set yet; a finished trial stays as it is."""
         trial = checks.started(self._trial(number))
         checks.check_constraints(request)
-        if not trial.state.is_finished():
-            with self._store.deferred() as writes:
-                self._set_attributes(trial, request)
-            await self._settle(writes)
-        return self.record(number)
+        storage, trial_id = self.study.storage, id_of(trial)
+        with self._store.deferred() as writes, suppress(UpdateFinishedTrialError):
+            if not trial.state.is_finished():
+                for key, value in request.user_attrs.items():
+                    storage.set_trial_user_attr(trial_id, key, value)
+                for name, constraint in request.constraints.items():
+                    if CONSTRAINT + name not in storage.get_trial_system_attrs(trial_id):
+                        storage.set_trial_system_attr(trial_id, CONSTRAINT + name, constraint)
+        await self._settle(writes)
+        return await self.record(number)
+
+    def _summary(self) -> StudySummary:
+        running = []
+        for trial in map(self.study.frozen, self._board.running):
+            if trial.state == TrialState.RUNNING:
+                running.append(trial)
+            else:  # a thread has just ended it
+                self._note(trial)
+        board = self._board.summary(running, exhausted=self.study.exhausted)
+        return board.model_copy(update={"refit": self.refit.record})
 
     def _keep(self, trial: FrozenTrial, values: Sequence[tuple[int, float]]) -> bool:
-        """Return whether any value was new."""
-        fresh: dict[int, float] = {}
+        """Write the values of new steps; return whether there are any."""
+        new: dict[int, float] = {}
         for step, value in values:
             if step not in trial.intermediate_values:
-                fresh.setdefault(step, value)
-        for step, value in fresh.items():
+                new.setdefault(step, value)
+        for step, value in new.items():
             self.study.storage.set_trial_intermediate_value(id_of(trial), step, value)
-        return bool(fresh)
+        return bool(new)
 
     def _judge(self, trial_id: int) -> bool:
         storage = self.study.storage
@@ -193,23 +246,14 @@ class StudyEngine:
         prune = self._pruning.should_prune(trial)
         if prune and PRUNE_REQUESTED not in trial.system_attrs:
             storage.set_trial_system_attr(trial_id, PRUNE_REQUESTED, datetime.now(UTC).isoformat())
-            self._feed.mark(self.key)
         return prune
 
-    def _set_attributes(self, trial: FrozenTrial, request: AttributesRequest) -> None:
-        storage, trial_id = self.study.storage, id_of(trial)
-        for key, value in request.user_attrs.items():
-            storage.set_trial_user_attr(trial_id, key, value)
-        for key, number in request.constraints.items():
-            if CONSTRAINT + key not in storage.get_trial_system_attrs(trial_id):
-                storage.set_trial_system_attr(trial_id, CONSTRAINT + key, number)
-
     async def _start_one(self, request: AskRequest, writes: list[Writes]) -> bool:
-        """Start a trial, if there is room for one; return whether it runs then. Adds to `writes`."""
+        """Start a trial, if there is room for one; return whether it is running. Adds to `writes`."""
         async with self._lock:
-            if not (self._tuner.unfinished or self._room(request)):
+            if not (self._tuner.has_incomplete or self._room(request)):
                 return False
-            number, written = await self._in_thread(self._tuner.start)
+            number, written = await self._write(self._threads.sampling, self._tuner.start)
             writes.append(written)
             trial = self.study.frozen(number)
             self._note(trial)
@@ -219,37 +263,62 @@ class StudyEngine:
         board = self._board
         if self.gone or board.running_count >= request.parallelism or board.started >= request.max_trials:
             return False
-        return board.waiting > 0 or not (self.study.exhausted or self.study.all_begun)
+        return board.waiting > 0 or not (self.study.exhausted or self._grid.all_started)
 
-    async def _end(self, number: int, result: Result) -> TrialRecord:
+    async def _end(self, number: int, result: checks.Result) -> TrialRecord:
         async with self._lock:
-            writes: list[Writes] = []
-            if not checks.started(self._trial(number)).state.is_finished():
-                _, written = await self._in_thread(self._tuner.end, number, result)
-                writes.append(written)
+            ended = checks.started(self._trial(number)).state.is_finished()
+            if not ended:
+                _, writes = await self._write(self._threads.results, self._tuner.end, number, result)
                 self._note(self.study.frozen(number))
-                self._feed.mark(self.key)
-        await self._settle(*writes)
-        return self.record(number)
+        if not ended:
+            await self._announce(writes)
+        return await self.record(number)
 
     async def _settle(self, *several: Writes) -> None:
-        """Wait until writes are durable; without any given, all that the reply may be based on."""
+        """Return once these writes, and all others that a reply may be based on, are durable."""
         try:
-            await self._surroundings.settle(*several)
-        except UpdateFinishedTrialError:  # someone else ended the trial first: his telling holds
+            await self._context.settle(*several)
+        except UpdateFinishedTrialError:  # another process ended the trial first: its result stays
+            await self._catch_up()
+
+    async def _announce(self, *several: Writes) -> None:
+        """Settle writes that change the study, and have the change feed name it then."""
+        try:
+            await self._context.announce(self.key, *several)
+        except UpdateFinishedTrialError:
+            await self._catch_up()
+
+    async def _read(self, look: Callable[[], T]) -> T:
+        """Return what `look` finds, once all of it is durable; it looks again where a write was refused."""
+        while True:
+            conflicts, found = self._store.conflicts(self.study.study_id), look()
+            await self._settle()
+            if conflicts == self._store.conflicts(self.study.study_id):
+                return found
+
+    async def _catch_up(self) -> None:
+        """Count the trials again if a write to one was refused since they were counted."""
+        if self._conflicts != self._store.conflicts(self.study.study_id):
             async with self._lock:
-                await self._in_thread(self._recount)
+                await in_thread(self._threads.records, self._recount)
 
     def _note(self, trial: FrozenTrial) -> None:
-        """Take in a trial as it is now. The lock is held, so that nothing slips through a recount."""
+        """Take in a trial as it is now, with the lock held, so that a recount does not miss it."""
         self._board.note(trial)
+        self._grid.note(trial)
         self._pruning.note(trial)
 
     def _recount(self) -> None:
-        """Take in all trials anew; blocking."""
-        board = Scoreboard(self.study.directions)
-        board.note_all(self.study.get_trials(deepcopy=False))
-        self._board, self._pruning = board, make_pruning(self.study.pruner, self.study)
+        """Take in all trials from scratch; blocking."""
+        conflicts = self._store.conflicts(self.study.study_id)  # of before the trials are read
+        board, grid = Scoreboard(self.study.directions), GridProgress(self.study.sampler)
+        trials = self.study.get_trials(deepcopy=False)
+        board.note_all(trials)
+        for trial in trials:
+            grid.note(trial)
+        self._board, self._grid, self._pruning = board, grid, make_pruning(self.study.pruner, self.study)
+        self._conflicts = conflicts
 
     def _trial(self, number: int) -> FrozenTrial:
         try:
@@ -257,13 +326,13 @@ class StudyEngine:
         except KeyError:
             raise unknown_trial(number, self.study.study_name) from None
 
-    def _check_here(self) -> None:
-        if self.gone:
-            raise unknown_study(*self.key)
+    async def _write(
+        self, pool: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> tuple[T, Writes]:
+        """Do work in a thread of a pool; return its result and its writes."""
 
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> tuple[T, Writes]:
         def run() -> tuple[T, Writes]:
             with self._store.deferred() as writes:
                 return work(*args, **kwargs), writes
 
-        return await asyncio.get_running_loop().run_in_executor(self._executor, run)
+        return await in_thread(pool, run)

@@ -11,11 +11,11 @@ from tuning_operator.protocol import Changes, StudyKey
 class ChangeFeed:
     """Changes of studies, in order; a study that changed often counts once, at its last change.
 
-    A cursor is `EPOCH.SEQUENCE`. The epoch is new with each start of the server: a cursor of another epoch
-    says nothing about what changed since, so the reply is then every study that may need a look.
+    A cursor is `EPOCH.SEQUENCE`. The epoch is new with each start of the server. The reply to a cursor of
+    another epoch is every study that may need attention.
 
     Args:
-        unsettled: the studies that may need a look whatever changed.
+        unsettled: the studies that may need attention whatever has changed.
     """
 
     def __init__(self, unsettled: Callable[[], Awaitable[list[StudyKey]]]) -> None:
@@ -27,14 +27,14 @@ class ChangeFeed:
         self._closed = False
 
     def mark(self, key: StudyKey) -> None:
-        """Note that a study changed, and wake those who wait."""
+        """Add a change, which is durable, and wake the waiting requests."""
         self._sequence += 1
         self._last[key] = self._sequence
         self._last.move_to_end(key)
         self._wake()
 
     def close(self) -> None:
-        """Answer all who wait, now and later, at once: the server stops."""
+        """Reply at once to every request, waiting ones included: the server is stopping."""
         self._closed = True
         self._wake()
 
@@ -42,7 +42,7 @@ class ChangeFeed:
         """Return the changes after a cursor; waits up to `seconds` for the first one."""
         since = self._since(cursor)
         if since is None:
-            now = self._sequence  # before the look at the record: what changes meanwhile comes again
+            now = self._sequence  # before the record is read: later changes are reported again
             return self._changes(now, await self._unsettled())
         if since >= self._sequence and not self._closed:
             await self._wait(seconds)

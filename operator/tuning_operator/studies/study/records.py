@@ -1,26 +1,36 @@
-"""Optuna's trials as the protocol's records."""
+"""Optuna's trials and studies as the protocol has them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from optuna.distributions import distribution_to_json
+import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.protocol import Failure, StudyDefinition, TrialRecord, TrialView
+from tuning_operator.protocol import (
+    Failure,
+    FinishedStudy,
+    FinishedTrial,
+    StudyDefinition,
+    TrialRecord,
+    TrialView,
+)
 from tuning_operator.protocol import TrialState as State
 
 DEFINITION = "tuning:definition"
-"""A study's system attribute: its definition, so that a server that starts needs no operator."""
+"""A study's system attribute: its definition, so that a restarted server needs no operator."""
 COPIED_FROM = "tuning:copied_from"
 """A trial's system attribute: the study and the number of the trial of which it is a copy (warm start)."""
 PRUNE_REQUESTED = "tuning:prune_requested"
-"""A trial's system attribute: when it was first told to stop."""
+"""A trial's system attribute: when it was first asked to stop."""
 FAIL_REASON = "fail_reason"
-"""The system attribute in which Optuna itself used to keep it, and Optuna's dashboard looks for it."""
+"""The system attribute in which earlier versions of Optuna kept it; Optuna's dashboard shows it."""
 FAILURE = "failure_"
 """User attributes `failure_category`, `failure_message`, `failure_remedy` and `failure_traceback`."""
+TRIALS_IN_A_PIECE = 50
+"""Other threads wait for one trial to be written; a piece is a few milliseconds of work."""
 
 
 def definition_in(system_attrs: Mapping[str, Any]) -> StudyDefinition | None:
@@ -41,7 +51,7 @@ def failure_attrs(failure: Failure) -> dict[str, str]:
 
 
 def failure_of(trial: FrozenTrial) -> Failure | None:
-    """Return why a trial failed; None where it did not, or the one who told it gave no reason."""
+    """Return why a trial failed; None if it did not, or no reason was given."""
     if trial.state != TrialState.FAIL:
         return None
     attrs = trial.user_attrs
@@ -72,7 +82,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
 
 
 def view_of(trial: FrozenTrial, definition: StudyDefinition) -> TrialView:
-    """Return what the trial's pod needs of it."""
+    """Return a trial as its pod sees it."""
     return TrialView.model_construct(
         trial=record_of(trial),
         objectives=definition.objectives,
@@ -89,6 +99,60 @@ def view_of(trial: FrozenTrial, definition: StudyDefinition) -> TrialView:
 def utc(moment: datetime | None) -> datetime | None:
     """Return one of Optuna's times, which are naive and local, in UTC."""
     return moment and moment.astimezone(UTC)
+
+
+def json_pieces(study: optuna.Study) -> Iterator[bytes]:
+    """Return a study as it is now, as pieces of the JSON of a FinishedStudy."""
+    trials = study.get_trials(deepcopy=False)
+    directions = [direction.name.lower() for direction in study.directions]
+    frame = FinishedStudy.model_construct(
+        directions=cast("Any", directions), trials=[], user_attrs=study.user_attrs
+    )
+    head, _, tail = frame.model_dump_json(by_alias=True).partition('"trials":[]')
+    return _joined(head + '"trials":[', trials, "]" + tail)
+
+
+def _joined(head: str, trials: Sequence[FrozenTrial], tail: str) -> Iterator[bytes]:
+    yield head.encode()
+    distributions = _DistributionJson()
+    for first in range(0, len(trials), TRIALS_IN_A_PIECE):
+        some = [_finished(trial, distributions) for trial in trials[first : first + TRIALS_IN_A_PIECE]]
+        written = ",".join(trial.model_dump_json(by_alias=True) for trial in some)
+        yield (("," if first else "") + written).encode()
+    yield tail.encode()
+
+
+class _DistributionJson:
+    """Optuna's JSON form of distributions, made once for each: the trials of a study share a few."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[BaseDistribution, dict[str, Any]]] = {}
+
+    def of(self, distribution: BaseDistribution) -> dict[str, Any]:
+        """Return a distribution in JSON form."""
+        known = self._known.get(id(distribution))
+        if known is None:
+            found: dict[str, Any] = json.loads(distribution_to_json(distribution))
+            known = self._known[id(distribution)] = (
+                distribution,
+                found,
+            )  # kept, so that its id is not used again
+        return known[1]
+
+
+def _finished(trial: FrozenTrial, distributions_json: _DistributionJson) -> FinishedTrial:
+    return FinishedTrial.model_construct(  # from Optuna's own types: nothing to validate
+        number=trial.number,
+        state=cast("State", trial.state.name),
+        values=trial.values,
+        parameters=trial.params,
+        distributions={name: distributions_json.of(kind) for name, kind in trial.distributions.items()},
+        reported=trial.intermediate_values,
+        user_attrs=trial.user_attrs,
+        constraints=trial.constraints,
+        started=utc(trial.datetime_start),
+        finished=utc(trial.datetime_complete),
+    )
 
 
 def _text(value: Any) -> str | None:

@@ -1,50 +1,62 @@
-"""All studies of the server: declared, loaded when first needed, forgotten."""
+"""All studies of the server: declared, loaded when first needed, forgotten, and dropped from memory."""
 
 import asyncio
 import json
-from collections import defaultdict
+import logging
+import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
+from weakref import WeakValueDictionary
 
 from optuna.exceptions import DuplicatedStudyError
-from optuna.study._frozen import FrozenStudy
 
 from tuning_operator.protocol import Failure, StudyDefinition, StudyKey, StudySummary
 from tuning_operator.resource import names
-from tuning_operator.studies.definition.continuity import direction_problems, directions_of, space_problems
+from tuning_operator.studies.definition.compatibility import (
+    direction_problems,
+    directions_of,
+    space_problems,
+)
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, problems_of
 from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
-from tuning_operator.studies.study import heap
+from tuning_operator.studies.study.context import Context, freeze_heap, in_thread
 from tuning_operator.studies.study.engine import StudyEngine
+from tuning_operator.studies.study.optuna_study import METRIC_NAMES, ServedStudy
 from tuning_operator.studies.study.records import DEFINITION, definition_in
 from tuning_operator.studies.study.refit import REFIT, STUDY_DELETED, record_in
-from tuning_operator.studies.study.served_study import METRIC_NAMES, ServedStudy
-from tuning_operator.studies.study.surroundings import Surroundings
 from tuning_operator.studies.study.warm_start import Source, copy_trials, find_source, is_done
+
+log = logging.getLogger(__name__)
 
 FIXED = "fixed_params"
 """The system attribute in which `study.enqueue_trial` keeps a trial's parameters."""
 ENQUEUED = "tuning:initial_trials_enqueued"
 """A study's system attribute: whether the initial trials are in the queue."""
 
-P = ParamSpec("P")
-T = TypeVar("T")
+IDLE_SECONDS = 600.0
+"""A study in which nothing runs is dropped from memory when it has not been used for this long ..."""
+IDLE_TRIALS = 100_000
+"""... or when it and the studies like it that were used later have more trials than this ..."""
+RECENT_SECONDS = 60.0
+"""... unless it was used this recently. Trials take 2 to 5 kB each, and a second to read 30,000 again."""
 
-DELETED = Failure(
-    category=STUDY_DELETED,
-    message="The TuningStudy was deleted in the middle of it.",
-)
+DELETED = Failure(category=STUDY_DELETED, message="The TuningStudy was deleted while this was running.")
 
 
 class Registry:
-    """The studies by namespace and name. Work on one of them does not wait for others."""
+    """The studies by namespace and name. Work on one of them does not wait for others.
 
-    def __init__(self, surroundings: Surroundings) -> None:
-        self._surroundings = surroundings
-        self._store = surroundings.store
+    In memory are the studies in which something runs, and others within the limits above, which are applied
+    whenever one more is loaded.
+    """
+
+    def __init__(self, context: Context, clock: Callable[[], float] = time.monotonic) -> None:
+        self._context = context
+        self._store = context.store
+        self._records = context.threads.records
+        self._clock = clock
         self._engines: dict[StudyKey, StudyEngine] = {}
-        self._locks: defaultdict[StudyKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[StudyKey, asyncio.Lock] = WeakValueDictionary()
 
     def __iter__(self) -> Iterator[StudyEngine]:
         return iter(list(self._engines.values()))
@@ -52,60 +64,73 @@ class Registry:
     def loaded(self, key: StudyKey) -> StudyEngine | None:
         """Return a study that is in memory."""
         engine = self._engines.get(key)
-        return None if engine is None or engine.gone else engine
+        if engine is None or engine.gone:
+            return None
+        engine.used_at = self._clock()
+        return engine
 
     async def find(self, key: StudyKey) -> StudyEngine:
         """Return a study. Raises NotFound."""
         if engine := self.loaded(key):
             return engine
-        async with self._locks[key]:
+        async with self._lock(key):
             return await self._find(key)
 
     async def declare(self, key: StudyKey, definition: StudyDefinition) -> StudySummary:
         """Create a study, or update it. Raises StudyError."""
-        if problems := problems_of(definition):
+        if problems := await in_thread(self._records, problems_of, definition):
             raise Refused(*problems)
-        async with self._locks[key]:
-            await self._in_thread(self._record, key, definition)
+        async with self._lock(key):
+            source = await in_thread(self._records, self._record, key, definition)
             engine = await self._find(key)
             if engine.definition != definition:
                 await engine.redefine(definition)
-            await self._in_thread(_enqueue, engine.study, definition)
+            await in_thread(self._records, _enqueue, engine.study, definition)
             await engine.pick_up()
-        await self._store.durable()
-        return engine.summary()
+        if source:
+            await self._release_source(StudyKey(*source.name.split("/", 1)), source)
+        return await engine.summary()
 
     async def forget(self, key: StudyKey) -> None:
-        """Stop a study whose resource is gone; its record goes too where its definition says so."""
-        async with self._locks[key]:
+        """Stop a study whose resource is gone; its record goes too if its definition says so."""
+        async with self._lock(key):
             try:
                 engine = await self._find(key)
-            except NotFound:  # told before
+            except NotFound:  # it was forgotten before
                 return
             await engine.stop(DELETED)
+            await self._context.settle()
             if engine.definition.deletion_policy == "Delete":
-                await self._in_thread(self._store.storage.delete_study, engine.study.study_id)
-            del self._engines[key]
+                await in_thread(self._records, self._store.storage.delete_study, engine.study.study_id)
+            await self._drop(engine)
 
     async def unsettled(self) -> list[StudyKey]:
-        """Return the studies at which an operator must look that knows nothing of what happened before.
+        """Return the studies that need the attention of an operator that has just started.
 
-        Those with a running trial or refit, and those whose record goes when their resource does.
+        Those with a running trial or refit, and those whose record is deleted with their resource.
         """
-        found = await self._in_thread(self._unsettled)
+        found = await in_thread(self._records, self._unsettled)
         return [StudyKey(*name.split("/", 1)) for name in sorted(found) if "/" in name]
 
     def _unsettled(self) -> set[str]:
         found = set(self._store.running())
         for study in self._store.storage.get_all_studies():
-            if _has_running_refit(study) or _goes_with_its_resource(study):
+            refit = record_in(study.system_attrs.get(REFIT))
+            definition = definition_in(study.system_attrs)
+            if (refit and refit.state == "RUNNING") or (
+                definition and definition.deletion_policy == "Delete"
+            ):
                 found.add(study.study_name)
         return found
 
-    def _record(self, key: StudyKey, definition: StudyDefinition) -> None:
-        """Put a study, the trials that it starts with, and its definition on record: then it is known.
+    def _lock(self, key: StudyKey) -> asyncio.Lock:
+        """Return the lock of a study, which exists as long as someone holds it or waits for it."""
+        return self._locks.setdefault(key, asyncio.Lock())
 
-        Raises Conflict, Refused.
+    def _record(self, key: StudyKey, definition: StudyDefinition) -> Source | None:
+        """Put a study, the trials that it starts with, and its definition on record; from then on it exists.
+
+        Returns the study that it continues from, if that was read. Raises Conflict, Refused.
         """
         storage, name = self._store.storage, names.optuna_study_name(*key)
         source = self._source(key, definition)  # before the study is created: it may not be there yet
@@ -115,7 +140,7 @@ class Registry:
             study_id = storage.get_study_id_from_name(name)
         stored = definition.model_dump_json()
         if storage.get_study_system_attrs(study_id).get(DEFINITION) == stored:
-            return
+            return source
         recorded = storage.get_study_directions(study_id)
         trials = storage.get_all_trials(study_id, deepcopy=False)
         if problems := direction_problems(name, recorded, definition) + space_problems(
@@ -127,6 +152,7 @@ class Registry:
         storage.set_study_system_attr(study_id, DEFINITION, stored)
         metrics = [objective.metric for objective in definition.objectives]
         storage.set_study_system_attr(study_id, METRIC_NAMES, metrics)
+        return source
 
     def _source(self, key: StudyKey, definition: StudyDefinition) -> Source | None:
         """Return the study whose trials are still to be copied. Raises Refused."""
@@ -142,13 +168,17 @@ class Registry:
         return find_source(self._store, name, wanted, definition)
 
     async def _find(self, key: StudyKey) -> StudyEngine:
+        """Return a study, loaded if it is not. Its lock is held. Raises NotFound."""
         engine = self.loaded(key)
         if engine is None:
-            study, definition = await self._in_thread(self._read, key)
-            engine = StudyEngine(key, study, definition, self._surroundings)
+            self._engines.pop(key, None)  # others deleted it
+            study, definition = await in_thread(self._records, self._read, key)
+            engine = StudyEngine(key, study, definition, self._context)
             await engine.load()
             self._engines[key] = engine
-            heap.spare()
+            engine.used_at = self._clock()
+            await self._drop_idle()
+            freeze_heap()
         return engine
 
     def _read(self, key: StudyKey) -> tuple[ServedStudy, StudyDefinition]:
@@ -163,35 +193,45 @@ class Registry:
         sampler = build_sampler(definition, storage.get_all_trials(study_id, deepcopy=False))
         return ServedStudy(name, storage, sampler, build_pruner(definition)), definition
 
-    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._surroundings.executor, partial(work, *args, **kwargs))
+    async def _drop_idle(self) -> None:
+        """Drop studies in which nothing runs, by the limits above; the least recently used go first."""
+        room = IDLE_TRIALS
+        for engine in sorted(self, key=lambda engine: engine.used_at, reverse=True):
+            if engine.key in self._locks or not engine.idle:
+                continue
+            unused = self._clock() - engine.used_at
+            room -= engine.trials
+            if unused > IDLE_SECONDS or (room < 0 and unused > RECENT_SECONDS):
+                async with self._lock(engine.key):  # it is free, so this does not wait
+                    await self._drop(engine)
 
+    async def _drop(self, engine: StudyEngine) -> None:
+        """Drop a study from memory. Its lock is held."""
+        engine.gone = True
+        self._engines.pop(engine.key, None)
+        await in_thread(self._records, self._store.release, engine.study.study_id)
 
-def _has_running_refit(study: FrozenStudy) -> bool:
-    refit = record_in(study.system_attrs.get(REFIT))
-    return refit is not None and refit.state == "RUNNING"
-
-
-def _goes_with_its_resource(study: FrozenStudy) -> bool:
-    definition = definition_in(study.system_attrs)
-    return definition is not None and definition.deletion_policy == "Delete"
+    async def _release_source(self, key: StudyKey, source: Source) -> None:
+        """Drop a study that was read only to be copied."""
+        async with self._lock(key):
+            if key not in self._engines:
+                await in_thread(self._records, self._store.release, source.study_id)
 
 
 def _enqueue(study: ServedStudy, definition: StudyDefinition) -> None:
-    """Enqueue the initial trials, unless that was done; those enqueued already are of a try cut short.
+    """Enqueue the initial trials once; after an interruption, those that are missing.
 
-    Another study's trial that was copied is no reason to leave one out: it is to be tried here.
+    An initial trial is tried here even if a trial copied from another study has the same parameters.
     """
     if study.system_attr(ENQUEUED) is None:
         enqueued = (trial.system_attrs.get(FIXED) for trial in study.get_trials(deepcopy=False))
-        there = {_as_text(parameters) for parameters in enqueued if parameters is not None}
+        present = {_as_text(parameters) for parameters in enqueued if parameters is not None}
         for parameters in definition.initial_trials:
-            if _as_text(parameters) not in there:
+            if _as_text(parameters) not in present:
                 study.enqueue_trial(parameters)
         study.set_system_attr(ENQUEUED, True)
 
 
 def _as_text(parameters: Mapping[str, Any]) -> str:
-    """Return parameters so that 1 and true are two."""
+    """Return parameters as a text in which 1 and true differ."""
     return json.dumps(parameters, sort_keys=True)

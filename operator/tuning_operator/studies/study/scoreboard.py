@@ -1,4 +1,4 @@
-"""A study's standing, kept trial by trial, so that a summary costs no more than its running trials."""
+"""A study's counts and best trials, kept trial by trial: a summary costs no more than its running trials."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,16 +8,42 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import Counts, StudySummary
-from tuning_operator.studies.study.front import ParetoFront
 from tuning_operator.studies.study.records import is_copied, record_of
 
 FRONT_SIZE = 50
 
 
+class ParetoFront:
+    """The trials that no other dominates; equal ones all belong, as in Optuna's `study.best_trials`."""
+
+    def __init__(self, directions: Sequence[StudyDirection]) -> None:
+        self._signs = [-1.0 if direction == StudyDirection.MAXIMIZE else 1.0 for direction in directions]
+        self._members: list[tuple[list[float], FrozenTrial]] = []
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Add a completed trial; cost O(front)."""
+        loss = [sign * value for sign, value in zip(self._signs, trial.values, strict=True)]
+        if any(_dominates(other, loss) for other, _ in self._members):
+            return
+        self._members = [member for member in self._members if not _dominates(loss, member[0])]
+        self._members.append((loss, trial))
+
+    def first(self, count: int) -> list[FrozenTrial]:
+        """Return `count` members at most, by number: the best in each objective, then the lowest numbers.
+
+        Of equals in an objective the lowest number is the best.
+        """
+        everyone = {trial.number: trial for _, trial in self._members}
+        places = range(len(self._signs)) if everyone else ()
+        bests = [min((loss[place], trial.number) for loss, trial in self._members)[1] for place in places]
+        chosen = list(dict.fromkeys([*bests, *sorted(everyone)]))[:count]
+        return [everyone[number] for number in sorted(chosen)]
+
+
 class Scoreboard:
     """Counts, running trials, the best ones and the last failure.
 
-    Best is meant as in Optuna: infeasible trials do not count, and of equal ones the first to complete stays.
+    The best trial is Optuna's: infeasible trials do not count, and of equal ones the first to complete stays.
     """
 
     def __init__(self, directions: Sequence[StudyDirection]) -> None:
@@ -53,9 +79,10 @@ class Scoreboard:
         _keep_if(trial.state == TrialState.RUNNING, self._running, trial.number)
         _keep_if(trial.state == TrialState.WAITING, self._waiting, trial.number)
         if trial.state == TrialState.COMPLETE:
-            self._note_complete(trial, mine=True)
+            self._note_complete(trial, own=True)
         elif trial.state == TrialState.FAIL:
-            self._note_failure(trial)
+            last = self._last_failure
+            self._last_failure = trial if last is None or trial.number > last.number else last
 
     @property
     def running(self) -> list[int]:
@@ -64,12 +91,12 @@ class Scoreboard:
 
     @property
     def running_count(self) -> int:
-        """How many trials run."""
+        """How many trials are running."""
         return len(self._running)
 
     @property
     def waiting(self) -> int:
-        """How many enqueued trials were not started."""
+        """How many enqueued trials have not been started."""
         return len(self._waiting)
 
     @property
@@ -84,7 +111,7 @@ class Scoreboard:
 
     @property
     def started(self) -> int:
-        """How many trials of this study's own run or have ended."""
+        """How many trials of the study's own are running or have ended."""
         return len(self._states) - self.waiting
 
     @property
@@ -94,10 +121,10 @@ class Scoreboard:
         return Counts(**own, copied=len(self._copied))
 
     def summary(self, running: Iterable[FrozenTrial], *, exhausted: bool) -> StudySummary:
-        """Return the study's standing.
+        """Return the study's summary.
 
         Args:
-            running: the trials that run now, as they are now, by number.
+            running: the running trials as they are now, by number.
             exhausted: whether the sampler has nothing more to propose.
         """
         return StudySummary(
@@ -113,28 +140,23 @@ class Scoreboard:
         )
 
     def _note_copied(self, trial: FrozenTrial) -> None:
-        """Take in another study's trial: it may be the best one, and counts nowhere else."""
+        """Take in a copy of another study's trial: it may be the best trial, and is not counted otherwise."""
         if trial.number not in self._copied:
             self._copied.add(trial.number)
             if trial.state == TrialState.COMPLETE:
-                self._note_complete(trial, mine=False)
+                self._note_complete(trial, own=False)
 
-    def _note_complete(self, trial: FrozenTrial, *, mine: bool) -> None:
+    def _note_complete(self, trial: FrozenTrial, *, own: bool) -> None:
         feasible = all(value <= 0 for value in trial.constraints.values())
         if not self._single:
             if feasible:
                 self._front.add(trial)
-        elif feasible and self._is_better(trial):
+        elif feasible and (
+            self._best is None or self._sign * trial.values[0] < self._sign * self._best.values[0]
+        ):
             self._best, self._since_best = trial, 0
-        elif mine:
+        elif own:
             self._since_best += 1
-
-    def _is_better(self, trial: FrozenTrial) -> bool:
-        return self._best is None or self._sign * trial.values[0] < self._sign * self._best.values[0]
-
-    def _note_failure(self, trial: FrozenTrial) -> None:
-        if self._last_failure is None or trial.number > self._last_failure.number:
-            self._last_failure = trial
 
 
 def _end(trial: FrozenTrial) -> tuple[datetime, int]:
@@ -146,3 +168,7 @@ def _keep_if(belongs: bool, numbers: set[int], number: int) -> None:
         numbers.add(number)
     else:
         numbers.discard(number)
+
+
+def _dominates(one: list[float], other: list[float]) -> bool:
+    return one != other and all(left <= right for left, right in zip(one, other, strict=True))

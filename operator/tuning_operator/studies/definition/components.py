@@ -1,4 +1,4 @@
-"""Optuna's objects by class name and arguments: `{name: TPESampler, args: {seed: 1}}`, also nested."""
+"""Samplers, pruners and their parts by class name and arguments: `{name: TPESampler, args: {seed: 1}}`."""
 
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -12,15 +12,15 @@ from tuning_operator.resource.study import PRUNERS, SAMPLERS
 from tuning_operator.studies.definition.arguments import (
     alternatives,
     argument_problems,
-    blamed,
+    arguments_of,
     converted,
-    meant,
-    takes,
+    did_you_mean,
+    problem_of,
 )
 
 
 class Family(NamedTuple):
-    """Classes of which one is meant by its name."""
+    """The classes that a name can choose from."""
 
     word: str
     module: ModuleType
@@ -38,7 +38,7 @@ FAMILIES = {
     "BaseCrossover": Family("crossover", optuna.samplers.nsgaii, _classes("Crossover")),
     "BaseMutation": Family("mutation", optuna.samplers.nsgaii, _classes("Mutation")),
 }
-"""By the annotation of the arguments that want one."""
+"""By the annotation of the arguments that take one."""
 
 NEEDS = {
     "CmaEsSampler": ("cmaes",),
@@ -46,14 +46,14 @@ NEEDS = {
     "QMCSampler": ("scipy",),
     "WilcoxonPruner": ("scipy",),
 }
-"""Packages that Optuna itself does not bring."""
+"""Packages that Optuna itself does not depend on."""
 
 FILLED_IN = {"GridSampler": ("search_space",)}
-"""Required arguments that the study gives where they are left out."""
+"""Required arguments that are taken from the study where the manifest leaves them out."""
 
 
-class Named(NamedTuple):
-    """One of a family, as the manifest has it, and where."""
+class Component(NamedTuple):
+    """An object of a family as the manifest describes it, and the field that does; may contain others."""
 
     family: str
     name: str
@@ -61,62 +61,62 @@ class Named(NamedTuple):
     field: str
 
     @property
-    def made(self) -> type:
-        """The class. Raises AttributeError for a name that is none of the family's."""
+    def cls(self) -> type:
+        """The class. Raises AttributeError for a name that the family does not have."""
         family = FAMILIES[self.family]
         found: type = getattr(family.module, self.name)
         return found
 
-    def inner(self) -> Iterator["Named"]:
-        """Yield the objects among the arguments; those that are none at all have problems instead."""
-        for name, family in _object_arguments(self.made).items():
+    def inner(self) -> Iterator["Component"]:
+        """Yield the components among the arguments; malformed ones are left to `component_problems`."""
+        for name, family in _object_arguments(self.cls).items():
             value = self.args.get(name)
             if value is not None and not _shape_problem(value, "", family):
                 field = f"{self.field}.args.{name}"
-                yield Named(family, value["name"], value.get("args") or {}, field)
+                yield Component(family, value["name"], value.get("args") or {}, field)
 
 
-class Misfit(Exception):  # noqa: N818
-    """Optuna itself refuses arguments; carries the problem."""
+class InvalidArguments(Exception):  # noqa: N818  Optuna's own errors are named so
+    """Optuna rejects the arguments."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(f"{problem.field}: {problem.message}")
         self.problem = problem
 
 
-def named_problems(named: Named) -> list[Problem]:
+def component_problems(component: Component) -> list[Problem]:
     """Return what is wrong with a name or its arguments, by the classes' signatures; nothing is built."""
-    family = FAMILIES[named.family]
-    if named.name not in family.names:
-        return [Problem(field=f"{named.field}.name", message=_unknown(named.name, family))]
-    found = [*_missing_packages(named)]
+    family = FAMILIES[component.family]
+    if component.name not in family.names:
+        return [Problem(field=f"{component.field}.name", message=_unknown(component.name, family))]
+    found = [*_missing_packages(component)]
     found += argument_problems(
-        named.made, named.args, f"{named.field}.args", FAMILIES, FILLED_IN.get(named.name, ())
+        component.cls, component.args, f"{component.field}.args", FAMILIES, FILLED_IN.get(component.name, ())
     )
-    for name, wanted in _object_arguments(named.made).items():
-        if named.args.get(name) is not None:
-            found += _shape_problem(named.args[name], f"{named.field}.args.{name}", wanted)
-    for inner in named.inner():
-        found += named_problems(inner)
+    for name, wanted in _object_arguments(component.cls).items():
+        if component.args.get(name) is not None:
+            found += _shape_problem(component.args[name], f"{component.field}.args.{name}", wanted)
+    for inner in component.inner():
+        found += component_problems(inner)
     return found
 
 
-def build(named: Named) -> Any:
-    """Return the object; `named_problems` has found nothing. Raises Misfit for what Optuna refuses."""
-    args = converted(named.made, named.args)
-    for inner in named.inner():
+def build(component: Component) -> Any:
+    """Return the object of a component without problems. Raises InvalidArguments if Optuna rejects it."""
+    args = converted(component.cls, component.args)
+    for inner in component.inner():
         args[inner.field.rsplit(".", 1)[-1]] = build(inner)
     try:
-        return named.made(**args)
+        return component.cls(**args)
     except (TypeError, ValueError, ImportError) as error:
-        raise Misfit(blamed(error, named.args, f"{named.field}.args")) from error
+        raise InvalidArguments(problem_of(error, component.args, f"{component.field}.args")) from error
 
 
-def _object_arguments(made: type) -> dict[str, str]:
+def _object_arguments(cls: type) -> dict[str, str]:
     """Return the arguments that are objects themselves, and the family of each."""
     return {
         name: family
-        for name, parameter in takes(made).items()
+        for name, parameter in arguments_of(cls).items()
         for family in alternatives(parameter)
         if family in FAMILIES
     }
@@ -138,14 +138,14 @@ def _shape_problem(value: Any, field: str, family: str) -> list[Problem]:
 
 def _unknown(name: str, family: Family) -> str:
     known = ", ".join(family.names)
-    return f"Optuna has no {family.word} '{name}'{meant(name, family.names)} It is one of: {known}"
+    return f"Optuna has no {family.word} '{name}'{did_you_mean(name, family.names)} It is one of: {known}"
 
 
-def _missing_packages(named: Named) -> Iterator[Problem]:
-    for package in NEEDS.get(named.name, ()):
+def _missing_packages(component: Component) -> Iterator[Problem]:
+    for package in NEEDS.get(component.name, ()):
         if importlib.util.find_spec(package) is None:
             message = (
-                f"{named.name} needs the package {package}, which the study server does not have: add it to "
-                f"the study server's image, or use another {FAMILIES[named.family].word}"
+                f"{component.name} needs the package {package}, which the study server's image lacks: add "
+                f"it there, or use another {FAMILIES[component.family].word}"
             )
-            yield Problem(field=f"{named.field}.name", message=message)
+            yield Problem(field=f"{component.field}.name", message=message)

@@ -1,0 +1,202 @@
+"""Optuna's work on one study: proposing, suggesting, ending. Relies on private parts of Optuna."""
+
+import logging
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.samplers import BaseSampler, GridSampler
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from tuning_operator.protocol import Failure, StudyDefinition
+from tuning_operator.resource import space
+from tuning_operator.studies.definition.samplers import to_optuna
+from tuning_operator.studies.storage.base import Fenced
+from tuning_operator.studies.study.checks import Result
+from tuning_operator.studies.study.records import FAIL_REASON, failure_attrs
+
+log = logging.getLogger(__name__)
+
+EXHAUSTED = "tuning:exhausted"
+"""A study's system attribute: the name of the sampler that has tried everything there is."""
+METRIC_NAMES = "study:metric_names"
+"""The system attribute in which `study.set_metric_names` keeps them; the dashboard shows them."""
+CONSTRAINT = "constraints:"
+"""The system attributes in which Optuna 5.0's `trial.set_constraint` keeps its values."""
+
+
+class ServedStudy(optuna.Study):
+    """A study outside of `optimize`: used from several threads, one at a time."""
+
+    @property
+    def storage(self) -> BaseStorage:
+        """Where the study is kept."""
+        return self._storage
+
+    @property
+    def study_id(self) -> int:
+        """The study's number in its storage."""
+        return self._study_id
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the sampler has nothing left to try."""
+        return self._storage.get_study_system_attrs(self._study_id).get(EXHAUSTED) == self._sampler_name
+
+    def stop(self) -> None:
+        """Note that the sampler has tried everything: a sampler calls this to end the loop of `optimize`."""
+        self._storage.set_study_system_attr(self._study_id, EXHAUSTED, self._sampler_name)
+
+    def enter(self) -> None:
+        """Start a piece of work in this thread: what the thread has cached of the trials may be outdated."""
+        self._thread_local.cached_all_trials = None
+
+    def system_attr(self, key: str) -> Any:
+        """Return a system attribute of the study, None if there is none."""
+        return self._storage.get_study_system_attrs(self._study_id).get(key)
+
+    def set_system_attr(self, key: str, value: Any) -> None:
+        """Set a system attribute of the study."""
+        self._storage.set_study_system_attr(self._study_id, key, value)
+
+    def trial_id(self, number: int) -> int:
+        """Return the storage's id of a trial. Raises KeyError."""
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+    def frozen(self, number: int) -> FrozenTrial:
+        """Return a trial as it is now. Raises KeyError."""
+        return self._storage.get_trial(self.trial_id(number))
+
+    @property
+    def _sampler_name(self) -> str:
+        return type(self.sampler).__name__
+
+
+class GridProgress:
+    """Whether each point of a grid is running or has ended, kept trial by trial.
+
+    Optuna would start a point a second time while its trial is running, in case that trial never ends; here,
+    all trials end.
+    """
+
+    def __init__(self, sampler: BaseSampler) -> None:
+        self._sampler = sampler if isinstance(sampler, GridSampler) else None
+        self._started: set[int] = set()
+
+    def note(self, trial: FrozenTrial) -> None:
+        """Take in a trial; again is no error."""
+        point = trial.system_attrs.get("grid_id")
+        if self._sampler is None or point is None:
+            return
+        if self._sampler._same_search_space(trial.system_attrs["search_space"]):  # noqa: SLF001
+            self._started.add(point)
+
+    @property
+    def all_started(self) -> bool:
+        """Whether there is a grid, and no point is left to start."""
+        return self._sampler is not None and len(self._started) >= self._sampler._n_min_trials  # noqa: SLF001
+
+
+class Tuner:
+    """Starts and ends a study's trials, as `study.optimize` would; blocking.
+
+    Not for several threads at once: the caller holds the study's lock.
+    """
+
+    def __init__(self, study: ServedStudy, definition: StudyDefinition) -> None:
+        self._study = study
+        self.definition = definition
+        self._trials: dict[int, optuna.Trial] = {}
+        self._incomplete: optuna.Trial | None = None
+
+    @property
+    def has_incomplete(self) -> bool:
+        """Whether the last trial to start has not got all its parameters, as the database was away."""
+        return self._incomplete is not None
+
+    def start(self) -> int:
+        """Start a waiting trial or a new one; return its number.
+
+        A trial that cannot be proposed ends as FAIL with the reason, so that none stays RUNNING.
+        """
+        self._study.enter()
+        self._incomplete = trial = self._incomplete or self._study.ask()
+        self._trials[trial.number] = trial
+        self._complete_or_fail(trial)
+        self._incomplete = None
+        return trial.number
+
+    def lacks_parameters(self, number: int) -> bool:
+        """Whether a RUNNING trial has not got all its parameters, as the server ended in the middle."""
+        declared = self.definition.search_space or []
+        return space.next_parameter(declared, self._study.frozen(number).params) is not None
+
+    def resume(self, number: int) -> None:
+        """Give a RUNNING trial the parameters that it lacks."""
+        self._study.enter()
+        self._complete_or_fail(self._trial(number))
+
+    def suggest(self, number: int, name: str, distribution: BaseDistribution) -> Any:
+        """Return a running trial's value of a parameter. Raises ValueError where Optuna does."""
+        self._study.enter()
+        return _suggest(self._trial(number), name, distribution)
+
+    def end(self, number: int, result: Result) -> None:
+        """End a running trial, through the sampler, as `study.tell` does."""
+        self._study.enter()
+        if result.failure is not None:
+            trial_id, storage = self._study.trial_id(number), self._study.storage
+            for key, text in failure_attrs(result.failure).items():
+                storage.set_trial_user_attr(trial_id, key, text)
+            storage.set_trial_system_attr(trial_id, FAIL_REASON, result.failure.message)
+        try:
+            self._study.tell(number, result.values, result.state)
+        except Exception:
+            if self._study.frozen(number).state == TrialState.RUNNING:
+                raise
+            log.exception("The sampler of %s failed after trial %d", self._study.study_name, number)
+        self._trials.pop(number, None)
+
+    def _trial(self, number: int) -> optuna.Trial:
+        """Return the trial's object: that of `ask` or, after a restart of the server, a new one."""
+        if number not in self._trials:
+            self._trials[number] = optuna.Trial(self._study, self._study.trial_id(number))
+        return self._trials[number]
+
+    def _complete_or_fail(self, trial: optuna.Trial) -> None:
+        declared = self.definition.search_space or []
+        try:
+            while parameter := space.next_parameter(declared, trial.params):
+                _suggest(trial, parameter.name, to_optuna(parameter))
+        except (TimeoutError, Fenced):  # the database's fault, not the definition's
+            raise
+        except Exception as error:
+            log.exception("Trial %d of %s cannot be proposed", trial.number, self._study.study_name)
+            failure = Failure(
+                category="NotProposed",
+                message=f"{self.definition.sampler.name} could not propose parameters: {error}",
+                remedy="Correct spec.sampler, spec.searchSpace or spec.initialTrials.",
+            )
+            self.end(trial.number, Result(TrialState.FAIL, failure=failure))
+
+
+def id_of(trial: FrozenTrial) -> int:
+    """Return the storage's id of a trial."""
+    return trial._trial_id  # noqa: SLF001
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    match distribution:
+        case FloatDistribution(low=low, high=high, log=log_scale, step=step):
+            return trial.suggest_float(name, low, high, log=log_scale, step=step)
+        case IntDistribution(low=low, high=high, log=log_scale, step=step):
+            return trial.suggest_int(name, low, high, log=log_scale, step=step)
+        case CategoricalDistribution(choices=choices):
+            return trial.suggest_categorical(name, choices)
+    raise ValueError(f"{type(distribution).__name__} is not a distribution that a trial can suggest from")
