@@ -75,6 +75,29 @@ def test_the_file_and_the_pattern_may_be_the_users_own(pod: Pod, twin: Twin) -> 
     assert twin.study.trials[0].value == 0.8
 
 
+def test_a_file_that_is_written_again_is_read_again(pod: Pod, twin: Twin) -> None:
+    file = pod.folder / "metrics.json"
+    file.write_text('{"accuracy": 0.9}')
+    pod.environ["TUNING_CONFIG"] = json.dumps({"metrics": {"file": str(file)}})
+    for text, value in (
+        ('{"accuracy": 0.5}', 0.5),
+        ('{"accuracy": 0.4321}', 0.4321),
+        ('{"accuracy": 1}', 1.0),
+    ):
+        twin.trial, twin.told = twin.study.ask(), None
+        ended = shell(pod, f"echo '{text}' > {file}")
+        assert ended.code == 0, ended
+        assert twin.study.trials[-1].value == value
+
+
+def test_a_file_that_does_not_exist_is_named(pod: Pod, twin: Twin) -> None:
+    pod.environ["TUNING_CONFIG"] = '{"metrics": {"file": "/nowhere/log.jsonl"}}'
+    assert shell(pod, "echo done").code == 1
+    assert twin.failure.message.endswith(
+        "The file /nowhere/log.jsonl (spec.trial.metrics.file) does not exist."
+    )
+
+
 def test_five_thousand_lines_take_few_requests(pod: Pod, twin: Twin) -> None:
     ended = run(pod, "sh", "-c", "seq 1 5000 | sed 's/.*/step=& accuracy=0.&/'")
     assert ended.code == 0, ended

@@ -38,13 +38,16 @@ _SPACE = re.compile(
     r"""|(?:\w+\.)*(?:tensor|array|float[0-9]*|bfloat16|decimal)\()""",
     re.IGNORECASE,
 )
+_PROGRESS_BAR = re.compile(r"\s*[0-9]+%\s?\|.*\|")  # of something that is called like the metric
+_SEVERAL = re.compile(r"\s*[-+]?\.?[0-9]\S*(?:[,;]?\s+[-+]?\.?[0-9][0-9.,e+\-]*%?)+\s*$")
 _NUMERALS = re.compile(r"\s*[-+]?[.,]?[0-9][0-9.,_'/% ]*(?!\w)")
 _NAME_KEY = re.compile(
     r"""(?<![\w.])(?:metric[_ ]?name|metric|name|key|tag)[\\"']*\s*[=:]\s*[\\"']*$""", re.IGNORECASE
 )
 _VALUE_KEY = re.compile(r"""[^{}]*?(?<![\w.])(?:metric[_ ]?value|value|val)[\\"']*\s*[=:]""", re.IGNORECASE)
 _ANY_VALUE = re.compile(r"""(?<![\w./\-])([A-Za-z_][\w./\-]*)["']?\s*[=:]\s*["']?[-+]?\.?[0-9]""")
-_CUT = re.compile(r"[0-9]|[.,_'][0-9]|[eE][-+]?[0-9]")
+_CUT_BEFORE = re.compile(r"(?:[0-9][.,_']?|(?<![\w)])-)$")
+_CUT_AFTER = re.compile(r"[0-9]|[.,_'][0-9]|[eE][-+]?[0-9]")
 
 
 class Found(NamedTuple):
@@ -149,7 +152,7 @@ class MetricReader:
             text = plain_signs(text)
             row = self._tables[on_error].read(text)
             if row is not None:
-                cells = [Leaf((column,), cell) for column, cell in row.items()]
+                cells = [Leaf((column,), cell) for column, cell in row]
                 position, found = _position(cells), self._in_leaves(cells)
             else:
                 position, found = self._in_line(text)
@@ -173,14 +176,16 @@ class MetricReader:
         """Read the objects in a line, then the text around them."""
         if not self._may_name_one(text):
             return _position_in_text(text), {}
-        objects, text = split_objects(text)
-        position, found = _position_in_text(text), self._in_text(text)
+        objects, around = split_objects(text)
+        position, found = _position_in_text(around), self._in_text(around)
         for thing in objects:
             inside = list(leaves(thing))
-            values, at = self._in_leaves(inside), _position(inside)
-            for text in [] if values else [leaf.value for leaf in inside if isinstance(leaf.value, str)]:
-                text_at, values_of_text = self._in_line(text)
-                at, values = at if at != NOWHERE else text_at, {**values, **values_of_text}
+            at, values = _position(inside), self._in_leaves(inside)
+            if not values:  # a record of a log, whose message has the metric
+                messages = [state for leaf in inside for state in states(leaf.text)]
+                for message_at, of_message in map(self._in_line, messages):
+                    at = at if at != NOWHERE else message_at
+                    values.update(of_message)
             position = at if at != NOWHERE else position
             found.update(values)
         return position, found
@@ -256,18 +261,21 @@ def _mention(name: str) -> re.Pattern[str]:
 
 
 def _beside(text: str, place: re.Match[str]) -> tuple[Value, int]:
-    """Return the value that belongs to a metric's name, and whether it only stands near."""
-    if _NAME_KEY.search(text, 0, place.start()):
-        key = _VALUE_KEY.match(text, place.end())
-        return (read_value(text, key.end()), 0) if key else (None, 0)
-    sign = _SIGN.match(text, place.end())
-    if sign:
-        return read_value(text, sign.end()), 0
-    space = _SPACE.match(text, place.end())
-    value = read_value(text, space.end()) if space else None
-    if space and isinstance(value, Unreadable) and not _NUMERALS.match(text, space.end()):
-        return None, LOOSE  # `accuracy 2nd run`
-    return value, LOOSE
+    """Return the value that belongs to a metric's name, and how weak it is."""
+    if _NAME_KEY.search(text, 0, place.start()) and (key := _VALUE_KEY.match(text, place.end())):
+        return read_value(text, key.end()), 0
+    if sign := _SIGN.match(text, place.end()):
+        if _PROGRESS_BAR.match(text, sign.end()):
+            return None, 0
+        value = read_value(text, sign.end())
+        if isinstance(value, float) and (numbers := _SEVERAL.match(text, sign.end())):
+            value = Unreadable(f"{numbers[0].strip()!r} are several numbers")
+        return value, 0
+    if space := _SPACE.match(text, place.end()):
+        value = read_value(text, space.end())
+        is_word = isinstance(value, Unreadable) and not _NUMERALS.match(text, space.end())  # 2nd
+        return None if is_word else value, LOOSE
+    return None, 0
 
 
 def _position_in_text(text: str) -> Position:
@@ -288,9 +296,11 @@ def _position(inside: Iterable[Leaf]) -> Position:
 
 
 def _whole(text: str, start: int, end: int) -> Value:
-    """Return a pattern's group as a number, unless the group ends within one."""
+    """Return a pattern's group as a number, unless it has only a part of one."""
     value = read_value(text[start:end])
-    if isinstance(value, float) and text[end - 1].isdigit() and _CUT.match(text, end):
+    begins = text[start].isdigit() and _CUT_BEFORE.search(text, 0, start)
+    ends = text[end - 1].isdigit() and _CUT_AFTER.match(text, end)
+    if isinstance(value, float) and (begins or ends):
         return Unreadable(f"the pattern matches only {text[start:end]!r} of the number")
     return value
 

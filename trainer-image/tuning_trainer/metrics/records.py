@@ -26,7 +26,7 @@ class Leaf(NamedTuple):
 
     def is_called(self, name: str) -> bool:
         """Return whether the name is the last key, or the end of the path: eval.f1, val/loss."""
-        path = self.path[:-1] if _plain(self.path[-1]) in VALUE_KEYS and self.path[1:] else self.path
+        path = self.path[:-1] if self.path[-1] == "value" and self.path[1:] else self.path
         return any(mark.join(path[-n:]) == name for n in range(1, len(path) + 1) for mark in "./")
 
     def read(self) -> Value:
@@ -44,6 +44,11 @@ class Leaf(NamedTuple):
                 return self._replace(value=self.value[0]).read()
             return Unreadable(f"{json.dumps(self.value)[:40]} is not a plain number")
         return None
+
+    @property
+    def text(self) -> str:
+        """The value if it is a text."""
+        return self.value if isinstance(self.value, str) else ""
 
     def folded(self) -> Leaf:
         """Return the leaf with its keys in lower case."""

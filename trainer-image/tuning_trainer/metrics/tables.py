@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Union
 
-from tuning_trainer.metrics.values import Unreadable
+from tuning_trainer.metrics.values import Unreadable, read_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-Cells = dict[str, Union[str, Unreadable]]
+Cells = list[tuple[str, Union[str, Unreadable]]]
+"""Cells with the names that they have."""
 
 _PIPES = re.compile(r"\s*[|│┃║]\s*")
 _SPLITS = (
@@ -49,10 +50,10 @@ class Table:
         cells = _cells(_PIPES, line)
         place = next((i for i, cell in enumerate(cells) if cell.casefold() in self._names), None)
         if place is not None and len(cells) > 1:
-            numbers = [cell for cell in cells[place + 1 :] if _NUMERAL.fullmatch(cell)]
+            numbers = [cell for cell in cells[place + 1 :] if read_value(cell) is not None]
             if numbers:
                 several = Unreadable(f"{', '.join(numbers)}: the row has several values")
-                return {cells[place]: numbers[0] if len(numbers) == 1 else several}
+                return [(cells[place], numbers[0] if len(numbers) == 1 else several)]
         self._begin(line)
         return None
 
@@ -62,7 +63,7 @@ class Table:
             del cells[0]
         numerals = [cell for cell in cells if _NUMERAL.fullmatch(cell)]
         complete = numerals if self._split is _PIPES else len(numerals) == len(cells)
-        return dict(zip(self._columns, cells)) if complete and len(cells) == len(self._columns) else None
+        return list(zip(self._columns, cells)) if complete and len(cells) == len(self._columns) else None
 
     def _begin(self, line: str) -> None:
         for split in _SPLITS:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tuning_trainer.settings import Settings
 
 SHELL_SIGNALS = 128
+COMPARED = 4096  # bytes at a file's start that show whether it was written again
 LOOK_EVERY = 0.5  # seconds between looks at the metrics file
 PRUNE_GRACE = 30.0  # seconds, if TUNING_CONFIG has no pruneGrace
 SHARE_OF_GRACE = 0.8  # of pruneGrace for the program; at its end, the pod itself is deleted
@@ -53,16 +54,10 @@ def run_command(arguments: list[str], settings: Settings, trial: Trial, metrics:
             raise
         if pruned:
             return Outcome("PRUNED")
-        outcome = _outcome(program, reader, metrics, settings.final, _log_command(settings, trial))
+        outcome = _outcome(program, reader, metrics, settings, trial)
         for key, value in _attributes(Path(folder) / RESULT).items():
             trial.set_user_attr(key, value)
         return outcome
-
-
-def _log_command(settings: Settings, trial: Trial) -> str:
-    """Return how a user reads the log of this pod's Job."""
-    work = "refit" if settings.final else trial.number
-    return f"kubectl logs job/{settings.study.rpartition('/')[2]}-{work} -c trainer"
 
 
 def _attributes(file: Path) -> dict[str, Any]:
@@ -136,20 +131,26 @@ class _Watch:
 
 
 class _Follower:
-    """Reads the lines that are added to a file from now on."""
+    """Reads the lines that are added to a file from now on; all of a file that is written again."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._offset = file.stat().st_size if file.exists() else 0
+        self._start = b""
+        self._offset = 0
         self._rest = b""
+        if file.exists():
+            self._offset = file.stat().st_size
+            self._start = file.read_bytes()[:COMPARED]
 
     def new_lines(self, to_the_end: bool) -> Iterator[str]:
         """Yield the new lines, without an unfinished one unless the file has reached its end."""
         if not self._file.exists():
             return
         with self._file.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._offset:  # rewritten
+            start = file.read(COMPARED)
+            if file.seek(0, os.SEEK_END) < self._offset or not start.startswith(self._start):
                 self._offset, self._rest = 0, b""
+            self._start = start
             file.seek(self._offset)
             content = file.read()
         self._offset += len(content)
@@ -185,14 +186,20 @@ def _start(command: list[str], environ: dict[str, str]) -> Program:
 
 
 def _outcome(
-    program: Program, reader: MetricReader, metrics: list[str], final: bool, log_command: str
+    program: Program, reader: MetricReader, metrics: list[str], settings: Settings, trial: Trial
 ) -> Outcome:
     output = "".join(f"{shown(line)}\n" for line in program.last_lines)
     if program.exit_code:
+        work = "refit" if settings.final else trial.number
+        log_command = f"kubectl logs job/{settings.study.rpartition('/')[2]}-{work} -c trainer"
         raise TrialFailure(_exit_failure(program.exit_code, output, log_command))
     missing = reader.missing()
-    if missing and final:
+    if missing and settings.final:
         return Outcome("COMPLETE")
+    file = (settings.config.get("metrics") or {}).get("file")
+    if missing and file and not Path(file).exists():
+        message = f"{missing.message} The file {file} (spec.trial.metrics.file) does not exist."
+        missing = missing._replace(message=message)
     if missing:
         raise TrialFailure(missing._replace(traceback=output or None))
     values: list[Any] = [reader.last[name] for name in metrics]
