@@ -118,7 +118,14 @@ async def test_a_study_from_apply_to_the_best_parameters(cluster: Cluster) -> No
     status = await cluster.wait(phase("Completed", "Failed"))
     assert status["phase"] == "Completed"
     assert status["progress"] == "6/6"
-    assert status["trials"] == {"total": 6, "running": 0, "complete": 6, "pruned": 0, "failed": 0}
+    assert status["trials"] == {
+        "total": 6,
+        "pending": 0,
+        "running": 0,
+        "complete": 6,
+        "pruned": 0,
+        "failed": 0,
+    }
     assert status["best"]["number"] == 5
     assert 0 <= status["best"]["parameters"]["x"] <= 1
     assert status["completionTime"] >= status["startTime"]
@@ -284,7 +291,14 @@ async def test_a_drained_pod_is_no_failure(cluster: Cluster) -> None:
     cluster.node.life = life
     await cluster.apply(maxTrials=1, parallelism=1)
     status = await cluster.wait(phase("Completed", "Failed"), seconds=60)
-    assert status["trials"] == {"total": 1, "running": 0, "complete": 1, "pruned": 0, "failed": 0}
+    assert status["trials"] == {
+        "total": 1,
+        "pending": 0,
+        "running": 0,
+        "complete": 1,
+        "pruned": 0,
+        "failed": 0,
+    }
     assert [pod.trial for pod in cluster.node.pods] == [0, 0]
     assert len(cluster.node.jobs) == 1
 
@@ -323,7 +337,7 @@ async def test_suspend_and_resume(cluster: Cluster) -> None:
     await cluster.patch(suspend=True)
     await cluster.wait(phase("Suspended"))
     go_on.set()
-    idle = await cluster.wait(lambda status: status["trials"]["running"] == 0)
+    idle = await cluster.wait(lambda status: status["trials"]["running"] + status["trials"]["pending"] == 0)
     assert idle["phase"] == "Suspended"
     assert idle["progress"] == "2/4"
     await cluster.patch(suspend=False)
@@ -349,9 +363,18 @@ async def test_a_timeout_ends_what_runs(cluster: Cluster) -> None:
 
     cluster.node.life = life
     await cluster.apply(timeout="3s")
-    status = await cluster.wait(lambda s: s.get("phase") == "Completed" and s["trials"]["running"] == 0)
+    status = await cluster.wait(
+        lambda s: s.get("phase") == "Completed" and s["trials"]["running"] + s["trials"]["pending"] == 0
+    )
     assert condition(status, "Complete")["reason"] == "TimeoutReached"
-    assert status["trials"] == {"total": 2, "running": 0, "complete": 0, "pruned": 2, "failed": 0}
+    assert status["trials"] == {
+        "total": 2,
+        "pending": 0,
+        "running": 0,
+        "complete": 0,
+        "pruned": 2,
+        "failed": 0,
+    }
     await eventually(cluster.no_jobs)
 
 
@@ -490,7 +513,14 @@ async def test_killing_the_operator_loses_and_doubles_nothing(cluster: Cluster) 
     await cluster.apply(maxTrials=10, parallelism=3)
     status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
     assert killed == 3
-    assert status["trials"] == {"total": 10, "running": 0, "complete": 10, "pruned": 0, "failed": 0}
+    assert status["trials"] == {
+        "total": 10,
+        "pending": 0,
+        "running": 0,
+        "complete": 10,
+        "pruned": 0,
+        "failed": 0,
+    }
     assert len(cluster.node.jobs) == 10
     assert len(cluster.node.pods) == 10
 
@@ -518,7 +548,14 @@ async def test_killing_the_study_server_loses_and_doubles_nothing(cluster: Clust
     stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
     assert stalled["reason"] == "StudyServerUnavailable"
     status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
-    assert status["trials"] == {"total": 8, "running": 0, "complete": 8, "pruned": 0, "failed": 0}
+    assert status["trials"] == {
+        "total": 8,
+        "pending": 0,
+        "running": 0,
+        "complete": 8,
+        "pruned": 0,
+        "failed": 0,
+    }
     assert condition(status, "Stalled")["status"] == "False"
     assert len(cluster.node.jobs) == 8
     assert len(cluster.node.pods) == 8
@@ -532,7 +569,14 @@ async def test_two_operators_do_no_harm(cluster: Cluster, folder: Path, operator
         status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
     finally:
         twin.kill()
-    assert status["trials"] == {"total": 12, "running": 0, "complete": 12, "pruned": 0, "failed": 0}
+    assert status["trials"] == {
+        "total": 12,
+        "pending": 0,
+        "running": 0,
+        "complete": 12,
+        "pruned": 0,
+        "failed": 0,
+    }
     assert len(cluster.node.jobs) == 12
     assert len(cluster.node.pods) == 12
 

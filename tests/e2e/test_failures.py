@@ -17,7 +17,14 @@ def test_failed_objective_is_recorded_with_its_traceback(kubectl: Kubectl, image
     kubectl.apply(code("boom-code", source), study("boom", image, maxTrials=3, parallelism=1))
     status = kubectl.wait("boom", phase("Completed", "Failed"))["status"]
     assert status["phase"] == "Completed"
-    assert status["trials"] == {"total": 3, "running": 0, "complete": 2, "pruned": 0, "failed": 1}
+    assert status["trials"] == {
+        "total": 3,
+        "pending": 0,
+        "running": 0,
+        "complete": 2,
+        "pruned": 0,
+        "failed": 1,
+    }
     with optuna_record(kubectl, "boom") as record:
         failed = record.trials[1]
         assert failed.state.name == "FAIL"

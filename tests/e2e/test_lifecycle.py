@@ -28,7 +28,13 @@ def test_suspend_stops_new_trials_and_resumes(kubectl: Kubectl, image: str) -> N
     kubectl.apply(code("nap-code", SLOW), study("nap", image, maxTrials=6, parallelism=2))
     kubectl.wait("nap", lambda s: s.get("status", {}).get("trials", {}).get("complete", 0) >= 1)
     kubectl.patch("nap", suspend=True)
-    idle = kubectl.wait("nap", lambda s: phase("Suspended")(s) and s["status"]["trials"]["running"] == 0)
+    idle = kubectl.wait(
+        "nap",
+        lambda s: (
+            phase("Suspended")(s)
+            and not (s["status"]["trials"]["running"] or s["status"]["trials"]["pending"])
+        ),
+    )
     at_rest = idle["status"]["trials"]["total"]
     assert at_rest < 6
     kubectl.patch("nap", suspend=False)

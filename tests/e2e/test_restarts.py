@@ -34,7 +34,14 @@ def test_no_trial_is_lost_or_duplicated_by_restarts(kubectl: Kubectl, image: str
     system.run(*kill, "app.kubernetes.io/component=study-server")
     status = kubectl.wait("tough", phase("Completed", "Failed"), timeout=300)["status"]
     assert status["phase"] == "Completed"
-    assert status["trials"] == {"total": 16, "running": 0, "complete": 16, "pruned": 0, "failed": 0}
+    assert status["trials"] == {
+        "total": 16,
+        "pending": 0,
+        "running": 0,
+        "complete": 16,
+        "pruned": 0,
+        "failed": 0,
+    }
     with optuna_record(kubectl, "tough") as record:
         assert [t.number for t in record.trials] == list(range(16))
         assert running_at_once(record.trials) <= 4

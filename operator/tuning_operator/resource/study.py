@@ -227,6 +227,15 @@ class Metrics(Model, json_schema_extra=rules.METRICS):
     )
 
 
+class JobMetadata(Model):
+    """Metadata of the study's Jobs; pods get theirs from the template."""
+
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels, for example kueue.x-k8s.io/queue-name of a Kueue queue."
+    )
+    annotations: dict[str, str] = Field(default_factory=dict, description="Annotations.")
+
+
 class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     """What a trial runs. Exactly one of objective, script and command must be set."""
 
@@ -261,7 +270,14 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     prune_grace: Duration = Field(
         "30s", description="How long a pruned trial may continue to run before its pod is deleted."
     )
-    ttl_after_finished: Duration = Field("1d", description="How long to keep finished Jobs and their logs.")
+    ttl_after_finished: Duration = Field(
+        "1d",
+        description="How long to keep finished Jobs and their logs; at least a minute, so that the end of a "
+        "trial is always seen. They are deleted earlier if a quota on the number of Jobs requires it.",
+    )
+    job: JobMetadata | None = Field(
+        None, description="Labels and annotations of the Jobs themselves, the refit's included."
+    )
     template: PodTemplate = Field(
         description="Pod template (a PodTemplateSpec). Its container `trainer` runs the trial and requests "
         "GPUs."
@@ -420,6 +436,7 @@ class TrialCounts(Model):
     """Number of trials by state."""
 
     total: int = Field(0, description="Number of all trials.")
+    pending: int = Field(0, description="Number of trials whose pod has not started yet.")
     running: int = Field(0, description="Number of trials that are running.")
     complete: int = Field(0, description="Number of trials that returned a value.")
     pruned: int = Field(0, description="Number of trials that were stopped early.")

@@ -277,7 +277,7 @@ async def _play(max_trials: int, steps: list[tuple[str, int]], planned: dict[int
     await history.end_well()
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(max_trials=SIZES, steps=STEPS, planned=FAULTS)
 def test_any_history_ends_well(
     max_trials: int, steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]
@@ -402,6 +402,7 @@ def observations(draw: st.DrawFn) -> Observation:
     return Observation(summary(*running, **counts), runs)
 
 
+@settings(deadline=None)
 @given(
     seen=observations(), suspend=st.booleans(), parallelism=st.integers(1, 4), max_trials=st.integers(1, 12)
 )

@@ -105,6 +105,23 @@ TABLE: dict[str, Row] = {
     "no free GPU at all is reported": Row(
         study(), seen(summary(0, 1), {0: Run("starting", diagnosis("Capacity", ago(60))), 1: Run("starting")}), [],
         conditions={"Stalled": ("True", "Capacity")}),
+    "a Job in a queue is reported when nothing else runs": Row(
+        study(), seen(summary(0), {0: Run("starting", diagnosis("Queued", ago(60)))}), [ASK], phase="Pending",
+        conditions={"Stalled": ("True", "Queued")}, requeue_after=0),
+    "a Job in a queue while others run is not reported": Row(
+        study(), seen(summary(0, 1), {0: Run("starting", diagnosis("Queued", LATE)), 1: started()}), [],
+        conditions={"Stalled": ("False", "Progressing")}),
+    "a run that has not started and is not what the spec says now is replaced": Row(
+        study(), seen(summary(0, 1), {0: Run("starting", diagnosis("Quota", LATE), outdated=True), 1: started()}),
+        [Stop(Trial(0))], conditions={"Stalled": ("True", "Quota")}, requeue_after=0),
+    "a run that has started is left alone when the spec changes": Row(
+        study(), seen(summary(0, 1), {0: started(outdated=True), 1: started()}), []),
+    "no trial can start": Row(
+        study(), seen(summary(0, 1), {n: Run("starting", diagnosis("Unschedulable", LATE)) for n in (0, 1)}), [],
+        phase="Pending", conditions={"Stalled": ("True", "Unschedulable")}),
+    "no trial can start any more": Row(
+        study(), seen(summary(2, 3, complete=2), {n: Run("starting", diagnosis("Quota", LATE)) for n in (2, 3)}), [],
+        conditions={"Stalled": ("True", "Quota")}),
     "a quota is waited for": Row(
         study(), seen(summary(0, 1), {0: Run("starting", diagnosis("Quota", LATE)), 1: started()}), [],
         conditions={"Stalled": ("True", "Quota")}),
@@ -127,7 +144,8 @@ TABLE: dict[str, Row] = {
         conditions={"Accepted": ("False", "Invalid")}, requeue_after=0),
     "refused from the first: nothing happens": Row(
         study(status=TuningStudyStatus()), seen(None, problems=(Problem(field="sampler.args.sede", message="no such"),)),
-        [], phase="Pending", conditions={"Accepted": ("False", "Invalid")}),
+        [], phase="Pending", conditions={"Accepted": ("False", "Invalid"), "Stalled": ("False", "NotAccepted")},
+        requeue_after=30),
     "refused for a study that is not there yet": Row(
         study(warmStart={"study": "earlier"}), seen(None, problems=(Problem(field="warmStart.study", message="none"),)),
         [], phase="Pending", conditions={"Accepted": ("False", "Invalid")}, requeue_after=30),
@@ -157,6 +175,9 @@ TABLE: dict[str, Row] = {
         phase="Completed", conditions={"Complete": ("True", "NoImprovement")}),
     "a sampler that has tried all there is: the last trial is waited for": Row(
         study(), seen(summary(3, complete=3, exhausted=True), {3: started()}), []),
+    "a sampler whose trials have all failed": Row(
+        study(), seen(summary(fail=4, exhausted=True)), [], phase="Failed",
+        conditions={"Failed": ("True", "AllTrialsFailed")}),
     "a sampler that has tried all there is": Row(
         study(), seen(summary(complete=4, exhausted=True)), [], phase="Completed",
         conditions={"Complete": ("True", "SearchSpaceExhausted")}),
@@ -258,10 +279,13 @@ def test_a_refused_edit_leaves_the_clock_alone() -> None:
 
 def test_status_has_counts_and_the_best() -> None:
     best = trial(3, "COMPLETE", values=[0.98], parameters={"x": 0.5, "kind": "relu", "layers": [8, 4]})
-    status = decision(study(), seen(summary(7, complete=4, pruned=2, fail=1, best=best)), NOW).status
+    runs = {7: Run("running"), 8: Run("starting")}
+    status = decision(
+        study(), seen(summary(7, 8, 9, complete=4, pruned=2, fail=1, best=best), runs), NOW
+    ).status
     assert status.progress == "7/10"
     assert status.trials is not None
-    counts = {"total": 8, "running": 1, "complete": 4, "pruned": 2, "failed": 1}
+    counts = {"total": 10, "pending": 2, "running": 1, "complete": 4, "pruned": 2, "failed": 1}
     assert status.trials.model_dump(exclude_none=True) == counts
     assert status.best == BestTrial(
         number=3, values=[0.98], parameters={"x": 0.5, "kind": "relu", "layers": "[8, 4]"}

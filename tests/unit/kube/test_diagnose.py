@@ -69,6 +69,8 @@ WAITING: dict[str, tuple[Evidence, str, list[str]]] = {
         Evidence(job(), [pod(phase="Pending", **waiting("ContainerCreating"))],
                  [event("FailedMount", 'MountVolume.SetUp failed for volume "tuning-source" : configmap "mnist-code" not found')]),
         "Volume", ["Create the ConfigMap mnist-code in this namespace", "spec.trial.source"]),
+    "suspended by a queue": (
+        Evidence({**job(), "spec": {"suspend": True}}), "Queued", ["Job mnist-0 is suspended", "queue", "kubectl describe job mnist-0"]),
     "quota": (Evidence(job(), [], [event("FailedCreate", LIMITED)]), "Quota", ["exceeded quota: gpus", "ResourceQuota"]),
     "pod security": (Evidence(job(), [], [event("FailedCreate", SECURITY)]), "PodRefused", ["PodSecurity", "policies"]),
     "node's network": (

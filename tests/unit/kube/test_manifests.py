@@ -62,6 +62,7 @@ def container(job: dict[str, Any], name: str = "trainer") -> dict[str, Any]:
 def test_the_job() -> None:
     job = trial_job(study(trial=SPEC), 7, RUNTIME)
     labels = {names.LABEL_STUDY: "mnist", names.LABEL_TRIAL: "7", names.LABEL_ROLE: "trial"}
+    assert set(job["metadata"].pop("annotations")) == {names.ANNOTATION_PROGRAM}
     assert job["metadata"] == {
         "name": "mnist-7",
         "namespace": "ml",
@@ -241,6 +242,8 @@ def test_the_refits_job_differs_from_a_trials_by_its_role() -> None:
         names.LABEL_ROLE: "final",
         names.LABEL_DIGEST: digest,
     }
+    for made in (job, trial):
+        assert made["metadata"].pop("annotations")
     assert job["metadata"] == trial["metadata"] | {"name": "mnist-refit", "labels": labels}
     assert job["spec"]["backoffLimit"] == 2
     assert job["spec"]["podFailurePolicy"] == trial["spec"]["podFailurePolicy"]
@@ -273,6 +276,40 @@ def test_the_refits_own_fields() -> None:
     assert container(job)["command"][2:] == ["script", "final.py"]
     assert pod["activeDeadlineSeconds"] == 6 * 3600
     assert {"name": "tuning-source", "configMap": {"name": "final-code"}} in pod["volumes"]
+
+
+def test_labels_and_annotations_of_the_job_itself() -> None:
+    metadata = {"labels": {"kueue.x-k8s.io/queue-name": "gpus"}, "annotations": {"note": "mine"}}
+    for job in (
+        trial_job(study(trial={**SPEC, "job": metadata}), 7, RUNTIME),
+        refit_job(study(trial={**SPEC, "job": metadata}, refit={})),
+    ):
+        assert job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+        assert job["metadata"]["labels"][names.LABEL_STUDY] == "mnist"
+        assert job["metadata"]["annotations"]["note"] == "mine"
+        assert "kueue.x-k8s.io/queue-name" not in job["spec"]["template"]["metadata"]["labels"]
+
+
+def test_a_job_is_kept_until_its_end_was_seen() -> None:
+    job = trial_job(study(trial={**SPEC, "ttlAfterFinished": "0s"}), 7, RUNTIME)
+    assert job["spec"]["ttlSecondsAfterFinished"] == 60
+
+
+def test_the_digest_of_what_a_job_runs() -> None:
+    """It changes with what a user may correct while a Job waits, and not with the rest of the spec."""
+
+    def digest(**spec: Any) -> str:
+        job = trial_job(study(**{"trial": SPEC, **spec}), 7, RUNTIME)
+        return str(job["metadata"]["annotations"][names.ANNOTATION_PROGRAM])
+
+    base = digest()
+    assert digest(maxTrials=3, parallelism=1, refit={}) == base
+    changes = [
+        {"timeout": "21m"}, {"source": {"configMap": "other"}}, {"python": "python3.12"},
+        {"objective": "train:other"}, {"job": {"labels": {"a": "b"}}},
+        {"template": {"spec": {"containers": [{"name": "trainer", "image": "torch:3"}]}}},
+    ]  # fmt: skip
+    assert len({base, *(digest(trial={**SPEC, **change}) for change in changes)}) == 7
 
 
 def test_the_digest_of_a_refit() -> None:

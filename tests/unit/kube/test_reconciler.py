@@ -30,7 +30,14 @@ async def test_a_study_runs_to_its_end() -> None:
     assert world.status["phase"] == "Completed"
     assert world.status["progress"] == "5/5"
     assert world.status["best"]["number"] == 4
-    assert world.status["trials"] == {"total": 5, "running": 0, "complete": 5, "pruned": 0, "failed": 0}
+    assert world.status["trials"] == {
+        "total": 5,
+        "pending": 0,
+        "running": 0,
+        "complete": 5,
+        "pruned": 0,
+        "failed": 0,
+    }
     assert {"Started", "NewBest", "Completed"} <= {reason for reason, _ in world.kube.events()}
 
 
@@ -290,6 +297,43 @@ async def test_what_may_be_allowed_later_is_no_reason_to_refuse_a_study(status: 
     assert world.alive() == [0, 1]
 
 
+async def test_a_corrected_template_reaches_a_trial_that_cannot_start() -> None:
+    world = World(parallelism=1)
+    await world.settle()
+    trial = body()["spec"]["trial"]
+    trial["template"]["spec"]["containers"][0]["image"] = "python:3.13"
+    world.edit(trial=trial)
+    await world.settle()
+    [container] = world.jobs[0]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "python:3.13"
+    assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"], "at no cost to the trial"
+    world.begin(0)
+    world.edit(trial=body()["spec"]["trial"])
+    await world.settle()
+    [container] = world.jobs[0]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "python:3.13", "it runs"
+
+
+async def test_finished_jobs_make_room_in_a_quota_on_jobs() -> None:
+    """The quota counts Jobs that have finished, too."""
+    world = World(maxTrials=6, parallelism=1)
+
+    def admit(created: dict[str, Any]) -> None:
+        if created["kind"] == "Job" and len(world.jobs) >= 3:
+            quota = "requested: count/jobs.batch=1, used: count/jobs.batch=3, limited: count/jobs.batch=3"
+            raise KubeError(403, "Forbidden", f'jobs.batch "x" is forbidden: exceeded quota: jobs, {quota}')
+
+    world.kube.admit = admit
+    for number in range(6):
+        await world.settle()
+        await world.settle()
+        world.begin(number)
+        world.succeed(number)
+    await world.settle()
+    assert world.status["phase"] == "Completed"
+    assert world.status["progress"] == "6/6"
+
+
 async def test_what_an_ask_brings_is_started_in_the_same_pass() -> None:
     world = World(maxTrials=40, parallelism=40)
     assert await world.tick() == 0
@@ -314,7 +358,7 @@ async def test_a_deleted_trainer_config_map_is_created_again() -> None:
     world.kube.put(warning(waits, "FailedMount", message))
     await world.settle()
     assert world.kube.named("ConfigMap") == {name}
-    assert world.status["phase"] == "Running"
+    assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
 
 
 async def test_a_copied_job_is_not_the_trials() -> None:

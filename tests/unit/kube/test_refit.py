@@ -109,6 +109,8 @@ TABLE: dict[str, Row] = {
     "its image cannot be pulled for long": Row(
         spec(), seen(ended(record()), run("starting", "ImagePull", since=LATE)),
         [fail(diagnosis("ImagePull").failure), Stop(REFIT)], "Pending"),
+    "its template was corrected before it started": Row(
+        spec(), seen(ended(record()), run("starting", "ImagePull", outdated=True)), [Stop(REFIT)], "Pending"),
     "its trainer is gone": Row(
         spec(), seen(ended(record()), run("starting", "TrainerMissing")), [START], "Pending", "it is so"),
     "it waits for a GPU": Row(

@@ -16,6 +16,8 @@ from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 TRAINER_PATH = "/var/run/tuning.dev/trainer"
 TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
 SOURCE_PATH = "/var/run/tuning.dev/source"
+SHORTEST_TTL = 60
+"""Seconds: a Job that is gone before the operator has seen its end would be started again."""
 TOKEN_SECONDS = 3600
 """The kubelet renews the token after 80 % of this time; the trainer reads it again for each request."""
 
@@ -50,10 +52,13 @@ def _address(runtime: Runtime) -> dict[str, str]:
 def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
     """Return the Job that does the work: the pod template with the container `trainer` completed."""
     runs = program(study, work)
+    metadata = _metadata(study, work.job_name(study.metadata["name"]), work.labels)
+    metadata["labels"] = {**runs.job.labels, **metadata["labels"]}
+    metadata["annotations"] = {**runs.job.annotations, names.ANNOTATION_PROGRAM: runs.digest}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(study, work.job_name(study.metadata["name"]), work.labels),
+        "metadata": metadata,
         "spec": {
             "backoffLimit": runs.retries,
             # A drained node or a preemption is not a failure of the trial: the next pod resumes it.
@@ -62,7 +67,7 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
                     {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
                 ]
             },
-            "ttlSecondsAfterFinished": seconds(study.spec.trial.ttl_after_finished),
+            "ttlSecondsAfterFinished": max(seconds(study.spec.trial.ttl_after_finished), SHORTEST_TTL),
             "template": _pod_template(study, work, runs, runtime),
         },
     }
@@ -136,7 +141,7 @@ def _trainer(
     return {
         "terminationMessagePolicy": "FallbackToLogsOnError",  # after a crash, it has the last lines of output
         **container,
-        "command": [study.spec.trial.python, f"{TRAINER_PATH}/trainer.zip", *runs.arguments],
+        "command": [runs.python, f"{TRAINER_PATH}/trainer.zip", *runs.arguments],
         "env": [*theirs, *({"name": name, "value": value} for name, value in ours.items())],
         "volumeMounts": [
             *container.get("volumeMounts", []),

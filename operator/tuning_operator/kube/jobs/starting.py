@@ -176,7 +176,22 @@ def _evicted_repeatedly(evidence: Evidence) -> Diagnosis | None:
     return diagnosis("Evicted", message, request_more(evidence), created(evidence.job))
 
 
+def _queued(evidence: Evidence) -> Diagnosis | None:
+    job = evidence.job
+    if not job.get("spec", {}).get("suspend"):
+        return None
+    name, conditions = job["metadata"]["name"], job.get("status", {}).get("conditions", [])
+    since = next((c.get("lastTransitionTime") for c in conditions if c["type"] == "Suspended"), None)
+    return diagnosis(
+        "Queued",
+        f"Job {name} is suspended: it waits in a queue, or a user suspended it.",
+        f"It starts when its queue admits it; `kubectl describe job {name}` may show why it waits.",
+        parse_time(since) or created(job),
+    )
+
+
 CHECKS: tuple[Check, ...] = (
+    _queued,
     _node_unreachable,
     _evicted_repeatedly,
     _image,

@@ -19,8 +19,8 @@ from tuning_operator.protocol import AskRequest, Failure, StudySummary, TellRequ
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
 
-WARM_START_RETRY = timedelta(seconds=30)
-"""How soon a study is tried again whose warmStart is refused: the other study may not be there yet."""
+REFUSED_RETRY = timedelta(seconds=30)
+"""How soon a refused spec is checked again: for example, the study of warmStart may exist by then."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
         *_ask(context),
         *refit_steps(study, seen, refit, now),
         *_timeout(context),
-        *_warm_start(context),
+        *_refused(context),
         *(Wait(run.check_at) for run in seen.runs.values() if run.check_at),
         *waits,
     ]
@@ -100,6 +100,11 @@ def _prune_requested(context: Context, trial: TrialRecord, run: Run | None) -> t
     return end if run is None else once(trial.prune_requested + context.prune_grace, context.now, *end)
 
 
+def _outdated(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
+    """Replace a run that has not started and is not what the spec says now; the trial stays as it is."""
+    return (Stop(Trial(trial.number)),) if run and run.state == "starting" and run.outdated else ()
+
+
 def _cannot_start(context: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     """Free the slot of a run that waits for its user to fix it, and waits too long."""
     if run is None or run.diagnosis is None:
@@ -117,6 +122,7 @@ TRIAL_RULES: tuple[Rule, ...] = (
     _ended_without_result,
     _study_over,
     _prune_requested,
+    _outdated,
     _cannot_start,
     _without_run,
 )
@@ -155,6 +161,6 @@ def _timeout(context: Context) -> Iterator[Wait]:
         yield Wait(context.now + left)
 
 
-def _warm_start(context: Context) -> Iterator[Wait]:
-    if any(problem.field.startswith("warmStart") for problem in context.seen.problems):
-        yield Wait(context.now + WARM_START_RETRY)
+def _refused(context: Context) -> Iterator[Wait]:
+    if context.seen.problems:
+        yield Wait(context.now + REFUSED_RETRY)

@@ -30,6 +30,8 @@ class Run:
     diagnosis: Diagnosis | None = None
     lingering_since: datetime | None = None
     """When the run was first seen to go on after its work had a result."""
+    outdated: bool = False
+    """Whether the spec has changed what the run should execute."""
     check_at: datetime | None = None
     """When to look at the run again, though nothing may have been reported of it."""
 

@@ -73,6 +73,8 @@ def _continue(study: TuningStudy, seen: Observation, record: RefitRecord, now: d
         yield _fail(begun, REMOVED)
         if run and run.active:
             yield Stop(begun)
+    elif run and run.state == "starting" and run.outdated:
+        yield Stop(begun)
     elif needs_start(run):
         if Refit.of(spec, record.trial) == begun:
             yield Start(begun)

@@ -57,7 +57,8 @@ def _too_many_failures(study: TuningStudy, summary: StudySummary, _: datetime) -
 
 
 def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
-    if finished(summary) < study.spec.max_trials or summary.counts.fail < finished(summary):
+    over = finished(summary) >= study.spec.max_trials or _is_exhausted(summary)
+    if not over or summary.counts.fail < finished(summary) or not finished(summary):
         return None
     failed = summary.counts.fail
     message = "The only trial failed." if failed == 1 else f"All {failed} trials failed."
@@ -110,11 +111,15 @@ def _no_improvement(study: TuningStudy, summary: StudySummary, _: datetime) -> V
 
 
 def _exhausted(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
-    if not summary.exhausted or summary.counts.running or summary.counts.waiting:
+    if not _is_exhausted(summary):
         return None
     tried = count(finished(summary), "trial")
     message = f"{study.spec.sampler.name} has tried the whole search space, in {tried}."
     return Verdict("Completed", "SearchSpaceExhausted", message)
+
+
+def _is_exhausted(summary: StudySummary) -> bool:
+    return summary.exhausted and not summary.counts.running and not summary.counts.waiting
 
 
 def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | None:

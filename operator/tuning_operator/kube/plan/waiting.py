@@ -13,7 +13,7 @@ START_GRACE = timedelta(minutes=5)
 PERMANENT = frozenset({"ImagePull", "ContainerConfig", "Evicted", "Volume"})
 """Categories that do not go away by themselves. Capacity and quota do, so runs wait for them."""
 
-QUEUEING = frozenset({"Capacity"})
+QUEUEING = frozenset({"Capacity", "Queued"})
 """Categories that are ordinary queueing while other trials of the study run."""
 
 CAPACITY_GRACE = timedelta(seconds=30)

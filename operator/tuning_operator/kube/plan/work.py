@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tuning_operator.protocol import RefitRequest
 from tuning_operator.resource import names
-from tuning_operator.resource.study import RefitSpec, TrialSpec, TuningStudy
+from tuning_operator.resource.study import JobMetadata, RefitSpec, TrialSpec, TuningStudy
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,23 @@ class Program:
 
     arguments: Sequence[str]
     """Of the trainer."""
+    python: str
     template: Mapping[str, Any]
     """A PodTemplateSpec."""
-    source: str | None = None
+    job: JobMetadata
+    source: str | None
     """The ConfigMap with the code."""
-    timeout: str | None = None
-    retries: int = 0
-    fields: Fields = Fields()
+    timeout: str | None
+    retries: int
+    fields: Fields
+
+    @property
+    def digest(self) -> str:
+        """Differs when a user has changed something that a run which has not started should use."""
+        content = [
+            list(self.arguments), self.python, self.template, self.job.model_dump(), self.source, self.timeout
+        ]  # fmt: skip
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def program(study: TuningStudy, work: Work) -> Program:
@@ -134,22 +144,23 @@ def program(study: TuningStudy, work: Work) -> Program:
         ValueError: the work is a refit, and the study has none.
     """
     trial, refit = study.spec.trial, study.spec.refit
-    if isinstance(work, Trial):
-        source = trial.source.config_map if trial.source else None
-        return Program(_arguments(trial), trial.template, source, trial.timeout)
-    if refit is None:
+    if isinstance(work, Refit) and refit is None:
         raise ValueError("the study has no spec.refit")
-    source_ = refit.source or trial.source
+    own = refit if isinstance(work, Refit) else None
+    source = (own and own.source) or trial.source
+    runs_own = own and (own.objective or own.script or own.command)
     return Program(
-        _arguments(refit if refit.objective or refit.script or refit.command else trial),
-        refit.template or trial.template,
-        source_.config_map if source_ else None,
-        refit.timeout,
-        refit.retries,
-        Fields(
-            template="spec.refit.template" if refit.template else Fields.template,
-            source="spec.refit.source" if refit.source else Fields.source,
-            timeout="spec.refit.timeout",
+        arguments=_arguments(own if own and runs_own else trial),
+        python=trial.python,
+        template=(own and own.template) or trial.template,
+        job=trial.job or JobMetadata(),
+        source=source.config_map if source else None,
+        timeout=own.timeout if own else trial.timeout,
+        retries=own.retries if own else 0,
+        fields=Fields(
+            template="spec.refit.template" if own and own.template else Fields.template,
+            source="spec.refit.source" if own and own.source else Fields.source,
+            timeout="spec.refit.timeout" if own else Fields.timeout,
         ),
     )
 

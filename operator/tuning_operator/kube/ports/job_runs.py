@@ -1,7 +1,9 @@
 """Runs as Jobs of a cluster. The number of requests does not depend on the number of runs."""
 
 import asyncio
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,6 +33,10 @@ DIAGNOSIS_DELAY = timedelta(seconds=3)
 
 NODES_TTL = timedelta(minutes=1)
 """How long the nodes' sizes are remembered: a list of a thousand nodes is large."""
+
+JOB_QUOTA = re.compile(r"exceeded quota.*\b(count/)?jobs\.batch=", re.DOTALL)
+ROOM = 16
+"""Finished Jobs that are deleted at a time when a quota on the number of Jobs is used up."""
 
 MAX_SELECTED = 100
 """Trials named in one label selector: a URL has a limited length."""
@@ -92,7 +98,18 @@ class JobRuns:
         except KubeError as error:
             if error.status not in REFUSED:
                 raise
+            if JOB_QUOTA.search(error.message):
+                await self._delete_finished(_key(study))
             raise RunRefused(work, _explained(error, study, work)) from error
+
+    async def _delete_finished(self, key: StudyKey) -> None:
+        """Make room in a quota on the number of Jobs: those that succeeded have their result recorded."""
+        jobs = await self._kube.select(
+            "Job", key.namespace, labels=f"{names.LABEL_STUDY}={key.name}", fields="status.successful=1"
+        )
+        jobs.sort(key=lambda body: str(body["metadata"].get("creationTimestamp")))
+        for body in jobs[:ROOM]:
+            await self._kube.delete_job(key.namespace, body["metadata"]["name"])
 
     async def stop(self, key: StudyKey, work: Work) -> None:
         """Delete the work's Job, its pods before it."""
@@ -114,12 +131,13 @@ class JobRuns:
             state = job_state(found) if _belongs(found, uid) else "stopping"  # a deleted study's: it goes
             created = parse_time(found["metadata"].get("creationTimestamp"))
             diagnose_at = created + DIAGNOSIS_DELAY if created and state == "starting" else now
-            runs[work] = Run(state, check_at=diagnose_at if diagnose_at > now else None)
+            check_at = diagnose_at if diagnose_at > now else None
+            runs[work] = Run(state, outdated=_is_outdated(found, study, work), check_at=check_at)
             if work in unfinished and state in ("starting", "ended") and diagnose_at <= now:
                 unclear[work] = found
         for work, evidence in (await self._evidence(study, unclear)).items():
             why = why_ended if runs[work].state == "ended" else why_not_started
-            runs[work] = Run(runs[work].state, why(evidence))
+            runs[work] = replace(runs[work], diagnosis=why(evidence))
         self._note_missing_trainer(key, runs)
         return runs
 
@@ -229,6 +247,13 @@ def _belongs(body: Json, study_uid: str) -> bool:
 
 def _of_a_study(body: Json) -> bool:
     return any(owner["kind"] == names.KIND for owner in body["metadata"].get("ownerReferences", []))
+
+
+def _is_outdated(body: Json, study: TuningStudy, work: Work) -> bool:
+    digest = body["metadata"].get("annotations", {}).get(names.ANNOTATION_PROGRAM)
+    if digest is None or (isinstance(work, Refit) and study.spec.refit is None):
+        return False
+    return bool(digest != program(study, work).digest)
 
 
 def _selectors(works: Collection[Work]) -> list[str]:

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from tuning_operator.kube.plan.actions import Plan
-from tuning_operator.kube.plan.observation import Observation
-from tuning_operator.kube.plan.verdict import ENDED, Verdict, finished
+from tuning_operator.kube.plan.observation import Observation, unfinished
+from tuning_operator.kube.plan.verdict import ENDED, finished
 from tuning_operator.kube.plan.work import Refit, Trial, Work
 from tuning_operator.kube.status.conditions import Finding, Type, apply, find
 from tuning_operator.kube.status.refit_status import refit_status
@@ -23,7 +23,7 @@ REFIT_MESSAGE_LIMIT = 2000
 def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime) -> TuningStudyStatus:
     """Return the status that shows what was seen and decided."""
     summary, old = seen.summary, study.status
-    phase = _phase(study, seen, plan.verdict)
+    phase = _phase(study, seen, plan)
     generation = study.metadata.get("generation", 1)
     done = finished(summary) if summary else 0
     return TuningStudyStatus(
@@ -33,7 +33,7 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
         start_time=_start_time(old, phase, now),
         completion_time=(old.completion_time or rfc3339(now)) if phase in ENDED else None,
         progress=f"{done}/{study.spec.max_trials}",
-        trials=_counts(study, summary) if summary else old.trials,
+        trials=_counts(study, summary, seen) if summary else old.trials,
         best=_best(summary.best) if summary else old.best,
         pareto_front=[best for trial in summary.pareto_front if (best := _best(trial))] or None
         if summary
@@ -76,12 +76,14 @@ def accepted(study: TuningStudy) -> bool:
     )
 
 
-def _phase(study: TuningStudy, seen: Observation, verdict: Verdict | None) -> str:
-    if verdict:
-        return verdict.phase
+def _phase(study: TuningStudy, seen: Observation, plan: Plan) -> str:
+    if plan.verdict:
+        return plan.verdict.phase
     if study.spec.suspend:
         return "Suspended"
-    return "Pending" if seen.problems else "Running"
+    wanted = unfinished(seen.summary)
+    nothing_starts = wanted and wanted <= set(plan.blocked) and not (seen.summary and finished(seen.summary))
+    return "Pending" if seen.problems or nothing_starts else "Running"
 
 
 def _start_time(old: TuningStudyStatus, phase: str, now: datetime) -> str | None:
@@ -121,6 +123,9 @@ def _path(field: str) -> str:
 
 def _stalled(seen: Observation, plan: Plan) -> Finding:
     failures = [(work, run.diagnosis.failure) for work in plan.blocked if (run := seen.runs[work]).diagnosis]
+    if seen.problems:
+        message = "No trial is started until the spec is valid: see the condition Accepted."
+        return Finding("Stalled", False, "NotAccepted", message)
     if not failures:
         return Finding("Stalled", False, "Progressing", "No trial is blocked.")
     first, failure = failures[0]
@@ -132,11 +137,14 @@ def _stalled(seen: Observation, plan: Plan) -> Finding:
     return Finding("Stalled", True, failure.category, f"{who} cannot start: {failure.describe()}")
 
 
-def _counts(study: TuningStudy, summary: StudySummary) -> TrialCounts:
+def _counts(study: TuningStudy, summary: StudySummary, seen: Observation) -> TrialCounts:
     counts = summary.counts
+    runs = (seen.runs.get(Trial(trial.number)) for trial in summary.running)
+    running = sum(run is not None and run.state != "starting" for run in runs)
     return TrialCounts(
         total=counts.running + finished(summary),
-        running=counts.running,
+        pending=counts.running - running,
+        running=running,
         complete=counts.complete,
         pruned=counts.pruned,
         failed=counts.fail,
