@@ -47,13 +47,9 @@ def init(request: Request) -> Result:
     texts = [manifest(study, options), kustomization(options, files[0].name)]
     for file, text in zip(files, texts, strict=True):
         file.write_text(text)
-    notes = [*study.notes, *(f"the folder {package} {_PACKAGE}" for package in packages)]
-    if any(value is None for point in study.initial_trials for value in point.values()):
-        notes.append(_NULL)
-    return Result(name, files, notes)
+    return Result(name, files, [*study.notes, *(f"the folder {package} {_PACKAGE}" for package in packages)])
 
 
-_NULL = "kubectl apply drops the null values of initialTrials: use kubectl create instead"
 _PACKAGE = "is imported, but a ConfigMap can't hold folders: build it into the image"
 
 

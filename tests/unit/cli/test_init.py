@@ -74,14 +74,6 @@ def test_what_the_manifest_cannot_express_is_printed_and_added_as_a_comment(tmp_
     assert "gamma" in (tmp_path / "study.yaml").read_text()
 
 
-def test_null_in_initial_trials_needs_kubectl_create(tmp_path: Path) -> None:
-    script = write(tmp_path, SCRIPT.replace('{"lr": 0.01}', '{"lr": 0.01, "weight": None}'))
-    assert (
-        "note: kubectl apply drops the null values of initialTrials: use kubectl create" in init(script).err
-    )
-    assert load(tmp_path / "study.yaml")["spec"]["initialTrials"] == [{"lr": 0.01, "weight": None}]
-
-
 def test_existing_files_are_overwritten_only_with_force(tmp_path: Path) -> None:
     script = write(tmp_path)
     (tmp_path / "kustomization.yaml").write_text("mine")
