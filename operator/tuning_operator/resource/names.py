@@ -16,7 +16,7 @@ LABEL_DIGEST = f"{GROUP}/digest"
 """Distinguishes the refits of a study, since their Jobs share one name."""
 
 ANNOTATION_PROGRAM = f"{GROUP}/program"
-"""A digest of what a Job runs according to the spec: tells whether the spec has changed since."""
+"""A digest of what a Job runs according to the spec. It differs once that has changed."""
 
 REFIT = "refit"
 """Takes the place of the trial's number in the name of the refit's Job."""
