@@ -273,6 +273,8 @@ READ = [
         "\u2502 3 \u2502 0.75 \u2502",
     ],
     ["| epoch | accuracy |", "| 2/3 | 0.5 |", "checkpoint saved", "| 3/3 | 0.75 |"],
+    ["| accuracy |", "|----------|", "| 0.75 |", "0.5", "1 | 2"],
+    ["epoch | accuracy", "------|---------", "3 | 0.75", "| 4 | 5 |"],
     ["  epoch    accuracy", "-------  ----------", "      3        0.75"],
     ["   epoch  accuracy  loss", "0      2      0.50   0.4", "1      3      0.75   0.3"],
     ["epoch train_loss accuracy time", "0 0.5 0.75 00:12"],

@@ -35,7 +35,7 @@ class Table:
         self._columns: list[str] = []
         self._split = _PIPES
         self._has_rows = False
-        self._indented = False
+        self._indented = self._bordered = False
 
     def read(self, line: str) -> Cells | None:
         """Return a row's cells by column, or a metric and the one number beside it; None for other lines."""
@@ -59,6 +59,8 @@ class Table:
 
     def _row(self, line: str) -> Cells | None:
         cells = _cells(self._split, line)
+        if self._split is _PIPES and _is_bordered(line) != self._bordered:
+            return None
         if self._indented and len(cells) == len(self._columns) + 1:  # a data frame's index has no heading
             del cells[0]
         numerals = [cell for cell in cells if _NUMERAL.fullmatch(cell)]
@@ -69,12 +71,17 @@ class Table:
         for split in _SPLITS:
             cells = _cells(split, line)
             named = any(cell.casefold() in self._names for cell in cells)
-            if named and len(cells) > 1 and not any(map(_NUMERAL.fullmatch, cells)):
+            if named and cells != [line.strip()] and not any(map(_NUMERAL.fullmatch, cells)):
                 self._columns, self._split, self._has_rows = cells, split, False
                 self._indented = split is not _PIPES and line[:1].isspace()
+                self._bordered = _is_bordered(line)
                 if split is _SPLITS[3]:
                     self._split = _SPLITS[4]  # wide gaps are for names with spaces; numbers have none
                 return
+
+
+def _is_bordered(line: str) -> bool:
+    return _PIPES.match(line) is not None
 
 
 def _cells(split: re.Pattern[str], line: str) -> list[str]:
