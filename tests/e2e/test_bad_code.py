@@ -63,7 +63,7 @@ CASES = {
     "no-metric": Bad(
         {"command": ["sh", "-c", "echo accuracy=0.9"]},
         "",
-        "The program ended well but never wrote the metric loss",
+        "The program succeeded, but no line of its output has a value for loss. It has values for accuracy.",
         SEARCH_SPACE,
     ),
     "import": Bad(OBJECTIVE, "import no_such_package", "No module named 'no_such_package'"),

@@ -121,7 +121,7 @@ def test_refit_of_the_best_trial_in_one_of_several_objectives(kubectl: Kubectl, 
 def test_failed_refit_is_retried_reported_and_can_be_fixed(kubectl: Kubectl, image: str) -> None:
     refit = {"objective": "train:broken", "retries": 1}
     kubectl.apply(code("broken-code", OBJECTIVE), study("broken", image, maxTrials=1, refit=refit))
-    tried = kubectl.wait("broken", refit_says("A try failed"))
+    tried = kubectl.wait("broken", refit_says("Attempt failed, retrying: ValueError: no such folder"))
     assert tried["status"]["refit"]["phase"] in ("Pending", "Running")
     found = kubectl.wait("broken", refit_phase("Completed", "Failed"))
     refit = found["status"]["refit"]
