@@ -75,11 +75,13 @@ def plugin(kubectl: Kubectl, tmp_path: Path) -> Plugin:
 
 def test_best_and_plots(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path) -> None:
     small = {"searchSpace": SPACE, "pruner": {"name": "NopPruner"}}
-    kubectl.apply(code("mixed-code", OBJECTIVE), study("mixed", image, maxTrials=5, parallelism=3, **small))
+    mixed = study("mixed", image, maxTrials=5, parallelism=3, suspend=True, **small)
+    kubectl.apply(code("mixed-code", OBJECTIVE), mixed)
     kubectl.apply(code("single-code", OBJECTIVE), study("single", image, maxTrials=1, **small))
     early = plugin("best", "mixed")
     assert early.returncode == 1
     assert "no trial completed yet\nmixed: " in early.stderr
+    kubectl.patch("mixed", suspend=False)
     status = kubectl.wait("mixed", phase("Completed", "Failed"))["status"]
 
     shown = json.loads(plugin("best", "mixed", "-o", "json").stdout)

@@ -95,7 +95,7 @@ def test_pattern_without_the_metric_is_rejected_before_any_trial(kubectl: Kubect
     assert "not a valid regular expression" in message
     kubectl.patch("typo", trial={"metrics": {"pattern": "(?P<accuracy>[0-9.]+)"}})
     rejected = kubectl.wait("typo", lambda s: "no group for loss" in condition(s, "Accepted")["message"])
-    assert "(?P<accuracy>...)" in condition(rejected, "Accepted")["message"]
+    assert "(?P<loss>...)" in condition(rejected, "Accepted")["message"]
     assert kubectl.items("jobs") == []
     kubectl.patch("typo", trial={"metrics": {"pattern": "loss=([0-9.]+)"}})
     assert kubectl.wait("typo", phase("Completed", "Failed"))["status"]["trials"]["complete"] == 2
