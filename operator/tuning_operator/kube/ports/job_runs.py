@@ -138,7 +138,8 @@ class JobRuns:
         for work, evidence in (await self._evidence(study, unclear)).items():
             why = why_ended if runs[work].state == "ended" else why_not_started
             runs[work] = replace(runs[work], diagnosis=why(evidence))
-        self._note_missing_trainer(key, runs)
+        if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
+            self._provided.pop(key, None)  # the next start creates it again
         return runs
 
     async def _jobs(self, key: StudyKey, labels: str = "", fields: str = "") -> dict[Work, Json]:
@@ -219,11 +220,6 @@ class JobRuns:
             if mark not in provided:
                 await self._kube.create(body)
                 provided.add(mark)
-
-    def _note_missing_trainer(self, key: StudyKey, runs: Mapping[Work, Run]) -> None:
-        """Have the next start create the ConfigMap again."""
-        if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
-            self._provided.pop(key, None)
 
     async def _check_owner(self, study: TuningStudy, work: Work) -> None:
         """Refuse a run whose name belongs to something else."""

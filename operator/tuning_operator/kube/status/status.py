@@ -113,12 +113,9 @@ def _findings(study: TuningStudy, seen: Observation, plan: Plan) -> Iterator[Fin
 def _accepted(problems: tuple[Problem, ...]) -> Finding:
     if not problems:
         return Finding("Accepted", True, "Valid", "The spec is valid.")
-    message = "; ".join(f"{_path(problem.field)}: {problem.message}" for problem in problems)
+    paths = (p.field if p.field.startswith("metadata.") else f"spec.{p.field}" for p in problems)
+    message = "; ".join(f"{path}: {p.message}" for path, p in zip(paths, problems, strict=True))
     return Finding("Accepted", False, "Invalid", message)
-
-
-def _path(field: str) -> str:
-    return field if field.startswith("metadata.") else f"spec.{field}"
 
 
 def _stalled(seen: Observation, plan: Plan) -> Finding:
