@@ -22,7 +22,7 @@ STATUS: dict[str, Any] = {
     "phase": "Running",
     "progress": "12/100",
     "startTime": "2026-01-01T00:00:00Z",
-    "trials": {"total": 16, "running": 4, "complete": 7, "pruned": 3, "failed": 2},
+    "trials": {"total": 16, "running": 4, "pending": 1, "complete": 7, "pruned": 3, "failed": 2},
     "best": {
         "number": 5,
         "values": [0.9712],
