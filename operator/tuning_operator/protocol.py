@@ -144,7 +144,10 @@ class StudySummary(Model):
         description="Several objectives only: at most 50 trials, including the best in each objective.",
     )
     trials_since_best: int = Field(0, description="Complete trials after the best one.")
-    last_failure: TrialRecord | None = Field(None, description="The failed trial with the highest number.")
+    recent_failures: list[TrialRecord] = Field(
+        default_factory=list,
+        description="The trials that failed last, at most 10, the latest one last; without tracebacks.",
+    )
     refit: RefitRecord | None = None
     exhausted: bool = Field(
         False,

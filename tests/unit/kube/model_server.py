@@ -146,6 +146,6 @@ class ModelServer:
             running=self.running(key),
             best=best,
             trials_since_best=sum(1 for t in complete if best and t.number > best.number),
-            last_failure=failed[-1] if failed else None,
+            recent_failures=failed[-10:],
             refit=self.refits.get(key),
         )

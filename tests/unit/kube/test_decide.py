@@ -155,7 +155,7 @@ TABLE: dict[str, Row] = {
     "maxTrials lowered below what has finished: the rest is stopped": Row(
         study(maxTrials=3), seen(summary(3, complete=3), {3: started()}), [], phase="Completed", requeue_after=0),
     "too many failures": Row(
-        study(maxFailedTrials=1), seen(summary(2, fail=2, last_failure=trial(1, "FAIL", failure=diagnosis("A").failure)), {2: started()}), [], phase="Failed", conditions={"Failed": ("True", "TooManyFailedTrials")}, requeue_after=0),
+        study(maxFailedTrials=1), seen(summary(2, fail=2, recent_failures=[trial(1, "FAIL", failure=diagnosis("A").failure)]), {2: started()}), [], phase="Failed", conditions={"Failed": ("True", "TooManyFailedTrials")}, requeue_after=0),
     "as many failures as are allowed": Row(
         study(maxFailedTrials=2), seen(summary(2, 3, fail=2), {2: started(), 3: started()}), []),
     "nothing but failures is no success": Row(
@@ -297,6 +297,37 @@ def test_an_infinite_best_value_does_not_break_the_status() -> None:
     assert decision(study(), seen(summary(complete=1, best=best)), NOW).status.best is None
 
 
+def test_too_many_failures_names_the_last_ones() -> None:
+    failures = [
+        trial(n, "FAIL", failure=diagnosis(c).failure) for n, c in ((0, "OutOfMemory"), (2, "Exception"))
+    ]
+    failed = decision(study(maxFailedTrials=1), seen(summary(fail=2, recent_failures=failures)), NOW)
+    condition = find(failed.status.conditions, "Failed")
+    assert condition
+    assert condition.message == (
+        "2 trials failed, maxFailedTrials allows 1. Trial 2 (Exception): it is so. Fix it. "
+        "Before it: trial 0 (OutOfMemory). Fix the cause, then raise maxFailedTrials to continue."
+    )
+
+
+def test_each_failed_trial_has_its_own_event() -> None:
+    def events(before: int, *numbers: int) -> list[tuple[str, str]]:
+        status = decision(study(), seen(summary(fail=before)), NOW).status
+        failures = [
+            trial(n, "FAIL", failure=diagnosis("Exception", message=f"boom {n}").failure) for n in numbers
+        ]
+        after = seen(summary(fail=before + len(numbers), recent_failures=failures[-10:]))
+        found = decision(study(status=status, maxFailedTrials=100), after, NOW).events
+        return [(event.key, event.message) for event in found if event.reason == "TrialFailed"]
+
+    assert events(0) == []
+    assert events(1, 3) == [("3", "Trial 3 (Exception): boom 3. Fix it.")]
+    assert [key for key, _ in events(1, 3, 2)] == ["3", "2"]
+    assert [key for key, _ in events(0, *range(30))] == [str(n) for n in range(20, 30)], (
+        "as many as are known"
+    )
+
+
 def test_condition_times_change_with_their_status_only() -> None:
     stuck = seen(summary(0), {0: Run("starting", diagnosis("ImagePull", ago(1)))})
     first = decision(study(), stuck, NOW).status
@@ -343,9 +374,9 @@ def test_the_events() -> None:
     turn(seen(summary(0, 1), {0: Run("starting", diagnosis("ImagePull", ago(1)))}))
     turn(seen(summary(1, complete=1, best=best)))
     turn(seen(summary(1, complete=1, pruned=3, best=best)))
-    turn(seen(summary(1, complete=1, pruned=3, fail=1, best=best, last_failure=failed)), suspend=True)
-    turn(seen(summary(1, complete=1, pruned=3, fail=1, best=best, last_failure=failed)))
-    turn(seen(summary(complete=6, pruned=3, fail=1, best=best, last_failure=failed)))
+    turn(seen(summary(1, complete=1, pruned=3, fail=1, best=best, recent_failures=[failed])), suspend=True)
+    turn(seen(summary(1, complete=1, pruned=3, fail=1, best=best, recent_failures=[failed])))
+    turn(seen(summary(complete=6, pruned=3, fail=1, best=best, recent_failures=[failed])))
     assert recorded == [
         ("Started", 1), ("ImagePull", 1), ("NewBest", 1), ("TrialPruned", 3), ("Suspended", 1), ("TrialFailed", 1),
         ("Resumed", 1), ("Completed", 1),

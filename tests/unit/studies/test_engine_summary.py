@@ -57,8 +57,9 @@ def test_the_summary_is_optunas(study: optuna.Study) -> None:
     assert dict(summary.counts) == {"copied": 0} | {
         state.name.lower(): states.count(state) for state in TrialState
     }
-    failed = [trial.number for trial in study.trials if trial.state == TrialState.FAIL]
-    assert (summary.last_failure.number if summary.last_failure else None) == max(failed, default=None)
+    failed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
+    failed.sort(key=lambda trial: (trial.datetime_complete, trial.number))
+    assert [t.number for t in summary.recent_failures] == [t.number for t in failed[-10:]]
     front = [trial.number for trial in summary.pareto_front]
     if len(study.directions) > 1:
         assert front == [trial.number for trial in study.best_trials]

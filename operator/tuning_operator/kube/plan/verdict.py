@@ -53,7 +53,7 @@ def _too_many_failures(study: TuningStudy, summary: StudySummary, _: datetime) -
         return None
     message = f"{count(failed, 'trial')} failed, maxFailedTrials allows {allowed}."
     remedy = "Fix the cause, then raise maxFailedTrials to continue."
-    return Verdict("Failed", "TooManyFailedTrials", _sentences(message, last_failure(summary), remedy))
+    return Verdict("Failed", "TooManyFailedTrials", _sentences(message, _failures(summary), remedy))
 
 
 def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
@@ -63,7 +63,7 @@ def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime
     failed = summary.counts.fail
     message = "The only trial failed." if failed == 1 else f"All {failed} trials failed."
     remedy = "Fix the cause, then raise maxTrials to continue."
-    return Verdict("Failed", "AllTrialsFailed", _sentences(message, last_failure(summary), remedy))
+    return Verdict("Failed", "AllTrialsFailed", _sentences(message, _failures(summary), remedy))
 
 
 def _target_reached(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
@@ -144,12 +144,22 @@ RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ..
 )
 
 
-def last_failure(summary: StudySummary) -> str:
-    """Return why the failed trial of the highest number failed; empty when there is none."""
-    trial = summary.last_failure
-    if trial is None or trial.failure is None:
-        return ""
+def describe_failure(trial: TrialRecord) -> str:
+    """Return which trial failed and why, and how to fix it."""
+    if trial.failure is None:
+        return f"Trial {trial.number} failed."
     return f"Trial {trial.number} ({trial.failure.category}): {trial.failure.describe()}"
+
+
+def _failures(summary: StudySummary) -> str:
+    """Return why the last trial failed, and which trials failed before it."""
+    if not summary.recent_failures:
+        return ""
+    *before, last = summary.recent_failures
+    earlier = ", ".join(
+        f"trial {t.number} ({t.failure.category if t.failure else 'Unknown'})" for t in before
+    )
+    return f"{sentence(describe_failure(last))} Before it: {earlier}." if earlier else describe_failure(last)
 
 
 def _sentences(*texts: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tuning_operator.kube.plan.verdict import ENDED, last_failure
+from tuning_operator.kube.plan.verdict import ENDED, describe_failure
 from tuning_operator.kube.status.conditions import find
 from tuning_operator.protocol import RefitRecord, StudySummary
 from tuning_operator.resource.study import RefitStatus, TrialCounts, TuningStudyStatus
@@ -27,8 +27,8 @@ class Event:
 def new_events(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummary) -> tuple[Event, ...]:
     """Return an Event for each change between the two statuses that users care about.
 
-    Trials that are pruned or fail share one Event each, whose count is their number: the Events of a study of
-    10,000 trials fit on a page.
+    Pruned trials share one Event, whose count is their number. Each failed trial has its own, for the last 10
+    since the status was written: the Events of a study of 10,000 trials fit on a page.
     """
     return tuple(event for source in SOURCES for event in source(old, new, summary))
 
@@ -61,8 +61,8 @@ def _trials(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummar
     if after.pruned > before.pruned:
         yield Event("TrialPruned", f"{count(after.pruned, 'trial')} pruned so far.", count=after.pruned)
     if after.failed > before.failed:
-        message = last_failure(summary) or f"{count(after.failed, 'trial')} failed so far."
-        yield Event("TrialFailed", message, count=after.failed, warning=True)
+        for trial in summary.recent_failures[before.failed - after.failed :]:
+            yield Event("TrialFailed", describe_failure(trial), key=str(trial.number), warning=True)
 
 
 def _best(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:

@@ -1,16 +1,17 @@
 """A study's counts and best trials, kept trial by trial: a summary costs no more than its running trials."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.protocol import Counts, StudySummary
+from tuning_operator.protocol import Counts, StudySummary, TrialRecord
 from tuning_operator.studies.study.records import is_copied, record_of
 
 FRONT_SIZE = 50
+RECENT_FAILURES = 10
 
 
 class ParetoFront:
@@ -57,7 +58,7 @@ class Scoreboard:
         self._best: FrozenTrial | None = None
         self._since_best = 0
         self._front = ParetoFront(directions)
-        self._last_failure: FrozenTrial | None = None
+        self._failures: deque[FrozenTrial] = deque(maxlen=RECENT_FAILURES)
 
     def note_all(self, trials: Iterable[FrozenTrial]) -> None:
         """Take in a record's trials, in the order in which they ended."""
@@ -81,8 +82,7 @@ class Scoreboard:
         if trial.state == TrialState.COMPLETE:
             self._note_complete(trial, own=True)
         elif trial.state == TrialState.FAIL:
-            last = self._last_failure
-            self._last_failure = trial if last is None or trial.number > last.number else last
+            self._failures.append(trial)
 
     @property
     def running(self) -> list[int]:
@@ -136,7 +136,7 @@ class Scoreboard:
             else [record_of(trial) for trial in self._front.first(FRONT_SIZE)],
             trials_since_best=self._since_best,
             exhausted=exhausted and not self.waiting,
-            last_failure=record_of(self._last_failure) if self._last_failure else None,
+            recent_failures=[_without_traceback(record_of(trial)) for trial in self._failures],
         )
 
     def _note_copied(self, trial: FrozenTrial) -> None:
@@ -157,6 +157,12 @@ class Scoreboard:
             self._best, self._since_best = trial, 0
         elif own:
             self._since_best += 1
+
+
+def _without_traceback(record: TrialRecord) -> TrialRecord:
+    """A summary is read often, and a traceback may be long."""
+    failure = record.failure and record.failure.model_copy(update={"traceback": None})
+    return record.model_copy(update={"failure": failure})
 
 
 def _end(trial: FrozenTrial) -> tuple[datetime, int]:
