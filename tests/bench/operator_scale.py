@@ -18,7 +18,7 @@ import urllib.request
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 from kubernetes.aio import client, config, watch
@@ -115,6 +115,8 @@ class Row:
     """From `kubectl apply` until all pods run."""
     plain_jobs_seconds: float
     plain_running_seconds: float
+    cpu_seconds: float
+    """CPU time of the operator until all pods run."""
     requests: dict[str, int]
     """The operator's requests until all pods run, by verb and kind."""
 
@@ -198,15 +200,19 @@ class Bench:
         ours, plain = f"ours-{trials}", f"plain-{trials}"
         for namespace in (ours, plain):
             await self.core.create_namespace({"metadata": {"name": namespace}})
-        before = requests(self.system)
+        before = Cost.of(self.system)
         seconds = await self.timed(ours, trials, self.apply(ours, trials))
-        made = requests(self.system) - before
+        after = Cost.of(self.system)
+        cost = (
+            after.cpu_seconds - before.cpu_seconds,
+            dict(sorted((after.requests - before.requests).items())),
+        )
         jobs = await self.batch.list_namespaced_job(ours, limit=1)
         template: dict[str, Any] = client.ApiClient().sanitize_for_serialization(jobs.items[0])
-        await self.remove(ours, trials)
+        await self.remove(ours)
         plain_seconds = await self.timed(plain, trials, self.create(plain, trials, template))
-        await self.remove(plain, trials)
-        return Row(trials, *seconds, *plain_seconds, dict(sorted(made.items())))
+        await self.remove(plain)
+        return Row(trials, *seconds, *plain_seconds, *cost)
 
     async def apply(self, namespace: str, trials: int) -> None:
         """Create the study."""
@@ -271,14 +277,18 @@ class Bench:
                     if len(found) == count:
                         return time.perf_counter()
 
-    async def remove(self, namespace: str, trials: int) -> None:
+    async def remove(self, namespace: str) -> None:
         """Delete everything that was made, and wait until it is gone."""
         with contextlib.suppress(client.ApiException):
             await client.CustomObjectsApi(self.connection).delete_namespaced_custom_object(
                 names.GROUP, names.VERSION, namespace, names.PLURAL, "scale"
             )
-        await self.batch.delete_collection_namespaced_job(namespace, propagation_policy="Background")
         async with asyncio.timeout(PATIENCE):
+            while (await self.batch.list_namespaced_job(namespace, limit=1)).items:
+                with contextlib.suppress(client.ApiException):  # of many, it deletes what it can in a minute
+                    await self.batch.delete_collection_namespaced_job(
+                        namespace, propagation_policy="Background"
+                    )
             while (await self.core.list_namespaced_pod(namespace, limit=1)).items:  # noqa: ASYNC110
                 await asyncio.sleep(0.5)
 
@@ -287,22 +297,32 @@ def runs(pod: dict[str, Any]) -> bool:
     return bool(pod.get("status", {}).get("phase") == "Running")
 
 
-def requests(system: System) -> Counter[str]:
-    """Return the operator's requests to the Kubernetes API so far, by verb and kind."""
-    with urllib.request.urlopen(system.operator.url("/metrics")) as reply:
-        text = reply.read().decode()
-    found: Counter[str] = Counter()
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            if sample.name == "tuning_operator_kubernetes_requests_total":
-                found[f"{sample.labels['verb']} {sample.labels['kind']}"] += int(sample.value)
-    return found
+@dataclass
+class Cost:
+    """What the operator's process has used so far."""
+
+    cpu_seconds: float
+    requests: Counter[str]
+    """To the Kubernetes API, watches excluded, by verb and kind."""
+
+    @classmethod
+    def of(cls, system: System) -> Self:
+        with urllib.request.urlopen(system.operator.url("/metrics")) as reply:
+            text = reply.read().decode()
+        cost = cls(0, Counter())
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                if sample.name == "process_cpu_seconds_total":
+                    cost.cpu_seconds = sample.value
+                elif sample.name == "tuning_operator_kubernetes_requests_total":
+                    cost.requests[f"{sample.labels['verb']} {sample.labels['kind']}"] += int(sample.value)
+        return cost
 
 
 def show(rows: list[Row]) -> None:
     table = Table(
         "trials", "Jobs/s", "plain Jobs/s", "ratio", "last Job", "all run", "plain all run", "requests",
-        "per trial",
+        "per trial", "CPU per trial",
     )  # fmt: skip
     for row in rows:
         plain = row.trials / row.plain_jobs_seconds
@@ -310,9 +330,9 @@ def show(rows: list[Row]) -> None:
             str(row.trials), f"{row.jobs_per_second:.0f}", f"{plain:.0f}",
             f"{row.jobs_per_second / plain:.2f}", f"{row.jobs_seconds:.2f} s", f"{row.running_seconds:.2f} s",
             f"{row.plain_running_seconds:.2f} s", str(sum(row.requests.values())),
-            f"{row.requests_per_trial:.2f}",
+            f"{row.requests_per_trial:.2f}", f"{row.cpu_seconds / row.trials * 1000:.1f} ms",
         )  # fmt: skip
-    console = Console(width=120)
+    console = Console(width=140)
     console.print(table)
     for row in rows:
         made = ", ".join(f"{number} {what}" for what, number in row.requests.items())

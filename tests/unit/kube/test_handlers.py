@@ -134,3 +134,10 @@ def test_kopf_asks_for_our_objects_only() -> None:
     assert settings.scanning.disabled
     selectors = settings.watching.label_selectors
     assert {selectors["batch", "v1", "jobs"], selectors["", "v1", "pods"]} == {"tuning.dev/study"}
+
+
+def test_kopf_copies_no_objects() -> None:
+    storage = kopf_settings().persistence.diffbase_storage
+    body = kopf.Body({"spec": {"large": ["a", "template"]}})
+    assert storage.build(body=body, extra_fields=None) == {}
+    assert storage.fetch(body=body) is None
