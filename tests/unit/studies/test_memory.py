@@ -187,7 +187,9 @@ def test_a_released_study_is_read_again(storage: PostgresStorage) -> None:
     storage.set_trial_user_attr(trial_id, "a", 1)
     storage.set_study_user_attr(study_id, "b", 2)
     before = storage.get_all_trials(study_id)
+    being_read = storage._library.loaded(study_id)
     storage.release(study_id)
+    assert being_read.select(None) == before, "a thread that is reading the study reads all of it"
     assert not storage._library._memory._of_trial
     assert storage.get_all_trials(study_id) == before
     assert storage.get_study_user_attrs(study_id) == {"b": 2}

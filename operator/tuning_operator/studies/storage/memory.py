@@ -196,8 +196,7 @@ class Memory:
             self._records.pop(record.study_id, None)
             self._names.pop(record.name, None)
         with record.lock:
-            while record.trials:  # one by one: other threads may run in between
-                trial_id, _ = record.trials.popitem()
+            for trial_id in record.trials:  # the record keeps them, for a thread that is reading it
                 self._of_trial.pop(trial_id, None)
 
     def clear(self) -> None:
