@@ -25,7 +25,7 @@ class Settings(NamedTuple):
     final: bool
     """Whether this is the refit, which trains with the best parameters (TUNING_ROLE is `final`)."""
     follower: bool
-    """Whether this is a worker of distributed training (LOCAL_RANK or RANK above 0): it reports nothing."""
+    """Whether this is a worker of distributed training other than the first: it reports nothing."""
     config: dict[str, Any]
     """What else the runtime needs from the manifest (TUNING_CONFIG, a JSON object); may be empty. Keys:
     `metrics` {pattern, file}, `pruneGraceSeconds`, `sampler` and `pruner` {name, args}."""
@@ -45,9 +45,18 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         source=environ.get("TUNING_SOURCE") or None,
         termination_log=environ.get("TUNING_TERMINATION_LOG") or "/dev/termination-log",
         final=environ.get("TUNING_ROLE") == "final",
-        follower=any(environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "RANK")),
+        follower=_is_follower(environ),
         config=_config(environ.get("TUNING_CONFIG") or "{}"),
     )
+
+
+def _is_follower(environ: Mapping[str, str]) -> bool:
+    """Launchers set LOCAL_RANK and WORLD_SIZE together, and most of them RANK.
+
+    RANK without the others may be anything, for example the rank of LoRA matrices.
+    """
+    launched = environ.get("LOCAL_RANK") and environ.get("WORLD_SIZE")
+    return bool(launched) and any(environ.get(name, "0") != "0" for name in ("LOCAL_RANK", "RANK"))
 
 
 def _required(environ: Mapping[str, str], name: str) -> str:

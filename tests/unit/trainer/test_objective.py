@@ -160,8 +160,19 @@ def test_sys_exit_is_a_failure_and_not_a_silent_end(pod: Pod, twin: Twin) -> Non
     assert twin.study.trials[0].state.name == "FAIL"
 
 
-def test_a_worker_of_distributed_training_gets_the_trial_and_reports_nothing(pod: Pod, twin: Twin) -> None:
-    pod.environ["LOCAL_RANK"] = "1"
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"LOCAL_RANK": "1", "WORLD_SIZE": "2"},  # Lightning
+        {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"},  # torchrun
+        {"LOCAL_RANK": "0", "RANK": "1", "WORLD_SIZE": "2"},
+    ],
+    ids=str,
+)
+def test_a_worker_of_distributed_training_gets_the_trial_and_reports_nothing(
+    pod: Pod, twin: Twin, environ: dict[str, str]
+) -> None:
+    pod.environ |= environ
     pod.write("""
         def objective(trial):
             x = trial.suggest_float("x", 0, 1)
@@ -176,6 +187,24 @@ def test_a_worker_of_distributed_training_gets_the_trial_and_reports_nothing(pod
     assert "COMPLETE" in ended.err
 
 
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"RANK": "8"},
+        {"LOCAL_RANK": "8"},
+        {"RANK": "8", "WORLD_SIZE": "16"},
+        {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2"},
+    ],
+    ids=str,
+)
+def test_what_is_not_a_later_worker_reports_its_result(pod: Pod, twin: Twin, environ: dict[str, str]) -> None:
+    """RANK alone is a hyperparameter, for example the rank of LoRA matrices."""
+    pod.environ |= environ
+    pod.write("def objective(trial): return 0.5")
+    assert pod.run(python=BARE).code == 0
+    assert twin.study.trials[0].value == 0.5
+
+
 def test_the_runtime_can_be_started_again_by_its_own_command_line(pod: Pod, twin: Twin) -> None:
     """As Lightning's ddp does: python -m MODULE where __main__ has a spec, else python argv[0]."""
     pod.write("""
@@ -187,7 +216,7 @@ def test_the_runtime_can_be_started_again_by_its_own_command_line(pod: Pod, twin
                 return 0.25
             assert __main__.__spec__ is None
             again = [sys.executable, os.path.abspath(sys.argv[0]), *sys.argv[1:]]
-            environ = {**os.environ, "LOCAL_RANK": "1"}
+            environ = {**os.environ, "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
             done = subprocess.run(again, env=environ, capture_output=True, text=True)
             assert "COMPLETE: 0.25" in done.stderr
             return 0.5
