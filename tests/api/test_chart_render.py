@@ -103,7 +103,7 @@ NEEDED = [
     ("update", "tuningstudies.tuning.dev/status"),
     ("update", "tuningstudies.tuning.dev/finalizers"),
     *[(verb, "jobs.batch") for verb in ("get", "list", "watch", "create", "delete")],
-    *[(verb, "pods") for verb in ("list", "watch")],
+    *[(verb, "pods") for verb in ("list", "watch", "patch")],
     ("create", "configmaps"),
     *[(verb, "events") for verb in ("list", "create", "patch")],
 ]

@@ -72,7 +72,7 @@ class TestRealKubeApi(KubeApiContract):
                 name, {"status": {"allocatable": allocatable, "capacity": allocatable}}
             )
         try:
-            assert await kube.largest_nodes() == {"nvidia.com/gpu": 4}
+            assert await kube.largest_nodes() == {"nvidia.com/gpu": "4", "cpu": "2"}
         finally:
             for name in ("small", "large"):
                 await core.delete_node(name)

@@ -9,7 +9,7 @@ from tuning_trainer.failure import Failure, write_termination_message
 from tuning_trainer.log import log
 from tuning_trainer.optuna_api.trial import PATIENCE, Trial
 from tuning_trainer.outcome import Outcome, outcome_of_exception
-from tuning_trainer.stopping import EXIT_CODE, Stopping
+from tuning_trainer.stopping import EXIT_CODE, Stopping, TimeLimit
 from tuning_trainer.wire.client import Client, Refused, Unreachable
 from tuning_trainer.wire.outbox import Outbox, SilentOutbox
 
@@ -28,6 +28,7 @@ class Run:
         self.settings = settings
         self._stopping = stopping
         self._delivered: int | None = None
+        self._limit = TimeLimit(settings.config.get("timeoutSeconds"), self._announce_timeout)
         self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
         self._outbox = (SilentOutbox if settings.follower else Outbox)(self._client)
 
@@ -55,7 +56,10 @@ class Run:
 
         Sends nothing if the pod is being stopped, because that may have caused the outcome.
         """
-        if self._stopping.received:
+        self._limit.cancel()
+        if self._limit.expired:
+            outcome = Outcome("FAIL", failure=self._timeout)
+        if self._stopping.received and not self._limit.expired:
             log("stopped by SIGTERM, no result reported; the replacement pod resumes the trial")
             self._delivered = EXIT_CODE
         elif self.settings.follower:
@@ -69,6 +73,17 @@ class Run:
         """Return the protocol's FinishedStudy, for the refit of a script."""
         study: dict[str, Any] = self._client.call("GET", "/study", patience=PATIENCE)
         return study
+
+    @property
+    def _timeout(self) -> Failure:
+        noun, field = ("refit", "spec.refit") if self.settings.final else ("trial", "spec.trial")
+        message = f"The {noun} ran longer than its timeout ({field}.timeout) and was stopped."
+        return Failure("Timeout", message, f"Raise {field}.timeout, or make the {noun} faster.")
+
+    def _announce_timeout(self) -> None:
+        """The pod may be unable to report it."""
+        log(f"FAIL: {self._timeout.message}")
+        write_termination_message(self.settings.termination_log, self._timeout)
 
     def _send_result(self, outcome: Outcome) -> int:
         self._stopping.start_delivery()
@@ -85,13 +100,10 @@ class Run:
         return _exit_code(outcome.state)
 
     def _give_up(self, error: Refused | Unreachable) -> int:
-        refused = isinstance(error, Refused)
-        remedy = (
-            None
-            if refused
-            else "Check that the study server is running and that the pods of this namespace can reach it."
-        )
-        failure = Failure("StudyServerRefused" if refused else "StudyServerUnreachable", str(error), remedy)
+        if isinstance(error, Refused):
+            failure = Failure("StudyServerRefused", str(error))
+        else:
+            failure = Failure("StudyServerUnreachable", str(error), error.remedy)
         log(f"{failure.category}: {failure.message}")
         write_termination_message(self.settings.termination_log, failure)
         return 1

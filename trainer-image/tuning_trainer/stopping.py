@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 EXIT_CODE = 128 + signal.SIGTERM
@@ -75,6 +77,32 @@ def _restore_default() -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _unblock()
+
+
+class TimeLimit:
+    """Stops the trial at its timeout, as SIGTERM does, and after EXIT_GRACE more seconds by force."""
+
+    def __init__(self, seconds: float | None, on_expiry: Callable[[], None]) -> None:
+        self.expired = False
+        self._on_expiry = on_expiry
+        self._timer = None if seconds is None else threading.Timer(seconds, self._expire)
+        if self._timer and seconds is not None:
+            self._timer.daemon = True
+            self._timer.start()
+            # For code that never returns to Python's interpreter: this needs no cooperation.
+            faulthandler.dump_traceback_later(seconds + 2 * EXIT_GRACE, exit=True, file=2)
+
+    def cancel(self) -> None:
+        """Let the result be delivered, however long that takes."""
+        if self._timer and not self.expired:
+            self._timer.cancel()
+            faulthandler.cancel_dump_traceback_later()
+
+    def _expire(self) -> None:
+        self.expired = True
+        self._on_expiry()
+        exit_within(EXIT_GRACE, 1)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def exit_within(seconds: float, code: int) -> None:

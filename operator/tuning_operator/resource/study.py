@@ -265,7 +265,10 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
         ),
     )
     timeout: Duration | None = Field(
-        None, description="Maximum run time of a trial, for example 20m.", json_schema_extra=rules.DURATION
+        None,
+        description="Maximum run time of a trial, for example 20m. It counts from the start of the container "
+        "`trainer`: pulling images and running init containers are not included.",
+        json_schema_extra=rules.DURATION,
     )
     prune_grace: Duration = Field(
         "30s", description="How long a pruned trial may continue to run before its pod is deleted."
@@ -322,7 +325,8 @@ class RefitSpec(Model, json_schema_extra=rules.REFIT):
     )
     timeout: Duration | None = Field(
         None,
-        description="Maximum run time of one attempt, for example 6h. If omitted, there is no limit.",
+        description="Maximum run time of one attempt, for example 6h, counted from the start of the "
+        "container `trainer`. If omitted, there is no limit.",
         json_schema_extra=rules.DURATION,
     )
     template: PodTemplate | None = Field(

@@ -21,7 +21,7 @@ class FakeKube:
 
     def __init__(self) -> None:
         self.objects: dict[Place, Json] = {}
-        self.largest: Mapping[str, int] | None = None
+        self.largest: Mapping[str, str] | None = None
         self.slow: set[str] = set()
         """Jobs whose pods take their time to end, so that a deleted one is there until `remove`."""
         self.admit: Callable[[Json], None] = lambda _: None
@@ -61,6 +61,10 @@ class FakeKube:
         else:
             self.remove("Job", namespace, name)
 
+    async def patch_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
+        if there := self.objects.get((kind, namespace, name)):
+            self._store({**there, "spec": {**there.get("spec", {}), **copy.deepcopy(fields)}})
+
     async def replace_status(self, body: Json) -> None:
         there = self.objects.get(_place(body))
         if there is None:
@@ -76,7 +80,7 @@ class FakeKube:
         else:
             self._store({**there, **{key: body[key] for key in ("message", "count", "lastTimestamp")}})
 
-    async def largest_nodes(self) -> Mapping[str, int] | None:
+    async def largest_nodes(self) -> Mapping[str, str] | None:
         return self.largest
 
     # --- what others do to the cluster

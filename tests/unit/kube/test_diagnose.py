@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from tuning_operator.kube.jobs.ended import why_ended
-from tuning_operator.kube.jobs.evidence import Evidence, job_state
+from tuning_operator.kube.jobs.evidence import Evidence
 from tuning_operator.kube.jobs.starting import why_not_started
 from tuning_operator.kube.plan.work import Refit, program
+from tuning_operator.resource.times import rfc3339
 
-from tests.unit.kube.builders import GPU, ago, failed_job, job, pod, study, terminated, waiting
+from tests.unit.kube.builders import GPU, NOW, ago, failed_job, job, pod, study, terminated, waiting
 
 
 def unschedulable(message: str) -> dict[str, Any]:
@@ -21,14 +22,43 @@ def unschedulable(message: str) -> dict[str, Any]:
     return {"phase": "Pending", "conditions": [condition]}
 
 
-def event(reason: str, message: str) -> dict[str, Any]:
-    return {"reason": reason, "message": message, "type": "Warning", "lastTimestamp": "2026-11-21T12:00:00Z"}
+def event(reason: str, message: str, lasting: float = 60) -> dict[str, Any]:
+    """An Event that was repeated for some seconds."""
+    return {"reason": reason, "message": message, "type": "Warning",
+            "firstTimestamp": rfc3339(ago(lasting)), "lastTimestamp": rfc3339(NOW)}  # fmt: skip
 
 
 FULL = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."
 TAINTED = "0/3 nodes are available: 3 node(s) had untolerated taint {gpu: true}. preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
 LIMITED = 'Error creating: pods "mnist-0-x" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=2, limited: requests.nvidia.com/gpu=2'
 SECURITY = 'Error creating: pods "mnist-0-x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
+
+LARGER_THAN_QUOTA = 'Error creating: pods "mnist-0-x" is forbidden: exceeded quota: kf, requested: cpu=4,memory=2Gi, used: cpu=0,memory=0, limited: cpu=2,memory=8Gi'
+NO_CPU = "0/2 nodes are available: 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."
+REJECTED = {
+    "phase": "Failed",
+    "reason": "UnexpectedAdmissionError",
+    "message": "Allocate failed due to no healthy devices present; cannot allocate unhealthy devices nvidia.com/gpu",
+}
+SANDBOX = {
+    "type": "PodReadyToStartContainers",
+    "status": "True",
+    "lastTransitionTime": "2026-11-21T11:59:30Z",
+}
+
+
+def requesting(*containers: dict[str, str], init: dict[str, str] | None = None) -> dict[str, Any]:
+    """A pod's spec whose containers request these resources."""
+    spec = {"containers": [{"name": f"c{n}", "resources": {"requests": r}} for n, r in enumerate(containers)]}
+    return spec | ({"initContainers": [{"name": "init", "resources": {"limits": init}}]} if init else {})
+
+
+def initializing(state: dict[str, Any], **container: Any) -> dict[str, Any]:
+    """A pod whose container `fetch` is in this state while the trainer waits."""
+    spec = {"initContainers": [{"name": "fetch", "image": "i", **container}]}
+    statuses = [{"name": "fetch", "image": "i", "state": state, "started": False}]
+    return pod(spec=spec, phase="Pending", initContainerStatuses=statuses, **waiting("PodInitializing"))
+
 
 WAITING: dict[str, tuple[Evidence, str, list[str]]] = {
     "image": (
@@ -42,33 +72,33 @@ WAITING: dict[str, tuple[Evidence, str, list[str]]] = {
         Evidence(job(), [pod(**waiting("InvalidImageName", "couldn't parse image name"))]), "ImagePull", ["couldn't parse"]),
     "missing secret": (
         Evidence(job(), [pod(**waiting("CreateContainerConfigError", 'secret "hf-token" not found'))]),
-        "ContainerConfig", ['secret "hf-token"', "Create the Secret hf-token in this namespace"]),
+        "ContainerConfig", ["Secret \"hf-token\" doesn't exist in this namespace: create it, or correct its name in spec.trial.template."]),
     "missing config map in env": (
         Evidence(job(), [pod(**waiting("CreateContainerConfigError", 'configmap "settings" not found'))]),
-        "ContainerConfig", ["Create the ConfigMap settings in this namespace"]),
+        "ContainerConfig", ["ConfigMap \"settings\" doesn't exist in this namespace: create it"]),
     "root image as non-root": (
         Evidence(job(), [pod(**waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"))]),
         "ContainerConfig", ["runAsNonRoot", "Correct the container's settings"]),
     "more GPUs than any node has": (
-        Evidence(job(), [pod(**unschedulable(FULL))], largest={GPU: 2}),
-        "Unschedulable", ["4 nvidia.com/gpu", "the largest node has 2", "resources.limits"]),
+        Evidence(job(), [pod(**unschedulable(FULL))], largest={GPU: "2"}),
+        "Unschedulable", ["its pod requests 4 nvidia.com/gpu, but the largest node has 2", "Lower the request in spec.trial.template"]),
     "GPUs without any GPU node": (
-        Evidence(job(), [pod(**unschedulable(FULL))], largest={}), "Unschedulable", ["no node has any"]),
+        Evidence(job(), [pod(**unschedulable(FULL))], largest={}), "Unschedulable", ["its pod requests nvidia.com/gpu, but no node has any", "add a node that has it"]),
     "all GPUs taken": (
-        Evidence(job(), [pod(**unschedulable(FULL))], largest={GPU: 8}),
+        Evidence(job(), [pod(**unschedulable(FULL))], largest={GPU: "8"}),
         "Capacity", ["no node has enough free nvidia.com/gpu", "spec.parallelism"]),
     "nodes may not be read": (
         Evidence(job(), [pod(**unschedulable(FULL))]), "Capacity", ["nvidia.com/gpu"]),
     "taint": (
-        Evidence(job(), [pod(**unschedulable(TAINTED))], largest={GPU: 8}),
+        Evidence(job(), [pod(**unschedulable(TAINTED))], largest={GPU: "8"}),
         "Unschedulable", ["untolerated taint {gpu: true}", "tolerations"]),
     "missing claim": (
-        Evidence(job(), [pod(**unschedulable('persistentvolumeclaim "data" not found'))], largest={GPU: 8}),
-        "Unschedulable", ['persistentvolumeclaim "data" not found', "volumes"]),
+        Evidence(job(), [pod(**unschedulable('persistentvolumeclaim "data" not found'))], largest={GPU: "8"}),
+        "Unschedulable", ["PersistentVolumeClaim \"data\" doesn't exist in this namespace: create it, or correct its name in volumes of spec.trial.template."]),
     "missing source": (
         Evidence(job(), [pod(phase="Pending", **waiting("ContainerCreating"))],
                  [event("FailedMount", 'MountVolume.SetUp failed for volume "tuning-source" : configmap "mnist-code" not found')]),
-        "Volume", ["Create the ConfigMap mnist-code in this namespace", "spec.trial.source"]),
+        "Volume", ["ConfigMap \"mnist-code\" doesn't exist in this namespace: create it", "spec.trial.source"]),
     "suspended by a queue": (
         Evidence({**job(), "spec": {"suspend": True}}), "Queued", ["Job mnist-0 is suspended", "queue", "kubectl describe job mnist-0"]),
     "quota": (Evidence(job(), [], [event("FailedCreate", LIMITED)]), "Quota", ["exceeded quota: gpus", "ResourceQuota"]),
@@ -81,7 +111,51 @@ WAITING: dict[str, tuple[Evidence, str, list[str]]] = {
         Evidence(job(), [pod(spec={"initContainers": [{"name": "fetch", "image": "no/such:v1"}]}, initContainerStatuses=[
             {"name": "fetch", "image": "", "state": {"waiting": {"reason": "ErrImagePull", "message": "not found"}}}],
             **waiting("PodInitializing"))]),
-        "ImagePull", ["no/such:v1", "container fetch"]),
+        "ImagePull", ["no/such:v1", "init container fetch"]),
+    "a request for cpu that no node can satisfy": (
+        Evidence(job(), [pod(spec=requesting({"cpu": "500"}, {"cpu": "500m"}), **unschedulable(NO_CPU))], largest={"cpu": "2"}),
+        "Unschedulable", ["its pod requests 500.5 cpu, but the largest node has 2", "Lower the request in spec.trial.template"]),
+    "a request for memory that no node can satisfy": (
+        Evidence(job(), [pod(spec=requesting({"memory": "1Ti"}), **unschedulable("0/2 nodes are available: 2 Insufficient memory."))],
+                 largest={"memory": "8005432Ki"}),
+        "Unschedulable", ["its pod requests 1024Gi memory, but the largest node has 7.635Gi"]),
+    "cpu that other pods use": (
+        Evidence(job(), [pod(spec=requesting({"cpu": "1"}), **unschedulable(NO_CPU))], largest={"cpu": "2"}),
+        "Capacity", ["no node has enough free cpu", "Wait until other work has ended"]),
+    "an init container that needs more than any node has": (
+        Evidence(job(), [pod(spec=requesting({"cpu": "1"}, init={"cpu": "64"}), **unschedulable(NO_CPU))], largest={"cpu": "2"}),
+        "Unschedulable", ["its pod requests 64 cpu"]),
+    "a misspelt resource": (
+        Evidence(job(), [pod(spec=requesting({"nvidia/gpu": "1"}), **unschedulable("0/2 nodes are available: 2 Insufficient nvidia/gpu."))],
+                 largest={"cpu": "2", GPU: "8"}),
+        "Unschedulable", ["requests nvidia/gpu, but no node has any", "Correct the resource's name in spec.trial.template: did you mean nvidia.com/gpu?"]),
+    "missing service account": (
+        Evidence(job(), [], [event("FailedCreate", 'Error creating: pods "mnist-0-" is forbidden: error looking up service account ml/s3-reader: serviceaccount "s3-reader" not found')]),
+        "PodRefused", ["ServiceAccount \"s3-reader\" doesn't exist in this namespace: create it, or correct its name in serviceAccountName of spec.trial.template."]),
+    "missing priority class": (
+        Evidence(job(), [], [event("FailedCreate", 'Error creating: pods "mnist-0-" is forbidden: no PriorityClass with name high was found')]),
+        "PodRefused", ["PriorityClass \"high\" doesn't exist in this cluster: create it, or correct its name in priorityClassName"]),
+    "missing runtime class": (
+        Evidence(job(), [], [event("FailedCreate", 'Error creating: pods "mnist-0-" is forbidden: pod rejected: RuntimeClass "nvidia" not found')]),
+        "PodRefused", ["RuntimeClass \"nvidia\" doesn't exist in this cluster: create it"]),
+    "quota that needs requests": (
+        Evidence(job(), [], [event("FailedCreate", 'Error creating: pods "mnist-0-x" is forbidden: failed quota: kf: must specify cpu for: trainer; memory for: trainer')]),
+        "PodRefused", ["Set resources in spec.trial.template as the quota requires: cpu for: trainer; memory for: trainer."]),
+    "more than the quota allows at all": (
+        Evidence(job(), [], [event("FailedCreate", LARGER_THAN_QUOTA)]), "Quota", ["Lower the request in spec.trial.template"]),
+    "an init container that does not end": (
+        Evidence(job(), [initializing({"running": {"startedAt": rfc3339(ago(90))}})]),
+        "InitContainer", ["its init container fetch has been running since 2026-11-21T11:58:30Z and has to exit before the trainer starts",
+                          "see `kubectl logs mnist-0-abcde -c fetch`"]),
+    "a sidecar that crashes before the trainer starts": (
+        Evidence(job(), [initializing({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s restarting"}}, restartPolicy="Always")]),
+        "InitContainer", ["its sidecar container fetch exits again and again", "`kubectl logs mnist-0-abcde -c fetch`"]),
+    "a sidecar whose startup probe fails": (
+        Evidence(job(), [initializing({"running": {"startedAt": rfc3339(ago(90))}}, restartPolicy="Always")]),
+        "InitContainer", ["its sidecar container fetch has been running since", "startup probe"]),
+    "a node that rejects the pod": (
+        Evidence(job(failed=1), [pod(spec={"nodeName": "gpu-7"}, **REJECTED)]),
+        "PodFailed", ["is being replaced (1 pod so far)", "UnexpectedAdmissionError on node gpu-7: Allocate failed due to no healthy devices"]),
 }  # fmt: skip
 
 
@@ -105,8 +179,38 @@ def test_why_not_started(name: str) -> None:
             job(), [pod(phase="Pending", **waiting("PodInitializing"))], [event("BackOff", "something else")]
         ),
         Evidence(job(), [pod()], [event("FailedCreate", LIMITED)]),
+        Evidence(
+            job(),
+            [pod(phase="Pending", **waiting("ContainerCreating"))],
+            [event("FailedMount", "failed to sync configmap cache: timed out waiting for the condition", 1)],
+        ),
+        Evidence(
+            job(),
+            [pod(phase="Pending", **waiting("ContainerCreating"), conditions=[SANDBOX])],
+            [event("FailedMount", 'configmap "mnist-code" not found')],
+        ),
+        Evidence(
+            job(),
+            [
+                pod(
+                    phase="Pending",
+                    spec={"initContainers": [{"name": "proxy", "restartPolicy": "Always"}]},
+                    initContainerStatuses=[{"name": "proxy", "state": {"running": {}}, "started": True}],
+                    **waiting("ContainerCreating"),
+                )
+            ],
+        ),
     ],
-    ids=["no pod yet", "new pod", "creating", "initializing", "rejected once, then created"],
+    ids=[
+        "no pod yet",
+        "new pod",
+        "creating",
+        "initializing",
+        "rejected once, then created",
+        "a first mount that failed",
+        "mounted after all",
+        "a sidecar that has started",
+    ],
 )
 def test_a_pod_on_its_way_has_no_diagnosis(evidence: Evidence) -> None:
     assert why_not_started(evidence) is None
@@ -178,6 +282,31 @@ ENDED: dict[str, tuple[Evidence, str, list[str]]] = {
         "ExitCode", ["Container trainer exited with code 3: libcuda.so.1: cannot open. See `kubectl logs job/mnist-0`."]),
     "segmentation fault": (Evidence(failed_job(), [pod(**terminated(139))]), "ExitCode", ["Container trainer exited with code 139 (SIGSEGV) before the trial had a result."]),
     "killed": (Evidence(failed_job(), [pod(**terminated(137, "Error"))]), "ExitCode", ["137 (SIGKILL)"]),
+    "a bus error": (
+        Evidence(failed_job(), [pod(**terminated(135))]), "ExitCode", ["135 (SIGBUS)", "an emptyDir volume with medium: Memory is mounted at /dev/shm in spec.trial.template"]),
+    "a data loader without shared memory": (
+        Evidence(failed_job(), [pod(**terminated(1, message=json.dumps({"category": "Exception", "message": "RuntimeError: DataLoader worker (pid 61) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared memory."})))]),
+        "Exception", ["/dev/shm"]),
+    "a read-only root file system": (
+        Evidence(failed_job(), [pod(**terminated(1, message="OSError: [Errno 30] Read-only file system: 'results'"))]),
+        "ExitCode", ["readOnlyRootFilesystem", "an emptyDir mounted at /tmp in spec.trial.template"]),
+    "an old Python": (
+        Evidence(failed_job(), [pod(**terminated(1, message='  File "/var/run/tuning.dev/trainer/trainer.zip/__main__.py", line 3\nSyntaxError: future feature annotations is not defined'))]),
+        "StartError", ["Python is too old", "The image needs Python 3.9 or later", "spec.trial.python"]),
+    "an init container that fails": (
+        Evidence(failed_job(), [pod(spec={"initContainers": [{"name": "git-clone", "image": "i"}]}, phase="Failed",
+            initContainerStatuses=[{"name": "git-clone", "state": {"terminated": {"exitCode": 128, "message": "fatal: Could not resolve host"}}}],
+            **waiting("PodInitializing"))]),
+        "ExitCode", ["Init container git-clone exited with code 128: fatal: Could not resolve host. See `kubectl logs job/mnist-0 -c git-clone`."]),
+    "a trainer beside others": (
+        Evidence(failed_job(), [pod(spec={"containers": [{"name": "trainer"}, {"name": "proxy"}]}, **terminated(3))]),
+        "ExitCode", ["See `kubectl logs job/mnist-0 -c trainer`."]),
+    "nodes that reject each pod": (
+        Evidence(failed_job(), [pod(age=age, spec={"nodeName": "gpu-7"}, **REJECTED) for age in (90, 60, 30, 10)]),
+        "PodFailed", ["failed 4 times before the trainer ran: UnexpectedAdmissionError on node gpu-7: Allocate failed"]),
+    "pods that are deleted": (
+        Evidence({**failed_job(), "status": {**failed_job()["status"], "failed": 4}}),
+        "PodDeleted", ["4 pods of the trial were deleted before it had a result", "kubectl get events"]),
     "exit 0": (
         Evidence(job(conditions=[{"type": "Complete", "status": "True"}]), [pod(phase="Succeeded")]), "NoResult", ["did not report a result"]),
     "no pod left": (Evidence(failed_job()), "JobFailed", ["BackoffLimitExceeded"]),
@@ -206,25 +335,6 @@ def test_the_newest_pod_counts() -> None:
 def test_long_messages_are_cut() -> None:
     message = why_ended(Evidence(failed_job(), [pod(**terminated(1, message="x" * 10_000))])).failure.message
     assert len(message) < 1000
-
-
-@pytest.mark.parametrize(
-    ("given", "state"),
-    [
-        (job(), "starting"),
-        (job(active=1, ready=0), "starting"),
-        (job(active=1, ready=1), "running"),
-        (failed_job(), "ended"),
-        (job(conditions=[{"type": "Complete", "status": "True"}]), "ended"),
-        (job(conditions=[{"type": "FailureTarget", "status": "True"}]), "starting"),
-        (
-            {**job(), "metadata": {**job()["metadata"], "deletionTimestamp": "2026-11-21T12:00:00Z"}},
-            "stopping",
-        ),
-    ],
-)
-def test_job_state(given: dict[str, Any], state: str) -> None:
-    assert job_state(given) == state
 
 
 def test_of_several_attempts_the_last_one_counts() -> None:

@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from tuning_operator.kube.jobs import manifests
+from tuning_operator.kube.jobs.evidence import STOPPED
 from tuning_operator.kube.jobs.manifests import Runtime, trainer_config_map
 from tuning_operator.kube.plan.work import Refit, Trial
 from tuning_operator.kube.ports.observe import definition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
+from tuning_trainer.stopping import EXIT_CODE
 
 from tests.unit.kube.builders import UID, study
 
@@ -79,10 +81,14 @@ def test_the_job() -> None:
         ],
     }
     spec = job["spec"]
-    assert spec["backoffLimit"] == 0
+    assert spec["backoffLimit"] == 3, "pods that were deleted, or that a node rejected"
     assert spec["ttlSecondsAfterFinished"] == 7200
     assert spec["podFailurePolicy"]["rules"] == [
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": "trainer", "operator": "NotIn", "values": [143]},
+        },
     ]
     assert spec["template"]["metadata"]["labels"] == {"team": "vision", **labels}
 
@@ -122,6 +128,7 @@ def test_the_trainer_container() -> None:
     env = {e["name"]: e["value"] for e in trainer["env"]}
     assert json.loads(env.pop("TUNING_CONFIG")) == {
         "pruneGraceSeconds": 30,
+        "timeoutSeconds": 1200,
         "sampler": {"name": "TPESampler", "args": {}},
         "pruner": {"name": "MedianPruner", "args": {}},
     }
@@ -142,7 +149,7 @@ def test_the_trainer_container() -> None:
     assert token["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
     assert pod["restartPolicy"] == "Never"
     assert pod["automountServiceAccountToken"] is False
-    assert pod["activeDeadlineSeconds"] == 1200
+    assert pod["activeDeadlineSeconds"] == 1200 + 3600, "the time to start does not count"
     assert trainer["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
@@ -155,6 +162,44 @@ def test_the_templates_token_deadline_and_messages_are_kept() -> None:
     assert job["spec"]["template"]["spec"]["automountServiceAccountToken"] is True
     assert job["spec"]["template"]["spec"]["activeDeadlineSeconds"] == 5
     assert container(job)["terminationMessagePolicy"] == "File"
+
+
+def test_which_exit_codes_end_a_trial() -> None:
+    """The trainer's and those of init containers; a sidecar may fail when its pod is deleted."""
+    proxy = {"name": "proxy", "image": "i", "restartPolicy": "Always"}
+    inits = [{"name": f"fetch-{n}", "image": "i"} for n in range(30)]
+    template = {
+        "spec": {
+            "initContainers": [proxy, *inits],
+            "containers": [{"name": "trainer", "image": "i"}, {"name": "shipper", "image": "i"}],
+        }
+    }
+    job = trial_job(study(trial={"template": template}), 0, RUNTIME)
+    rules = job["spec"]["podFailurePolicy"]["rules"]
+    named = [rule["onExitCodes"]["containerName"] for rule in rules[1:]]
+    assert named == ["trainer", *(f"fetch-{n}" for n in range(18))]
+    assert len(rules) == 20, "the API server takes no more"
+    assert all(rule["action"] == "FailJob" for rule in rules[1:])
+
+
+def test_the_exit_code_after_sigterm_is_the_trainers() -> None:
+    assert STOPPED == EXIT_CODE
+
+
+@pytest.mark.parametrize(
+    ("template", "policy"),
+    [
+        ({"hostNetwork": True}, "ClusterFirstWithHostNet"),
+        ({"hostNetwork": True, "dnsPolicy": "None"}, "None"),
+        ({}, None),
+    ],
+)
+def test_pods_in_the_hosts_network_find_the_study_server(
+    template: dict[str, Any], policy: str | None
+) -> None:
+    spec = {"spec": {"containers": [{"name": "trainer", "image": "i"}], **template}}
+    job = trial_job(study(trial={"template": spec}), 0, RUNTIME)
+    assert job["spec"]["template"]["spec"].get("dnsPolicy") == policy
 
 
 def test_any_program_and_any_python() -> None:
@@ -246,13 +291,15 @@ def test_the_refits_job_differs_from_a_trials_by_its_role() -> None:
         assert made["metadata"].pop("annotations")
     assert job["metadata"] == trial["metadata"] | {"name": "mnist-refit", "labels": labels}
     assert job["spec"]["backoffLimit"] == 2
-    assert job["spec"]["podFailurePolicy"] == trial["spec"]["podFailurePolicy"]
+    assert job["spec"]["podFailurePolicy"]["rules"] == trial["spec"]["podFailurePolicy"]["rules"][:1]
     template = job["spec"]["template"]
     assert template["metadata"]["labels"] == {"team": "vision", **labels}
     assert "activeDeadlineSeconds" not in template["spec"], "the trial's timeout does not apply to it"
     own, trials = container(job), container(trial)
     assert own["command"] == trials["command"]
     env, trials_env = ({e["name"]: e["value"] for e in c["env"]} for c in (own, trials))
+    config, trials_config = (json.loads(variables.pop("TUNING_CONFIG")) for variables in (env, trials_env))
+    assert config | {"timeoutSeconds": 1200} == trials_config
     assert env == trials_env | {
         "TUNING_ROLE": "final",
         "TUNING_TRIAL_URL": "https://studies.tuning:8443/v1/studies/ml/mnist/refit",
@@ -274,7 +321,7 @@ def test_the_refits_own_fields() -> None:
     assert job["spec"]["backoffLimit"] == 0
     assert container(job)["image"] == "torch:full"
     assert container(job)["command"][2:] == ["script", "final.py"]
-    assert pod["activeDeadlineSeconds"] == 6 * 3600
+    assert pod["activeDeadlineSeconds"] == 7 * 3600
     assert {"name": "tuning-source", "configMap": {"name": "final-code"}} in pod["volumes"]
 
 

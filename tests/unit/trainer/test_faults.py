@@ -6,7 +6,7 @@ import socket
 import ssl
 import subprocess
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tuning_trainer.wire.client import Client, Refused, Unreachable
@@ -159,6 +159,72 @@ def test_patience_ends(away: tuple[str, int], tmp_path: Path) -> None:
     with pytest.raises(Unreachable, match="refused"):
         client.call("GET", "", patience=1800)
     assert 1700 < time.now <= 1800
+
+
+class BrokenNetwork:
+    """A connection whose requests fail with an error, before or after it is established."""
+
+    def __init__(self, error: Exception, connected: bool) -> None:
+        self.error, self.connected, self.timeouts = error, connected, list[float]()
+        self.sock: Any = None
+        self.timeout = 0.0
+
+    def request(self, *_: object) -> None:
+        self.timeouts.append(self.timeout)
+        self.sock = socket.socket() if self.connected else None
+        raise self.error
+
+    def close(self) -> None:
+        if self.sock:
+            self.sock.close()
+            self.sock = None
+
+
+@pytest.mark.parametrize(
+    ("error", "connected", "seconds", "remedy"),
+    [
+        (socket.gaierror(-3, "Temporary failure in name resolution"), False, 45, "ClusterFirstWithHostNet"),
+        (TimeoutError("timed out"), False, 45, "NetworkPolicies of this namespace"),
+        (ConnectionResetError(104, "Connection reset by peer"), True, 45, "service mesh in strict mode"),
+        (OSError(113, "No route to host"), False, 45, ""),
+        (TimeoutError("timed out"), True, 1800, "NetworkPolicies"),
+        (ConnectionRefusedError(111, "refused"), False, 1800, "Check that the study server is running"),
+    ],
+    ids=["DNS", "blocked", "mesh", "no route", "slow", "down"],
+)
+def test_a_network_that_never_reaches_the_server_is_reported_soon(
+    error: Exception,
+    connected: bool,
+    seconds: float,
+    remedy: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the likely cause. An outage of the server is waited for."""
+    (tmp_path / "token").write_text("token-1")
+    time, network = Time(), BrokenNetwork(error, connected)
+    monkeypatch.setattr(Client, "_new_connection", lambda *_: network)
+    client = Client("https://studies:8443/", str(tmp_path / "token"), sleep=time.sleep, clock=time)
+    with pytest.raises(Unreachable) as unreachable:
+        client.call("GET", "", patience=1800)
+    assert seconds - 15 < time.now <= seconds
+    assert remedy in unreachable.value.remedy
+    assert network.timeouts[0] == 10, "a first attempt does not use up the time"
+
+
+def test_a_server_that_has_been_reached_is_waited_for(
+    away: tuple[str, int], twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    time = Time()
+    url, port = away
+    client = Client(url, str(tmp_path / "token"), sleep=time.sleep, clock=time)
+    with serving(twin, port):
+        client.call("GET", "", patience=0)
+    client.close()
+    monkeypatch.setattr(Client, "_new_connection", lambda *_: BrokenNetwork(TimeoutError("timed out"), False))
+    with pytest.raises(Unreachable):
+        client.call("GET", "", patience=1800)
+    assert time.now > 1700
 
 
 def test_retry_after_is_heeded(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,15 @@ if TYPE_CHECKING:
 
 FIRST_DELAY, LONGEST_DELAY = 0.1, 10.0  # seconds between attempts: doubled each time, with jitter
 LONGEST_RETRY_AFTER = 60.0
+FIRST_PATIENCE = 45.0  # seconds until a network that does not let the pod reach the server is reported
+FIRST_TIMEOUT = 10.0  # seconds for an attempt until then
 UNTRUSTED_PATIENCE = 10.0  # seconds: while the server is replaced, another may answer at its address
 LOG_EVERY = 30.0  # seconds between lines in the log during an outage
 TOO_MANY_REQUESTS = 429
 UNAUTHORIZED = 401
+
+
+REMEDY = "Check that the study server is running and that the pods of this namespace can reach it."
 
 
 class Refused(Exception):  # noqa: N818  the state of a request
@@ -36,13 +42,18 @@ class Refused(Exception):  # noqa: N818  the state of a request
 class Unreachable(Exception):  # noqa: N818  the state of the server
     """The server did not answer within the caller's patience."""
 
+    def __init__(self, message: str, remedy: str) -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
 
 class _Retryable(Exception):  # noqa: N818  one attempt, which failed
     """An attempt failed in a way that another may not."""
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, remedy: str | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.remedy = remedy or REMEDY
 
 
 class Client:
@@ -70,6 +81,7 @@ class Client:
         self._connected_by = 0
         self._next_log = clock()
         self._trusted = False
+        self._reached = False  # the network lets the pod reach the server, even if it is down now
         self._untrusted_since: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -87,7 +99,8 @@ class Client:
         """Return the decoded reply to a request on the trial's path.
 
         Args:
-            patience: seconds for which to retry during an outage; 0 means one attempt.
+            patience: seconds for which to retry during an outage; 0 means one attempt. If the network has
+                never let the pod reach the server, at most FIRST_PATIENCE: that is unlikely to be an outage.
             timeout: seconds that one attempt may take.
 
         Raises:
@@ -95,15 +108,19 @@ class Client:
             Unreachable: there was no reply within the patience.
         """
         payload = None if body is None else json.dumps(body).encode()
-        give_up = self._clock() + patience
+        start = self._clock()
         delay = FIRST_DELAY
         while True:
             try:
-                return self._try(method, path, payload, timeout)
+                limit = timeout if self._reached else min(timeout, FIRST_TIMEOUT)
+                return self._try(method, path, payload, limit)
             except _Retryable as failed:
                 wait = failed.retry_after if failed.retry_after is not None else _jitter(delay)
-                if self._clock() + wait > give_up:
-                    raise Unreachable(f"the study server at {self.host} did not answer: {failed}") from None
+                if self._clock() + wait > start + (
+                    patience if self._reached else min(patience, FIRST_PATIENCE)
+                ):
+                    message = f"the study server at {self.host} did not answer: {failed}"
+                    raise Unreachable(message, failed.remedy) from None
                 self._log_outage(failed)
             self._sleep(wait)
             delay = min(delay * 2, LONGEST_DELAY)
@@ -142,12 +159,15 @@ class Client:
         try:
             return self._send(self._connect(timeout), method, path, payload, token)
         except (OSError, http.client.HTTPException) as error:
+            connected = self._connection is not None and self._connection.sock is not None
             self.close()
             if type(error).__name__ == "SSLCertVerificationError":  # plain HTTP does not load ssl
                 self._not_trusted(error)
             if reused:  # the server closes idle connections: try once more
                 return self._exchange(method, path, payload, token, timeout)
-            raise _Retryable(str(error) or type(error).__name__) from None
+            slow = connected and isinstance(error, (TimeoutError, socket.timeout))
+            self._reached = self._reached or slow or isinstance(error, ConnectionRefusedError)
+            raise _Retryable(str(error) or type(error).__name__, remedy=_likely_cause(error)) from None
 
     def _send(
         self,
@@ -163,7 +183,7 @@ class Client:
         connection.request(method, self._address.path + path, payload, headers)
         reply = connection.getresponse()
         content = reply.read()
-        self._trusted, self._untrusted_since = True, None
+        self._trusted, self._untrusted_since, self._reached = True, None, True
         if reply.will_close:
             self.close()
         return reply.status, reply.headers, content
@@ -208,6 +228,26 @@ class Client:
             return self._token_file.read_text().strip()
         except OSError as error:
             raise _Retryable(f"cannot read the pod's token: {error}") from None
+
+
+def _likely_cause(error: Exception) -> str | None:
+    """Return what usually causes this error where the server has never answered."""
+    if isinstance(error, socket.gaierror):
+        return (
+            "The server's name could not be resolved. Check that no NetworkPolicy of this namespace blocks "
+            "DNS (port 53) and, if the pod has hostNetwork: true, that dnsPolicy is ClusterFirstWithHostNet."
+        )
+    if isinstance(error, (TimeoutError, socket.timeout)):
+        return (
+            "Check that the NetworkPolicies of this namespace allow its pods to connect to the study server, "
+            "and that those of the study server's namespace allow it as well."
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return None
+    return (
+        "If the study server is in a service mesh in strict mode, pods outside the mesh are rejected: let "
+        "them connect to the server's port, or add the trial's pods to the mesh."
+    )
 
 
 def _jitter(delay: float) -> float:

@@ -11,12 +11,50 @@ from typing import Any, Literal, NamedTuple
 from tuning_operator.kube.plan.observation import Diagnosis
 from tuning_operator.kube.plan.work import Fields
 from tuning_operator.protocol import Failure
+from tuning_operator.resource import names
 from tuning_operator.resource.text import shorten
 from tuning_operator.resource.times import parse_time
 
 Json = Mapping[str, Any]
 
 MESSAGE_LIMIT = 800
+ENDING_DEADLINE = 1
+"""Seconds; as a pod's deadline, it ends a pod that has run for longer, and keeps it with its logs."""
+STOPPED = 143
+"""The trainer's exit code after SIGTERM. It has reported nothing, and another pod resumes the work."""
+
+
+class Container(NamedTuple):
+    """A container of a pod, with its status."""
+
+    name: str
+    image: str
+    """As in the manifest."""
+    init: bool
+    restarts: bool
+    """Whether it is a native sidecar: an init container that is restarted and runs beside the trainer."""
+    status: Json
+
+    @property
+    def waiting(self) -> Json:
+        """Why it does not run yet; empty if it does, or did."""
+        return self.status.get("state", {}).get("waiting") or {}
+
+    @property
+    def running(self) -> bool:
+        """Whether it runs now."""
+        return self.status.get("state", {}).get("running") is not None
+
+    @property
+    def terminated(self) -> Json:
+        """How it ended; empty if it has not."""
+        return self.status.get("state", {}).get("terminated") or {}
+
+    @property
+    def described(self) -> str:
+        """Return for example `init container fetch`."""
+        kind = "sidecar container" if self.restarts else "init container" if self.init else "container"
+        return f"{kind} {self.name}"
 
 
 @dataclass(frozen=True)
@@ -28,8 +66,8 @@ class Evidence:
     """The Job's pods."""
     events: Sequence[Json] = ()
     """Events of the Job and of its pods."""
-    largest: Mapping[str, int] | None = None
-    """The most that any single node has of each extended resource (`nvidia.com/gpu`); None if not known."""
+    largest: Mapping[str, str] | None = None
+    """The most that any single node has of each resource, as quantities; None if not known."""
     noun: str = "trial"
     """What the Job is for."""
     fields: Fields = field(default_factory=Fields)
@@ -40,8 +78,14 @@ class Evidence:
         """The newest pod: a Job has several if nodes were drained."""
         return max(self.pods, key=created_text, default=None)
 
+    @property
+    def trainer(self) -> Container | None:
+        """The trainer in the newest pod."""
+        return trainer(self.pod) if self.pod else None
+
 
 Check = Callable[[Evidence], Diagnosis | None]
+State = Literal["starting", "running", "ended", "stopping"]
 
 
 def first(checks: Sequence[Check], evidence: Evidence) -> Diagnosis | None:
@@ -57,14 +101,61 @@ def diagnosis(
     return Diagnosis(failure, since)
 
 
-def job_state(job: Json) -> Literal["starting", "running", "ended", "stopping"]:
-    """Return the state of the run that a Job is."""
-    status = job.get("status", {})
+def job_state(job: Json) -> State:
+    """Return the state of a run as far as its Job shows it.
+
+    A Job whose pod is not ready counts as starting: only the pod shows whether the trainer runs or has ended.
+    """
     if job["metadata"].get("deletionTimestamp"):
         return "stopping"
     if job_condition(job, "Complete", "Failed"):
         return "ended"
-    return "running" if status.get("ready") else "starting"
+    return "running" if job.get("status", {}).get("ready") else "starting"
+
+
+def run_state(evidence: Evidence) -> State:
+    """Return the state of a run. What other containers of its pod do does not matter."""
+    state, found = job_state(evidence.job), evidence.trainer
+    if state != "starting" or found is None or evidence.pod is None:
+        return state
+    if found.running:
+        return "running"
+    alive = exited_at(evidence) is not None
+    return "ended" if alive and not _is_repeated(evidence.job, found.terminated.get("exitCode", 0)) else state
+
+
+def exited_at(evidence: Evidence) -> datetime | None:
+    """Return when the trainer exited, if other containers keep its pod alive."""
+    pod, found = evidence.pod, evidence.trainer
+    if pod is None or found is None or not found.terminated or pod["metadata"].get("deletionTimestamp"):
+        return None
+    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or pod_condition(
+        pod, "DisruptionTarget"
+    ):
+        return None
+    others = [c for c in containers(pod) if not c.init and c.name != found.name]
+    if all(other.terminated for other in others):
+        return None  # the kubelet ends the pod, native sidecars included
+    return parse_time(found.terminated.get("finishedAt"))
+
+
+def is_ending(pod: Json) -> bool:
+    """Return whether the pod's deadline has been set to end what the trainer left running."""
+    deadline: int | None = pod.get("spec", {}).get("activeDeadlineSeconds")
+    return deadline == ENDING_DEADLINE
+
+
+def _is_repeated(job: Json, exit_code: int) -> bool:
+    """Return whether the Job makes another pod once this one has ended, given the trainer's exit code."""
+    if exit_code == 0:
+        return False
+    for rule in job.get("spec", {}).get("podFailurePolicy", {}).get("rules", []):
+        codes = rule.get("onExitCodes", {})
+        if codes.get("containerName") == names.TRAINER_CONTAINER and exit_code not in codes["values"]:
+            return False
+    failed: int = job.get("status", {}).get("failed", 0)
+    limit: int = job.get("spec", {}).get("backoffLimit", 0)
+    return failed < limit
 
 
 def job_condition(job: Json, *types: str) -> Json | None:
@@ -104,35 +195,39 @@ def last_progress(pod: Json) -> datetime | None:
     return max((time for time in times if time), default=created(pod))
 
 
-class Container(NamedTuple):
-    """A container of a pod."""
-
-    name: str
-    image: str
-    """As in the manifest."""
-    status: Json
-
-    @property
-    def waiting(self) -> Json:
-        """Why it does not run yet; empty if it does, or did."""
-        return self.status.get("state", {}).get("waiting") or {}
-
-    @property
-    def terminated(self) -> Json:
-        """How it ended; empty if it has not."""
-        return self.status.get("state", {}).get("terminated") or {}
-
-
 def containers(pod: Json) -> Iterator[Container]:
     """Yield the containers that have a status, init containers first."""
     spec, status = pod.get("spec", {}), pod.get("status", {})
-    images = {
-        c["name"]: c.get("image", "") for c in [*spec.get("initContainers", []), *spec.get("containers", [])]
-    }
-    for kind in ("initContainerStatuses", "containerStatuses"):
-        for container in status.get(kind, []):
-            name = container["name"]
-            yield Container(name, images.get(name, container.get("image", "")), container)
+    for kind, init in (("initContainers", True), ("containers", False)):
+        defined = {container["name"]: container for container in spec.get(kind, [])}
+        for found in status.get("initContainerStatuses" if init else "containerStatuses", []):
+            own = defined.get(found["name"], {})
+            image = own.get("image", found.get("image", ""))
+            restarts = init and own.get("restartPolicy") == "Always"
+            yield Container(found["name"], image, init, restarts, found)
+
+
+def trainer(pod: Json) -> Container | None:
+    """Return the container `trainer`, if it has a status."""
+    return next((c for c in containers(pod) if c.name == names.TRAINER_CONTAINER), None)
+
+
+def pod_failure(pod: Json) -> str | None:
+    """Return how the kubelet explains that a pod failed without an exit code of its trainer."""
+    status, own = pod.get("status", {}), trainer(pod)
+    if status.get("phase") != "Failed" or not status.get("reason") or (own and own.terminated):
+        return None
+    node = f" on node {pod['spec']['nodeName']}" if pod.get("spec", {}).get("nodeName") else ""
+    return f"{status['reason']}{node}: {status.get('message', '')}"
+
+
+def logs_command(evidence: Evidence, container: str, pod: Json | None = None) -> str:
+    """Return the command that shows a container's logs: of a pod, or of the Job's."""
+    some = pod or evidence.pod
+    spec = some.get("spec", {}) if some else {}
+    of = f"{pod['metadata']['name']}" if pod else f"job/{evidence.job['metadata']['name']}"
+    several = len([*spec.get("initContainers", []), *spec.get("containers", [])]) > 1
+    return f"`kubectl logs {of}{f' -c {container}' if several else ''}`"
 
 
 def last_event(evidence: Evidence, *reasons: str) -> Json | None:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tuning_operator.kube.plan.work import Program, Work, program
+from tuning_operator.kube.jobs.evidence import STOPPED
+from tuning_operator.kube.plan.work import Program, Trial, Work, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
@@ -20,6 +21,14 @@ SHORTEST_TTL = 60
 """Seconds: a Job that is gone before the operator has seen its end would be started again."""
 TOKEN_SECONDS = 3600
 """The kubelet renews the token after 80 % of this time; the trainer reads it again for each request."""
+
+
+POD_RETRIES = 3
+"""How often a trial's pod is replaced that was deleted, or that its node rejected or lost."""
+STARTUP_SECONDS = 3600
+"""Time for images and init containers, in addition to the timeout, after which the kubelet ends a pod."""
+MAX_RULES = 20
+"""The API server's limit for podFailurePolicy."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +69,31 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
         "kind": "Job",
         "metadata": metadata,
         "spec": {
-            "backoffLimit": runs.retries,
-            # A drained node or a preemption is not a failure of the trial: the next pod resumes it.
-            "podFailurePolicy": {
-                "rules": [
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-                ]
-            },
+            "backoffLimit": POD_RETRIES if isinstance(work, Trial) else runs.retries,
+            "podFailurePolicy": {"rules": _failure_rules(work, runs.template)},
             "ttlSecondsAfterFinished": max(seconds(study.spec.trial.ttl_after_finished), SHORTEST_TTL),
             "template": _pod_template(study, work, runs, runtime),
         },
     }
+
+
+def _failure_rules(work: Work, template: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return when another pod gets the work.
+
+    A drained node or a preemption is not a failure: the next pod resumes the work. A trial fails once its
+    trainer or an init container fails by itself. A pod without such an exit code was deleted, or its node
+    rejected or lost it: it is replaced a few times. A refit is attempted again whatever fails.
+    """
+    disruption = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    if not isinstance(work, Trial):
+        return [disruption]
+    inits = template["spec"].get("initContainers") or []
+    ending = [container["name"] for container in inits if container.get("restartPolicy") != "Always"]
+    failures = (
+        {"containerName": name, "operator": "NotIn", "values": [STOPPED]}
+        for name in (names.TRAINER_CONTAINER, *ending[: MAX_RULES - 2])
+    )
+    return [disruption, *({"action": "FailJob", "onExitCodes": failure} for failure in failures)]
 
 
 def _metadata(study: TuningStudy, name: str, labels: Mapping[str, str]) -> dict[str, Any]:
@@ -105,9 +128,12 @@ def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtim
     pod["restartPolicy"] = "Never"  # whether there is another pod is up to the Job's podFailurePolicy
     pod.setdefault("automountServiceAccountToken", False)
     if runs.timeout:
-        # The pod's deadline, not the Job's: the time waiting for a GPU does not count, and the pod is kept
-        # with its logs.
-        pod["activeDeadlineSeconds"] = seconds(runs.timeout)
+        # The trainer stops itself at its timeout, counted from its own start; this is in case it can't. It is
+        # the pod's deadline, not the Job's, so that the pod is kept with its logs.
+        pod["activeDeadlineSeconds"] = seconds(runs.timeout) + STARTUP_SECONDS
+    if pod.get("hostNetwork"):
+        # Kubernetes' default would be the node's DNS, which doesn't know the study server's Service.
+        pod.setdefault("dnsPolicy", "ClusterFirstWithHostNet")
     pod["volumes"] = [*pod.get("volumes", []), *_volumes(study, runs, runtime)]
     pod["containers"] = [
         _trainer(container, study, work, runs, runtime)
@@ -158,7 +184,7 @@ def _environment(study: TuningStudy, work: Work, runs: Program, runtime: Runtime
         "TUNING_STUDY": f"{namespace}/{name}",
         "TUNING_TRIAL_NUMBER": str(work.trial),
         "TUNING_ROLE": work.role,
-        "TUNING_CONFIG": json.dumps(_config(study.spec)),
+        "TUNING_CONFIG": json.dumps(_config(study.spec, runs)),
     }
     if runtime.ca:
         environment["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
@@ -167,7 +193,7 @@ def _environment(study: TuningStudy, work: Work, runs: Program, runtime: Runtime
     return environment
 
 
-def _config(spec: TuningStudySpec) -> dict[str, Any]:
+def _config(spec: TuningStudySpec, runs: Program) -> dict[str, Any]:
     """Return what the runtime needs from the spec; a script's own sampler and pruner are compared with it."""
     metrics = spec.trial.metrics
     return {
@@ -175,4 +201,5 @@ def _config(spec: TuningStudySpec) -> dict[str, Any]:
         "sampler": spec.sampler.model_dump(),
         "pruner": spec.pruner_in_effect.model_dump(),
         **({"metrics": metrics.model_dump(exclude_none=True)} if metrics else {}),
+        **({"timeoutSeconds": seconds(runs.timeout)} if runs.timeout else {}),
     }

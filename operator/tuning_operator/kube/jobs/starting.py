@@ -1,7 +1,8 @@
-"""Why a Job does not start. The messages follow "Trial 3 cannot start: "."""
+"""Why a Job does not start, or not completely. The messages follow "Trial 3 cannot start: "."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
+from datetime import timedelta
 
 from tuning_operator.kube.jobs.evidence import (
     Check,
@@ -14,17 +15,49 @@ from tuning_operator.kube.jobs.evidence import (
     first,
     last_event,
     last_progress,
+    logs_command,
     pod_condition,
+    pod_failure,
     request_more,
 )
+from tuning_operator.kube.jobs.resources import excess, missing_resource, quantity, similar_resource
 from tuning_operator.kube.plan.observation import Diagnosis
 from tuning_operator.resource import names
-from tuning_operator.resource.times import parse_time
+from tuning_operator.resource.text import count
+from tuning_operator.resource.times import parse_time, rfc3339
 
 QUOTA_REMEDY = "Wait until other work has ended, lower spec.parallelism, or ask for a larger ResourceQuota."
 EVICTIONS = 3
 """After so many evictions, the next pod of a trial is not expected to survive either."""
-KINDS = {"secret": "Secret", "configmap": "ConfigMap", "persistentvolumeclaim": "PersistentVolumeClaim"}
+LASTING = timedelta(seconds=5)
+"""A volume's first mount often fails once or twice, until the node has read the ConfigMap or Secret."""
+IMAGE_REASONS = (
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "RegistryUnavailable",
+)
+CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError")
+KINDS = {
+    kind.lower(): kind
+    for kind in (
+        "ConfigMap",
+        "PersistentVolumeClaim",
+        "PriorityClass",
+        "RuntimeClass",
+        "Secret",
+        "ServiceAccount",
+    )
+}
+CLUSTER_WIDE = ("PriorityClass", "RuntimeClass")
+FIELDS = {
+    "PersistentVolumeClaim": "volumes",
+    "PriorityClass": "priorityClassName",
+    "RuntimeClass": "runtimeClassName",
+    "ServiceAccount": "serviceAccountName",
+}
+"""The field of a pod that names an object of a kind."""
 
 
 def why_not_started(evidence: Evidence) -> Diagnosis | None:
@@ -32,22 +65,27 @@ def why_not_started(evidence: Evidence) -> Diagnosis | None:
     return first(CHECKS, evidence)
 
 
-def _waiting(pod: Json | None, *reasons: str) -> Container | None:
+def why_incomplete(evidence: Evidence) -> Diagnosis | None:
+    """Return why a container beside the running trainer does not run; None if all do, or may yet."""
+    for container in containers(evidence.pod) if evidence.pod else ():
+        if container.name == names.TRAINER_CONTAINER:
+            continue
+        reason, message = container.waiting.get("reason", ""), container.waiting.get("message", "")
+        if reason in (*IMAGE_REASONS, *CONFIG_REASONS, "CrashLoopBackOff", "RunContainerError"):
+            text = f"{container.described} does not run ({reason}): {message}"
+            remedy = f"Correct or remove it in {evidence.fields.template}."
+            return diagnosis("SidecarNotRunning", text, remedy)
+    return None
+
+
+def _waiting(pod: Json | None, reasons: Sequence[str]) -> Container | None:
     """Return the first container that waits for one of these reasons."""
     found = containers(pod) if pod else ()
     return next((container for container in found if container.waiting.get("reason") in reasons), None)
 
 
 def _image(evidence: Evidence) -> Diagnosis | None:
-    pod = evidence.pod
-    reasons = (
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "RegistryUnavailable",
-    )
-    found = _waiting(pod, *reasons)
+    pod, found = evidence.pod, _waiting(evidence.pod, IMAGE_REASONS)
     if pod is None or found is None:
         return None
     failed = (e["message"] for e in evidence.events if "Failed to pull" in e.get("message", ""))
@@ -55,7 +93,7 @@ def _image(evidence: Evidence) -> Diagnosis | None:
     reason = found.waiting["reason"]
     return diagnosis(
         "ImagePull",
-        f"the image {found.image} of container {found.name} cannot be pulled ({reason}): {detail}",
+        f"the image {found.image} of {found.described} cannot be pulled ({reason}): {detail}",
         f"Check the image's name and tag in {evidence.fields.template}, and that the image exists. If the "
         "registry is private, add imagePullSecrets.",
         last_progress(pod),
@@ -63,25 +101,55 @@ def _image(evidence: Evidence) -> Diagnosis | None:
 
 
 def _container_config(evidence: Evidence) -> Diagnosis | None:
-    pod = evidence.pod
-    found = _waiting(pod, "CreateContainerConfigError", "CreateContainerError")
+    pod, found = evidence.pod, _waiting(evidence.pod, CONFIG_REASONS)
     if pod is None or found is None:
         return None
     reason, message = found.waiting["reason"], found.waiting.get("message", "")
     remedy = _create_missing(message, evidence.fields.template) or (
         f"Correct the container's settings in {evidence.fields.template}."
     )
-    text = f"container {found.name} cannot be created ({reason}): {message}"
+    text = f"{found.described} cannot be created ({reason}): {message}"
     return diagnosis("ContainerConfig", text, remedy, last_progress(pod))
+
+
+def _initializing(evidence: Evidence) -> Diagnosis | None:
+    """An init container may be meant to take long, so the report only says what the pod waits for."""
+    pod = evidence.pod
+    for container in containers(pod) if pod else ():
+        if pod is None or not container.init:
+            continue
+        logs = logs_command(evidence, container.name, pod)
+        if container.waiting.get("reason") == "CrashLoopBackOff":
+            text = f"its {container.described} exits again and again: {container.waiting.get('message', '')}"
+            return diagnosis("InitContainer", text, f"See {logs}.", last_progress(pod))
+        unready = container.running and not (container.restarts and container.status.get("started"))
+        if unready:
+            since = parse_time(container.status["state"]["running"].get("startedAt"))
+            running = f"its {container.described} has been running since {rfc3339(since)}" if since else ""
+            if container.restarts:
+                text = f"{running} but its startup probe has not succeeded"
+                remedy = f"See {logs}."
+            else:
+                text = f"{running} and has to exit before the trainer starts"
+                remedy = f"If it should have ended by now, see {logs}."
+            return diagnosis("InitContainer", text, remedy, since)
+    return None
 
 
 def _create_missing(message: str, *fields: str) -> str | None:
     """Return the remedy for a message about a missing object; None if it is about something else."""
-    missing = re.search(rf'({"|".join(KINDS)}) "([^"]+)" not found', message)
-    if missing is None:
+    found = re.search(rf'\b({"|".join(KINDS)}) "([^"]+)" not found', message, re.IGNORECASE) or re.search(
+        r"no (PriorityClass) with name (\S+) was found", message
+    )
+    if found is None:
         return None
-    kind, name = KINDS[missing[1]], missing[2].rpartition("/")[2]
-    return f"Create the {kind} {name} in this namespace, or correct its name in {' or '.join(fields)}."
+    kind, name = KINDS[found[1].lower()], found[2].rpartition("/")[2]
+    where = "cluster" if kind in CLUSTER_WIDE else "namespace"
+    field = f"{FIELDS[kind]} of " if kind in FIELDS else ""
+    return (
+        f'{kind} "{name}" doesn\'t exist in this {where}: create it, or correct its name in '
+        f"{field}{' or '.join(fields)}."
+    )
 
 
 def _unschedulable(evidence: Evidence) -> Diagnosis | None:
@@ -91,10 +159,11 @@ def _unschedulable(evidence: Evidence) -> Diagnosis | None:
         return None
     since, message = parse_time(found.get("lastTransitionTime")), found.get("message", "")
     template = evidence.fields.template
-    too_large = _larger_than_any_node(pod, evidence.largest)
-    if too_large:
-        remedy = f"Lower the request in {template} (resources.limits), or add a node that has enough."
-        return diagnosis("Unschedulable", f"{too_large} ({message})", remedy, since)
+    if remedy := _create_missing(message, template):
+        return diagnosis("Unschedulable", f"no node can run its pod: {message}", remedy, since)
+    if too_much := _never_enough(pod, evidence):
+        text, advice = too_much
+        return diagnosis("Unschedulable", f"{text} ({message})", advice, since)
     short = sorted(set(re.findall(r"Insufficient ([^\s,.]+(?:\.[^\s,.]+)*)", message)))
     if short and not re.search(r"affinity|selector|taint|persistentvolumeclaim", message):
         what = f"no node has enough free {', '.join(short)} for its pod: {message}"
@@ -104,25 +173,39 @@ def _unschedulable(evidence: Evidence) -> Diagnosis | None:
     return diagnosis("Unschedulable", f"no node can run its pod: {message}", remedy, since)
 
 
-def _larger_than_any_node(pod: Json, largest: Mapping[str, int] | None) -> str | None:
-    for container in pod["spec"].get("containers", []) if largest is not None else []:
-        for resource, amount in container.get("resources", {}).get("limits", {}).items():
-            most = (largest or {}).get(resource, 0)
-            if "/" in resource and str(amount).isdecimal() and int(amount) > most:
-                has = f"the largest node has {most}" if most else "no node has any"
-                return f"its pod requests {amount} {resource}, but {has}"
-    return None
+def _never_enough(pod: Json, evidence: Evidence) -> tuple[str, str] | None:
+    """Return what the pod requests that no node has, however long it waits, and the remedy."""
+    largest, template = evidence.largest, evidence.fields.template
+    if largest is None:
+        return None
+    if missing := missing_resource(pod, largest):
+        text = f"its pod requests {missing}, but no node has any"
+        if similar := similar_resource(missing, largest):
+            return text, f"Correct the resource's name in {template}: did you mean {similar}?"
+        return text, (
+            f"Check the resource's name in {template} (resources.limits), or add a node that has it, with "
+            "its device plugin."
+        )
+    too_much = excess(pod, largest)
+    remedy = f"Lower the request in {template} (resources), or add a node that has enough."
+    return (too_much, remedy) if too_much else None
 
 
 def _volume(evidence: Evidence) -> Diagnosis | None:
-    event = last_event(evidence, "FailedMount", "FailedAttachVolume")
-    if event is None or evidence.pod is None:
-        return None
-    message, since = event.get("message", ""), last_progress(evidence.pod)
+    event, pod = last_event(evidence, "FailedMount", "FailedAttachVolume"), evidence.pod
+    if event is None or pod is None or pod_condition(pod, "PodReadyToStartContainers"):
+        return None  # the volumes are mounted before the pod's sandbox is ready
+    message, since = event.get("message", ""), last_progress(pod)
     missing = re.search(r'configmap "([^"]+)" not found', message)
     if missing and f'"{names.TRAINER_VOLUME}"' in message:
         text = f"the trainer's ConfigMap {missing[1]} was deleted; the operator creates it again."
         return diagnosis("TrainerMissing", text, since=since)
+    began = parse_time(event.get("firstTimestamp") or event.get("eventTime"))
+    latest = parse_time(event.get("lastTimestamp")) or parse_time(
+        (event.get("series") or {}).get("lastObservedTime")
+    )
+    if began is None or latest is None or latest - began < LASTING:
+        return None
     remedy = _create_missing(message, evidence.fields.source, evidence.fields.template) or (
         f"Check the volumes in {evidence.fields.template}."
     )
@@ -130,23 +213,54 @@ def _volume(evidence: Evidence) -> Diagnosis | None:
 
 
 def _sandbox(evidence: Evidence) -> Diagnosis | None:
-    event = last_event(evidence, "FailedCreatePodSandBox")
-    if event is None or evidence.pod is None:
+    event, pod = last_event(evidence, "FailedCreatePodSandBox"), evidence.pod
+    if event is None or pod is None or pod_condition(pod, "PodReadyToStartContainers"):
         return None
     remedy = "Ask the cluster's administrator to check the node's container runtime and network."
     text = f"the node cannot set up its pod: {event.get('message', '')}"
-    return diagnosis("Node", text, remedy, last_progress(evidence.pod))
+    return diagnosis("Node", text, remedy, last_progress(pod))
 
 
 def _pod_refused(evidence: Evidence) -> Diagnosis | None:
     event = last_event(evidence, "FailedCreate")
     if event is None or evidence.pod is not None:
         return None
-    message, since = event.get("message", ""), created(evidence.job)
+    message, since, template = event.get("message", ""), created(evidence.job), evidence.fields.template
+    if remedy := _create_missing(message, template):
+        return diagnosis("PodRefused", f"its pod is rejected: {message}", remedy, since)
+    if missing := re.search(r"failed quota: .*?must specify (.+)", message):
+        remedy = f"Set resources in {template} as the quota requires: {missing[1]}."
+        return diagnosis("PodRefused", f"its pod is rejected: {message}", remedy, since)
     if "exceeded quota" in message:
-        return diagnosis("Quota", f"the namespace's quota is used up: {message}", QUOTA_REMEDY, since)
-    remedy = f"Change {evidence.fields.template} to meet the cluster's policies and the namespace's limits."
+        remedy = (
+            QUOTA_REMEDY
+            if _fits_quota(message)
+            else (f"Lower the request in {template}, or ask for a larger ResourceQuota.")
+        )
+        return diagnosis("Quota", f"the namespace's quota is exceeded: {message}", remedy, since)
+    remedy = f"Change {template} to meet the cluster's policies and the namespace's limits."
     return diagnosis("PodRefused", f"its pod is rejected: {message}", remedy, since)
+
+
+def _fits_quota(message: str) -> bool:
+    """Return whether a pod fits into its namespace's quota once other pods have ended."""
+    parts = (
+        re.search(rf"{part}: (.*?)(?:, (?:used|limited): |$)", message) for part in ("requested", "limited")
+    )
+    requested, limited = (
+        dict(re.findall(r"([^\s,=]+)=([^\s,]+)", part[1])) if part else {} for part in parts
+    )
+    return all(quantity(amount) <= quantity(limited.get(name, amount)) for name, amount in requested.items())
+
+
+def _pod_replaced(evidence: Evidence) -> Diagnosis | None:
+    """The Job makes another pod after a short while, and gives up after a few."""
+    pod = evidence.pod
+    failure = pod_failure(pod) if pod else None
+    if failure is None:
+        return None
+    text = f"its pod failed and is being replaced ({count(len(evidence.pods), 'pod')} so far): {failure}"
+    return diagnosis("PodFailed", text)
 
 
 def _node_unreachable(evidence: Evidence) -> Diagnosis | None:
@@ -196,8 +310,10 @@ CHECKS: tuple[Check, ...] = (
     _evicted_repeatedly,
     _image,
     _container_config,
+    _initializing,
     _unschedulable,
     _volume,
     _sandbox,
     _pod_refused,
+    _pod_replaced,
 )

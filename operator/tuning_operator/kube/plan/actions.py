@@ -24,6 +24,15 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Finish:
+    """End what keeps a run alive after its program has exited; its logs are kept."""
+
+    work: Work
+    again: bool
+    """Whether the run may try again: its program failed, and it has attempts left."""
+
+
+@dataclass(frozen=True)
 class Start:
     """Give the work a run; nothing happens when it has one."""
 
@@ -44,7 +53,7 @@ class Begin:
     request: RefitRequest
 
 
-Action = Tell | Stop | Start | Ask | Begin
+Action = Tell | Stop | Finish | Start | Ask | Begin
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from tuning_operator.kube.plan.actions import Action, Ask, Plan, Start, Step, Stop, Tell, Wait, once
+from tuning_operator.kube.plan.actions import Action, Ask, Finish, Plan, Start, Step, Stop, Tell, Wait, once
 from tuning_operator.kube.plan.observation import Observation, Run, unfinished
 from tuning_operator.kube.plan.refit import due, refit_steps
 from tuning_operator.kube.plan.verdict import Verdict, elapsed, finished, judge
@@ -48,6 +48,7 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     steps = [
         *_trials(context),
         *_lingering(context),
+        *_exited(context),
         *_ask(context),
         *refit_steps(study, seen, refit, now),
         *_timeout(context),
@@ -142,6 +143,14 @@ def _lingering(context: Context) -> Iterator[Step]:
     for work, run in context.seen.runs.items():
         if run.lingering_since and run.active and work not in wanted:
             yield from once(run.lingering_since + context.prune_grace, context.now, Stop(work))
+
+
+def _exited(context: Context) -> Iterator[Step]:
+    """A service mesh's proxy or a log shipper may run on when the program has exited; it gets some time."""
+    for work, run in context.seen.runs.items():
+        if run.exited and run.state != "stopping":
+            finish = Finish(work, again=run.state == "starting")
+            yield from once(run.exited + context.prune_grace, context.now, finish)
 
 
 def _ask(context: Context) -> Iterator[Ask]:

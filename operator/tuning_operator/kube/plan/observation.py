@@ -11,7 +11,7 @@ from tuning_operator.protocol import Failure, Problem, StudySummary
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why a run cannot start, or why it ended without a result."""
+    """Why a run cannot start, why it ended without a result, or what is missing while it runs."""
 
     failure: Failure
     since: datetime | None = None
@@ -28,6 +28,8 @@ class Run:
 
     state: Literal["starting", "running", "ended", "stopping"]
     diagnosis: Diagnosis | None = None
+    exited: datetime | None = None
+    """When its program exited, if something else keeps the run alive, such as a service mesh's proxy."""
     lingering_since: datetime | None = None
     """When the run was first seen to go on after its work had a result."""
     outdated: bool = False

@@ -16,8 +16,12 @@ PERMANENT = frozenset({"ImagePull", "ContainerConfig", "Evicted", "Volume"})
 QUEUEING = frozenset({"Capacity", "Queued"})
 """Categories that are ordinary queueing while other trials of the study run."""
 
-CAPACITY_GRACE = timedelta(seconds=30)
-"""A pod that waits for another's GPU is not worth reporting before this: the scheduler takes seconds."""
+REPORT_AFTER = {
+    "Capacity": timedelta(seconds=30),
+    "Queued": timedelta(seconds=30),
+    "InitContainer": timedelta(minutes=1),
+}
+"""What is not worth reporting before this: the scheduler takes seconds, and init containers take a while."""
 
 
 def needs_start(run: Run | None) -> bool:
@@ -48,9 +52,10 @@ def blocked(seen: Observation, now: datetime) -> tuple[tuple[Work, ...], tuple[W
 def _reported(run: Run, others: Collection[Run], now: datetime) -> bool | Wait:
     if run.diagnosis is None or run.state != "starting":
         return False
-    if run.diagnosis.failure.category not in QUEUEING or run.diagnosis.since is None:
+    category, since = run.diagnosis.failure.category, run.diagnosis.since
+    if category not in REPORT_AFTER or since is None:
         return True
-    if any(other.state == "running" for other in others):
+    if category in QUEUEING and any(other.state == "running" for other in others):
         return False
-    moment = run.diagnosis.since + CAPACITY_GRACE
+    moment = since + REPORT_AFTER[category]
     return moment <= now or Wait(moment)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tuning_operator.kube.plan.actions import Action, Ask, Begin, Start, Stop, Tell
+from tuning_operator.kube.plan.actions import Action, Ask, Begin, Finish, Start, Stop, Tell
 from tuning_operator.kube.plan.work import Trial, Work
 from tuning_operator.kube.ports.runs import RunRefused, Runs, RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
@@ -38,7 +38,7 @@ class Actor:
         """Carry out the actions, first those that free resources; each is tried, whatever the others do."""
         outcome = Outcome()
         limit = asyncio.Semaphore(CONCURRENCY)
-        for kinds in (Tell, Stop, Start | Ask | Begin):
+        for kinds in (Tell, Stop | Finish, Start | Ask | Begin):
             async with asyncio.TaskGroup() as tasks:
                 for action in actions:
                     if isinstance(action, kinds):
@@ -62,6 +62,8 @@ class Actor:
                 await self._server.tell_refit(key, request)
             case Stop(work):
                 await self._runs.stop(key, work)
+            case Finish(work, again):
+                await self._runs.finish(key, work, again=again)
             case Start(work):
                 await self._runs.start(study, work)
                 outcome.started.append(work)

@@ -10,9 +10,17 @@ from typing import Any
 import kopf
 
 from tuning_operator.kube.jobs.ended import why_ended
-from tuning_operator.kube.jobs.evidence import Evidence, is_unscheduled, job_state
+from tuning_operator.kube.jobs.evidence import (
+    ENDING_DEADLINE,
+    Evidence,
+    exited_at,
+    is_ending,
+    is_unscheduled,
+    job_state,
+    run_state,
+)
 from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map
-from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_not_started
+from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
 from tuning_operator.kube.jobs.templates import template_problems
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, program, work_of
@@ -29,7 +37,10 @@ REFUSED = frozenset({400, 403, 422})
 """The API server will give the same answer next time, until someone changes something."""
 
 DIAGNOSIS_DELAY = timedelta(seconds=3)
-"""A Job that is younger starts as any does: its pod and Events are not read yet."""
+"""A younger Job is not diagnosed: its pod and Events are not read yet."""
+
+LONGEST_DELAY = timedelta(minutes=1)
+"""How long a run that is starting is not diagnosed again: Events about it are not watched."""
 
 NODES_TTL = timedelta(minutes=1)
 """How long the nodes' sizes are remembered: a list of a thousand nodes is large."""
@@ -56,7 +67,7 @@ class JobRuns:
         self._provided: dict[StudyKey, set[tuple[str, str]]] = {}
         """The trainer's ConfigMaps that were created: the study's uid and the name."""
         self._providing = asyncio.Lock()
-        self._nodes: tuple[datetime, Mapping[str, int] | None] | None = None
+        self._nodes: tuple[datetime, Mapping[str, str] | None] | None = None
 
     def watch(self, changed: Callable[[StudyKey], None]) -> None:
         """Have kopf call `changed` whenever a study's Job or one of its pods changes."""
@@ -115,6 +126,20 @@ class JobRuns:
         """Delete the work's Job, its pods before it."""
         await self._kube.delete_job(key.namespace, work.job_name(key.name))
 
+    async def finish(self, key: StudyKey, work: Work, *, again: bool) -> None:
+        """Have the kubelet end the work's pods by their deadline, which keeps the pods and the Job."""
+        name = work.job_name(key.name)
+        found = await self._kube.get("Job", key.namespace, name)
+        if found is None:
+            return
+        if not again:  # otherwise the Job would replace the pod, since it did not succeed
+            failed = found.get("status", {}).get("failed", 0)
+            await self._kube.patch_spec("Job", key.namespace, name, backoffLimit=failed)
+        for pod in (await self._pods(key, [work])).get(work, ()):
+            if exited_at(Evidence(found, [pod])):
+                deadline = {"activeDeadlineSeconds": ENDING_DEADLINE}
+                await self._kube.patch_spec("Pod", key.namespace, pod["metadata"]["name"], **deadline)
+
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that have not succeeded."""
         key = _key(study)
@@ -128,16 +153,15 @@ class JobRuns:
         for work, found in jobs.items():
             if not _belongs(found, uid) and not _of_a_study(found):
                 continue  # someone else's: a start will say so
-            state = job_state(found) if _belongs(found, uid) else "stopping"  # a deleted study's: it goes
+            state = job_state(found) if _belongs(found, uid) else "stopping"  # of a deleted study
             created = parse_time(found["metadata"].get("creationTimestamp"))
             diagnose_at = created + DIAGNOSIS_DELAY if created and state == "starting" else now
             check_at = diagnose_at if diagnose_at > now else None
             runs[work] = Run(state, outdated=_is_outdated(found, study, work), check_at=check_at)
-            if work in unfinished and state in ("starting", "ended") and diagnose_at <= now:
+            if diagnose_at <= now and (state == "starting" or (state == "ended" and work in unfinished)):
                 unclear[work] = found
         for work, evidence in (await self._evidence(study, unclear)).items():
-            why = why_ended if runs[work].state == "ended" else why_not_started
-            runs[work] = replace(runs[work], diagnosis=why(evidence))
+            runs[work] = replace(_run(evidence, now), outdated=runs[work].outdated)
         if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
             self._provided.pop(key, None)  # the next start creates it again
         return runs
@@ -166,7 +190,8 @@ class JobRuns:
         silent = [
             item
             for work, body in jobs.items()
-            if job_state(body) == "starting" and not any(map(is_unscheduled, pods.get(work, ())))
+            if run_state(Evidence(body, pods.get(work, ()))) == "starting"
+            and not any(map(is_unscheduled, pods.get(work, ())))
             for item in (body, *pods.get(work, ()))
         ]
         events = await self._events(key, silent)
@@ -206,7 +231,7 @@ class JobRuns:
                     found.setdefault(uid, []).append(event)
         return found
 
-    async def _largest_nodes(self) -> Mapping[str, int] | None:
+    async def _largest_nodes(self) -> Mapping[str, str] | None:
         now = self._clock()
         if self._nodes is None or now - self._nodes[0] > NODES_TTL:
             self._nodes = now, await self._kube.largest_nodes()
@@ -231,6 +256,18 @@ class JobRuns:
         message = f"Job {name} exists already and does not belong to this study."
         remedy = f"Delete it (`kubectl delete job {name}`), or give the study another name."
         raise RunRefused(work, Failure(category="NameTaken", message=message, remedy=remedy))
+
+
+def _run(evidence: Evidence, now: datetime) -> Run:
+    """Return the run as its Job and pods show it."""
+    state = run_state(evidence)
+    why = {"starting": why_not_started, "running": why_incomplete, "ended": why_ended}[state]
+    diagnosis, check_at = why(evidence), None
+    if state == "starting" and diagnosis is None and evidence.pod is not None:
+        created = parse_time(evidence.job["metadata"].get("creationTimestamp")) or now
+        check_at = now + min(max(now - created, DIAGNOSIS_DELAY), LONGEST_DELAY)
+    exited = None if evidence.pod and is_ending(evidence.pod) else exited_at(evidence)
+    return Run(state, diagnosis, exited, check_at=check_at)
 
 
 def _key(study: TuningStudy) -> StudyKey:

@@ -11,6 +11,7 @@ import aiohttp
 from kubernetes.aio import client, config
 from prometheus_client import Counter
 
+from tuning_operator.kube.jobs.resources import largest_of
 from tuning_operator.kube.ports.runs import RunsUnavailable
 from tuning_operator.resource import names
 
@@ -59,6 +60,9 @@ class KubeApi(Protocol):
     async def dry_run(self, body: Json) -> None:
         """Have an object validated as if it were created, unknown fields included."""
 
+    async def patch_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
+        """Change fields of an object's spec, if the object exists."""
+
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
 
@@ -68,8 +72,8 @@ class KubeApi(Protocol):
     async def record_event(self, body: Json) -> None:
         """Create an Event, or update the one of this name: its message, count and last time."""
 
-    async def largest_nodes(self) -> Mapping[str, int] | None:
-        """Return the most that a single node has of each extended resource; None if nodes may not be read."""
+    async def largest_nodes(self) -> Mapping[str, str] | None:
+        """Return the most that a single node has of each resource; None if nodes may not be read."""
 
 
 class KubernetesApi:
@@ -116,6 +120,14 @@ class KubernetesApi:
         query = {"dryRun": "All", "fieldValidation": "Strict"}
         await self._request("create", body["kind"], path, query=query, body=body)
 
+    async def patch_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
+        """Change fields of an object's spec, if the object exists."""
+        try:
+            await self._patch(kind, _path(kind, namespace, name), {"spec": fields})
+        except KubeError as error:
+            if error.status != 404:
+                raise
+
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
         options = {"propagationPolicy": "Foreground"}
@@ -136,24 +148,19 @@ class KubernetesApi:
         if await self.create(body):
             return
         changes = {key: body[key] for key in ("message", "count", "lastTimestamp")}
-        path = _path("Event", body["metadata"]["namespace"], body["metadata"]["name"])
-        content_type = "application/merge-patch+json"
-        await self._request("patch", "Event", path, body=changes, content_type=content_type)
+        await self._patch(
+            "Event", _path("Event", body["metadata"]["namespace"], body["metadata"]["name"]), changes
+        )
 
-    async def largest_nodes(self) -> Mapping[str, int] | None:
-        """Return the most that a single node has of each extended resource; None if nodes may not be read."""
+    async def largest_nodes(self) -> Mapping[str, str] | None:
+        """Return the most that a single node has of each resource; None if nodes may not be read."""
         try:
             nodes = await self._pages("Node", "/api/v1/nodes", {"limit": str(PAGE)})
         except KubeError as error:
             if error.status == 403:
                 return None
             raise
-        largest: dict[str, int] = {}
-        for node in nodes:
-            for resource, amount in node.get("status", {}).get("allocatable", {}).items():
-                if "/" in resource and str(amount).isdecimal():
-                    largest[resource] = max(largest.get(resource, 0), int(amount))
-        return largest
+        return largest_of(nodes)
 
     async def serves_studies(self) -> bool:
         """Return whether the CRD is installed."""
@@ -164,6 +171,10 @@ class KubernetesApi:
                 return False
             raise
         return True
+
+    async def _patch(self, kind: str, path: str, changes: Json) -> None:
+        content_type = "application/merge-patch+json"
+        await self._request("patch", kind, path, body=changes, content_type=content_type)
 
     async def _pages(self, kind: str, path: str, query: dict[str, str]) -> list[Json]:
         items: list[Json] = []

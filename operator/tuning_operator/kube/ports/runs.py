@@ -46,6 +46,13 @@ class Runs(Protocol):
     async def stop(self, key: StudyKey, work: Work) -> None:
         """End the work's run; nothing happens when there is none. It may take a while to end."""
 
+    async def finish(self, key: StudyKey, work: Work, *, again: bool) -> None:
+        """End what keeps a run alive whose program has exited, and keep its logs.
+
+        Args:
+            again: whether the run may try again; otherwise it ends.
+        """
+
     def watch(self, changed: Callable[[StudyKey], None]) -> None:
         """Have `changed` called whenever a run of a study changes."""
 

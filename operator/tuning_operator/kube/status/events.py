@@ -41,7 +41,8 @@ def _refusal(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) ->
 
 def _stall(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     before, after = find(old.conditions, "Stalled"), find(new.conditions, "Stalled")
-    if after and after.status == "True" and (before is None or before.reason != after.reason):
+    reported = after and (after.status == "True" or after.reason == "SidecarNotRunning")
+    if after and reported and (before is None or before.reason != after.reason):
         yield Event(after.reason, after.message, key=after.last_transition_time, warning=True)
 
 

@@ -124,7 +124,7 @@ def _stalled(seen: Observation, plan: Plan) -> Finding:
         message = "No trial is started until the spec is valid: see the condition Accepted."
         return Finding("Stalled", False, "NotAccepted", message)
     if not failures:
-        return Finding("Stalled", False, "Progressing", "No trial is blocked.")
+        return _incomplete(seen) or Finding("Stalled", False, "Progressing", "No trial is blocked.")
     first, failure = failures[0]
     if isinstance(first, Refit):
         who = "The refit"
@@ -132,6 +132,15 @@ def _stalled(seen: Observation, plan: Plan) -> Finding:
         others = sum(isinstance(w, Trial) and f.category == failure.category for w, f in failures[1:])
         who = f"Trial {first.number}" + (f" (and {others} more)" if others else "")
     return Finding("Stalled", True, failure.category, f"{who} cannot start: {failure.describe()}")
+
+
+def _incomplete(seen: Observation) -> Finding | None:
+    """A trial may run though another container of its pod does not."""
+    for work, run in seen.runs.items():
+        if run.state == "running" and run.diagnosis:
+            message = f"No trial is blocked, but in {work}, {run.diagnosis.failure.describe()}"
+            return Finding("Stalled", False, run.diagnosis.failure.category, message)
+    return None
 
 
 def _counts(study: TuningStudy, summary: StudySummary, seen: Observation) -> TrialCounts:

@@ -1,0 +1,74 @@
+"""The trial's timeout, which the runtime enforces from its own start."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.unit.trainer.pod import BARE, Pod
+
+if TYPE_CHECKING:
+    from tests.unit.trainer.twin import Twin
+
+MESSAGE = "The trial ran longer than its timeout (spec.trial.timeout) and was stopped."
+SLOW = """
+    import threading
+    from pathlib import Path
+
+    def objective(trial):
+        try:
+            threading.Event().wait(60)
+        finally:
+            Path("checkpoint").write_text("saved")
+"""
+STUBBORN = """
+    import signal, threading
+
+    def objective(trial):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        threading.Event().wait(2)
+        return 1.0
+"""
+
+
+@pytest.fixture
+def limited(pod: Pod) -> Pod:
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 0.5}'
+    return pod
+
+
+def test_the_code_is_stopped_and_the_failure_reported(limited: Pod, twin: Twin) -> None:
+    limited.write(SLOW)
+    assert limited.run(python=BARE).code == 1
+    assert (limited.folder / "checkpoint").read_text() == "saved", "finally blocks run"
+    assert (twin.failure.category, twin.failure.message) == ("Timeout", MESSAGE)
+    assert twin.failure.remedy == "Raise spec.trial.timeout, or make the trial faster."
+    assert limited.termination()["category"] == "Timeout"
+
+
+def test_code_that_ignores_sigterm_has_run_too_long_as_well(limited: Pod, twin: Twin) -> None:
+    limited.write(STUBBORN)
+    assert limited.run(python=BARE).code == 1
+    assert twin.failure.category == "Timeout"
+
+
+def test_a_program_is_stopped(limited: Pod, twin: Twin) -> None:
+    ended = limited.run("command", "--", "sleep", "60", python=BARE)
+    assert ended.code == 1
+    assert twin.failure.category == "Timeout"
+
+
+def test_the_refits_own_timeout(limited: Pod, twin: Twin) -> None:
+    limited.environ["TUNING_ROLE"] = "final"
+    limited.write(SLOW)
+    assert limited.run(python=BARE).code == 1
+    assert "spec.refit.timeout" in limited.termination()["message"]
+
+
+def test_a_trial_that_is_in_time(pod: Pod, twin: Twin) -> None:
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 50}'
+    pod.write("def objective(trial):\n    return 1.0\n")
+    assert pod.run(python=BARE).code == 0
+    assert twin.told is not None
+    assert twin.told.state == "COMPLETE"
