@@ -9,7 +9,7 @@ from tuning_trainer.failure import Failure, write_termination_message
 from tuning_trainer.log import log
 from tuning_trainer.optuna_api.trial import PATIENCE, Trial
 from tuning_trainer.outcome import Outcome, outcome_of_exception
-from tuning_trainer.stopping import EXIT_CODE, Stopping, TimeLimit
+from tuning_trainer.stopping import EXIT_CODE, Stopped, Stopping, TimeLimit
 from tuning_trainer.wire.client import Client, Refused, Unreachable
 from tuning_trainer.wire.outbox import Outbox, SilentOutbox
 
@@ -34,6 +34,14 @@ class Run:
 
     def execute(self, work: Callable[[Trial, list[str]], Outcome]) -> int:
         """Run the trial and return the exit code; `work` gets the trial and the names of the metrics."""
+        try:
+            return self._execute(work)
+        except Stopped:
+            if not self._limit.expired:
+                raise
+            return self.deliver(Outcome("FAIL", failure=self._timeout))
+
+    def _execute(self, work: Callable[[Trial, list[str]], Outcome]) -> int:
         try:
             view = self._client.call("GET", "", patience=PATIENCE)
         except (Refused, Unreachable) as error:

@@ -1,4 +1,4 @@
-"""The trial's timeout, which the runtime enforces from its own start."""
+"""The trial's timeout, which the trainer runtime enforces from its own start."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.unit.trainer.pod import BARE, Pod
+from tests.unit.trainer.twin import status
 
 if TYPE_CHECKING:
     from tests.unit.trainer.twin import Twin
@@ -27,14 +28,14 @@ STUBBORN = """
 
     def objective(trial):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        threading.Event().wait(2)
+        threading.Event().wait(10)
         return 1.0
 """
 
 
 @pytest.fixture
 def limited(pod: Pod) -> Pod:
-    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 0.5}'
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 5}'
     return pod
 
 
@@ -64,6 +65,14 @@ def test_the_refits_own_timeout(limited: Pod, twin: Twin) -> None:
     limited.write(SLOW)
     assert limited.run(python=BARE).code == 1
     assert "spec.refit.timeout" in limited.termination()["message"]
+
+
+def test_a_server_that_does_not_answer_in_time(pod: Pod, twin: Twin) -> None:
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 0.5}'
+    twin.faults.extend([status(503, Retry_After="1")] * 3)
+    pod.write(SLOW)
+    assert pod.run(python=BARE).code == 1
+    assert twin.failure.category == "Timeout"
 
 
 def test_a_trial_that_is_in_time(pod: Pod, twin: Twin) -> None:
