@@ -31,8 +31,7 @@ api: sync ## Run the tests that need an API server but no pods
 	$(RUN) pytest tests/api -n 2
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
-	$(RUN) pytest tests/e2e --timeout=900 -n 2 -m "not disruptive"
-	$(RUN) pytest tests/e2e --timeout=900 -m disruptive
+	$(RUN) pytest tests/e2e --timeout=900 -n 2 --maxschedchunk=1
 
 generate: sync ## Generate crds/, the chart's copy and docs/reference from the models
 	$(RUN) python -m tuning_operator.resource.crdgen > crds/tuningstudies.tuning.dev.yaml

@@ -57,11 +57,15 @@ def cached_together(folder: str, names: list[str], make: Callable[[Path, list[st
 
 
 @contextmanager
-def lock(name: str) -> Iterator[None]:
-    """Hold a lock between processes. If its holder is killed, the lock is released."""
+def lock(name: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold a lock between processes. If its holder is killed, the lock is released.
+
+    Args:
+        shared: whether others that ask for a shared lock can hold it at the same time.
+    """
     (ROOT / "locks").mkdir(parents=True, exist_ok=True)
     with (ROOT / "locks" / name).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
 from dev.cluster import images, kind, programs
+from dev.cluster.cache import lock
 from dev.demo import system
 from tests.e2e.kit import Kubectl
 
@@ -16,6 +18,15 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """Start the cluster once, before the workers start."""
     if not hasattr(session.config, "workerinput") and not session.config.option.collectonly:
         system.up()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the longest tests first, so that the workers finish at the same time.
+
+    The disruptive test comes before them, since other tests wait for its end; the restart-proof ones don't.
+    """
+    order = ("disruptive", "restart_proof", "long")
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in order])
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +42,17 @@ def image() -> str:
 
 
 @pytest.fixture
-def kubectl(cluster: Kubectl) -> Iterator[Kubectl]:
+def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """kubectl in a new namespace, which is deleted after the test."""
     namespace = f"e2e-{uuid.uuid4().hex[:8]}"
-    cluster.run("create", "namespace", namespace)
-    yield cluster.within(namespace)
-    cluster.run("delete", "namespace", namespace, "--wait=false")
+    with _system(request.node):
+        cluster.run("create", "namespace", namespace)
+        yield cluster.within(namespace)
+        cluster.run("delete", "namespace", namespace, "--wait=false")
+
+
+def _system(test: pytest.Item) -> contextlib.AbstractContextManager[None]:
+    """Use the operator and the study server, which no other test restarts in the meantime."""
+    if test.get_closest_marker("restart_proof"):
+        return contextlib.nullcontext()
+    return lock("e2e-system", shared=test.get_closest_marker("disruptive") is None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import subprocess
 import textwrap
@@ -14,7 +16,7 @@ from typing import Any
 import optuna
 import yaml
 
-from dev.demo.record import record
+from dev.demo.record import Record, record
 
 GPU = "nvidia.com/gpu"
 SYSTEM = "tuning-system"
@@ -193,5 +195,12 @@ def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def optuna_record(kubectl: Kubectl, name: str) -> Iterator[optuna.Study]:
     """Load the study with Optuna from the cluster's Postgres."""
-    with record() as studies:
-        yield studies.study(f"{kubectl.namespace}/{name}")
+    yield _database().study(f"{kubectl.namespace}/{name}")
+
+
+@functools.cache
+def _database() -> Record:
+    """Connect once per process: a connection takes half a second."""
+    connection = contextlib.ExitStack()
+    atexit.register(connection.close)
+    return connection.enter_context(record())

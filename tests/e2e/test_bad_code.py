@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+import pytest
+
 from tests.e2e.kit import Kubectl, code, condition, optuna_record, phase, study
 
 OBJECTIVE = {"objective": "train:objective"}
@@ -99,6 +101,7 @@ def messages(kubectl: Kubectl, name: str) -> dict[str, Any]:
     }
 
 
+@pytest.mark.long
 def test_bad_code_is_reported_on_the_trial_in_its_pod_and_on_the_study(kubectl: Kubectl, image: str) -> None:
     """The studies run in parallel."""
     objects = [code(f"{name}-code", bad.code) for name, bad in CASES.items()]

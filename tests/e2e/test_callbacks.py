@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from dev.demo.system import TRAINER
 from tests.e2e.kit import GPU, Kubectl, code, optuna_record, phase, study
 
@@ -101,6 +103,7 @@ def states(kubectl: Kubectl, name: str) -> list[tuple[str, list[int]]]:
         return [(trial.state.name, sorted(trial.intermediate_values)) for trial in record.trials]
 
 
+@pytest.mark.long
 def test_callbacks_of_the_trainer_and_lightning_report_and_prune(kubectl: Kubectl) -> None:
     run(
         kubectl,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import yaml
 
 from tests.e2e.kit import Kubectl, condition, optuna_record, phase
@@ -166,6 +167,7 @@ spec:
 """
 
 
+@pytest.mark.long
 def test_programs_output_is_read_as_their_users_print_it(kubectl: Kubectl, image: str) -> None:
     every = (COLOURS, THOUSANDS, AMBIGUOUS, YOLO, EPOCHS, ONE_RESULT, MNIST, LINES)
     kubectl.apply(*(manifest for text in every for manifest in manifests(text, image)))

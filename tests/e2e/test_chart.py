@@ -101,6 +101,7 @@ def release(kubectl: Kubectl) -> Iterator[Release]:
         release.uninstall()
 
 
+@pytest.mark.restart_proof
 @pytest.mark.timeout(900)
 def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
     notes = release.upgrade()
@@ -162,7 +163,7 @@ def test_deletion_does_not_wait_for_a_finalizer(cluster: Kubectl, kubectl: Kubec
     cluster.run("create", "namespace", kubectl.namespace)  # the fixture deletes it
 
 
-def test_pods_run_without_privileges(cluster: Kubectl) -> None:
+def test_pods_run_without_privileges(kubectl: Kubectl) -> None:
     """As seen by the kernel: non-root, with a read-only root file system, without capabilities."""
     script = "grep -E '^(Uid|CapEff|NoNewPrivs|Seccomp):' /proc/1/status; touch /nowhere 2>&1 || true"
     for workload in (
@@ -170,7 +171,7 @@ def test_pods_run_without_privileges(cluster: Kubectl) -> None:
         "sts/tuning-operator-study-server",
         "sts/tuning-operator-postgres",
     ):
-        seen = cluster.within("tuning-system").run("exec", workload, "--", "sh", "-c", script)
+        seen = kubectl.within("tuning-system").run("exec", workload, "--", "sh", "-c", script)
         facts = dict(line.split(":", 1) for line in seen.splitlines())
         assert facts["Uid"].split()[0] != "0", seen
         assert int(facts["CapEff"], 16) == 0, seen

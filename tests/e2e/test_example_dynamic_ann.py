@@ -13,9 +13,10 @@ GOOD = {"n_layers": 1, "hidden_size": 128, "dropout": 0.2, "lr": 0.009, "optimiz
 PLOTS = ("optimization-history", "param-importances", "parallel-coordinate")
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_best_network_is_trained_on_all_data_and_saved(kubectl: Kubectl, image: str, tmp_path: Path) -> None:
-    name = examples.apply(kubectl, "dynamic-ann", {"maxTrials": 3, "parallelism": 2, "initialTrials": [GOOD]})
+    name = examples.apply(kubectl, "dynamic-ann", {"maxTrials": 2, "parallelism": 2, "initialTrials": [GOOD]})
     best = examples.completed(kubectl, name)["best"]
     assert best["values"][0] > 0.9
     assert "scikit-learn's handwritten digits" in kubectl.logs_of_trial(name, best["number"])
@@ -49,6 +50,7 @@ DEEP = {"n_layers": 3, "hidden_size_1": 64, "hidden_size_2": 128, "hidden_size_3
 COMMON = {"dropout", "lr", "optimizer", "batch_size"}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_one_size_per_layer_declared_and_define_by_run(kubectl: Kubectl) -> None:
     overlay = {"maxTrials": 2, "parallelism": 2, "initialTrials": [SHALLOW, DEEP]}

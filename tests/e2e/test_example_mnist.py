@@ -32,17 +32,18 @@ for name in ("train", "t10k"):
 GOOD = [{"learning_rate": 0.01, "hidden_size": 128}, {"learning_rate": 0.003, "hidden_size": 64}]
 UNPROMISING = {"learning_rate": 1e-5, "hidden_size": 64}
 REDUCED = {
-    "maxTrials": 5,
+    "maxTrials": 4,
     "initialTrials": [*GOOD, UNPROMISING],
     "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 2, "n_warmup_steps": 2}},
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_good_network_is_found_and_a_bad_one_pruned(kubectl: Kubectl) -> None:
     name = examples.apply(kubectl, "mnist", REDUCED)
     status = examples.completed(kubectl, name)
-    assert status["progress"] == "5/5"
+    assert status["progress"] == "4/4"
     assert status["best"]["values"][0] > 0.9
     assert set(status["best"]["parameters"]) == {"learning_rate", "hidden_size"}
     log = kubectl.logs_of_trial(name, status["best"]["number"])

@@ -14,11 +14,12 @@ SMALL, LARGE = {"n_estimators": 5, "max_depth": 2}, {"n_estimators": 60, "max_de
 SHARED_CORES = examples.trainer(resources={"requests": {"cpu": "100m"}})
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_pareto_front_is_in_the_status_and_its_most_accurate_trial_is_refitted(
     kubectl: Kubectl, tmp_path: Path
 ) -> None:
-    overlay = examples.merged({"maxTrials": 6, "initialTrials": [SMALL, LARGE]}, SHARED_CORES)
+    overlay = examples.merged({"maxTrials": 4, "initialTrials": [SMALL, LARGE]}, SHARED_CORES)
     overlay["refit"] = overlay["trial"]
     name = examples.apply(kubectl, "multi-objective", overlay)
     front = examples.completed(kubectl, name)["paretoFront"]

@@ -109,16 +109,16 @@ def test_two_studies_at_once_are_independent(kubectl: Kubectl, image: str) -> No
         code("red-code", objective),
         code("blue-code", objective),
         study(
-            "red", image, maxTrials=6, parallelism=2, sampler={"name": "RandomSampler", "args": {"seed": 7}}
+            "red", image, maxTrials=3, parallelism=2, sampler={"name": "RandomSampler", "args": {"seed": 7}}
         ),
         study(
-            "blue", image, maxTrials=6, parallelism=2, sampler={"name": "RandomSampler", "args": {"seed": 8}}
+            "blue", image, maxTrials=3, parallelism=2, sampler={"name": "RandomSampler", "args": {"seed": 8}}
         ),
     )
     for name in ("red", "blue"):
-        assert kubectl.wait(name, phase("Completed", "Failed"))["status"]["progress"] == "6/6"
+        assert kubectl.wait(name, phase("Completed", "Failed"))["status"]["progress"] == "3/3"
     with optuna_record(kubectl, "red") as red, optuna_record(kubectl, "blue") as blue:
-        assert len(red.trials) == len(blue.trials) == 6
+        assert len(red.trials) == len(blue.trials) == 3
         assert {t.params["x"] for t in red.trials}.isdisjoint({t.params["x"] for t in blue.trials})
 
 

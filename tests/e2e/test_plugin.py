@@ -73,6 +73,7 @@ def plugin(kubectl: Kubectl, tmp_path: Path) -> Plugin:
     return Plugin(programs, kubectl.kubeconfig, kubectl.namespace)
 
 
+@pytest.mark.long
 def test_best_and_plots(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path) -> None:
     small = {"searchSpace": SPACE, "pruner": {"name": "NopPruner"}}
     mixed = study("mixed", image, maxTrials=5, parallelism=3, suspend=True, **small)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dev.demo.system import TRAINER
 from tests.e2e.examples import completed, refitted
 from tests.e2e.kit import GPU, Kubectl, code, optuna_record, study
@@ -90,6 +92,7 @@ def script(name: str, direction: str, trials: int, **spec: object) -> dict[str, 
     return manifest
 
 
+@pytest.mark.long
 def test_scripts_with_scikit_learn_and_with_hyperparameter_search_of_the_trainer(kubectl: Kubectl) -> None:
     kubectl.apply(
         code("sklearn-code", SCIKIT_LEARN),

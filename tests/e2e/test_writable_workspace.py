@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from dev.demo.system import TRAINER
 from tests.e2e.examples import completed, refitted
 from tests.e2e.kit import GPU, Kubectl, code, study
@@ -124,6 +126,7 @@ def one_trial(name: str, user: int | None = None, **trial: str) -> dict[str, Any
     return manifest
 
 
+@pytest.mark.long
 def test_results_logs_and_checkpoints_are_written_to_the_working_directory(kubectl: Kubectl) -> None:
     results = one_trial("results", script="train.py")
     results["spec"]["refit"] = {}
