@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from tests.e2e import examples
@@ -26,7 +29,9 @@ PLOTS = ["optimization_history", "parallel_coordinate", "param_importances", "sl
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_script_is_pruned_resumed_and_saves_its_plots(kubectl: Kubectl) -> None:
-    name = examples.apply(kubectl, "transformer-lightning", examples.merged(REDUCED, SMALL))
+    study = examples.load("transformer-lightning", examples.merged(REDUCED, SMALL))
+    kubectl.apply(*fewer_startup_trials(examples.code(kubectl, "transformer-lightning")), study)
+    name = study["metadata"]["name"]
     status = examples.completed(kubectl, name)
     assert status["progress"] == "2/2"
     assert status["best"]["values"][0] > 0.8
@@ -49,3 +54,10 @@ def test_script_is_pruned_resumed_and_saves_its_plots(kubectl: Kubectl) -> None:
     assert sorted(line for line in log.splitlines() if line.startswith("wrote")) == [
         f"wrote /plots/{plot}.html" for plot in PLOTS
     ]
+
+
+def fewer_startup_trials(code: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Reduce the script's pruner like the manifest's, since they must agree."""
+    text = json.dumps(code)
+    assert text.count("n_startup_trials=5") == 1
+    return json.loads(text.replace("n_startup_trials=5", "n_startup_trials=2"))
