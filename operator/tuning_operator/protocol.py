@@ -87,6 +87,7 @@ class TrialRecord(Model):
     started: datetime | None = None
     finished: datetime | None = None
     prune_requested: datetime | None = Field(None, description="When the trial was first asked to stop.")
+    prune_reason: str | None = Field(None, description="Why the trial was asked to stop.")
     failure: Failure | None = None
 
 
@@ -223,6 +224,7 @@ class ReportReply(Model):
     """Whether the trial should stop now."""
 
     prune: bool
+    reason: str | None = Field(None, description="Why the trial should stop, if it should.")
 
 
 class AttributesRequest(Model):

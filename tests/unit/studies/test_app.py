@@ -199,7 +199,7 @@ def test_replies_are_the_protocols(server: RunningServer, operator: httpx.Client
 def test_numbers_that_json_lacks_are_sent_as_strings(server: RunningServer, operator: httpx.Client) -> None:
     pod = server.pod("ml", "mnist", 0)
     values = [[0, "NaN"], [1, "Infinity"], [2, "-Infinity"], [3, 0.5]]
-    assert pod.post("/report", json={"values": values}).json() == {"prune": False}
+    assert pod.post("/report", json={"values": values}).json()["prune"] is False
     reported = json.loads(pod.get(f"{server.url}{TRIAL}").content, parse_constant=pytest.fail)["reported"]
     assert reported == {"0": "NaN", "1": "Infinity", "2": "-Infinity", "3": 0.5}
     ended = pod.post("/result", json={"state": "COMPLETE", "values": ["Infinity"]}).json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -109,3 +110,52 @@ async def test_a_pruner_can_change_in_the_middle_of_a_trial(start: Callable[[], 
     await end(engine, 1, pruned=False)
     await next_trial(engine, 2)
     assert await engine.report(2, [(1, 2.5)]), "worse than trial 0 at the first rung"
+
+
+REASONS = {
+    "MedianPruner": r"At step (\d), its best value so far \([\d.]+\) is worse than [\d.]+, "
+    r"the median of \d+ completed trials? at this step\.",
+    "PercentilePruner": r"At step (\d), its best value .* is worse than [\d.]+, the median of .*",
+    "SuccessiveHalvingPruner": r"At step (\d) with the value [\d.]+, "
+    r"it is not among the best 1/2 of the \d+ trials? that reached rung \d\.",
+    "HyperbandPruner": r"At step (\d) with the value [\d.]+, it is not among the best 1/3 of .*",
+    "ThresholdPruner": r"ThresholdPruner decided so at step (\d) with the value [\d.]+\.",
+}
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+async def test_why_a_trial_is_pruned_is_recorded(start: Callable[[], Registry], pruner: str) -> None:
+    registry = start()
+    await registry.declare(KEY, definition(pruner))
+    engine = await registry.find(KEY)
+    reasons = []
+    for number in range(TRIALS):
+        await next_trial(engine, number)
+        for step in STEPS:
+            if prune := await engine.report(number, [(step, loss(number, step))]):
+                reason = (await engine.record(number)).prune_reason
+                found = re.fullmatch(REASONS[pruner], reason or "")
+                assert found, reason
+                assert int(found[1]) == step
+                reasons.append(reason)
+                break
+        await end(engine, number, pruned=prune)
+        record = await engine.record(number)
+        assert (record.prune_reason is not None) == prune
+    assert reasons
+
+
+async def test_the_threshold_is_the_one_that_decided(start: Callable[[], Registry]) -> None:
+    registry = start()
+    await registry.declare(KEY, definition("MedianPruner"))
+    engine = await registry.find(KEY)
+    await next_trial(engine, 0)
+    await engine.report(0, [(3, 0.25)])
+    await end(engine, 0, pruned=False)
+    await next_trial(engine, 1)
+    assert await engine.report(1, [(3, 0.5)])
+    assert (await engine.record(1)).prune_reason == (
+        "At step 3, its best value so far (0.5) is worse than 0.25, "
+        "the median of 1 completed trial at this step."
+    )
+    assert (await (await start().find(KEY)).record(1)).prune_reason, "it is in the record"

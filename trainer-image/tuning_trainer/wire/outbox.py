@@ -109,6 +109,10 @@ class Outbox:
         del self._entries[: len(batch)]
         self._pause = 0.0
         if kind == "report":
+            if reply["prune"] and not self._prune:
+                log(
+                    f"this trial is to be pruned: {reply.get('reason') or 'the study server gives no reason'}"
+                )
             self._prune = bool(reply["prune"])
 
     def _first_of_kind(self, kind: str) -> list[_Entry]:

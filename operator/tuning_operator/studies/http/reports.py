@@ -22,7 +22,8 @@ async def report(service: Served, key: Study, number: int, request: ReportReques
     """Keep intermediate values; reply whether the trial should stop."""
     with service.metrics.report.time():
         engine = service.studies.loaded(key) or await service.studies.find(key)
-        return ReportReply(prune=await engine.report(number, request.values))
+        prune = await engine.report(number, request.values)
+        return ReportReply(prune=prune, reason=(await engine.record(number)).prune_reason if prune else None)
 
 
 class FastReports:

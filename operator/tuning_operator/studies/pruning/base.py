@@ -9,6 +9,8 @@ import optuna
 from optuna.pruners import BasePruner, PatientPruner
 from optuna.trial import FrozenTrial
 
+from tuning_operator.resource.text import count
+
 
 class Pruning(Protocol):
     """Decides for one study. Not for several threads at once."""
@@ -22,6 +24,9 @@ class Pruning(Protocol):
         Raises:
             optuna.exceptions.UpdateFinishedTrialError: it has ended, and something was to be written.
         """
+
+    def reason(self, trial: FrozenTrial) -> str:
+        """Return why `should_prune` was just true for the trial, which has been read again since."""
 
 
 class OptunaPruning:
@@ -37,6 +42,10 @@ class OptunaPruning:
     def should_prune(self, trial: FrozenTrial) -> bool:
         """Return the decision of Optuna's pruner."""
         return bool(self._pruner.prune(self._study, trial))
+
+    def reason(self, trial: FrozenTrial) -> str:
+        """Return which pruner decided, and on what report."""
+        return f"{type(self._pruner).__name__} decided so at {last_report(trial)}."
 
 
 class PatientPruning:
@@ -56,6 +65,11 @@ class PatientPruning:
         """Return whether there is no improvement, and the wrapped pruning decides to stop."""
         return bool(self._patient.prune(self._study, trial))
 
+    def reason(self, trial: FrozenTrial) -> str:
+        """Return why the wrapped pruning decided to stop, and after how many steps."""
+        patience = setting(self._patient, "patience")
+        return f"Its value has not improved for {count(patience, 'step')}. {self._wrapped.reason(trial)}"
+
 
 class _AsPruner(BasePruner):
     """A pruning as Optuna calls it."""
@@ -65,6 +79,14 @@ class _AsPruner(BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:  # noqa: ARG002
         return self._pruning.should_prune(trial)
+
+
+def last_report(trial: FrozenTrial) -> str:
+    """Return a trial's last report in words."""
+    step = trial.last_step
+    return (
+        "its start" if step is None else f"step {step} with the value {trial.intermediate_values[step]:.6g}"
+    )
 
 
 def setting(pruner: BasePruner, argument: str) -> Any:

@@ -13,7 +13,8 @@ from optuna.pruners import HyperbandPruner, SuccessiveHalvingPruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.studies.pruning.base import Ordered, setting
+from tuning_operator.resource.text import count
+from tuning_operator.studies.pruning.base import Ordered, last_report, setting
 
 _RUNG = "completed_rung_"
 
@@ -82,6 +83,15 @@ class Halving:
             rung += 1
         return False
 
+    def reason(self, trial: FrozenTrial) -> str:
+        """Return the rung at which the trial lost, and against how many."""
+        rung = _next_rung(trial) - 1
+        if math.isnan(trial.intermediate_values[trial.last_step or 0]):
+            return f"At {last_report(trial)}, it has no number to compare."
+        others = count(self.rungs.competing(rung), "trial")
+        best = f"among the best 1/{self._reduction_factor} of the {others} that reached rung {rung}"
+        return f"At {last_report(trial)}, it is not {best}."
+
     def _is_reached(self, rung: int, step: int) -> bool:
         if self.min_resource is None:
             return False
@@ -113,6 +123,10 @@ class SuccessiveHalvingPruning:
             self._pruner._min_resource = self._halving.min_resource  # noqa: SLF001
         return self._halving.should_prune(trial, step)
 
+    def reason(self, trial: FrozenTrial) -> str:
+        """Return the rung at which the trial lost, and against how many."""
+        return self._halving.reason(trial)
+
 
 class HyperbandPruning:
     """HyperbandPruner: several SuccessiveHalvingPruners, each for its share of the trials.
@@ -143,6 +157,10 @@ class HyperbandPruning:
             return False
         step = trial.last_step
         return step is not None and self._halving_of(trial).should_prune(trial, step)
+
+    def reason(self, trial: FrozenTrial) -> str:
+        """Return the rung of its bracket at which the trial lost, and against how many."""
+        return self._halving_of(trial).reason(trial)
 
     def _begin(self) -> bool:
         if setting(self._pruner, "n_brackets") is None:

@@ -9,6 +9,7 @@ from optuna.pruners import PercentilePruner
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from tuning_operator.resource.text import count
 from tuning_operator.studies.pruning.base import Ordered, setting
 
 
@@ -33,7 +34,7 @@ class PercentilePruning:
 
     def __init__(self, pruner: PercentilePruner, study: optuna.Study) -> None:
         self._maximize = study.direction == StudyDirection.MAXIMIZE
-        percentile = setting(pruner, "percentile")
+        percentile = self._percentile = setting(pruner, "percentile")
         self._quantile = (100 - percentile if self._maximize else percentile) / 100
         self._n_startup_trials = setting(pruner, "n_startup_trials")
         self._n_warmup_steps = setting(pruner, "n_warmup_steps")
@@ -59,6 +60,16 @@ class PercentilePruning:
             return True
         limit = self._limit(step)
         return best < limit if self._maximize else best > limit  # nothing is worse than NaN
+
+    def reason(self, trial: FrozenTrial) -> str:
+        """Return the trial's best value, and what it should not have been worse than."""
+        step, best = trial.last_step or 0, self._best(trial.intermediate_values.values())
+        if math.isnan(best):
+            return f"At step {step}, all its values are NaN."
+        name = "median" if self._percentile == 50 else f"percentile {self._percentile:g}"
+        others = count(len(self._steps[step].ordered.numbers()), "completed trial")
+        limit = f"{self._limit(step):.6g}, the {name} of {others} at this step"
+        return f"At step {step}, its best value so far ({best:.6g}) is worse than {limit}."
 
     def _is_due(self, step: int, steps: Iterable[int]) -> bool:
         if not self._complete or len(self._complete) < self._n_startup_trials:

@@ -31,7 +31,13 @@ from tuning_operator.studies.storage.base import Writes
 from tuning_operator.studies.study import checks
 from tuning_operator.studies.study.context import Context, in_thread
 from tuning_operator.studies.study.optuna_study import CONSTRAINT, GridProgress, ServedStudy, Tuner, id_of
-from tuning_operator.studies.study.records import PRUNE_REQUESTED, json_pieces, record_of, view_of
+from tuning_operator.studies.study.records import (
+    PRUNE_REASON,
+    PRUNE_REQUESTED,
+    json_pieces,
+    record_of,
+    view_of,
+)
 from tuning_operator.studies.study.refit import Refit
 from tuning_operator.studies.study.scoreboard import Scoreboard
 
@@ -246,6 +252,8 @@ class StudyEngine:
         prune = self._pruning.should_prune(trial)
         if prune and PRUNE_REQUESTED not in trial.system_attrs:
             storage.set_trial_system_attr(trial_id, PRUNE_REQUESTED, datetime.now(UTC).isoformat())
+            reason = self._pruning.reason(storage.get_trial(trial_id))
+            storage.set_trial_user_attr(trial_id, PRUNE_REASON, reason)
         return prune
 
     async def _start_one(self, request: AskRequest, writes: list[Writes]) -> bool:

@@ -25,6 +25,8 @@ COPIED_FROM = "tuning:copied_from"
 """A trial's system attribute: the study and the number of the trial of which it is a copy (warm start)."""
 PRUNE_REQUESTED = "tuning:prune_requested"
 """A trial's system attribute: when it was first asked to stop."""
+PRUNE_REASON = "prune_reason"
+"""The user attribute that says why a trial was first asked to stop."""
 FAIL_REASON = "fail_reason"
 """The system attribute in which earlier versions of Optuna kept it; Optuna's dashboard shows it."""
 FAILURE = "failure_"
@@ -77,6 +79,7 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         started=utc(trial.datetime_start),
         finished=utc(trial.datetime_complete),
         prune_requested=datetime.fromisoformat(requested) if requested else None,
+        prune_reason=trial.user_attrs.get(PRUNE_REASON),
         failure=failure_of(trial),
     )
 
