@@ -27,8 +27,11 @@ from tuning_operator.resource.text import count
 
 log = logging.getLogger(__name__)
 
-ROUNDS = 8
-"""How often a pass may act on what its own requests to the study server brought, before it looks again."""
+ROUNDS = 32
+"""How often a pass may act on what its own requests to the study server brought, before it looks again.
+
+Looking takes as long as several rounds once a study has hundreds of Jobs; this is a few seconds of starts.
+"""
 
 
 class ActionsFailed(Exception):  # noqa: N818
