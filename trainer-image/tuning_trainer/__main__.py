@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tuning_trainer.log import log
 from tuning_trainer.settings import SettingsError, read_settings
 from tuning_trainer.stopping import EXIT_CODE, EXIT_GRACE, Stopped, Stopping, exit_within
+from tuning_trainer.workspace import prepare
 
 if TYPE_CHECKING:
     from tuning_trainer.optuna_api.trial import Trial
@@ -38,6 +39,7 @@ def main(arguments: list[str]) -> int:
     except SettingsError as error:
         log(str(error))
         return USAGE_ERROR
+    settings = settings._replace(source=prepare(settings.source))
     stopping = Stopping()
     stopping.install()
     from tuning_trainer.runner import Run
@@ -65,7 +67,7 @@ def _script(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) ->
         return refit_script(arguments, run.settings, trial, run.finished_study())
     from tuning_trainer.modes.script import run_script
 
-    return run_script(arguments, run.settings, trial, metrics, run.deliver)
+    return run_script(arguments, run, trial, metrics)
 
 
 def _command(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:

@@ -66,6 +66,11 @@ def is_pruned(error: BaseException) -> bool:
     return isinstance(error, (TrialPruned, getattr(optuna, "TrialPruned", TrialPruned)))
 
 
+def exceptions(catch: Any) -> tuple[type[BaseException], ...]:
+    """Return the exceptions in the argument `catch` of optimize: one class, or an iterable of them."""
+    return (catch,) if isinstance(catch, type) else tuple(catch or ())
+
+
 def trial_pruned(message: str) -> Exception:
     """Return Optuna's TrialPruned where Optuna is loaded, so that plain Optuna knows it; else ours."""
     optuna = sys.modules.get("optuna.exceptions")

@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
+class TrialOver(SystemExit):
+    """Ends the user's code once the trial's result is delivered."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(exit_code)
+        self.exit_code = exit_code
+
+
 class Run:
     """The trial of this process: connects to the study server and delivers the result."""
 
     def __init__(self, settings: Settings, stopping: Stopping) -> None:
         self.settings = settings
         self._stopping = stopping
-        self._delivered: int | None = None
         self._limit = TimeLimit(settings.config.get("timeoutSeconds"), self._announce_timeout)
         self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
         self._outbox = (SilentOutbox if settings.follower else Outbox)(self._client)
@@ -36,6 +43,9 @@ class Run:
         """Run the trial and return the exit code; `work` gets the trial and the names of the metrics."""
         try:
             return self._execute(work)
+        except TrialOver as over:
+            self._limit.cancel()
+            return over.exit_code
         except Stopped:
             if not self._limit.expired:
                 raise
@@ -43,21 +53,33 @@ class Run:
 
     def _execute(self, work: Callable[[Trial, list[str]], Outcome]) -> int:
         try:
-            view = self._client.call("GET", "", patience=PATIENCE)
+            trial, metrics = self.open_trial()
         except (Refused, Unreachable) as error:
             return self._give_up(error)
-        state = view["trial"]["state"]
-        if state in FINISHED:
-            log(f"trial {view['trial']['number']} has already ended: {state}")
-            return _exit_code(state)
-        trial = Trial(self._client, self._outbox, self.settings.study, view)
-        metrics = [objective["metric"] for objective in view["objectives"]]
         log(f"trial {trial.number} of {self.settings.study}{_listed(trial.params)}")
         try:
             outcome = work(trial, metrics)
+        except TrialOver:
+            raise
         except BaseException as error:  # noqa: BLE001  whatever ends the user's code ends the trial
             outcome = outcome_of_exception(error)
-        return self.deliver(outcome) if self._delivered is None else self._delivered
+        return self.deliver(outcome)
+
+    def open_trial(self) -> tuple[Trial, list[str]]:
+        """Return the trial and the names of the metrics.
+
+        Raises:
+            TrialOver: the trial has ended before.
+            Refused: the server rejects the pod.
+            Unreachable: the server did not answer.
+        """
+        view = self._client.call("GET", "", patience=PATIENCE)
+        state = view["trial"]["state"]
+        if state in FINISHED:
+            log(f"trial {view['trial']['number']} has already ended: {state}")
+            raise TrialOver(_exit_code(state))
+        trial = Trial(self._client, self._outbox, self.settings.study, view)
+        return trial, [objective["metric"] for objective in view["objectives"]]
 
     def deliver(self, outcome: Outcome) -> int:
         """Send everything the trial reported, then how it ended; return the exit code.
@@ -69,13 +91,11 @@ class Run:
             outcome = Outcome("FAIL", failure=self._timeout)
         if self._stopping.received and not self._limit.expired:
             log("stopped by SIGTERM, no result reported; the replacement pod resumes the trial")
-            self._delivered = EXIT_CODE
-        elif self.settings.follower:
+            return EXIT_CODE
+        if self.settings.follower:
             _announce(outcome)
-            self._delivered = _exit_code(outcome.state)
-        else:
-            self._delivered = self._send_result(outcome)
-        return self._delivered
+            return _exit_code(outcome.state)
+        return self._send_result(outcome)
 
     def finished_study(self) -> dict[str, Any]:
         """Return the protocol's FinishedStudy, for the refit of a script."""

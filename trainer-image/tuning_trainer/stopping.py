@@ -31,15 +31,13 @@ class Stopping:
     def __init__(self) -> None:
         self._delivering = False
         self._received = False
-        self._seen, self._woken = os.pipe()
-        os.set_blocking(self._seen, False)
-        os.set_blocking(self._woken, False)
+        self._open_pipe()
 
     def install(self) -> None:
         """Install the handler. Without one, process 1 of a container ignores SIGTERM."""
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)  # written whoever handles the signal
-        os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=_restore_default)
+        os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=self._leave_to_default)
 
     @property
     def received(self) -> bool:
@@ -51,7 +49,20 @@ class Stopping:
     def start_delivery(self) -> None:
         """A result is being delivered from now on: after SIGTERM it gets a few more seconds."""
         self._delivering = True
-        signal.signal(signal.SIGTERM, self._on_signal)
+        if threading.current_thread() is threading.main_thread():  # Python allows it in no other
+            signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _open_pipe(self) -> None:
+        self._seen, self._woken = os.pipe()
+        os.set_blocking(self._seen, False)
+        os.set_blocking(self._woken, False)
+
+    def _leave_to_default(self) -> None:
+        """Let SIGTERM end a forked child (such as a data loader's worker) as usual, unseen by its parent."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        self._open_pipe()
+        _unblock()
 
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
         again, self._received = self._received, True
@@ -70,13 +81,6 @@ def _block() -> None:
 
 def _unblock() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-
-def _restore_default() -> None:
-    """Let SIGTERM end a forked child (such as a data loader's worker) as usual, unseen by its parent."""
-    signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _unblock()
 
 
 class TimeLimit:

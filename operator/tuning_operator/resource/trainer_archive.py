@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import io
+import tokenize
 import zipfile
 from functools import cache
 from importlib import resources
@@ -36,13 +37,17 @@ def _sources(folder: Traversable) -> dict[str, bytes]:
         if entry.is_dir():
             found |= {f"{entry.name}/{name}": content for name, content in _sources(entry).items()}
         elif entry.name.endswith(".py"):
-            found[entry.name] = _without_docstrings(entry.read_text()).encode()
+            found[entry.name] = _without_comments(entry.read_text()).encode()
     return found
 
 
-def _without_docstrings(source: str) -> str:
-    """Return the code for pods: each line keeps its number, for tracebacks."""
+def _without_comments(source: str) -> str:
+    """Return the code without comments and docstrings; each line keeps its number, for tracebacks."""
     lines = source.split("\n")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            row, column = token.start
+            lines[row - 1] = lines[row - 1][:column].rstrip()
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Expr(

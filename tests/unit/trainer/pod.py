@@ -33,6 +33,7 @@ class Pod:
         self.token.write_text("token-1\n")
         self.log = folder / "termination-log"
         self.log.touch()
+        self.working_directory = folder
         self.environ = {
             "PATH": os.environ["PATH"],
             "TUNING_TRIAL_URL": url,
@@ -50,7 +51,7 @@ class Pod:
     def start(self, *arguments: str, python: tuple[str, ...] = FULL) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*python, str(self.zip), *(arguments or ("objective", "train:objective"))],
-            cwd=self.folder,
+            cwd=self.working_directory,
             env=self.environ,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

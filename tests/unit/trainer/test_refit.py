@@ -106,3 +106,55 @@ def test_the_pod_after_one_that_completed_does_nothing(refit: Pod, twin: Twin) -
     refit.write("raise SystemExit('must not be imported')")
     assert refit.run("objective", "train:final", python=BARE).code == 0
     assert twin.of("/result") == []
+
+
+def test_attributes_that_are_not_finite_are_floats_in_the_refit(refit: Pod, twin: Twin) -> None:
+    [trial] = twin.finished
+    trial.set_user_attr("auc", float("nan"))
+    trial.set_user_attr("folds", [0.5, float("inf"), {"worst": float("-inf")}])
+    refit.write("""
+        import optuna
+
+        study = optuna.create_study(direction="maximize")
+        study.optimize(None)
+        print(study.best_trial.user_attrs)
+        study.set_user_attr("mean auc", study.best_trial.user_attrs["auc"])
+    """)
+    ended = refit.run("script", "train.py")
+    assert ended.code == 0, ended
+    assert ended.out == "{'auc': nan, 'folds': [0.5, inf, {'worst': -inf}]}\n"
+
+
+@pytest.mark.parametrize(
+    ("objective", "remedy"),
+    [
+        ("global model\n    model = trial", "The objective sets model, but does not run in the refit."),
+        ("models.append(trial)", "The objective does not run in the refit"),
+    ],
+)
+@both
+def test_a_global_that_the_objective_would_set_is_named(
+    refit: Pod, twin: Twin, python: tuple[str, ...], objective: str, remedy: str
+) -> None:
+    refit.write(
+        "import optuna\nmodel = None\nmodels = []\n\n"
+        f"def objective(trial):\n    {objective}\n    return 1.0\n\n"
+        "study = optuna.create_study(direction='maximize')\nstudy.optimize(objective)\n"
+        "(model or models[0]).predict([1])\n"
+    )
+    assert refit.run("script", "train.py", python=python).code == 1
+    assert "Error" in twin.failure.message
+    assert remedy in (twin.failure.remedy or "")
+    assert "study.best_params" in (twin.failure.remedy or "")
+
+
+@both
+def test_a_second_study_in_the_refit_is_rejected(refit: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    refit.write("""
+        import optuna
+
+        for name in ("a", "b"):
+            optuna.create_study(study_name=name, direction="maximize").optimize(None)
+    """)
+    assert refit.run("script", "train.py", python=python).code == 1
+    assert "optimizes a second study" in twin.failure.message

@@ -420,3 +420,177 @@ def test_an_objective_that_imports_optuna_runs_in_an_image_without_it(pod: Pod, 
     ended = pod.run(python=BARE)
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "PRUNED"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "says"),
+    [
+        ("study.sampler = optuna.samplers.RandomSampler(seed=7)", "the sampler RandomSampler(seed=7)"),
+        ("study.sampler = optuna.samplers.TPESampler(seed=2)", "the manifest has spec.sampler: TPESampler"),
+        ("study.pruner = optuna.pruners.NopPruner()", "the pruner NopPruner()"),
+    ],
+)
+@both
+def test_a_sampler_or_pruner_that_is_assigned_must_be_the_manifests(
+    pod: Pod, twin: Twin, python: tuple[str, ...], assignment: str, says: str
+) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps(CONFIG)
+    run = "study.optimize(lambda trial: 0.5)"
+    pod.write(f"import optuna\nstudy = optuna.create_study()\n{assignment}\n{run}\n")
+    assert pod.run("script", "train.py", python=python).code == 1
+    assert says in twin.failure.message
+
+
+@both
+def test_the_manifests_sampler_may_be_assigned(pod: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps(CONFIG)
+    pod.write("""
+        import optuna
+
+        study = optuna.create_study()
+        study.sampler = optuna.samplers.TPESampler(seed=1)
+        study.pruner = optuna.pruners.MedianPruner(n_warmup_steps=5)
+        study.optimize(lambda trial: 0.5)
+    """)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+
+
+def test_annotations_are_types_unless_the_script_says_otherwise(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import argparse, dataclasses, optuna
+
+        @dataclasses.dataclass
+        class Settings:
+            low: int = 1
+
+        parser = argparse.ArgumentParser()
+        for field in dataclasses.fields(Settings):
+            parser.add_argument(f"--{field.name}", type=field.type, default=field.default)
+        settings = Settings(**vars(parser.parse_args()))
+        study = optuna.create_study(direction="maximize")
+        study.optimize(lambda trial: trial.suggest_int("n", settings.low, 3))
+    """)
+    ended = pod.run("script", "train.py", "--low", "3", python=FULL)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 3
+
+
+@both
+def test_the_trials_study_is_the_scripts(pod: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    pod.write("""
+        import optuna
+
+        def objective(trial):
+            assert trial.study.study_name == "mlp-v1"
+            assert trial.study.user_attrs == {"data": "v1"}
+            return 1.0
+
+        study = optuna.create_study(study_name="mlp-v1", direction="maximize")
+        study.set_user_attr("data", "v1")
+        study.optimize(objective)
+    """)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+
+
+def test_tell_is_ignored_once_the_trial_has_ended(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        study = optuna.create_study(direction="maximize")
+        trial = study.ask()
+        try:
+            study.tell(trial, 0.5)
+        finally:
+            study.tell(trial, state=optuna.trial.TrialState.FAIL, skip_if_finished=True)
+    """)
+    ended = pod.run("script", "train.py")
+    assert ended.code == 0, ended
+    assert twin.of("/result") == [{"state": "COMPLETE", "values": [0.5]}]
+
+
+@both
+def test_a_pruner_of_several_objectives_is_ignored(pod: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    twin.study = optuna.create_study(directions=["maximize", "minimize"])
+    twin.trial = twin.study.ask()
+    pod.environ["TUNING_CONFIG"] = json.dumps({"pruner": {"name": "NopPruner", "args": {}}})
+    pod.write("""
+        import optuna
+
+        study = optuna.create_study(directions=["maximize", "minimize"], pruner=optuna.pruners.MedianPruner())
+        study.optimize(lambda trial: (1.0, 2.0))
+    """)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    assert "the script's pruner is ignored" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("import optuna.visualization", "optuna.visualization"),
+        ("from optuna.integration import LightGBMPruningCallback", "optuna.integration"),
+        ("from optuna_integration import XGBoostPruningCallback", "optuna_integration"),
+    ],
+)
+def test_a_module_that_the_stand_in_lacks_is_named(pod: Pod, twin: Twin, statement: str, name: str) -> None:
+    pod.write(f"import optuna\n{statement}\n")
+    assert pod.run("script", "train.py", python=BARE).code == 1
+    assert f"{name} is not available: the image has no Optuna" in twin.failure.message
+    assert "Install optuna in the image." in twin.failure.message
+
+
+@pytest.mark.parametrize("arguments", [("script", "train.py"), ("objective", "train:objective")])
+def test_a_study_of_the_objective_needs_optuna_in_the_image(
+    pod: Pod, twin: Twin, arguments: tuple[str, ...]
+) -> None:
+    pod.write("""
+        import optuna
+
+        def objective(trial):
+            inner = optuna.create_study()
+            inner.optimize(lambda t: t.suggest_float("y", 0, 1), n_trials=3)
+            return inner.best_value
+
+        if __name__ == "__main__":
+            optuna.create_study(direction="maximize").optimize(objective)
+    """)
+    assert pod.run(*arguments, python=BARE).code == 1
+    assert "runs a study of its own, which needs Optuna" in twin.failure.message
+
+
+@both
+def test_an_exception_that_optimize_catches_has_its_own_category(
+    pod: Pod, twin: Twin, python: tuple[str, ...]
+) -> None:
+    pod.write("""
+        import optuna
+
+        def objective(trial):
+            raise ValueError("too narrow")
+
+        optuna.create_study(direction="maximize").optimize(objective, catch=(KeyError, ValueError))
+    """)
+    assert pod.run("script", "train.py", python=python).code == 1
+    assert twin.failure.category == "Caught"
+    assert twin.failure.message == "ValueError: too narrow"
+
+
+def test_a_module_may_open_a_storage_and_create_a_study_when_imported(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import optuna
+
+        storage = optuna.storages.RDBStorage("postgresql://nobody@nowhere.invalid/none")
+        study = optuna.create_study(study_name="mine", storage="sqlite:////nowhere/study.db")
+        loaded = optuna.load_study(study_name="mine", storage=storage)
+
+        def objective(trial):
+            inner = optuna.create_study(storage="sqlite:///inner.db")
+            inner.optimize(lambda t: t.suggest_float("y", 0, 1), n_trials=2)
+            return len(inner.trials)
+    """)
+    ended = pod.run(python=FULL)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 2
+    assert (pod.folder / "inner.db").exists(), "the objective's own studies are plain Optuna"

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tuning_trainer.failure import Failure, TrialFailure, failure_of
+from tuning_trainer.log import calling_frame
 from tuning_trainer.modes.init_document import RecordedStudy, study_document
+from tuning_trainer.modes.lookahead import check_only_call
 from tuning_trainer.modes.script import execute, find_script
 from tuning_trainer.optuna_api import hook
+from tuning_trainer.optuna_api.bridge import STUDY_ARGUMENTS, Inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +94,7 @@ class RecordingBridge:
     offline = True
 
     def __init__(self) -> None:
-        self.inside = False
+        self.inside = Inside()
         self.study: dict[str, Any] | None = None
         self._made: list[RecordedStudy] = []
 
@@ -102,20 +105,16 @@ class RecordingBridge:
 
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Return a study in memory."""
-        kept = ("sampler", "pruner", "study_name", "direction", "directions")
         loaded = original.__name__ == "load_study"
-        self.inside = True
-        try:
-            study = sys.modules["optuna"].create_study(
-                **{name: arguments[name] for name in kept if arguments.get(name)}
-            )
-        finally:
-            self.inside = False
+        kept = {name: arguments[name] for name in STUDY_ARGUMENTS if arguments.get(name)}
+        with self.inside:
+            study = sys.modules["optuna"].create_study(**kept)
         self._made.append(RecordedStudy(study, arguments, study.sampler, study.pruner, loaded))
         return study
 
     def optimize(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
         """Record the study and end the script."""
+        check_only_call(calling_frame())
         self._record("optimize", study, arguments)
 
     def ask(self, study: Any, arguments: dict[str, Any]) -> NoReturn:

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import Failure, TrialFailure
+from tuning_trainer.log import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,9 +28,21 @@ def check_arguments(arguments: dict[str, Any], directions: list[str], config: di
         TrialFailure: the script contradicts the manifest.
     """
     _check_directions(arguments, directions)
-    for kind in ("sampler", "pruner"):
-        if arguments.get(kind) is not None and config.get(kind):
-            _check_same(kind, arguments[kind], config[kind])
+    given = {kind: arguments[kind] for kind in ("sampler", "pruner") if arguments.get(kind) is not None}
+    check_components(given, len(directions), config)
+
+
+def check_components(given: dict[str, Any], objectives: int, config: dict[str, Any]) -> None:
+    """Check the sampler and the pruner that a script gives its study, by kind.
+
+    Raises:
+        TrialFailure: one of them contradicts the manifest.
+    """
+    for kind, thing in given.items():
+        if kind == "pruner" and objectives > 1:
+            log("the script's pruner is ignored: Optuna does not prune trials with several objectives")
+        elif config.get(kind):
+            _check_same(kind, thing, config[kind])
 
 
 def described(thing: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tuning_trainer.failure import Failure, TrialFailure, failure_of
 from tuning_trainer.optuna_api import hook
+from tuning_trainer.optuna_api.bridge import STUDY_ARGUMENTS, Inside
 from tuning_trainer.outcome import Outcome, is_pruned
 
 if TYPE_CHECKING:
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 class ImportBridge:
     """Rejects a study that the module runs while it is imported; the objective may run studies of its own."""
 
-    offline = False
+    offline = True
 
     def __init__(self) -> None:
-        self.inside = False
+        self.inside = Inside()
 
     def owns(self, study: Any) -> bool:
         """Return False: the module's studies are its own."""
@@ -33,8 +34,11 @@ class ImportBridge:
         return False
 
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        """Create the study; that alone does no harm."""
-        return original(**arguments)
+        """Return a study in memory: creating one does no harm, but the pod may not reach its storage."""
+        del original
+        kept = {name: arguments[name] for name in STUDY_ARGUMENTS if arguments.get(name)}
+        with self.inside:
+            return sys.modules["optuna"].create_study(**kept)
 
     def optimize(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
         """Reject running a whole study in the pod of one trial."""
@@ -60,7 +64,7 @@ def run_objective(
     bridge = ImportBridge()
     hook.install(bridge)
     objective = load_objective(target)
-    bridge.inside = True
+    bridge.inside.everywhere = True
     return judge(objective(trial), metrics)
 
 

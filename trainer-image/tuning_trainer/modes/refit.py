@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import datetime as dt
+import dis
+import functools
+import inspect
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import Failure, TrialFailure
+from tuning_trainer.failure import Failure, TrialFailure, failure_of
 from tuning_trainer.log import log
 from tuning_trainer.modes.script import execute, find_script
+from tuning_trainer.modes.workers import connect_spawned_processes
+from tuning_trainer.optuna_api.bridge import Inside
 from tuning_trainer.optuna_api.stand_in import FinishedTrial
 from tuning_trainer.optuna_api.trial_storage import split
-from tuning_trainer.outcome import Outcome
-from tuning_trainer.wire.codec import numbers_from_wire
+from tuning_trainer.outcome import Outcome, is_pruned
+from tuning_trainer.wire.codec import from_wire, numbers_from_wire
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
     from tuning_trainer.optuna_api.trial import Trial
@@ -33,14 +38,42 @@ def refit_script(arguments: list[str], settings: Settings, trial: Trial, finishe
         BaseException: whatever the script raises.
     """
     bridge = FinishedBridge(finished)
+    connect_spawned_processes()
     try:
         execute(find_script(arguments[0], settings.source), arguments, bridge)
     except SystemExit as end:
         if end.code:
             raise
+    except Exception as error:
+        if isinstance(error, TrialFailure) or is_pruned(error):
+            raise
+        raise TrialFailure(_without_objective(error, bridge.objectives)) from error
     for key, value in bridge.new_attributes().items():
         trial.set_user_attr(key, value)
     return Outcome("COMPLETE")
+
+
+def _without_objective(error: Exception, objectives: list[Any]) -> Failure:
+    """Return the failure of a script in the refit; it may need what the objective did not set."""
+    failure = failure_of(error)
+    names = sorted({name for objective in objectives for name in _assigned_globals(objective)})
+    if names:
+        remedy = f"The objective sets {', '.join(names)}, but does not run in the refit."
+    elif objectives and isinstance(error, (AttributeError, NameError, LookupError, TypeError)):
+        remedy = "The objective does not run in the refit, so whatever it sets or collects is missing."
+    else:
+        return failure
+    return failure._replace(remedy=f"{remedy} Train the final model after optimize, with study.best_params.")
+
+
+def _assigned_globals(function: Any) -> Iterator[str]:
+    """Yield the global variables that a function assigns."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    code = getattr(inspect.unwrap(function) if callable(function) else None, "__code__", None)
+    for instruction in dis.get_instructions(code) if code is not None else ():
+        if instruction.opname == "STORE_GLOBAL":
+            yield str(instruction.argval)
 
 
 class FinishedBridge:
@@ -49,9 +82,13 @@ class FinishedBridge:
     offline = True
 
     def __init__(self, finished: dict[str, Any]) -> None:
-        self.inside = False
+        self.inside = Inside()
         self._finished = finished
         self._study: Any = None
+        self._key: object = None
+        self._optimized: object = None
+        self.objectives: list[Any] = []
+        """What the script passes to `optimize`; it does not run."""
 
     def owns(self, study: Any) -> bool:
         """Return whether it is the finished study."""
@@ -59,31 +96,45 @@ class FinishedBridge:
 
     def new_attributes(self) -> dict[str, Any]:
         """Return the user attributes that the script has set."""
-        known = self._finished.get("userAttrs") or {}
+        known = from_wire(self._finished.get("userAttrs") or {})
         now = self._study.user_attrs if self._study is not None else {}
-        return {key: value for key, value in now.items() if key not in known or known[key] != value}
+        return {
+            key: value for key, value in now.items() if key not in known or repr(known[key]) != repr(value)
+        }
 
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Return the finished study, in the script's storage if that is an object (which is in memory)."""
         del original
+        self._key = arguments.get("study_name") or object()
         if self._study is not None:
             return self._study
         kept = {name: arguments[name] for name in ("sampler", "pruner", "study_name") if arguments.get(name)}
         if arguments.get("storage") is not None and not isinstance(arguments["storage"], str):
             kept["storage"] = arguments["storage"]
         optuna = sys.modules["optuna"]
-        self.inside = True
-        try:
+        with self.inside:
             study = optuna.create_study(directions=self._finished["directions"], **kept)
             _fill(optuna, study, self._finished)
-        finally:
-            self.inside = False
         self._study = study
         return study
 
     def optimize(self, study: Any, arguments: dict[str, Any]) -> None:
-        """Return at once."""
-        del study, arguments
+        """Return at once.
+
+        Raises:
+            TrialFailure: the script optimizes another study, which this one's result would be wrong for.
+        """
+        del study
+        if self._optimized not in (None, self._key):
+            raise TrialFailure(
+                Failure(
+                    "Script",
+                    "The script optimizes a second study, but the trials are those of the first.",
+                    "Give each study its own script and TuningStudy.",
+                )
+            )
+        self._optimized = self._key
+        self.objectives.append(arguments.get("func"))
         log("the study is finished: optimize returns at once, and the code after it runs")
 
     def ask(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
@@ -106,7 +157,7 @@ def _fill(optuna: Any, study: Any, finished: dict[str, Any]) -> None:
         study.add_trials([_frozen(optuna, trial) for trial in trials])
     else:
         study.trials = [_plain(trial) for trial in trials]
-    for key, value in (finished.get("userAttrs") or {}).items():
+    for key, value in from_wire(finished.get("userAttrs") or {}).items():
         study.set_user_attr(key, value)
 
 
@@ -122,7 +173,7 @@ def _frozen(optuna: Any, trial: dict[str, Any]) -> Any:
     """Return Optuna's FrozenTrial."""
     read = optuna.distributions.json_to_distribution
     constraints = numbers_from_wire(trial.get("constraints"))
-    user_attrs, system_attrs = split(trial.get("userAttrs") or {})
+    user_attrs, system_attrs = split(from_wire(trial.get("userAttrs") or {}))
     reported = numbers_from_wire(trial.get("reported"))
     frozen = optuna.trial.create_trial(
         state=optuna.trial.TrialState[trial["state"]],

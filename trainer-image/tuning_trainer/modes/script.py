@@ -5,24 +5,31 @@ In the refit, `optimize` returns at once with the finished study, and the code a
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
+import uuid
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import Failure, TrialFailure
-from tuning_trainer.log import log
-from tuning_trainer.modes.manifest_check import check_arguments, constraints_function
-from tuning_trainer.modes.script_source import INTEGRATIONS, calling_module, check_caller, check_source
+from tuning_trainer.failure import Failure, TrialFailure, format_traceback
+from tuning_trainer.log import calling_frame, log
+from tuning_trainer.modes.lookahead import check_only_call
+from tuning_trainer.modes.manifest_check import check_arguments, check_components, constraints_function
+from tuning_trainer.modes.workers import IN_OBJECTIVE, Workers, start_workers
 from tuning_trainer.optuna_api import hook
-from tuning_trainer.outcome import Outcome, outcome_of_exception, outcome_of_value
+from tuning_trainer.optuna_api.bridge import Inside
+from tuning_trainer.outcome import Outcome, exceptions, outcome_of_exception, outcome_of_value
+from tuning_trainer.runner import TrialOver
+from tuning_trainer.stopping import Stopped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tuning_trainer.optuna_api.bridge import Bridge
     from tuning_trainer.optuna_api.trial import Trial
-    from tuning_trainer.settings import Settings
+    from tuning_trainer.runner import Run
 
 IGNORED = {
     "n_trials": "spec.maxTrials",
@@ -30,36 +37,37 @@ IGNORED = {
     "callbacks": "spec.maxTrialsWithoutImprovement and spec.objectives[].target",
 }
 """Arguments of `optimize` that concern the whole study, and the fields to use instead."""
+INTEGRATIONS = "optuna_integration."
+STEPWISE = "optuna_integration.lightgbm"
+"""LightGBMTuner optimizes a few parameters at a time, and each step uses the result of the one before."""
 
 
-class TrialOver(SystemExit):
-    """Raised by `optimize` once the trial's result is delivered; ends the script."""
+CAUGHT = "Caught"
+"""The category of a failure that the script expects: an exception in the argument `catch` of optimize."""
 
 
 class TrialBridge:
-    """Lets the script's study run the pod's one trial."""
+    """Lets the script's study run the pod's one trial, in the first worker that asks for it."""
 
     offline = True
 
-    def __init__(
-        self,
-        trial: Trial,
-        metrics: list[str],
-        config: dict[str, Any],
-        deliver: Callable[[Outcome], int],
-    ) -> None:
-        self.inside = False
+    def __init__(self, run: Run, workers: Workers) -> None:
+        self.inside = Inside()
         self.over: TrialOver | None = None
-        self._trial = trial
-        self._metrics = metrics
-        self._config = config
-        self._deliver = deliver
-        self._studies: list[Any] = []
+        self._run = run
+        self._workers = workers
+        self._opening = threading.Lock()
+        self._opened: tuple[Trial, list[str]] | None = None
+        self._asking = threading.local()
         self._constraints: Callable[[Trial], Any] | None = None
+
+    def use_trial(self, trial: Trial, metrics: list[str]) -> None:
+        """Use a trial that is open already."""
+        self._opened = trial, metrics
 
     def owns(self, study: Any) -> bool:
         """Return whether the script created the study outside the objective."""
-        return any(study is one for one in self._studies)
+        return "_tuning_key" in vars(study)
 
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Return an empty study in memory with the manifest's directions and the script's name.
@@ -70,90 +78,165 @@ class TrialBridge:
         del original
         if calling_module().startswith(INTEGRATIONS):  # OptunaSearchCV's sampler has a new seed each time
             arguments.pop("sampler", None)
-        directions = [direction.name.lower() for direction in self._trial.study.directions]
-        check_arguments(arguments, directions, self._config)
+        trial, _ = self._open()
+        directions = [direction.name.lower() for direction in trial.study.directions]
+        check_arguments(arguments, directions, self._run.settings.config)
         if arguments.get("storage") is not None:
             log("the script's storage is ignored: the study server keeps the study")
         kept = {name: arguments[name] for name in ("sampler", "pruner", "study_name") if arguments.get(name)}
-        create = sys.modules["optuna"].create_study
-        self._constraints = constraints_function(arguments.get("sampler"))
-        self.inside = True
-        try:
-            self._studies.append(create(directions=directions, **kept))
-        finally:
-            self.inside = False
-        return self._studies[-1]
+        with self.inside:
+            study = sys.modules["optuna"].create_study(directions=directions, **kept)
+        # kept on the study itself, which may be sent to other processes
+        study._tuning_key = arguments.get("study_name") or uuid.uuid4().hex  # noqa: SLF001
+        study._tuning_created = {"sampler": study.sampler, "pruner": study.pruner}  # noqa: SLF001
+        return study
 
-    def optimize(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
-        """Run the pod's trial, deliver its result and end the script.
+    def optimize(self, study: Any, arguments: dict[str, Any]) -> None:
+        """Run the pod's trial, deliver its result and end the script; return if another worker has run it.
 
         Raises:
             TrialFailure: the script needs something that a pod can't do.
-            TrialOver: the trial is over.
+            TrialOver: the trial is over, and this is the script's process.
         """
-        check_caller(calling_module())
+        if calling_module().startswith(STEPWISE):
+            raise _script_failure(
+                "LightGBMTuner optimizes in several steps within one process, but a pod runs only one trial.",
+                "Write an objective that suggests LightGBM's parameters, or run the tuner as a plain Job.",
+            )
         jobs = arguments.get("n_jobs", 1)
         if jobs != 1:
-            raise TrialFailure(
-                Failure(
-                    "Script",
-                    f"The script calls optimize with n_jobs={jobs}, but a pod runs only one trial.",
-                    "Remove n_jobs from the script, and set spec.parallelism to run trials in parallel.",
-                )
+            raise _script_failure(
+                f"The script calls optimize with n_jobs={jobs}, but a pod runs only one trial.",
+                "Remove n_jobs from the script, and set spec.parallelism to run trials in parallel.",
             )
+        check_only_call(calling_frame())
         for name in [name for name in IGNORED if arguments.get(name)]:
             log(f"the argument {name} of optimize is ignored: use {IGNORED[name]}")
-        trial = self.ask(study, {})
-        self._end(self._run(lambda: outcome_of_value(arguments["func"](trial), self._metrics)))
+        trial = self._take(study)
+        if trial is not None:
+            func, metrics = arguments["func"], self._open()[1]
+            outcome = self._run_user_code(
+                lambda: outcome_of_value(func(trial), metrics), arguments.get("catch")
+            )
+            self._end(trial, outcome)
 
     def ask(self, study: Any, arguments: dict[str, Any]) -> Trial:
-        """Return the pod's trial, with the parameters that the call names."""
-        del study
-        if self.over is not None:
-            raise self.over
-        for name, distribution in (arguments.get("fixed_distributions") or {}).items():
-            self._trial._suggest(name, distribution)  # noqa: SLF001  as Optuna's integrations do
-        return self._trial
+        """Return the pod's trial, with the parameters that the call names.
 
-    def tell(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
-        """End the trial as `study.tell` would, and the script with it."""
+        Raises:
+            TrialOver: the trial is over.
+        """
+        trial = self._take(study)
+        if trial is None:
+            raise TrialOver(self._workers.exit_code() or 0)
+        for name, distribution in (arguments.get("fixed_distributions") or {}).items():
+            trial._suggest(name, distribution)  # noqa: SLF001  as Optuna's integrations do
+        return trial
+
+    def tell(self, study: Any, arguments: dict[str, Any]) -> None:
+        """End the trial as `study.tell` does, and the script with it; once it has ended, do nothing."""
         del study
+        if self.over is not None or self._workers.exit_code() is not None:
+            return
+        trial, metrics = self._open()
         state = arguments.get("state")
         if state is not None and state.name in ("PRUNED", "FAIL"):
             failure = Failure("Exception", "The script reported its trial as failed (study.tell).")
-            self._end(Outcome(state.name, failure=failure if state.name == "FAIL" else None))
-        self._end(outcome_of_value(arguments.get("values"), self._metrics))
+            self._end(trial, Outcome(state.name, failure=failure if state.name == "FAIL" else None))
+        else:
+            self._end(trial, outcome_of_value(arguments.get("values"), metrics))
 
-    def _run(self, objective: Callable[[], Outcome]) -> Outcome:
-        self.inside = True
+    def _open(self) -> tuple[Trial, list[str]]:
+        with self._opening:
+            self._opened = self._opened or self._run.open_trial()
+            return self._opened
+
+    def _take(self, study: Any) -> Trial | None:
+        """Return the trial; None in a process of the script's once another worker has run the trial.
+
+        Raises:
+            TrialOver: another worker has run it, and this is the script's process.
+            TrialFailure: another worker ended without a result, or the study contradicts the manifest.
+        """
+        key = getattr(study, "_tuning_key", "")
+        trial, _ = self._open()
+        if not getattr(self._asking, "is_owner", False):
+            self._check_study(study)
+            if not self._workers.take_trial(key):
+                self._leave(study, key)
+                return None
+            self._asking.is_owner = True
+        elif (code := self._workers.exit_code()) is not None:
+            self._stop_script(code)
+            return None
+        trial.study.describe(study.study_name, study.user_attrs)
+        return trial
+
+    def _check_study(self, study: Any) -> None:
+        created = getattr(study, "_tuning_created", None) or {}
+        assigned = {kind: getattr(study, kind) for kind, old in created.items()}
+        check_components(
+            {kind: thing for kind, thing in assigned.items() if thing is not created[kind]},
+            len(study.directions),
+            self._run.settings.config,
+        )
+        self._constraints = constraints_function(study.sampler)
+
+    def _leave(self, study: Any, key: str) -> None:
+        """Wait for the worker that runs the trial, and end the script with it."""
+        owner = self._workers.owner()
+        if owner is not None and owner.study != key and self._workers.exit_code() is None:
+            failure = _several_studies(study.study_name)
+            self._finish(self._run.deliver(Outcome("FAIL", failure=failure)))
+            return
+        code = self._workers.wait()
+        if code is None:
+            raise TrialFailure(
+                Failure(
+                    "Script",
+                    "The worker process that ran the trial ended without a result.",
+                    "It may have been killed for lack of memory: see the pod's log.",
+                )
+            )
+        self._stop_script(code)
+
+    def _run_user_code(self, code: Callable[[], Outcome], catch: Any = None) -> Outcome:
+        os.environ[IN_OBJECTIVE] = "1"
         try:
-            return objective()
+            with self.inside:
+                return code()
         except BaseException as error:  # noqa: BLE001  whatever ends the objective ends the trial
-            return outcome_of_exception(error)
+            outcome = outcome_of_exception(error)
+            if outcome.failure is not None and isinstance(error, exceptions(catch)):
+                outcome = outcome._replace(failure=outcome.failure._replace(category=CAUGHT))
+            return outcome
         finally:
-            self.inside = False
+            os.environ.pop(IN_OBJECTIVE, None)
 
-    def _constrained(self, outcome: Outcome) -> Outcome:
+    def _constrained(self, trial: Trial, outcome: Outcome) -> Outcome:
         """Call the sampler's constraints_func, as its after_trial does."""
-        for position, value in enumerate(self._constraints(self._trial) if self._constraints else ()):
-            self._trial.set_constraint(str(position), value)
+        for position, value in enumerate(self._constraints(trial) if self._constraints else ()):
+            trial.set_constraint(str(position), value)
         return outcome
 
-    def _end(self, outcome: Outcome) -> NoReturn:
+    def _end(self, trial: Trial, outcome: Outcome) -> None:
+        ended = outcome
         if outcome.state != "FAIL":
-            ended = outcome
-            outcome = self._run(lambda: self._constrained(ended))
-        self.over = TrialOver(self._deliver(outcome))
-        raise self.over
+            ended = self._run_user_code(lambda: self._constrained(trial, outcome))
+        self._finish(self._run.deliver(ended))
+
+    def _finish(self, exit_code: int) -> None:
+        self._workers.finish(exit_code)
+        self._stop_script(exit_code)
+
+    def _stop_script(self, exit_code: int) -> None:
+        """End the script's process; others return to their code, since a pool would wait for them forever."""
+        if self._workers.in_main_process:
+            self.over = TrialOver(exit_code)
+            raise self.over
 
 
-def run_script(
-    arguments: list[str],
-    settings: Settings,
-    trial: Trial,
-    metrics: list[str],
-    deliver: Callable[[Outcome], int],
-) -> NoReturn:
+def run_script(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:
     """Run the script until its trial has ended.
 
     Raises:
@@ -161,34 +244,50 @@ def run_script(
         TrialFailure: the script needs something that a pod can't do, or ended without a trial.
         BaseException: whatever the script raises before its trial.
     """
-    bridge = TrialBridge(trial, metrics, settings.config, deliver)
-    file = find_script(arguments[0], settings.source)
+    file = find_script(arguments[0], run.settings.source)
+    workers = start_workers()
+    bridge = TrialBridge(run, workers)
+    bridge.use_trial(trial, metrics)
+    problem: BaseException | None = None
     try:
         execute(file, arguments, bridge)
-    except BaseException as error:
-        if bridge.over is None and not (isinstance(error, SystemExit) and not error.code):
-            raise
-    if bridge.over is not None:
-        raise bridge.over  # even if the script caught it
-    raise TrialFailure(
-        Failure(
-            "Script",
-            f"{file.name} ended without calling study.optimize.",
-            "Call it at module level or under `if __name__ == '__main__':`.",
-        )
+    except Stopped:
+        raise
+    except BaseException as error:  # noqa: BLE001  its trial may have ended, or may run in another worker
+        problem = None if isinstance(error, SystemExit) and not error.code else error
+    if problem is None:
+        workers.wait_for_leftovers()
+    _raise_end(bridge, workers, problem)
+    raise problem or _script_failure(
+        f"{file.name} ended without calling study.optimize.",
+        "Call it at module level or under `if __name__ == '__main__':`.",
     )
+
+
+def _raise_end(bridge: TrialBridge, workers: Workers, problem: BaseException | None) -> None:
+    """Raise TrialOver if a worker has run the trial or still does, even if the script caught it."""
+    if bridge.over is not None:
+        raise bridge.over
+    if workers.owner() is None:
+        return
+    if problem is not None and not isinstance(problem, TrialOver):
+        sys.stderr.write(format_traceback(problem))
+        log("the script ended with the exception above, but a worker runs the trial: its result counts")
+    code = workers.wait()
+    if code is not None:
+        raise TrialOver(code)
 
 
 def execute(file: Path, arguments: list[str], bridge: Bridge) -> None:
     """Run a script as `python script.py arguments` does, with its folder first on the module path."""
     source = file.read_bytes()
-    check_source(file.name, source)
     hook.install(bridge)
     module = ModuleType("__main__")
     module.__file__ = str(file)
     sys.modules["__main__"] = module
     sys.argv = [str(file), *arguments[1:]]
     sys.path.insert(0, str(file.parent))
+    # dont_inherit: not the __future__ imports of this module
     exec(compile(source, str(file), "exec", dont_inherit=True), module.__dict__)  # noqa: S102  the user's script
 
 
@@ -204,10 +303,24 @@ def find_script(name: str, source: str | None) -> Path:
             return place / name
     searched = " or ".join(map(str, places))
     arguments = " trial.script is the name of a file, without arguments." if " " in name else ""
-    raise TrialFailure(
-        Failure(
-            "Script",
-            f"Script '{name}' not found in {searched}.",
-            f"Correct trial.script or trial.source.{arguments}",
-        )
+    raise _script_failure(
+        f"Script '{name}' not found in {searched}.", f"Correct trial.script or trial.source.{arguments}"
     )
+
+
+def calling_module() -> str:
+    """Return the name of the module that called the runtime: `__main__` for the script, or a library's."""
+    frame = calling_frame()
+    return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
+
+
+def _several_studies(name: str) -> Failure:
+    return Failure(
+        "Script",
+        f"The script's workers optimize several studies, {name} and another, but a TuningStudy tunes one.",
+        "Give each study its own script and TuningStudy, or give the workers the same study_name.",
+    )
+
+
+def _script_failure(message: str, remedy: str) -> TrialFailure:
+    return TrialFailure(Failure("Script", message, remedy))

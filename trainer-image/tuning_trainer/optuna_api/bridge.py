@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -10,10 +12,51 @@ if TYPE_CHECKING:
 NO_STOP = "study.stop is ignored: spec.objectives[].target or spec.maxTrials ends the study"
 
 
+STUDY_ARGUMENTS = ("sampler", "pruner", "study_name", "direction", "directions")
+"""Arguments of create_study for a study in memory."""
+
+
+class Inside:
+    """Whether the current thread runs the objective, or was started by a thread that does."""
+
+    everywhere = False
+    """Whether all threads count as inside."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def __bool__(self) -> bool:
+        return self.everywhere or getattr(self._local, "depth", 0) > 0
+
+    def __enter__(self) -> None:
+        self._local.depth = getattr(self._local, "depth", 0) + 1
+
+    def __exit__(self, *_: object) -> None:
+        self._local.depth -= 1
+
+    def pass_on_to_threads(self) -> None:
+        """Let threads that are started inside be inside as well."""
+        original = threading.Thread.start
+
+        @functools.wraps(original)
+        def start(thread: threading.Thread) -> None:
+            if self:
+                run = thread.run
+
+                def run_inside() -> None:
+                    with self:
+                        run()
+
+                thread.run = run_inside  # type: ignore[method-assign]
+            original(thread)
+
+        threading.Thread.start = start  # type: ignore[method-assign, assignment]
+
+
 class Bridge(Protocol):
     """Called in place of Optuna's functions."""
 
-    inside: bool
+    inside: Inside
     """Whether the objective is running: studies that it creates are plain Optuna."""
     offline: bool
     """Whether storages that the code opens are replaced, because the study server keeps the study."""

@@ -10,6 +10,7 @@ import functools
 import inspect
 import sys
 from importlib.abc import Loader, MetaPathFinder
+from importlib.util import module_from_spec
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.log import PACKAGE, log
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tuning_trainer.optuna_api.bridge import Bridge
 
 STAND_IN = f"{PACKAGE}/standin"
+SPAWNED = f"{PACKAGE}/spawned"
+"""First on the module path in script mode; only processes that the script spawns find Optuna there."""
 IGNORED = {
     "enqueue_trial": "study.enqueue_trial is ignored: put known good points into spec.initialTrials",
     "add_trial": "study.add_trial is ignored: spec.warmStart continues from another study",
@@ -35,8 +38,32 @@ IGNORED = {
 
 def install(bridge: Bridge) -> None:
     """Connect the bridge to Optuna as soon as the user's code imports it."""
+    bridge.inside.pass_on_to_threads()
     sys.meta_path.insert(0, _Finder(bridge))
-    sys.path.append(STAND_IN)
+    if STAND_IN not in sys.path:
+        sys.path.append(STAND_IN)
+
+
+def load_in_spawned_process(bridge: Bridge | None) -> None:
+    """Load Optuna in place of the module that is being imported; without a bridge, it is not patched."""
+    if bridge is not None:
+        bridge.inside.pass_on_to_threads()
+    spec = _find_optuna(sys.meta_path, bridge)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError("No module named 'optuna'", name="optuna")
+    module = module_from_spec(spec)
+    sys.modules["optuna"] = module
+    spec.loader.exec_module(module)
+
+
+def _find_optuna(finders: Sequence[Any], bridge: Bridge | None) -> ModuleSpec | None:
+    """Return the spec of Optuna, or else of the stand-in, with a loader that patches it."""
+    places = [folder for folder in sys.path if folder != SPAWNED]
+    found = (finder.find_spec("optuna", places) for finder in finders)
+    spec = next((spec for spec in found if spec is not None and spec.loader is not None), None)
+    if spec is not None:
+        spec.loader = _Patching(spec.loader, bridge)
+    return spec
 
 
 class _Finder(MetaPathFinder):
@@ -47,20 +74,16 @@ class _Finder(MetaPathFinder):
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """Return Optuna's spec, with a loader that patches it."""
+        del path, target
         if name != "optuna":
             return None
-        others = [finder for finder in sys.meta_path if finder is not self]
-        found = (finder.find_spec(name, path, target) for finder in others)
-        spec = next((spec for spec in found if spec is not None and spec.loader is not None), None)
-        if spec is not None:
-            spec.loader = _Patching(spec.loader, self._bridge)
-        return spec
+        return _find_optuna([finder for finder in sys.meta_path if finder is not self], self._bridge)
 
 
 class _Patching(Loader):
     """Loads Optuna with its own loader, then replaces functions."""
 
-    def __init__(self, loader: Any, bridge: Bridge) -> None:
+    def __init__(self, loader: Any, bridge: Bridge | None) -> None:
         self._loader = loader
         self._bridge = bridge
 
@@ -78,7 +101,8 @@ class _Patching(Loader):
             exec(self._loader.get_code(module.__name__), module.__dict__)  # noqa: S102
         if (module.__file__ or "").startswith(STAND_IN):
             log("the image has no Optuna; a stand-in has its names, and the study server runs its algorithms")
-        _patch(module, self._bridge)
+        if self._bridge is not None:
+            _patch(module, self._bridge)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)

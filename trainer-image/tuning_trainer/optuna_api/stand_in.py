@@ -3,10 +3,13 @@
 The algorithms run in the study server; here `create_study`, samplers and pruners only record their arguments.
 """
 
+# ruff: noqa: ARG002  the signatures are Optuna's
+
 from __future__ import annotations
 
 import enum
 import sys
+from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any, NoReturn
 
@@ -15,6 +18,7 @@ from tuning_trainer.optuna_api import distributions
 from tuning_trainer.optuna_api.study import StudyDirection
 from tuning_trainer.optuna_api.trial import Trial
 
+NEEDS_OPTUNA = "The objective runs a study of its own, which needs Optuna: install optuna in the image."
 VERSION = "5.0.0"
 """The version of Optuna whose interface this follows."""
 
@@ -107,16 +111,19 @@ class Study:
         gc_after_trial: bool = False,
         show_progress_bar: bool = False,
     ) -> None:
-        """Run the pod's trial."""
+        """Fail: the hook replaces this, except for studies of the objective itself."""
+        raise RuntimeError(NEEDS_OPTUNA)
 
     def stop(self) -> None:
         """Do nothing: the hook replaces this."""
 
     def ask(self, fixed_distributions: Any = None) -> Any:
-        """Return the pod's trial."""
+        """Fail, like `optimize`."""
+        raise RuntimeError(NEEDS_OPTUNA)
 
     def tell(self, trial: Any, values: Any = None, state: Any = None, skip_if_finished: bool = False) -> Any:
-        """End the pod's trial."""
+        """Fail, like `optimize`."""
+        raise RuntimeError(NEEDS_OPTUNA)
 
 
 class SamplerOrPruner:
@@ -149,8 +156,23 @@ def load_study(*, study_name: str | None, storage: Any, sampler: Any = None, pru
     return Study(sampler=sampler, pruner=pruner, study_name=study_name)
 
 
+class _MissingModules(MetaPathFinder):
+    """Explains why the rest of Optuna's modules can't be imported."""
+
+    def find_spec(self, name: str, path: Any, target: ModuleType | None = None) -> None:
+        """Find nothing.
+
+        Raises:
+            ModuleNotFoundError: the module is Optuna's.
+        """
+        del path, target
+        if name.startswith(("optuna.", "optuna_integration", "optunahub")):
+            raise ModuleNotFoundError(_missing(name), name=name)
+
+
 def fill(optuna: ModuleType) -> None:
     """Fill a module with the stand-in and register its submodules."""
+    sys.meta_path.append(_MissingModules())
     pruned = tuning_trainer.TrialPruned
     study = _module("study", Study=Study, StudyDirection=StudyDirection)
     study.__dict__.update(create_study=create_study, load_study=load_study)
@@ -181,12 +203,16 @@ def _module(name: str, **names: Any) -> ModuleType:
     return module
 
 
+def _missing(name: str) -> str:
+    return (
+        f"{name} is not available: the image has no Optuna, and the trainer runtime's stand-in only has what "
+        "a trial needs. Install optuna in the image."
+    )
+
+
 def _absent(module: str) -> Any:
     def absent(name: str) -> NoReturn:
-        raise AttributeError(
-            f"{module}.{name} is not available: the image has no Optuna, and the trainer runtime's stand-in "
-            "only has what a trial needs. Install optuna in the image."
-        )
+        raise AttributeError(_missing(f"{module}.{name}"))
 
     return absent
 

@@ -56,6 +56,11 @@ class TrialStudy:
             )
         return self.directions[0]
 
+    def describe(self, name: str, user_attrs: dict[str, Any]) -> None:
+        """Take over the name and the attributes of the script's study."""
+        self.study_name = name
+        self._user_attrs = copy.deepcopy(user_attrs)
+
     @property
     def user_attrs(self) -> dict[str, Any]:
         """A copy of the attributes set in this process."""

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import math
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.log import warn
@@ -14,7 +15,7 @@ from tuning_trainer.optuna_api import distributions as dists
 from tuning_trainer.optuna_api.study import TrialStudy
 from tuning_trainer.optuna_api.trial_storage import SYSTEM, TrialStorage, split
 from tuning_trainer.wire.client import Refused
-from tuning_trainer.wire.codec import numbers_from_wire
+from tuning_trainer.wire.codec import from_wire, numbers_from_wire
 from tuning_trainer.wire.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -27,13 +28,14 @@ PATIENCE = 1800.0
 
 
 class Trial:
-    """One trial. Signatures, checks and messages are those of optuna.trial.Trial."""
+    """One trial. Signatures, checks and messages are those of optuna.trial.Trial. Threads can share it."""
 
     def __init__(self, client: Client, outbox: Outbox, study: str, view: dict[str, Any]) -> None:
         """Create the trial from the server's TrialView."""
         record = view["trial"]
         self._client = client
         self._outbox = outbox
+        self._suggesting = threading.Lock()
         self.storage = TrialStorage(self)
         directions = [objective["direction"] for objective in view["objectives"]]
         self.study = TrialStudy(study, directions, self.storage)
@@ -46,7 +48,7 @@ class Trial:
         self._distributions = {name: dists.from_wire(form) for name, form in forms.items()}
         self._reported = {int(step): value for step, value in numbers_from_wire(view.get("reported")).items()}
         self._restored_steps = set(self._reported)  # reported by an earlier pod of this trial
-        self._user_attrs, self._system_attrs = split(view.get("userAttrs") or {})
+        self._user_attrs, self._system_attrs = split(from_wire(view.get("userAttrs") or {}))
         self._constraints = numbers_from_wire(view.get("constraints"))
         self._asked_to_prune = False
 
@@ -67,7 +69,7 @@ class Trial:
     def refresh(self) -> None:
         """Fetch the attributes that other processes of the pod have set."""
         view = self._client.call("GET", "", patience=PATIENCE)
-        self._user_attrs, self._system_attrs = split(view.get("userAttrs") or {})
+        self._user_attrs, self._system_attrs = split(from_wire(view.get("userAttrs") or {}))
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -253,6 +255,10 @@ class Trial:
     def _suggest(self, name: str, distribution: Any) -> Any:
         """Return a parameter's value. Optuna's integrations call this too, with Optuna's distributions."""
         distribution = dists.from_optuna(distribution)
+        with self._suggesting:
+            return self._suggest_once(name, distribution)
+
+    def _suggest_once(self, name: str, distribution: dists.Distribution) -> Any:
         if name in self._distributions:
             self._check_compatible(name, distribution)
             old = self._distributions[name]

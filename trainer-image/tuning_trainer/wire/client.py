@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ class _Retryable(Exception):  # noqa: N818  one attempt, which failed
 
 
 class Client:
-    """A trial's connection to the study server. Every call is idempotent, so it may be sent again.
+    """A trial's connection to the study server. Calls are idempotent and may be sent again. Thread-safe.
 
     Tests replace `sleep` and `clock`.
     """
@@ -79,6 +80,8 @@ class Client:
         self._tls: ssl.SSLContext | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._connected_by = 0
+        self._lock = threading.Lock()  # one request at a time on the connection
+        os.register_at_fork(after_in_child=self._renew_lock)  # another thread may hold it
         self._next_log = clock()
         self._trusted = False
         self._reached = False  # the network lets the pod reach the server, even if it is down now
@@ -113,7 +116,8 @@ class Client:
         while True:
             try:
                 limit = timeout if self._reached else min(timeout, FIRST_TIMEOUT)
-                return self._try(method, path, payload, limit)
+                with self._lock:
+                    return self._try(method, path, payload, limit)
             except _Retryable as failed:
                 wait = failed.retry_after if failed.retry_after is not None else _jitter(delay)
                 if self._clock() + wait > start + (
@@ -130,6 +134,9 @@ class Client:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def _log_outage(self, failed: _Retryable) -> None:
         now = self._clock()

@@ -36,6 +36,15 @@ def number_from_wire(value: Any) -> Any:
     return _BY_NAME.get(value, value) if isinstance(value, str) else value
 
 
+def from_wire(value: Any) -> Any:
+    """Return any value with the numbers that the three strings mean, also in its lists and mappings."""
+    if isinstance(value, dict):
+        return {key: from_wire(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [from_wire(inner) for inner in value]
+    return number_from_wire(value)
+
+
 def numbers_from_wire(mapping: dict[str, Any] | None) -> dict[str, float]:
     """Return a mapping's numbers."""
     return {key: float(number_from_wire(value)) for key, value in (mapping or {}).items()}

@@ -1,0 +1,163 @@
+"""Worker processes and threads of a script: the first that asks runs the pod's trial, the others wait for it.
+
+The workers of a pod share a folder of two files: `trial` says who runs the trial, `result` how it ended.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from tuning_trainer.optuna_api import hook
+from tuning_trainer.runner import TrialOver
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+FOLDER = "TUNING_WORKERS"
+"""Environment variable: the folder, for processes that the script spawns."""
+IN_OBJECTIVE = "TUNING_IN_OBJECTIVE"
+"""Environment variable: set while the objective runs, whose processes use plain Optuna."""
+WAKE_UP = signal.SIGURG  # ignored by default, and hardly used by anyone
+POLL = 0.1  # seconds
+
+
+class Owner(NamedTuple):
+    """Who runs the trial."""
+
+    process: int
+    study: str
+
+
+class Workers:
+    """What one of the pod's processes knows about the others."""
+
+    def __init__(self, folder: Path, main_process: int) -> None:
+        self._main_process = main_process
+        self._exit_code: int | None = None
+        self._trial = folder / "trial"
+        self._result = folder / "result"
+
+    @property
+    def in_main_process(self) -> bool:
+        """Whether this process runs the script, rather than one that the script started."""
+        return os.getpid() == self._main_process
+
+    def take_trial(self, study: str) -> bool:
+        """Return whether the caller gets the trial, for the study with this key."""
+        draft = self._trial.with_name(f"trial-{os.getpid()}-{threading.get_ident()}")
+        try:
+            draft.write_text(f"{os.getpid()}\n{study}")
+            os.link(draft, self._trial)
+        except (FileExistsError, FileNotFoundError):  # not found: the script's process has ended
+            return False
+        return True
+
+    def owner(self) -> Owner | None:
+        """Return who runs the trial, or has run it; None if nobody has asked for it."""
+        try:
+            process, _, study = self._trial.read_text().partition("\n")
+        except FileNotFoundError:
+            return None
+        return Owner(int(process), study)
+
+    def finish(self, exit_code: int) -> None:
+        """Let all workers know that the trial's result is delivered; wakes the script's main thread."""
+        self._exit_code = exit_code
+        draft = self._result.with_name(f"result-{os.getpid()}")
+        with contextlib.suppress(FileNotFoundError):  # the script's process has ended
+            draft.write_text(str(exit_code))
+            draft.replace(self._result)
+        if not self.in_main_process:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._main_process, WAKE_UP)
+        elif threading.current_thread() is not threading.main_thread():
+            signal.pthread_kill(threading.main_thread().ident or 0, WAKE_UP)
+
+    def exit_code(self) -> int | None:
+        """Return the exit code for the trial's result; None if there is no result yet."""
+        if self._exit_code is None:
+            with contextlib.suppress(FileNotFoundError):
+                self._exit_code = int(self._result.read_text())
+        return self._exit_code
+
+    def wait(self) -> int | None:
+        """Return the exit code once there is a result; None if the process that runs the trial is gone."""
+        owner = self.owner()
+        while (code := self.exit_code()) is None and owner is not None and _runs(owner.process):
+            time.sleep(POLL)
+        if code is None:
+            code = (
+                self.exit_code() if self.owner() else 0
+            )  # the folder is removed when the script's process ends
+        return code
+
+    def wait_for_leftovers(self) -> None:
+        """Wait until a worker asks for the trial or all are gone, as Python does at the end of a script."""
+        for name in ("concurrent.futures.process", "concurrent.futures.thread"):
+            if name in sys.modules:
+                sys.modules[name]._python_exit()  # noqa: SLF001  what Python calls then: runs what is submitted
+        while self.owner() is None and (_children() or _threads()):
+            time.sleep(POLL)
+
+
+def start_workers() -> Workers:
+    """Return the workers of a script that this process, the main one, is about to run."""
+    try:
+        folder = tempfile.mkdtemp(prefix="tuning-workers-")
+    except OSError:  # every usual place is read-only
+        folder = tempfile.mkdtemp(prefix="tuning-workers-", dir="/dev/shm")
+    workers = Workers(Path(folder), os.getpid())
+    atexit.register(_remove, folder, os.getpid())  # after the threads, which may still ask for the trial
+    os.environ[FOLDER] = f"{os.getpid()}:{folder}"
+    connect_spawned_processes()
+
+    def wake_up(_signal: int, _frame: FrameType | None) -> None:
+        if (code := workers.exit_code()) is not None:
+            raise TrialOver(code)
+
+    signal.signal(WAKE_UP, wake_up)
+    return workers
+
+
+def _remove(folder: str, process: int) -> None:
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def connect_spawned_processes() -> None:
+    """Let processes that the script spawns load a patched Optuna."""
+    os.environ.pop(IN_OBJECTIVE, None)
+    sys.path.insert(0, hook.SPAWNED)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:  # not on Linux
+        return True
+    return state != "Z"  # a zombie: ended, but not yet noticed by its parent
+
+
+def _children() -> bool:
+    """Return whether the script has started processes that Python waits for at the end."""
+    multiprocessing = sys.modules.get("multiprocessing")
+    children = multiprocessing.active_children() if multiprocessing else []
+    return any(not child.daemon for child in children)
+
+
+def _threads() -> bool:
+    others = set(threading.enumerate()) - {threading.main_thread(), threading.current_thread()}
+    return any(not thread.daemon for thread in others)
