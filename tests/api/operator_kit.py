@@ -174,6 +174,11 @@ class Pod:
     async def fails(self, exit_code: int, reason: str = "Error", message: str = "") -> None:
         await self._ends("Failed", exit_code, reason, message)
 
+    async def is_rejected(self, reason: str, message: str) -> None:
+        """As when its node has no healthy device left."""
+        status = {"phase": "Failed", "reason": reason, "message": message, "startTime": _now()}
+        await self.node.core.patch_namespaced_pod_status(self.name, self.node.namespace, {"status": status})
+
     async def is_disrupted(self) -> None:
         """As when its node is drained."""
         condition = {

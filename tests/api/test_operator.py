@@ -213,6 +213,37 @@ async def test_a_crash_is_told_with_its_remedy(cluster: Cluster) -> None:
     assert failure["category"] == "OutOfMemory"
 
 
+async def test_pods_that_were_lost_are_replaced(cluster: Cluster) -> None:
+    """One is deleted by hand, one is rejected by its node; the third completes the trial."""
+    begun = asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        if len(cluster.node.pods) == 1:
+            await pod.runs()
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await pod.fails(143)
+        elif len(cluster.node.pods) == 2:
+            await pod.is_rejected("UnexpectedAdmissionError", "no healthy devices present")
+        else:
+            await pod.runs()
+            await pod.completes(1.0)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=1, parallelism=1)
+    await asyncio.wait_for(begun.wait(), 30)
+    await cluster.node.core.delete_namespaced_pod(cluster.node.pods[0].name, cluster.namespace)
+    stalled = condition(await cluster.wait(holds("Stalled"), seconds=60), "Stalled")
+    assert stalled["reason"] == "PodFailed"
+    assert "UnexpectedAdmissionError" in stalled["message"]
+    assert "no healthy devices present" in stalled["message"]
+    status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    assert (status["trials"]["complete"], status["trials"]["failed"]) == (1, 0)
+    assert [pod.trial for pod in cluster.node.pods] == [0, 0, 0]
+
+
 async def test_a_pod_without_python_is_told(cluster: Cluster) -> None:
     async def life(pod: Pod) -> None:
         await pod.fails(128, "StartError", 'exec: "python3": executable file not found in $PATH')

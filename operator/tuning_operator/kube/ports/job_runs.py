@@ -155,7 +155,8 @@ class JobRuns:
                 continue  # someone else's: a start will say so
             state = job_state(found) if _belongs(found, uid) else "stopping"  # of a deleted study
             created = parse_time(found["metadata"].get("creationTimestamp"))
-            diagnose_at = created + DIAGNOSIS_DELAY if created and state == "starting" else now
+            is_new = created and state == "starting" and work in unfinished
+            diagnose_at = created + DIAGNOSIS_DELAY if created and is_new else now
             check_at = diagnose_at if diagnose_at > now else None
             runs[work] = Run(state, outdated=_is_outdated(found, study, work), check_at=check_at)
             if diagnose_at <= now and (state == "starting" or (state == "ended" and work in unfinished)):
