@@ -47,6 +47,38 @@ def study_of(
     return study
 
 
+def with_pruned(study: optuna.Study) -> optuna.Study:
+    """Return a study with one objective whose pruned trials are complete, with the last values they reported.
+
+    Another parameter, `state`, distinguishes them. It exists only if there are such trials.
+    """
+    last = {
+        trial.number: trial.intermediate_values[max(trial.intermediate_values)]
+        for trial in study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
+        if trial.intermediate_values
+    }
+    if not last or len(study.directions) > 1:
+        return study
+    changed = optuna.create_study(direction=study.direction)
+    for trial in study.get_trials(deepcopy=False):
+        if trial.number in last or trial.state == TrialState.COMPLETE:
+            state = "pruned" if trial.number in last else "complete"
+            changed.add_trial(
+                create_trial(
+                    value=last.get(trial.number, trial.value),
+                    params={**trial.params, "state": state},
+                    distributions={**trial.distributions, "state": _STATE},
+                    constraints=trial.constraints,
+                )
+            )
+        else:
+            changed.add_trial(create_trial(state=TrialState.WAITING))
+    return changed
+
+
+_STATE = CategoricalDistribution(["complete", "pruned"])
+
+
 def _trial(trial: FinishedTrial, objectives: Collection[int]) -> FrozenTrial:
     distributions = {name: _distribution(json.dumps(form)) for name, form in trial.distributions.items()}
     params = {

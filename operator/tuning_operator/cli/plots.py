@@ -6,31 +6,20 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.cli.optuna_study import study_of
+from tuning_operator.cli.drawing import Drawing
+from tuning_operator.cli.optuna_study import study_of, with_pruned
 from tuning_operator.protocol import FinishedStudy
 
 Format = Literal["html", "png"]
 
 MOST_LINES = 1000
 """The most trials in a plot with a line for each; browsers can't show many more."""
-
-
-class Drawing(NamedTuple):
-    """A plot that can be drawn."""
-
-    name: str
-    """Name of its files."""
-    function: str
-    """Name of the function in optuna.visualization and optuna.visualization.matplotlib."""
-    study: optuna.Study
-    options: dict[str, Any]
-    remark: str | None = None
 
 
 class Missing(NamedTuple):
@@ -45,6 +34,7 @@ class Plot(NamedTuple):
 
     name: str
     function: str
+    title: str
     lacks: Callable[[optuna.Study], str | None]
     """Returns why a study can't have it; None if it can."""
     of_one_objective: bool = False
@@ -53,6 +43,8 @@ class Plot(NamedTuple):
     """Whether Optuna's function takes the metric's name; others find it in the study."""
     lines: Callable[[optuna.Study], list[FrozenTrial]] | None = None
     """Returns the trials that have a line in it."""
+    pruned: bool = False
+    """Whether it shows pruned trials too, with the last values that they reported."""
 
 
 def left_out(record: FinishedStudy) -> int:
@@ -65,40 +57,48 @@ def _finite(values: Sequence[float] | None) -> bool:
 
 
 def drawings(
-    record: FinishedStudy, metrics: Sequence[str], names: Sequence[str]
+    record: FinishedStudy, name: str, metrics: Sequence[str], names: Sequence[str]
 ) -> Iterator[Drawing | Missing]:
     """Yield the plots with these names; some are drawn once per objective.
 
     Args:
         record: the study.
+        name: its name, for titles.
         metrics: the names of the objectives.
         names: keys of PLOTS.
     """
     study = cache(partial(study_of, record, metrics))  # most plots use the same
-    for plot in (PLOTS[name] for name in names):
+    for plot in (PLOTS[each] for each in names):
+        title = f"{name}: {plot.title}"
         if plot.of_one_objective and len(metrics) > 1:
             for objective, metric in enumerate(metrics):
-                name = re.sub(r"[^\w.]+", "-", f"{plot.name}-{metric}").strip("-")  # of a file
-                yield _drawing(plot, name, metric, partial(study, objective))
+                file = re.sub(r"[^\w.]+", "-", f"{plot.name}-{metric}").strip("-")
+                yield _drawing(plot, file, f"{title} of {metric}", metric, partial(study, objective))
         else:
-            yield _drawing(plot, plot.name, metrics[0], partial(study, None))
+            yield _drawing(plot, plot.name, title, metrics[0], partial(study, None))
 
 
 def _drawing(
-    plot: Plot, name: str, metric: str, make: Callable[[frozenset[int] | None], optuna.Study]
+    plot: Plot,
+    name: str,
+    title: str,
+    metric: str,
+    make: Callable[[frozenset[int] | None], optuna.Study],
 ) -> Drawing | Missing:
     """Return a plot; `make` returns the study with the given trials, or with all for None."""
     study = make(None)
     if reason := plot.lacks(study):
         return Missing(name, reason)
-    named = {"target_name": metric} if plot.names_target else {}
-    if plot.lines is None or len(lines := plot.lines(study)) <= MOST_LINES:
-        return Drawing(name, plot.function, study, named)
-    kept = _spread(study, lines)
-    remark = (
-        f"showing {len(kept)} of {len(lines)} trials, spread evenly over the study and including the best"
-    )
-    return Drawing(name, plot.function, make(kept), named, remark)
+    options = {"target_name": metric} if plot.names_target else {}
+    remark = None
+    shown = with_pruned(study) if plot.pruned else study
+    if plot.lines and len(lines := plot.lines(shown)) > MOST_LINES:
+        kept = _spread(study, lines)
+        shown = with_pruned(make(kept)) if plot.pruned else make(kept)
+        remark = (
+            f"showing {len(kept)} of {len(lines)} trials, spread evenly over the study and including the best"
+        )
+    return Drawing(name, plot.function, shown, title, metric, options, remark)
 
 
 def _spread(study: optuna.Study, trials: Sequence[FrozenTrial]) -> frozenset[int]:
@@ -169,18 +169,34 @@ def _no_front(study: optuna.Study) -> str | None:
 PLOTS = {
     plot.name: plot
     for plot in (
-        Plot("optimization-history", "plot_optimization_history", _no_value, True, True),
-        Plot("param-importances", "plot_param_importances", _no_importances, of_one_objective=True),
+        Plot(
+            "optimization-history", "plot_optimization_history", "optimization history", _no_value, True, True
+        ),
+        Plot(
+            "param-importances",
+            "plot_param_importances",
+            "parameter importances",
+            _no_importances,
+            of_one_objective=True,
+        ),
         Plot(
             "parallel-coordinate",
             "plot_parallel_coordinate",
+            "parallel coordinates",
             _no_parameters,
             names_target=True,
             lines=_complete,
+            pruned=True,
         ),
-        Plot("slice", "plot_slice", _no_parameters, True, True),
-        Plot("intermediate-values", "plot_intermediate_values", _no_reports, lines=_reporting),
-        Plot("pareto-front", "plot_pareto_front", _no_front),
+        Plot("slice", "plot_slice", "slices", _no_parameters, True, True),
+        Plot(
+            "intermediate-values",
+            "plot_intermediate_values",
+            "intermediate values",
+            _no_reports,
+            lines=_reporting,
+        ),
+        Plot("pareto-front", "plot_pareto_front", "Pareto front", _no_front),
     )
 }
 """The plots by name, in drawing order."""
@@ -200,16 +216,15 @@ def write(drawing: Drawing, folder: Path, form: Format) -> Path:
 
 
 def _write_html(drawing: Drawing, path: Path) -> None:
-    """Write a self-contained page, which needs no network."""
-    import optuna.visualization as plotly_plots  # here, since it takes a second, and only PNG may be wanted
+    from tuning_operator.cli.html import save  # here, since it takes a second, and only PNG may be wanted
 
-    getattr(plotly_plots, drawing.function)(drawing.study, **drawing.options).write_html(path)
+    save(drawing, path)
 
 
 def _write_png(drawing: Drawing, path: Path) -> None:
     from tuning_operator.cli.png import save
 
-    save(drawing.function, drawing.study, drawing.options, path)
+    save(drawing, path)
 
 
 _WRITERS: dict[Format, Callable[[Drawing, Path], None]] = {"html": _write_html, "png": _write_png}

@@ -1,6 +1,7 @@
 """The plugin `kubectl tuning`."""
 
 import json
+import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -13,7 +14,7 @@ from tuning_operator.cli.kubectl import Kubectl, KubectlError
 from tuning_operator.resource import names
 
 if TYPE_CHECKING:
-    from tuning_operator.cli.plots import Drawing
+    from tuning_operator.cli.drawing import Drawing
     from tuning_operator.protocol import FinishedStudy
 
 app = typer.Typer(
@@ -26,6 +27,9 @@ app = typer.Typer(
 
 IMAGE = "tuning-trainer:dev"
 """The image that trainer-image/Dockerfile builds."""
+
+PLOTLY = "plotly.min.js"
+"""The file with plotly's code, which all HTML files in a folder share."""
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the TuningStudy.")]
 Namespace = Annotated[
@@ -100,15 +104,17 @@ def plot(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Draw Optuna's plots of a study."""
-    chosen = _formats(formats)
+    chosen, folder = _formats(formats), _plots_folder(out, study)
     _require_plot_libraries(chosen)
     kubectl = Kubectl(namespace, context, kubeconfig)
     found = _resource(kubectl, study)
     from tuning_operator.cli.study_server import fetch_record
 
     record = fetch_record(kubectl, found["metadata"]["namespace"], study)
-    folder = out or Path(f"{study}-plots")
-    if not _draw(record, status_text.metrics_of(found), plots or list(PlotName), folder, chosen):
+    folder.mkdir(parents=True, exist_ok=True)
+    if Format.html in chosen:
+        (folder / PLOTLY).unlink(missing_ok=True)  # plotly would keep that of an older version
+    if not _draw(record, found, plots or list(PlotName), folder, chosen):
         raise PluginError(f"no plot of {study} could be drawn")
 
 
@@ -141,7 +147,7 @@ def init(
 
 
 def _draw(
-    record: "FinishedStudy", metrics: list[str], plots: list[PlotName], folder: Path, formats: list[Format]
+    record: "FinishedStudy", study: Any, plots: list[PlotName], folder: Path, formats: list[Format]
 ) -> int:
     """Draw plots and print the files and what could not be drawn; return the number of files."""
     import optuna
@@ -149,12 +155,12 @@ def _draw(
     from tuning_operator.cli.plots import Missing, drawings, left_out
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    folder.mkdir(parents=True, exist_ok=True)
     if infinite := left_out(record):
         trials = "1 complete trial is" if infinite == 1 else f"{infinite} complete trials are"
         typer.echo(f"{trials} not shown, since the value is infinite", err=True)
     written = 0
-    for drawing in drawings(record, metrics, plots):
+    name, metrics = study["metadata"]["name"], status_text.metrics_of(study)
+    for drawing in drawings(record, name, metrics, plots):
         if isinstance(drawing, Missing):
             typer.echo(f"no {drawing.name}: {drawing.reason}", err=True)
         else:
@@ -185,6 +191,23 @@ def _formats(text: str) -> list[Format]:
     if unknown or not wanted:
         raise PluginError(f"--format {text}: use html, png or html,png")
     return [Format(part) for part in dict.fromkeys(wanted)]
+
+
+def _plots_folder(out: Path | None, study: str) -> Path:
+    folder = out or Path(f"{study}-plots")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise PluginError(
+            f"--out {folder}: {existing} is a file. Use a folder, since each plot gets files of its own"
+        )
+    if folder.suffix in (".html", ".png") and not folder.exists():
+        raise PluginError(
+            f"--out {folder}: use a folder, since each plot gets files of its own. To select plots and file "
+            "formats, use --plot and --format"
+        )
+    if not os.access(existing, os.W_OK):
+        raise PluginError(f"--out {folder}: you can't write to {existing}. Use another folder")
+    return folder
 
 
 def _require_plot_libraries(formats: list[Format]) -> None:

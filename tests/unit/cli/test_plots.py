@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import plotly.graph_objects as go
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from tuning_operator.cli import plots
-from tuning_operator.cli.plots import PLOTS, Drawing, Missing, drawings, write
+from tuning_operator.cli.drawing import Drawing, log_ticks
+from tuning_operator.cli.plots import PLOTS, Missing, drawings, write
 from tuning_operator.cli.plugin import PlotName
 
 from tests.unit.cli import records
@@ -20,7 +24,8 @@ TWO = {"directions": ["maximize", "minimize"]}
 
 
 def found(ran: optuna.Study, metrics: list[str] | None = None) -> dict[str, Drawing | Missing]:
-    return {plot.name: plot for plot in drawings(records.record(ran), metrics or ["loss"], list(PLOTS))}
+    plotted = drawings(records.record(ran), "mnist", metrics or ["loss"], list(PLOTS))
+    return {plot.name: plot for plot in plotted}
 
 
 def reason(ran: optuna.Study, name: str) -> str:
@@ -51,6 +56,119 @@ def test_one_objective(tmp_path: Path, form: plots.Format) -> None:
         else:
             expected = {"param-importances": b"layers", "intermediate-values": b"Trial24"}.get(name, b"loss")
             assert expected in data(content)
+
+
+def layered(trial: optuna.Trial) -> float:
+    """Trials 3 and 8 are pruned, trial 5 is by far the worst, and trial 9 fails."""
+    value = trial.suggest_float("lr", 1e-5, 1e-1, log=True) * trial.suggest_int("layers", 1, 3)
+    trial.report(value, 0)
+    if trial.number in (3, 8):
+        raise optuna.TrialPruned
+    if trial.number == 9:
+        raise ValueError
+    return 1e6 if trial.number == 5 else value
+
+
+def figure(drawing: Drawing | Missing, monkeypatch: pytest.MonkeyPatch, folder: Path) -> Any:
+    """Return plotly's figure as it is written."""
+    written: list[Any] = []
+    monkeypatch.setattr(go.Figure, "write_html", lambda self, *_, **__: written.append(self))
+    assert isinstance(drawing, Drawing)
+    write(drawing, folder, "html")
+    return written[0]
+
+
+def axes(drawing: Drawing | Missing, monkeypatch: pytest.MonkeyPatch, folder: Path) -> list[Axes]:
+    """Return matplotlib's axes as they are saved."""
+    saved: list[list[Axes]] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: saved.append(self.axes))
+    assert isinstance(drawing, Drawing)
+    write(drawing, folder, "png")
+    return saved[0]
+
+
+def test_titles_name_the_study_and_axes_the_metric(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plotted = found(records.study(records.pruning, 25))
+    del plotted["pareto-front"]
+    for name, drawing in plotted.items():
+        page = figure(drawing, monkeypatch, tmp_path)
+        image = axes(drawing, monkeypatch, tmp_path)
+        suptitle = image[0].get_figure().get_suptitle()  # type: ignore[union-attr]
+        assert page.layout.title.text.startswith("mnist: ")
+        titles = [suptitle, image[0].get_title(), image[0].get_title("left")]
+        assert [title for title in titles if title] == [page.layout.title.text]
+        if name != "parallel-coordinate":
+            labels = [page.layout.xaxis.title.text, page.layout.yaxis.title.text]
+            assert "loss" in " ".join(labels).split(), name
+            assert [image[0].get_xlabel(), image[0].get_ylabel()] == labels
+
+
+def test_log_axes_have_a_few_plain_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawing = found(records.study(layered, 30))["slice"]
+    page = figure(drawing, monkeypatch, tmp_path)
+    image = axes(drawing, monkeypatch, tmp_path)
+    (lr,) = [axis for axis in image if axis.get_xlabel() == "lr"]
+    assert [label.get_text() for label in lr.get_xticklabels()] == [
+        *("1e-5", "1e-4", "0.001", "0.01", "0.1")  # matplotlib's axis is a little wider than the data
+    ]
+    assert not lr.get_xticks(minor=True).size
+    assert page.layout.xaxis2.ticktext == ("1e-4", "0.001", "0.01")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [
+        (1e-5, 1e-1, "1e-5 1e-4 0.001 0.01 0.1"),
+        (1e-8, 1, "1e-8 1e-6 1e-4 0.01 1"),
+        (16, 1024, "30 100 300 1000"),
+        (16, 128, "20 50 100"),
+        (1, 3, "1 2 3"),
+        (2e-4, 3e-4, "2e-4 3e-4"),
+        (5, 5, "5"),
+        (1, 1e6, "1 100 10000 1e6"),
+    ],
+)
+def test_ticks(low: float, high: float, labels: str) -> None:
+    assert " ".join(log_ticks(low, high).values()) == labels
+
+
+def test_parallel_coordinates_show_pruned_trials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran = records.study(layered, 30)
+    drawing = found(ran)["parallel-coordinate"]
+    lines = [line for line in figure(drawing, monkeypatch, tmp_path).data if line.customdata is not None]
+    assert len(lines) == 29  # all but the one that failed
+    shown = [dict(line.customdata) for line in lines]
+    assert [each["state"] for each in shown].count("pruned") == 2
+    assert len(axes(drawing, monkeypatch, tmp_path)[0].collections[0].get_paths()) == 29
+    complete = found(records.study(records.one, 5))["parallel-coordinate"]
+    assert isinstance(complete, Drawing)
+    assert "state" not in complete.study.trials[0].params
+
+
+def darkness(color: str) -> float:
+    return 765 - sum(float(part) for part in color.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def test_the_worst_trial_can_be_seen_and_hides_no_differences(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawing = found(records.study(layered, 30))["parallel-coordinate"]
+    page = figure(drawing, monkeypatch, tmp_path)
+    colors = [line.line.color for line in page.data if line.customdata is not None]
+    assert min(map(darkness, colors)) > 100
+    assert len(set(colors)) > 10
+    (scale,) = [trace.marker for trace in page.data if trace.marker.showscale]
+    assert scale.cmax < 1
+    collection = axes(drawing, monkeypatch, tmp_path)[0].collections[0]
+    assert max(map(min, collection.to_rgba([0, 1e6]))) < 0.8  # none is near white
+    assert collection.get_clim()[1] == pytest.approx(scale.cmax)
+
+
+def test_pages_share_one_file_with_plotlys_code(tmp_path: Path) -> None:
+    for drawing in found(records.study(records.pruning, 25)).values():
+        if isinstance(drawing, Drawing):
+            assert write(drawing, tmp_path, "html").stat().st_size < 100_000
+    assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
 
 
 def test_several_objectives_have_each_its_own(tmp_path: Path) -> None:

@@ -146,6 +146,15 @@ def test_plot_into_a_folder_of_both_formats(ready: Cluster, tmp_path: Path) -> N
     assert ran.code == 0
 
 
+@pytest.mark.parametrize("out", ["plots.html", "notes.txt", "notes.txt/deeper"])
+def test_plot_needs_a_folder(cluster: Cluster, tmp_path: Path, out: str) -> None:
+    (tmp_path / "notes.txt").touch()
+    error = Ran("plot", "mnist", "--out", str(tmp_path / out)).error or ""
+    assert error.startswith(f"--out {tmp_path / out}: ")
+    assert "a folder, since each plot gets files of its own" in error
+    assert not (cluster.folder / "asked").exists()
+
+
 def test_plot_fails_if_nothing_could_be_drawn(ready: Cluster) -> None:
     ran = Ran("plot", "mnist", "--plot", "pareto-front")
     assert ran.code == 1
