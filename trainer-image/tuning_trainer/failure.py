@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 MESSAGE_LIMIT = 1000  # characters
 TRACEBACK_LIMIT = 32_000  # characters; the last ones are kept
+ARGUMENTS = (
+    "argparse ended the process (see its message in the log): a trial runs your code without command-line "
+    "arguments. Give each argument a default, or read environment variables instead."
+)
 WIDEST = 6  # bytes that one character takes in JSON, at most
 TERMINATION_LIMIT = 4096  # bytes of a termination message that the kubelet keeps
 
@@ -73,11 +77,23 @@ def _classify(error: BaseException) -> tuple[str, str | None]:
         memory = "GPU memory" if out_of_gpu else "memory"
         more = "use a GPU with more of it" if out_of_gpu else "raise the container's memory limit"
         return "OutOfMemory", f"Use less {memory} (for example, a smaller batch size), or {more}."
+    if is_argument_error(error):
+        return "Exception", ARGUMENTS
     if isinstance(error, SystemExit):
         return "Exception", "The objective ended the process: return a value or raise an exception instead."
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted", None
     return "Exception", None
+
+
+def is_argument_error(error: BaseException) -> bool:
+    """Return whether argparse ended the process, since required command-line arguments are missing."""
+    frames = error.__traceback__ if isinstance(error, SystemExit) else None
+    while frames is not None:
+        if frames.tb_frame.f_globals.get("__name__") == "argparse":
+            return True
+        frames = frames.tb_next
+    return False
 
 
 def write_termination_message(path: str, failure: Failure) -> None:

@@ -24,7 +24,7 @@ REFIT = """\
   # refit: {}
 """
 
-_AMBIGUOUS = re.compile(r"[yYnN]|[-+]?\.?[0-9][0-9._]*([eE][-+]?[0-9]+)?|0[box][0-9a-fA-F_]+")
+_AMBIGUOUS = re.compile(r"[yYnN]|[-+]?\.?[0-9][0-9._]*([eE][-+]?[0-9]+)?|[-+]?0[bBoOxX][0-9a-fA-F_]+")
 """Strings that PyYAML leaves unquoted, but that kubectl reads as booleans or numbers."""
 
 _METRIC = re.compile(r"[^A-Za-z0-9_.\-]")
@@ -175,6 +175,7 @@ def _comments(study: ScriptStudy) -> Mapping[str, str]:
         "sampler": "from the script",
         "pruner": "from the script",
         "maxTrials": f"{limit}raise it later to continue the study",
+        "maxFailedTrials": f"the script continues after {', '.join(study.catch)}",
         "parallelism": "trials that run at the same time, each in its own pod",
         "timeout": "for the whole study",
         "initialTrials": "tried first",

@@ -89,12 +89,21 @@ def test_comments_list_what_cannot_be_expressed_and_what_was_assumed() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["y", "N", "on", "no", "null", "~", "1e3", "1_0", "0x1F", "0o17", "012", " "]
+    "text", ["y", "N", "on", "no", "null", "~", "1e3", "1_0", "0x1F", "-0X1f", "0o17", "012", " "]
 )
 def test_strings_that_yaml_takes_for_something_else_are_quoted(text: str) -> None:
     written = manifest(script_study(initialTrials=[{text: text}]), OPTIONS)
     assert f"'{text}': '{text}'" in written
     assert yaml.safe_load(written)["spec"]["initialTrials"] == [{text: text}]
+
+
+def test_exceptions_that_the_script_catches_do_not_fail_the_study() -> None:
+    caught = script_study(nTrials=20, catch=["ValueError", "OSError"])
+    assert spec(caught)["maxFailedTrials"] == 20
+    assert "maxFailedTrials: 20   # the script continues after ValueError, OSError" in manifest(
+        caught, OPTIONS
+    )
+    assert "maxFailedTrials" not in spec(script_study(nTrials=20))
 
 
 def test_comments_do_not_break_a_long_list() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from typing import TYPE_CHECKING
 
@@ -92,3 +93,13 @@ def test_a_chained_exception_keeps_its_cause() -> None:
     assert text
     assert "KeyError: 'lost'" in text
     assert text.endswith("RuntimeError: outer\n")
+
+
+def test_arguments_that_argparse_misses_are_not_blamed_on_the_objective() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", required=True)
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args([])
+    remedy = failure_of(caught.value).remedy or ""
+    assert "without command-line arguments" in remedy
+    assert "objective" not in remedy

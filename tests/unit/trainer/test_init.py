@@ -194,6 +194,20 @@ def test_a_script_without_one_study_says_why(folder: Path, code: str, says: str)
     assert says in failure["message"]
 
 
+@both
+def test_a_script_that_needs_arguments_is_refused(folder: Path, python: tuple[str, ...]) -> None:
+    """A trial would run it without arguments."""
+    code = """
+        import argparse
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--data", required=True)
+        parser.parse_args()
+    """
+    failure = init(folder, code, python=python)["failure"]
+    assert failure["message"] == "train.py ended before it called study.optimize: SystemExit: 2"
+    assert failure["remedy"].endswith("Give each argument a default, or read environment variables instead.")
+
+
 def test_a_file_that_is_not_there_and_wrong_arguments(folder: Path) -> None:
     command = [*BARE, "trainer.zip", "init", "--output", "asked.json"]
     missing = subprocess.run([*command, "trian.py"], cwd=folder, capture_output=True, text=True, timeout=60)

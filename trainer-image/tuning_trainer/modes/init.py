@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tuning_trainer.failure import Failure, TrialFailure, failure_of
+from tuning_trainer.failure import Failure, TrialFailure, failure_of, is_argument_error
 from tuning_trainer.log import calling_frame
 from tuning_trainer.modes.init_document import RecordedStudy, study_document
 from tuning_trainer.modes.lookahead import check_only_call
@@ -82,7 +82,7 @@ def _before_optimize(name: str, error: BaseException) -> Failure:
     failure = failure_of(error)
     if isinstance(error, TrialFailure):
         return failure
-    remedy = "Fix the script, or pass the arguments that it needs after its name."
+    remedy = failure.remedy if is_argument_error(error) else "Fix the script."
     return failure._replace(
         message=f"{name} ended before it called study.optimize: {failure.message}", remedy=remedy
     )
