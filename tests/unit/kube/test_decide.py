@@ -359,13 +359,13 @@ def test_several_objectives_reach_their_targets_together() -> None:
 
 def test_the_events() -> None:
     """Events of a whole study, each change recorded once."""
-    recorded: list[tuple[str, int]] = []
+    recorded: list[tuple[str, int, bool]] = []
     status = TuningStudyStatus()
 
     def turn(standing: Any, **spec: Any) -> None:
         nonlocal status
         plan = decision(study(status=status, **spec), standing, NOW)
-        recorded.extend((event.reason, event.count) for event in plan.events)
+        recorded.extend((event.reason, event.count, event.warning) for event in plan.events)
         status = plan.status
 
     failed = trial(2, "FAIL", failure=diagnosis("OutOfMemory").failure)
@@ -377,7 +377,16 @@ def test_the_events() -> None:
     turn(seen(summary(1, complete=1, pruned=3, fail=1, best=best, recent_failures=[failed])), suspend=True)
     turn(seen(summary(1, complete=1, pruned=3, fail=1, best=best, recent_failures=[failed])))
     turn(seen(summary(complete=6, pruned=3, fail=1, best=best, recent_failures=[failed])))
+    refused = (Problem(field="sampler.args", message="no"),)
+    turn(seen(summary(complete=6, pruned=3, fail=1, best=best, recent_failures=[failed]), problems=refused))
+    turn(
+        seen(summary(complete=6, pruned=3, fail=2, best=best, recent_failures=[failed])),
+        maxTrials=20,
+        maxFailedTrials=1,
+    )
+    normal, warning = False, True
     assert recorded == [
-        ("Started", 1), ("ImagePull", 1), ("NewBest", 1), ("TrialPruned", 3), ("Suspended", 1), ("TrialFailed", 1),
-        ("Resumed", 1), ("Completed", 1),
+        ("Started", 1, normal), ("ImagePull", 1, warning), ("NewBest", 1, normal), ("TrialPruned", 3, normal),
+        ("Suspended", 1, normal), ("TrialFailed", 1, warning), ("Resumed", 1, normal), ("Completed", 1, normal),
+        ("Refused", 1, warning), ("TrialFailed", 1, warning), ("Failed", 1, warning),
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tuning_operator.kube.jobs.ended import why_ended
-from tuning_operator.kube.jobs.evidence import Evidence
+from tuning_operator.kube.jobs.evidence import Evidence, is_unscheduled
 from tuning_operator.kube.jobs.starting import why_not_started
 from tuning_operator.kube.plan.work import Refit, program
 from tuning_operator.resource.times import rfc3339
@@ -248,6 +248,35 @@ def test_since_when() -> None:
     assert image is not None
     assert full is not None
     assert (image.since, full.since) == (ago(77), ago(60))
+
+
+def test_a_condition_counts_by_its_type_and_status() -> None:
+    """The conditions of a pod that was scheduled and whose image can't be pulled."""
+    conditions = [
+        {"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": "2026-11-21T11:59:10Z"},
+        {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-11-21T11:58:00Z"},
+        {
+            "type": "Ready",
+            "status": "False",
+            "reason": "Unschedulable",
+            "lastTransitionTime": "2026-11-21T11:59:50Z",
+        },
+        {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-21T11:59:30Z"},
+    ]
+    there = pod(phase="Pending", conditions=conditions, **waiting("ErrImagePull"))
+    assert not is_unscheduled(there)
+    found = why_not_started(Evidence(job(), [there]))
+    assert found is not None
+    assert (found.failure.category, found.since) == ("ImagePull", ago(30))
+    del there["status"]["containerStatuses"]
+    assert why_not_started(Evidence(job(), [there])) is None, "nothing is known to keep it from starting"
+
+
+def test_a_pod_that_waits_at_a_scheduling_gate_is_unscheduled_but_not_unschedulable() -> None:
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
+    there = pod(phase="Pending", conditions=[gated])
+    assert is_unscheduled(there)
+    assert why_not_started(Evidence(job(), [there])) is None
 
 
 NO_PYTHON = 'failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: "python3": executable file not found in $PATH: unknown'

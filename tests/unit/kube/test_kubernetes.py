@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 from kubernetes.aio import client
 from tuning_operator.kube.ports.kubernetes import KubeError, KubernetesApi
 from tuning_operator.kube.probes import Metrics
@@ -74,6 +75,35 @@ async def test_a_reply_that_is_no_list_is_not_an_empty_one(stub: HttpStub, kube:
     stub.reply(200, {"kind": "JobList"})
     with pytest.raises(KubeError, match="no items"):
         await kube.select("Job", "ml")
+
+
+async def test_long_lists_come_in_pages(stub: HttpStub, kube: KubernetesApi) -> None:
+    """Of 500 objects, as kubectl asks for them: the API server holds no page in memory for long."""
+
+    async def pages(request: web.Request) -> web.StreamResponse:
+        assert request.query["limit"] == "500"
+        assert request.query["labelSelector"] == "a=b"
+        rest = request.query.get("continue")
+        metadata = {} if rest else {"continue": "the rest"}
+        return web.json_response({"metadata": metadata, "items": [{"kind": "Job", "page": rest}]})
+
+    stub.fault = pages
+    found = await kube.select("Job", "ml", labels="a=b")
+    assert [item["page"] for item in found] == [None, "the rest"]
+
+
+async def test_the_largest_amount_of_each_resource(stub: HttpStub, kube: KubernetesApi) -> None:
+    nodes = [
+        {"cpu": "4", "nvidia.com/gpu": "2", "example.com/fpga": "1"},
+        {"cpu": "3900m", "nvidia.com/gpu": "8", "memory": "1Gi"},
+        {"nvidia.com/gpu": "4", "memory": "999Mi"},
+    ]
+    items = [{"status": {"allocatable": node}} for node in nodes]
+    stub.reply(200, {"items": [*items, {"metadata": {"name": "new"}}]})
+    largest = {"cpu": "4", "nvidia.com/gpu": "8", "example.com/fpga": "1", "memory": "1Gi"}
+    assert await kube.largest_nodes() == largest
+    stub.reply(403, {"reason": "Forbidden", "message": "nodes is forbidden"})
+    assert await kube.largest_nodes() is None
 
 
 @pytest.mark.parametrize("answer", ["<html>bad gateway</html>", "[1]", ""])

@@ -194,6 +194,22 @@ async def test_a_crashed_pod_is_a_failed_trial() -> None:
     assert ("TrialFailed", 1) in world.kube.events()
 
 
+async def test_a_failure_is_a_warning_event() -> None:
+    world = World(maxTrials=2, parallelism=1)
+    await world.settle()
+    world.crash(0)
+    await world.settle()
+    world.succeed(1)
+    await world.settle()
+    events = (item for (kind, _, _), item in world.kube.objects.items() if kind == "Event")
+    assert {event["reason"]: event["type"] for event in events} == {
+        "Started": "Normal",
+        "TrialFailed": "Warning",
+        "NewBest": "Normal",
+        "Completed": "Normal",
+    }
+
+
 async def test_a_pod_that_exits_0_without_a_result_is_a_failed_trial() -> None:
     world = World(parallelism=1)
     await world.settle()
@@ -432,6 +448,20 @@ async def test_a_deleted_study_ends_in_the_record() -> None:
     assert world.server.forgotten == [KEY]
     assert world.jobs == {}
     assert not world.server.running(KEY)
+
+
+async def test_a_study_restored_from_a_backup_gets_its_trainer() -> None:
+    """Its ConfigMap went with the study that was deleted."""
+    world = World(parallelism=1)
+    await world.settle()
+    restored = body(parallelism=1)
+    world.kube.remove(names.KIND, "ml", "mnist")
+    assert world.kube.named("ConfigMap") == set()
+    await world.tick()
+    world.kube.put(restored)
+    await world.settle()
+    volumes = world.jobs[1]["spec"]["template"]["spec"]["volumes"]
+    assert world.kube.named("ConfigMap") == {v["configMap"]["name"] for v in volumes if "configMap" in v}
 
 
 async def test_a_study_being_deleted_starts_nothing() -> None:

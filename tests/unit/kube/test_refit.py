@@ -243,13 +243,13 @@ def test_copied_trials_are_counted_where_there_can_be_any() -> None:
 
 
 def test_the_events() -> None:
-    recorded: list[tuple[str, str]] = []
+    recorded: list[tuple[str, bool, str]] = []
     status: TuningStudyStatus = running_status()
 
     def turn(given_summary: Observation, **fields: Any) -> None:
         nonlocal status
         plan = decision(spec(status=status, **fields), given_summary, NOW)
-        recorded.extend((e.reason, e.message) for e in plan.events if e.reason.startswith("Refit"))
+        recorded.extend((e.reason, e.warning, e.message) for e in plan.events if e.reason.startswith("Refit"))
         status = plan.status
 
     first, again = record(), record(digest=Refit.of(RefitSpec(retries=3), 3).digest)
@@ -265,12 +265,12 @@ def test_the_events() -> None:
     )
     turn(seen(ended(done)), refit={"retries": 3})
     turn(seen(ended(done)), refit={"retries": 3})
-    assert [reason for reason, _ in recorded] == [
-        "RefitStarted",
-        "RefitFailed",
-        "RefitStarted",
-        "RefitCompleted",
+    assert [(reason, warning) for reason, warning, _ in recorded] == [
+        ("RefitStarted", False),
+        ("RefitFailed", True),
+        ("RefitStarted", False),
+        ("RefitCompleted", False),
     ]
-    assert "with the parameters of trial 3 started in Job mnist-refit" in recorded[0][1]
-    assert "ValueError: boom" in recorded[1][1]
-    assert recorded[3][1].endswith("completed: 0.95. The model is in /models/mnist.pt.")
+    assert "with the parameters of trial 3 started in Job mnist-refit" in recorded[0][2]
+    assert "ValueError: boom" in recorded[1][2]
+    assert recorded[3][2].endswith("completed: 0.95. The model is in /models/mnist.pt.")

@@ -208,6 +208,7 @@ async def test_a_run_that_is_starting_is_looked_at_again() -> None:
         (failed_job(), "ended"),
         (job(conditions=[{"type": "Complete", "status": "True"}]), "ended"),
         (job(conditions=[{"type": "FailureTarget", "status": "True"}]), "starting"),
+        (job(conditions=[{"type": "Complete", "status": "False"}]), "starting"),
         (
             {**job(), "metadata": {**job()["metadata"], "deletionTimestamp": "2026-11-21T12:00:00Z"}},
             "stopping",

@@ -142,6 +142,8 @@ async def test_the_feed_names_a_change_once_it_is_durable(
     assert (await servers.feed.after(cursor, 0)).studies == []
     store.let_go()
     assert (await servers.feed.after(cursor, 30)).studies == [KEY]
+    await asyncio.sleep(0)
+    assert not engine._context._announcing, "nothing stays in memory"
 
 
 async def test_a_change_is_announced_though_the_database_took_too_long_for_the_reply(

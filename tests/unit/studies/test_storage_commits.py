@@ -153,6 +153,7 @@ def test_values_that_no_row_can_hold_are_refused_at_once(storage: PostgresStorag
             storage.set_study_user_attr(study_id, "a\0b", 1)
         with pytest.raises(ValueError, match="step"):
             storage.set_trial_intermediate_value(trial_id, 2**31, 1.0)
+        storage.set_trial_intermediate_value(trial_id, 2**31 - 1, 1.0)
         with pytest.raises(ValueError, match="surrogate"):
             storage.set_trial_system_attr(trial_id, "\ud800", 1)
         with pytest.raises(TypeError):
@@ -161,6 +162,7 @@ def test_values_that_no_row_can_hold_are_refused_at_once(storage: PostgresStorag
             storage.create_new_trial(study_id, create_trial(value=0.0, user_attrs={"k" * 513: 1}))
     writes.wait(30)
     assert storage.get_trial(trial_id).user_attrs == {}
+    assert storage.get_trial(trial_id).intermediate_values == {2**31 - 1: 1.0}
     assert storage.get_n_trials(study_id) == 1
 
 

@@ -6,8 +6,10 @@ import base64
 import json
 import threading
 import time
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import certifi
@@ -19,7 +21,6 @@ from tuning_operator.resource.names import REFIT, TOKEN_AUDIENCE
 from tuning_operator.studies.auth.keyset import REFRESH_SECONDS, Published, PublishedKeys
 from tuning_operator.studies.auth.keyset import ApiServer as ClusterKeys
 from tuning_operator.studies.auth.tokens import (
-    LEEWAY_SECONDS,
     LOCAL_OPERATOR,
     LocalKeys,
     Operator,
@@ -180,15 +181,44 @@ async def test_a_symmetric_key_among_the_published_ones_is_passed_over(
     assert "unknown key" in await refusal(verifier, token("k" * 32, "three", "HS256"))
 
 
-async def test_a_known_token_is_good_until_it_expires(
+async def test_a_known_token_is_good_until_10_seconds_after_its_end(
     verifier: Verifier, api_server: ApiServer, clock: Clock
 ) -> None:
-    made = token()
+    end = int(time.time()) + 3600
+    made = token(exp=end)
     pod = await verifier.identify(made)
-    assert verifier.known(made) == pod
-    clock.now += 3600 + LEEWAY_SECONDS + 1
-    assert verifier.known(made) is None
+    for now, known in ((end, pod), (end + 9.9, pod), (end + 10, None)):
+        clock.now = now
+        assert verifier.known(made) == known
     assert api_server.asked == 1
+
+
+async def test_a_new_token_is_good_until_10_seconds_after_its_end(
+    verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So much may the clocks of two machines differ."""
+    made = token(exp=2_000_000_000, nbf=None)
+    passed = SimpleNamespace(now=lambda tz: datetime.fromtimestamp(2_000_000_000 + after, tz))
+    monkeypatch.setattr("jwt.api_jwt.datetime", passed)
+    after = 10
+    assert "has expired" in await refusal(verifier, made)
+    after = 9
+    assert isinstance(await verifier.identify(made), TrialPod)
+
+
+async def test_only_tokens_that_are_still_valid_are_kept_when_there_are_many(
+    verifier: Verifier, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuning_operator.studies.auth.tokens.CACHED_TOKENS", 2)
+    short, long, late, last = (token(exp=int(clock.now) + seconds) for seconds in (60, 3600, 3601, 3602))
+    for made in (short, long, late):
+        await verifier.identify(made)
+    known = [verifier.known(made) is not None for made in (short, long, late)]
+    assert known == [True, True, False], "there is no room"
+    clock.now += 120
+    await verifier.identify(last)
+    known = [verifier.known(made) is not None for made in (short, long, last)]
+    assert known == [False, True, True]
 
 
 async def test_new_keys_are_fetched_when_one_shows_up(
@@ -196,9 +226,25 @@ async def test_new_keys_are_fetched_when_one_shows_up(
 ) -> None:
     await verifier.identify(token())
     api_server.keys = [jwk(OTHER_RSA, "three", "RS256")]
-    clock.now += REFRESH_SECONDS
+    clock.now += 4.9
+    assert "unknown key" in await refusal(verifier, token(OTHER_RSA, "three"))
+    clock.now += 0.1
     assert isinstance(await verifier.identify(token(OTHER_RSA, "three")), TrialPod)
     assert api_server.asked == 2
+
+
+async def test_keys_are_fetched_again_after_an_hour(
+    verifier: Verifier, api_server: ApiServer, clock: Clock
+) -> None:
+    """A key that the API server has withdrawn is good for no longer."""
+    clock.now = 0
+    await verifier.identify(token())
+    api_server.keys = []
+    clock.now = 3600
+    await verifier.identify(token(exp=int(time.time()) + 60))
+    assert api_server.asked == 1
+    clock.now = 3600.1
+    assert "unknown key" in await refusal(verifier, token(exp=int(time.time()) + 61))
 
 
 async def test_invented_key_ids_do_not_make_the_server_ask_again_and_again(
@@ -230,6 +276,15 @@ async def test_without_any_keys_the_server_is_unavailable(
     api_server.away = False
     clock.now += REFRESH_SECONDS
     assert isinstance(await verifier.identify(token()), TrialPod)
+
+
+def test_local_tokens_are_good_for_a_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = "thirty-two bytes or more of a secret"
+    monkeypatch.setattr("tuning_operator.studies.auth.tokens.time", SimpleNamespace(time=lambda: 1000.0))
+    for made in (mint_operator(secret), mint_pod(secret, "ml", "mnist-3-x"), mint_reader(secret, "ml")):
+        assert jwt.decode(made, options={"verify_signature": False})["exp"] == 1000 + 86_400
+    made = mint_reader(secret, "ml", seconds=60)
+    assert jwt.decode(made, options={"verify_signature": False})["exp"] == 1060
 
 
 async def test_local_tokens() -> None:

@@ -111,7 +111,7 @@ class HttpStudyServer:
     async def forget(self, key: StudyKey) -> None:
         """Tell the server that the study's resource was deleted."""
         reply = await self._send("DELETE", _path(key))
-        if reply.status not in (200, 204, 404):
+        if reply.status not in (204, 404):
             raise StudyServerUnavailable(str(reply))
 
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109

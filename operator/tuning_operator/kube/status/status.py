@@ -24,7 +24,7 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
     """Return the status that shows what was seen and decided."""
     summary, old = seen.summary, study.status
     phase = _phase(study, seen, plan)
-    generation = study.metadata.get("generation", 1)
+    generation = study.metadata["generation"]
     done = finished(summary) if summary else 0
     return TuningStudyStatus(
         phase=phase,
@@ -70,7 +70,7 @@ def refused(
 
 def accepted(study: TuningStudy) -> bool:
     """Tell whether the study server has accepted this generation of the spec."""
-    condition, generation = find(study.status.conditions, "Accepted"), study.metadata.get("generation", 1)
+    condition, generation = find(study.status.conditions, "Accepted"), study.metadata["generation"]
     return (
         condition is not None and condition.status == "True" and condition.observed_generation == generation
     )

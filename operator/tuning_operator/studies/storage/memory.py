@@ -84,7 +84,7 @@ class StudyRecord:
         return trial.state == TrialState.COMPLETE and len(self.directions) == 1 and bool(trial.values)
 
     def _rank(self, trial: FrozenTrial) -> tuple[bool, float, int]:
-        value = trial.values[0]
+        [value] = trial.values
         if self.directions[0] == StudyDirection.MAXIMIZE:
             value = -value
         is_nan = value != value  # NaN
