@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help sync lint format generate unit api e2e test demo demo-down kubeconfig
+.PHONY: help sync lint format generate unit api e2e mutants test demo demo-down kubeconfig
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
 
@@ -32,6 +32,9 @@ api: sync ## Run the tests that need an API server but no pods
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
 	$(RUN) pytest tests/e2e --timeout=900 -n 2 --maxschedchunk=1
+
+mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)
+	$(RUN) --group mutants python -m dev.mutants
 
 generate: sync ## Generate crds/, the chart's copy and docs/reference from the models
 	$(RUN) python -m tuning_operator.resource.crdgen > crds/tuningstudies.tuning.dev.yaml
