@@ -179,6 +179,28 @@ class Pod:
         status = {"phase": "Failed", "reason": reason, "message": message, "startTime": _now()}
         await self.node.core.patch_namespaced_pod_status(self.name, self.node.namespace, {"status": status})
 
+    async def exits_beside_a_proxy(self, code: int, reason: str) -> None:
+        """The trainer exits, and the second container runs until the pod's deadline."""
+        await self._exits(code, reason, "Running", {"running": {"startedAt": _now()}})
+        while True:
+            body = await self.node.core.read_namespaced_pod(self.name, self.node.namespace)
+            if body.spec.active_deadline_seconds == 1:
+                break
+            await asyncio.sleep(0.1)
+        killed = {"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": _now()}}
+        await self._exits(code, reason, "Failed", killed, reason="DeadlineExceeded")
+
+    async def _exits(self, code: int, why: str, phase: str, proxy: Json, **fields: str) -> None:
+        own = {"terminated": {"exitCode": code, "reason": why, "finishedAt": _now()}}
+        statuses = [
+            {"name": container["name"], "image": container["image"], "imageID": "", "ready": False,
+             "restartCount": 0, "state": state}
+            for container, state in zip(self.body["spec"]["containers"], (own, proxy), strict=True)
+        ]  # fmt: skip
+        ready = {"type": "Ready", "status": "False", "lastTransitionTime": _now()}
+        status = {"phase": phase, "conditions": [ready], "containerStatuses": statuses, **fields}
+        await self.node.core.patch_namespaced_pod_status(self.name, self.node.namespace, {"status": status})
+
     async def is_disrupted(self) -> None:
         """As when its node is drained."""
         condition = {

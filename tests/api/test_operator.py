@@ -209,8 +209,45 @@ async def test_a_crash_is_told_with_its_remedy(cluster: Cluster) -> None:
     message = condition(status, "Failed")["message"]
     assert "maxFailedTrials" in message
     assert "resources.limits.memory" in message
-    failure = (await cluster.record())["lastFailure"]["failure"]
+    failure = (await cluster.record())["recentFailures"][-1]["failure"]
     assert failure["category"] == "OutOfMemory"
+
+
+def beside_a_proxy(cluster: Cluster) -> dict[str, Any]:
+    """A trial whose pod has a second container."""
+    containers = [{"name": name, "image": "i"} for name in ("trainer", "proxy")]
+    template = {"spec": {"nodeSelector": {"for": cluster.namespace}, "containers": containers}}
+    return {"template": template, "pruneGrace": "10s"}
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["out of memory", "with a result"])
+async def test_a_trainer_that_exits_beside_a_living_proxy(cluster: Cluster, killed: bool) -> None:
+    """Its end is seen at once, no pod follows it, and its Job and pod are kept."""
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        if not killed:
+            await pod.post("result", {"state": "COMPLETE", "values": [1.0]})
+        await pod.exits_beside_a_proxy(*((137, "OOMKilled") if killed else (0, "Completed")))
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=1, parallelism=1, trial=beside_a_proxy(cluster))
+    status = await cluster.wait(phase("Completed", "Failed"))
+    assert status["phase"] == ("Failed" if killed else "Completed")
+    if killed:
+        assert (await cluster.record())["recentFailures"][-1]["failure"]["category"] == "OutOfMemory"
+    await eventually(cluster.nothing_runs)
+    await asyncio.gather(*cluster.node._lives.values())
+    await eventually(lambda: ended(cluster))
+    assert [pod.trial for pod in cluster.node.pods] == [0], "no other pod follows"
+    pods = await cluster.node.core.list_namespaced_pod(cluster.namespace)
+    assert [pod.status.phase for pod in pods.items] == ["Failed"]
+
+
+async def ended(cluster: Cluster) -> bool:
+    """Tell whether the only Job has ended."""
+    [job] = (await client.BatchV1Api(cluster.connection).list_namespaced_job(cluster.namespace)).items
+    return any(c.type in ("Complete", "Failed") and c.status == "True" for c in job.status.conditions or [])
 
 
 async def test_pods_that_were_lost_are_replaced(cluster: Cluster) -> None:
