@@ -361,6 +361,16 @@ def test_parameters_that_the_search_space_has(empty: RunningServer) -> None:
     assert [trial.params for trial in found] == good
 
 
+def test_a_study_that_continues_from_a_second_study_has_the_trials_of_both(empty: RunningServer) -> None:
+    """Though their numbers are the same."""
+    definition = DEFINITION | {"searchSpace": [FLOAT]}
+    copied(empty, definition, trial_of({"p": 0.25}))
+    second = optuna.create_study(study_name="ml/second", storage=empty.server.service._store.storage)
+    second.add_trials([trial_of({"p": 0.5}), trial_of({"p": 0.75})])
+    put(empty.operator(), definition | {"warmStart": "second"})
+    assert [trial.params["p"] for trial in recorded(empty).trials] == [0.25, 0.5, 0.75]
+
+
 def test_without_a_search_space_the_first_trial_defines_a_parameter(empty: RunningServer) -> None:
     definition = {key: value for key, value in DEFINITION.items() if key != "searchSpace"}
     points: list[dict[str, Any]] = [{"p": 0.5}, {"p": 0.5, "q": "a"}, {"p": 1}, {"p": "x"}, {"q": "b"}, {}]
