@@ -31,7 +31,7 @@ api: sync ## Run the tests that need an API server but no pods
 	$(RUN) pytest tests/api -n 2
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
-	$(RUN) pytest tests/e2e --timeout=900 -n 2 --maxschedchunk=1
+	$(RUN) pytest tests/e2e --timeout=900 -n 3 --maxschedchunk=1
 
 mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)
 	$(RUN) --group mutants python -m dev.mutants

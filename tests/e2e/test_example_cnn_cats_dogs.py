@@ -39,7 +39,7 @@ SMALL = examples.trainer(
 )
 
 
-@pytest.mark.long
+@pytest.mark.restart_proof
 @pytest.mark.timeout(600)
 def test_images_on_a_volume_and_two_trials_at_a_time(kubectl: Kubectl) -> None:
     fill_volume(kubectl)

@@ -50,7 +50,7 @@ DEEP = {"n_layers": 3, "hidden_size_1": 64, "hidden_size_2": 128, "hidden_size_3
 COMMON = {"dropout", "lr", "optimizer", "batch_size"}
 
 
-@pytest.mark.long
+@pytest.mark.restart_proof
 @pytest.mark.timeout(600)
 def test_one_size_per_layer_declared_and_define_by_run(kubectl: Kubectl) -> None:
     overlay = {"maxTrials": 2, "parallelism": 2, "initialTrials": [SHALLOW, DEEP]}
