@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, PlainSerializer
 from tuning_trainer.wire.codec import to_wire
 
-from tuning_operator.resource.study import Model, Objective, Parameter, Pruner, Sampler, Scalar
+from tuning_operator.resource.study import (
+    ExistingRecord,
+    Model,
+    Objective,
+    Parameter,
+    Pruner,
+    Sampler,
+    Scalar,
+)
 
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 """Optuna's names of trial states."""
@@ -68,6 +76,12 @@ class StudyDefinition(Model):
         description="A study of the same namespace whose finished trials are copied at creation.",
     )
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
+    existing_record: ExistingRecord = "Continue"
+    uid: str | None = Field(
+        None,
+        description="The uid of the TuningStudy. A record with another uid is that of an earlier TuningStudy "
+        "of this name; existingRecord says what happens to it.",
+    )
 
 
 class Problem(Model):
@@ -137,6 +151,11 @@ class RefitRequest(Model):
 class StudySummary(Model):
     """GET on the study's path: a summary, whose size only depends on the number of running trials."""
 
+    uid: str | None = Field(None, description="The uid of the TuningStudy that declared the study last.")
+    continued: int | None = Field(
+        None,
+        description="Number of trials in the record of an earlier TuningStudy that this one continues.",
+    )
     counts: Counts = Field(default_factory=Counts)
     running: list[TrialRecord] = Field(default_factory=list)
     best: TrialRecord | None = None

@@ -350,6 +350,9 @@ class WarmStart(Model):
     )
 
 
+ExistingRecord = Literal["Continue", "Refuse", "Replace"]
+
+
 class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     """Specification of the study: what to optimize, how, and what a trial runs."""
 
@@ -399,6 +402,7 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     initial_trials: list[dict[str, Scalar]] = Field(
         default_factory=list,
         description="Parameters to try first, for example known good ones. Omitted parameters are sampled. "
+        "Those that are added later are tried next; those that are removed remain queued. "
         "kubectl apply omits null values; kubectl create keeps them.",
         max_length=1000,
     )
@@ -410,6 +414,14 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         "Retain",
         description="Whether to keep or delete the study's record in the database when this resource is "
         "deleted.",
+    )
+    existing_record: ExistingRecord = Field(
+        "Continue",
+        description="What happens when this resource is created and the database has a record that an "
+        "earlier TuningStudy of the same name left. Continue: its trials become the first trials of this "
+        "study; if they don't fit objectives and searchSpace, the study is not accepted. Refuse: the study is "
+        "not accepted. Replace: the record is deleted, and the study starts from scratch. This field has no "
+        "effect once the study has been accepted.",
     )
     trial: TrialSpec = Field(description="What a trial runs.")
     refit: RefitSpec | None = None

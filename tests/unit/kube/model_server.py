@@ -34,6 +34,7 @@ class ModelServer:
         self.refits: dict[StudyKey, RefitRecord] = {}
         self.begun: list[RefitRequest] = []
         self.on_begin: Callable[[RefitRequest], None] = lambda _: None
+        self.continued: dict[StudyKey, int] = {}
         self.definitions: dict[StudyKey, StudyDefinition] = {}
         self.forgotten: list[StudyKey] = []
         self.refuses: list[Problem] = []
@@ -42,6 +43,10 @@ class ModelServer:
     async def declare(self, key: StudyKey, definition: StudyDefinition) -> StudySummary:
         if self.refuses:
             raise DefinitionRefused(self.refuses)
+        before = self.definitions.get(key)
+        if before and before.uid != definition.uid:
+            self._end_all(key)
+            self.continued[key] = len(self.trials[key])
         self.definitions[key] = definition
         self.trials.setdefault(key, [])
         return self.summarize(key)
@@ -84,10 +89,14 @@ class ModelServer:
 
     async def forget(self, key: StudyKey) -> None:
         self.forgotten.append(key)
-        if key in self.refits:
-            self._change_refit(key, state="FAIL")
+        self._end_all(key)
+
+    def _end_all(self, key: StudyKey) -> None:
+        """The study's resource is gone: no trial and no refit of it fails by that."""
+        if key in self.refits and self.refits[key].state == "RUNNING":
+            del self.refits[key]
         for trial in self.trials.get(key, []):
-            self.end(key, trial.number, "FAIL", failure=Failure(category="StudyDeleted", message="deleted"))
+            self.end(key, trial.number, "PRUNED", failure=Failure(category="StudyDeleted", message="deleted"))
 
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109
         return Changes(cursor="1", studies=[(key.namespace, key.name) for key in self.trials])
@@ -142,6 +151,8 @@ class ModelServer:
             fail=len(failed),
         )
         return StudySummary(
+            uid=self.definitions[key].uid,
+            continued=self.continued.get(key),
             counts=counts,
             running=self.running(key),
             best=best,

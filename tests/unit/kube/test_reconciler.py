@@ -557,3 +557,97 @@ def refit_pod(world: World, **status: object) -> dict[str, Any]:
     made = pod(0, **status)
     made["metadata"]["labels"] = dict(world.refit["metadata"]["labels"])
     return made
+
+
+async def replace(world: World, *, seen: bool = True, **spec: Any) -> None:
+    """Delete the study and create it again, as `kubectl replace --force` does."""
+    world.kube.remove(names.KIND, "ml", "mnist")
+    if seen:
+        assert await world.tick() is None
+    again = body(**spec)
+    again["metadata"]["uid"] = "5a3d3f2e-0000-4000-8000-000000000002"
+    world.kube.put(again)
+    await world.settle()
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_a_study_that_is_replaced_completes(seen: bool) -> None:
+    """Whether the operator sees that it is gone or not, its trials are no failures of the new one."""
+    spec = {"maxTrials": 6, "parallelism": 2, "maxFailedTrials": 0}
+    world = World(**spec)
+    await world.settle()
+    world.begin(0)
+    world.succeed(0)
+    await world.settle()
+    await replace(world, seen=seen, **spec)
+    assert world.alive() == [3, 4]
+    assert world.status["phase"] == "Running"
+    for number in (3, 4, 5):
+        world.begin(number)
+        world.succeed(number)
+        await world.settle()
+    assert world.condition("Complete")["status"] == "True"
+    assert (world.status["trials"]["complete"], world.status["trials"]["pruned"]) == (4, 2)
+    assert world.status["trials"]["failed"] == 0
+    stopped = [trial.failure and trial.failure.category for trial in world.server.trials[KEY][1:3]]
+    assert stopped == ["StudyDeleted", "StudyDeleted"]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+async def test_the_refit_of_a_study_that_is_replaced_starts_again(seen: bool) -> None:
+    spec: dict[str, Any] = {"maxTrials": 1, "parallelism": 1, "refit": {}}
+    world = World(**spec)
+    await world.settle()
+    world.succeed(0)
+    await world.settle()
+    world.begin_refit()
+    await world.settle()
+    assert world.status["refit"]["phase"] == "Running"
+    await replace(world, seen=seen, **spec)
+    assert world.status["phase"] == "Completed"
+    assert world.status["refit"]["phase"] == "Pending"
+    world.begin_refit()
+    world.complete_refit()
+    await world.settle()
+    assert world.status["refit"]["phase"] == "Completed"
+
+
+async def test_a_record_that_is_continued_is_reported() -> None:
+    world = World(maxTrials=2, parallelism=1)
+    await world.settle()
+    assert world.condition("Accepted")["reason"] == "Valid"
+    world.succeed(0)
+    await world.settle()
+    await replace(world, maxTrials=3, parallelism=1)
+    accepted = world.condition("Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("True", "RecordContinued")
+    assert accepted["message"] == (
+        "The spec is valid. The study continues the record of an earlier TuningStudy of this name, whose "
+        "2 trials count towards maxTrials and maxFailedTrials. To start from scratch instead, delete this "
+        "TuningStudy and apply it again with existingRecord: Replace, which deletes the record, or under "
+        "another name."
+    )
+    world.succeed(2)
+    await world.settle()
+    assert world.condition("Accepted") == accepted
+    assert ("RecordContinued", 1) in world.kube.events()
+
+
+async def test_a_record_that_cannot_be_continued_is_not_shown_as_the_studys() -> None:
+    world = World(maxTrials=1, parallelism=1)
+    await world.settle()
+    world.succeed(0)
+    await world.settle()
+    world.server.refuses = [Problem(field="searchSpace[0]", message="trial 0 has x = 4, set existingRecord")]
+    await replace(world, maxTrials=1, parallelism=1)
+    assert (
+        world.condition("Accepted")["message"] == "spec.searchSpace[0]: trial 0 has x = 4, set existingRecord"
+    )
+    assert world.status["phase"] == "Pending"
+    assert "best" not in world.status
+    assert world.condition("Complete") == {}
+    world.server.refuses = []
+    world.edit(existingRecord="Replace")
+    await world.settle()
+    assert world.server.definitions[KEY].existing_record == "Replace"
+    assert world.condition("Accepted")["status"] == "True"

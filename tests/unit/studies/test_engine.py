@@ -85,12 +85,66 @@ async def test_initial_trials_come_first_and_count(registry: Registry, servers: 
     assert [trial.params["x"] for trial in servers.optuna().trials[:3]] == [0.25, 0.5, 0.75]
 
 
-async def test_initial_trials_are_enqueued_once(registry: Registry, servers: Servers) -> None:
-    points = {"initialTrials": [{"x": 0.25}, {"x": 0.75}]}
-    await declared(registry, definition(**points))
-    await declared(registry, definition(**points, deletionPolicy="Delete"))
-    engine = await declared(servers.start(), definition(initialTrials=[{"x": 0.5}]))
+async def test_each_initial_trial_is_enqueued_once(registry: Registry, servers: Servers) -> None:
+    points = [{"x": 0.25}, {"x": 0.75}]
+    await declared(registry, definition(initialTrials=points))
+    engine = await declared(registry, definition(initialTrials=points, deletionPolicy="Delete"))
     assert engine.counts.waiting == 2
+    assert await ask(engine, 1) == [0]
+    engine = await declared(servers.start(), definition(initialTrials=[{"x": 0.5}, *points]))
+    assert engine.counts.waiting == 2, "the new one is added"
+    assert await ask(engine, 3) == [0, 1, 2]
+    assert (await engine.record(2)).parameters == {"x": 0.5}
+
+
+class BrokenSampler(optuna.samplers.RandomSampler):
+    """Raises what CMA-ES raises for an x0 that lacks a parameter, in the way that `broken` says."""
+
+    broken = ""
+
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        if self.broken == "before_trial":
+            raise KeyError("y")
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+        if self.broken == "relative":
+            raise KeyError("y")
+        return {}
+
+    def sample_independent(self, *args: Any, **kwargs: Any) -> Any:
+        if self.broken == "independent":
+            raise AssertionError
+        return super().sample_independent(*args, **kwargs)
+
+
+@pytest.mark.parametrize("broken", ["before_trial", "relative", "independent"])
+@pytest.mark.parametrize("space", [[X], None])
+async def test_whatever_optuna_raises_ends_that_trial(
+    registry: Registry, servers: Servers, broken: str, space: list[Any] | None
+) -> None:
+    engine = await declared(registry, definition(searchSpace=space))
+    engine.study.sampler = sampler = BrokenSampler()
+    sampler.broken = broken
+    running = await ask(engine, 1)
+    cursor = (await servers.feed.after(None, 0)).cursor
+    if running:
+        assert (space, running) == (None, [0])
+        with pytest.raises(Refused, match="x: TPESampler could not propose parameters: ") as refused:
+            await engine.suggest(0, suggestion("x"))
+        assert "Correct spec.sampler" in str(refused.value)
+        assert (await servers.feed.after(cursor, 0)).studies == [("ml", "mnist")], "the operator learns of it"
+        with pytest.raises(Conflict, match=r"trial 0 has already ended \(FAIL\)"):
+            await engine.suggest(0, suggestion("x"))
+    assert engine.counts.fail == 1
+    failure = (await engine.record(0)).failure
+    assert failure
+    words = "AssertionError" if broken == "independent" else "KeyError: 'y'"
+    assert (failure.category, failure.message) == (
+        "NotProposed",
+        f"TPESampler could not propose parameters: {words}",
+    )
+    sampler.broken = ""
+    assert await ask(engine, 1) == [1], "later trials are not affected"
 
 
 async def test_a_trial_enqueued_by_others_is_started_next(registry: Registry, servers: Servers) -> None:
@@ -543,7 +597,7 @@ async def test_a_deleted_study_leaves_no_trial_running(
             servers.optuna()
     else:
         study = servers.optuna()
-        assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+        assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.PRUNED]
         assert study.trials[1].user_attrs["failure_category"] == "StudyDeleted"
     await registry.forget(KEY)
     engine = await declared(registry)

@@ -45,6 +45,8 @@ class Observer:
     ) -> tuple[tuple[Problem, ...], StudySummary | None]:
         """Read the record; declare the study if this generation of its spec is new to the server."""
         summary = await self._server.summary(key)
+        if summary and summary.uid not in (None, study.metadata["uid"]):
+            summary = None  # of an earlier TuningStudy of this name
         if summary and accepted(study):
             return (), summary
         if problems := self._check(study) or await self._runs.check(study):
@@ -72,4 +74,6 @@ def definition(study: TuningStudy) -> StudyDefinition:
         initial_trials=spec.initial_trials,
         warm_start=spec.warm_start.study if spec.warm_start else None,
         deletion_policy=spec.deletion_policy,
+        existing_record=spec.existing_record,
+        uid=study.metadata["uid"],
     )

@@ -12,7 +12,8 @@ from tuning_operator.resource.times import rfc3339
 ORDER = ("Accepted", "Stalled", "Suspended", "Complete", "Failed")
 MESSAGE_LIMIT = 2000
 """Characters; the API conventions allow 32768, people read less."""
-
+CONTINUED = "RecordContinued"
+"""The reason of Accepted, and of an Event, when the study continues the record of an earlier TuningStudy."""
 
 Type = Literal["Accepted", "Stalled", "Suspended", "Complete", "Failed"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tuning_operator.kube.plan.verdict import ENDED, describe_failure
-from tuning_operator.kube.status.conditions import find
+from tuning_operator.kube.status.conditions import CONTINUED, find
 from tuning_operator.protocol import RefitRecord, StudySummary
 from tuning_operator.resource.study import RefitStatus, TrialCounts, TuningStudyStatus
 from tuning_operator.resource.text import count
@@ -37,6 +37,12 @@ def _refusal(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) ->
     before, after = find(old.conditions, "Accepted"), find(new.conditions, "Accepted")
     if after and after.status == "False" and (before is None or before.message != after.message):
         yield Event("Refused", after.message, key=str(after.observed_generation), warning=True)
+
+
+def _continued(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
+    before, after = find(old.conditions, "Accepted"), find(new.conditions, "Accepted")
+    if after and after.reason == CONTINUED and (before is None or before.reason != CONTINUED):
+        yield Event(CONTINUED, after.message, key=after.last_transition_time)
 
 
 def _stall(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
@@ -102,6 +108,7 @@ def _refit_change(refit: RefitStatus, record: RefitRecord | None) -> Iterator[Ev
 
 SOURCES: tuple[Callable[[TuningStudyStatus, TuningStudyStatus, StudySummary], Iterator[Event]], ...] = (
     _refusal,
+    _continued,
     _stall,
     _phase,
     _trials,

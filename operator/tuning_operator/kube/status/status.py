@@ -10,11 +10,11 @@ from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, unfinished
 from tuning_operator.kube.plan.verdict import ENDED, finished
 from tuning_operator.kube.plan.work import Refit, Trial, Work
-from tuning_operator.kube.status.conditions import Finding, Type, apply, find
+from tuning_operator.kube.status.conditions import CONTINUED, Finding, Type, apply, find
 from tuning_operator.kube.status.refit_status import refit_status
 from tuning_operator.protocol import Failure, Problem, StudySummary, TrialRecord
 from tuning_operator.resource.study import BestTrial, Scalar, TrialCounts, TuningStudy, TuningStudyStatus
-from tuning_operator.resource.text import shorten
+from tuning_operator.resource.text import count, shorten
 from tuning_operator.resource.times import rfc3339
 
 REFIT_MESSAGE_LIMIT = 2000
@@ -63,7 +63,7 @@ def refused(
     status: TuningStudyStatus, generation: int, problems: tuple[Problem, ...], now: datetime
 ) -> TuningStudyStatus:
     """Return the status of a study whose spec could not even be read."""
-    conditions = apply(status.conditions, [_accepted(problems)], generation, now)
+    conditions = apply(status.conditions, [_accepted(problems, None)], generation, now)
     update = {"conditions": conditions, "phase": status.phase or "Pending", "observed_generation": generation}
     return status.model_copy(update=update)
 
@@ -95,7 +95,7 @@ def _start_time(old: TuningStudyStatus, phase: str, now: datetime) -> str | None
 
 
 def _findings(study: TuningStudy, seen: Observation, plan: Plan) -> Iterator[Finding]:
-    yield _accepted(seen.problems)
+    yield _accepted(seen.problems, seen.summary)
     yield _stalled(seen, plan)
     old, verdict = study.status, plan.verdict
     if study.spec.suspend and not verdict:
@@ -110,7 +110,15 @@ def _findings(study: TuningStudy, seen: Observation, plan: Plan) -> Iterator[Fin
             yield Finding(type_, False, "Resumed", "The study was resumed.")
 
 
-def _accepted(problems: tuple[Problem, ...]) -> Finding:
+def _accepted(problems: tuple[Problem, ...], summary: StudySummary | None) -> Finding:
+    if not problems and summary and summary.continued:
+        message = (
+            "The spec is valid. The study continues the record of an earlier TuningStudy of this name, whose "
+            f"{count(summary.continued, 'trial')} count towards maxTrials and maxFailedTrials. To start from "
+            "scratch instead, delete this TuningStudy and apply it again with existingRecord: Replace, which "
+            "deletes the record, or under another name."
+        )
+        return Finding("Accepted", True, CONTINUED, message)
     if not problems:
         return Finding("Accepted", True, "Valid", "The spec is valid.")
     paths = (p.field if p.field.startswith("metadata.") else f"spec.{p.field}" for p in problems)

@@ -1,6 +1,7 @@
 """Whether a definition is compatible with the record that a study of this name already has."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -8,9 +9,12 @@ from optuna.distributions import (
     check_distribution_compatibility,
 )
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import Problem, StudyDefinition
+from tuning_operator.resource import space
+from tuning_operator.resource.space.values import is_number, same, shown
+from tuning_operator.resource.study import Parameter
 from tuning_operator.studies.definition.samplers import to_optuna
 
 
@@ -20,17 +24,19 @@ def directions_of(definition: StudyDefinition) -> list[StudyDirection]:
 
 
 def direction_problems(
-    name: str, recorded: Sequence[StudyDirection], definition: StudyDefinition
+    name: str, recorded: Sequence[StudyDirection], definition: StudyDefinition, fix: str
 ) -> list[Problem]:
     """Return a problem where the directions are not those that the study was created with."""
     if list(recorded) == directions_of(definition):
         return []
     was = ", ".join(direction.name.lower() for direction in recorded)
-    message = f"the record of {name} has the directions {was}, which can't change: keep them, {_fix(name)}"
+    message = f"the record of {name} has the directions {was}, which can't change: keep them, {fix}"
     return [Problem(field="objectives", message=message)]
 
 
-def space_problems(name: str, trials: Iterable[FrozenTrial], definition: StudyDefinition) -> list[Problem]:
+def space_problems(
+    name: str, trials: Iterable[FrozenTrial], definition: StudyDefinition, fix: str
+) -> list[Problem]:
     """Return the declared parameters that Optuna could not store next to those of earlier trials.
 
     Ranges may change; kind, scale and choices may not.
@@ -45,9 +51,7 @@ def space_problems(name: str, trials: Iterable[FrozenTrial], definition: StudyDe
             try:
                 check_distribution_compatibility(old, new)
             except ValueError:
-                message = (
-                    f"{_change(parameter.name, old, new)} in the record of {name}: keep it, {_fix(name)}"
-                )
+                message = f"{_change(parameter.name, old, new)} in the record of {name}: keep it, {fix}"
                 found.append(Problem(field=f"searchSpace[{index}]", message=message))
     return found
 
@@ -63,8 +67,77 @@ def _change(parameter: str, old: BaseDistribution, new: BaseDistribution) -> str
     return f"the type of {parameter} can't change from {kind}"
 
 
-def _fix(name: str) -> str:
+def metric_problems(
+    name: str, recorded: StudyDefinition, definition: StudyDefinition, fix: str
+) -> list[Problem]:
+    """Return a problem where the metrics are not those whose values are in the record."""
+    was = [objective.metric for objective in recorded.objectives]
+    if was == [objective.metric for objective in definition.objectives]:
+        return []
+    what = f"metric {was[0]}" if len(was) == 1 else f"metrics {', '.join(was)}"
+    message = f"the record of {name} has values of the {what}: keep the {what.split()[0]}, {fix}"
+    return [Problem(field="objectives", message=message)]
+
+
+def value_problems(
+    name: str, trials: Iterable[FrozenTrial], definition: StudyDefinition, fix: str
+) -> list[Problem]:
+    """Return a problem for each parameter for which a trial does not fit the search space.
+
+    Failed trials may have any values. Trials that are still to be started have those they were enqueued with.
+    """
+    declared = definition.search_space
+    if declared is None:
+        return []
+    found: dict[str, Problem] = {}
+    places = {parameter.name: index for index, parameter in enumerate(declared)}
+    distributions = {parameter.name: to_optuna(parameter) for parameter in declared}
+    for trial in trials:
+        if trial.state == TrialState.FAIL:  # no sampler and no result uses it
+            continue
+        record = f"trial {trial.number} in the record of {name}"
+        parameters = trial.params or trial.system_attrs.get("fixed_params", {})
+        for parameter, value in parameters.items():
+            place = places.get(parameter)
+            if place is None:
+                message = f"{record} has the parameter {parameter}, which is not declared: declare it, {fix}"
+                found.setdefault("searchSpace", Problem(field="searchSpace", message=message))
+            elif not allows(declared[place], distributions[parameter], value):
+                message = (
+                    f"{record} has {parameter} = {shown(value)}, which the search space excludes: "
+                    f"include it, {fix}"
+                )
+                field = f"searchSpace[{place}]"
+                found.setdefault(field, Problem(field=field, message=message))
+        if trial.state == TrialState.COMPLETE and (lacking := _lacking(declared, parameters)):
+            message = f"{record} has no parameter {lacking}: remove it, {fix}"
+            field = f"searchSpace[{places[lacking]}]"
+            found.setdefault(field, Problem(field=field, message=message))
+    return list(found.values())
+
+
+def allows(parameter: Parameter, distribution: BaseDistribution, value: Any) -> bool:
+    """Return whether a parameter can have a value; Optuna treats true as 1, and would convert "1"."""
+    if parameter.type == "categorical":
+        return any(same(value, choice) for choice in parameter.choices or ())
+    return is_number(value) and distribution._contains(  # noqa: SLF001  Optuna's own rule, steps and rounding included
+        distribution.to_internal_repr(value)
+    )
+
+
+def delete_by_hand(name: str) -> str:
+    """Return the advice to a resource that itself wrote the record of this name."""
     return (
         "give the study another name, or delete the record "
         f"(optuna delete-study --study-name {name} --storage URL)"
     )
+
+
+def _lacking(declared: list[Parameter], parameters: Mapping[str, Any]) -> str | None:
+    """Return the first parameter that a trial should have, given the values of those before it."""
+    chosen: dict[str, Any] = {}
+    while parameter := space.next_parameter(declared, chosen):
+        if parameter.name not in parameters:
+            return parameter.name
+        chosen[parameter.name] = parameters[parameter.name]
+    return None

@@ -23,7 +23,7 @@ from tuning_operator.studies.errors import Conflict, Refused
 
 
 class Result(NamedTuple):
-    """A trial's end as Optuna's `study.tell` takes it, and the reason of a FAIL."""
+    """A trial's end as Optuna's `study.tell` takes it, and the reason of a FAIL or PRUNED."""
 
     state: TrialState
     values: list[float] | None = None
@@ -43,7 +43,7 @@ def read_result(request: TellRequest, study: optuna.Study, metrics: Sequence[str
     if request.values is not None:
         raise refused("values", f"only a COMPLETE trial has values: leave them out of a {request.state} one")
     if request.state == "PRUNED":
-        return Result(TrialState.PRUNED)
+        return Result(TrialState.PRUNED, failure=request.failure)
     unknown = Failure(category="Unknown", message="The trial failed; no reason was reported.")
     return Result(TrialState.FAIL, failure=request.failure or unknown)
 

@@ -30,7 +30,15 @@ from tuning_operator.studies.pruning.base import OptunaPruning
 from tuning_operator.studies.storage.base import Writes
 from tuning_operator.studies.study import checks
 from tuning_operator.studies.study.context import Context, in_thread
-from tuning_operator.studies.study.optuna_study import CONSTRAINT, GridProgress, ServedStudy, Tuner, id_of
+from tuning_operator.studies.study.earlier import CONTINUED
+from tuning_operator.studies.study.optuna_study import (
+    CONSTRAINT,
+    GridProgress,
+    NotProposed,
+    ServedStudy,
+    Tuner,
+    id_of,
+)
 from tuning_operator.studies.study.records import (
     PRUNE_REASON,
     PRUNE_REQUESTED,
@@ -158,11 +166,11 @@ class StudyEngine:
         return await self._end(number, checks.read_result(request, self.study, metrics))
 
     async def stop(self, failure: Failure) -> None:
-        """Start no more trials, and end the running ones and the refit as FAIL."""
+        """Start no more trials; end the running ones as PRUNED, and the refit, with this reason."""
         self.gone = True
         async with self._lock:
             running = self._board.running
-        result = checks.Result(TrialState.FAIL, failure=failure)
+        result = checks.Result(TrialState.PRUNED, failure=failure)
         await asyncio.gather(self.refit.stop(failure), *(self._end(number, result) for number in running))
 
     async def record(self, number: int) -> TrialRecord:
@@ -178,8 +186,12 @@ class StudyEngine:
         return await self._read(lambda: json_pieces(self.study))
 
     async def suggest(self, number: int, request: SuggestRequest) -> Any:
-        """Return a trial's value of a parameter, the same each time."""
+        """Return a trial's value of a parameter, the same each time.
+
+        If Optuna can't propose one, the trial ends as FAIL, and the request is refused.
+        """
         distribution = checks.distribution_of(request)
+        failure: Failure | None = None
         async with self._lock:
             checks.check_suggestible(checks.started(self._trial(number)), request.name, self.definition)
             try:
@@ -188,6 +200,12 @@ class StudyEngine:
                 )
             except ValueError as error:
                 raise checks.refused(request.name, str(error)) from None
+            except NotProposed as error:
+                failure = error.failure
+                self._note(self.study.frozen(number))
+        if failure:
+            await self._announce()
+            raise checks.refused(request.name, failure.describe())
         await self._settle(writes)
         return value
 
@@ -234,7 +252,9 @@ class StudyEngine:
             else:  # a thread has just ended it
                 self._note(trial)
         board = self._board.summary(running, exhausted=self.study.exhausted)
-        return board.model_copy(update={"refit": self.refit.record})
+        continued = self.study.system_attr(CONTINUED)
+        update = {"refit": self.refit.record, "uid": self.definition.uid, "continued": continued}
+        return board.model_copy(update=update)
 
     def _keep(self, trial: FrozenTrial, values: Sequence[tuple[int, float]]) -> bool:
         """Write the values of new steps; return whether there are any."""

@@ -1,6 +1,7 @@
 """Optuna's work on one study: proposing, suggesting, ending. Relies on private parts of Optuna."""
 
 import logging
+import traceback
 from typing import Any
 
 import optuna
@@ -10,6 +11,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, GridSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -29,6 +31,18 @@ METRIC_NAMES = "study:metric_names"
 """The system attribute in which `study.set_metric_names` keeps them; the dashboard shows them."""
 CONSTRAINT = "constraints:"
 """The system attributes in which Optuna 5.0's `trial.set_constraint` keeps its values."""
+
+
+NOT_OPTUNAS = (TimeoutError, Fenced)
+"""Errors of the database, after which a request may be sent again."""
+
+
+class NotProposed(Exception):  # noqa: N818
+    """Optuna could not propose a parameter, so the trial has ended as FAIL."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
 class ServedStudy(optuna.Study):
@@ -64,6 +78,13 @@ class ServedStudy(optuna.Study):
     def set_system_attr(self, key: str, value: Any) -> None:
         """Set a system attribute of the study."""
         self._storage.set_study_system_attr(self._study_id, key, value)
+
+    def next_number(self) -> int:
+        """Start a waiting trial or a new one, as `ask` does, without the sampler; return its number."""
+        trial_id = self._pop_waiting_trial_id()
+        if trial_id is None:
+            trial_id = self._storage.create_new_trial(self._study_id)
+        return self._storage.get_trial(trial_id).number
 
     def trial_id(self, number: int) -> int:
         """Return the storage's id of a trial. Raises KeyError."""
@@ -113,7 +134,7 @@ class Tuner:
         self._study = study
         self.definition = definition
         self._trials: dict[int, optuna.Trial] = {}
-        self._incomplete: optuna.Trial | None = None
+        self._incomplete: int | None = None
 
     @property
     def has_incomplete(self) -> bool:
@@ -126,11 +147,12 @@ class Tuner:
         A trial that cannot be proposed ends as FAIL with the reason, so that none stays RUNNING.
         """
         self._study.enter()
-        self._incomplete = trial = self._incomplete or self._study.ask()
-        self._trials[trial.number] = trial
-        self._complete_or_fail(trial)
+        if self._incomplete is None:
+            self._incomplete = self._study.next_number()
+        number = self._incomplete
+        self._complete_or_fail(number)
         self._incomplete = None
-        return trial.number
+        return number
 
     def lacks_parameters(self, number: int) -> bool:
         """Whether a RUNNING trial has not got all its parameters, as the server ended in the middle."""
@@ -140,12 +162,22 @@ class Tuner:
     def resume(self, number: int) -> None:
         """Give a RUNNING trial the parameters that it lacks."""
         self._study.enter()
-        self._complete_or_fail(self._trial(number))
+        self._complete_or_fail(number)
 
     def suggest(self, number: int, name: str, distribution: BaseDistribution) -> Any:
-        """Return a running trial's value of a parameter. Raises ValueError where Optuna does."""
+        """Return a running trial's value of a parameter.
+
+        Raises:
+            ValueError: Optuna does not accept the request, for example since the choices have changed.
+            NotProposed: Optuna failed in another way. The trial has ended as FAIL.
+        """
         self._study.enter()
-        return _suggest(self._trial(number), name, distribution)
+        try:
+            return _suggest(self._trial(number), name, distribution)
+        except (ValueError, UpdateFinishedTrialError, *NOT_OPTUNAS):
+            raise
+        except Exception as error:
+            raise NotProposed(self._fail(number, error)) from error
 
     def end(self, number: int, result: Result) -> None:
         """End a running trial, through the sampler, as `study.tell` does."""
@@ -154,7 +186,8 @@ class Tuner:
             trial_id, storage = self._study.trial_id(number), self._study.storage
             for key, text in failure_attrs(result.failure).items():
                 storage.set_trial_user_attr(trial_id, key, text)
-            storage.set_trial_system_attr(trial_id, FAIL_REASON, result.failure.message)
+            if result.state == TrialState.FAIL:
+                storage.set_trial_system_attr(trial_id, FAIL_REASON, result.failure.message)
         try:
             self._study.tell(number, result.values, result.state)
         except Exception:
@@ -169,21 +202,28 @@ class Tuner:
             self._trials[number] = optuna.Trial(self._study, self._study.trial_id(number))
         return self._trials[number]
 
-    def _complete_or_fail(self, trial: optuna.Trial) -> None:
+    def _complete_or_fail(self, number: int) -> None:
         declared = self.definition.search_space or []
         try:
+            trial = self._trial(number)
             while parameter := space.next_parameter(declared, trial.params):
                 _suggest(trial, parameter.name, to_optuna(parameter))
-        except (TimeoutError, Fenced):  # the database's fault, not the definition's
+        except NOT_OPTUNAS:
             raise
-        except Exception as error:
-            log.exception("Trial %d of %s cannot be proposed", trial.number, self._study.study_name)
-            failure = Failure(
-                category="NotProposed",
-                message=f"{self.definition.sampler.name} could not propose parameters: {error}",
-                remedy="Correct spec.sampler, spec.searchSpace or spec.initialTrials.",
-            )
-            self.end(trial.number, Result(TrialState.FAIL, failure=failure))
+        except Exception as error:  # noqa: BLE001  whatever a sampler raises
+            self._fail(number, error)
+
+    def _fail(self, number: int, error: Exception) -> Failure:
+        """End a trial that Optuna cannot propose parameters for; return the reason, in Optuna's words."""
+        log.exception("Trial %d of %s cannot be proposed", number, self._study.study_name)
+        words = "".join(traceback.format_exception_only(error)).strip()
+        failure = Failure(
+            category="NotProposed",
+            message=f"{self.definition.sampler.name} could not propose parameters: {words}",
+            remedy="Correct spec.sampler, spec.searchSpace or spec.initialTrials.",
+        )
+        self.end(number, Result(TrialState.FAIL, failure=failure))
+        return failure
 
 
 def id_of(trial: FrozenTrial) -> int:

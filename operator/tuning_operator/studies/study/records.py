@@ -53,8 +53,8 @@ def failure_attrs(failure: Failure) -> dict[str, str]:
 
 
 def failure_of(trial: FrozenTrial) -> Failure | None:
-    """Return why a trial failed; None if it did not, or no reason was given."""
-    if trial.state != TrialState.FAIL:
+    """Return why a trial failed or was stopped; None if no reason was given."""
+    if trial.state not in (TrialState.FAIL, TrialState.PRUNED):
         return None
     attrs = trial.user_attrs
     message = attrs.get(FAILURE + "message", trial.system_attrs.get(FAIL_REASON))

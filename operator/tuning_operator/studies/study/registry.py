@@ -13,6 +13,7 @@ from optuna.exceptions import DuplicatedStudyError
 from tuning_operator.protocol import Failure, StudyDefinition, StudyKey, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.studies.definition.compatibility import (
+    delete_by_hand,
     direction_problems,
     directions_of,
     space_problems,
@@ -20,6 +21,7 @@ from tuning_operator.studies.definition.compatibility import (
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, problems_of
 from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
 from tuning_operator.studies.study.context import Context, freeze_heap, in_thread
+from tuning_operator.studies.study.earlier import CONTINUED, WAYS_OUT, EarlierRecord, earlier_record
 from tuning_operator.studies.study.engine import StudyEngine
 from tuning_operator.studies.study.optuna_study import METRIC_NAMES, ServedStudy
 from tuning_operator.studies.study.records import DEFINITION, definition_in
@@ -30,8 +32,6 @@ log = logging.getLogger(__name__)
 
 FIXED = "fixed_params"
 """The system attribute in which `study.enqueue_trial` keeps a trial's parameters."""
-ENQUEUED = "tuning:initial_trials_enqueued"
-"""A study's system attribute: whether the initial trials are in the queue."""
 
 IDLE_SECONDS = 600.0
 """A study in which nothing runs is dropped from memory when it has not been used for this long ..."""
@@ -81,7 +81,12 @@ class Registry:
         if problems := await in_thread(self._records, problems_of, definition):
             raise Refused(*problems)
         async with self._lock(key):
-            source = await in_thread(self._records, self._record, key, definition)
+            earlier = await in_thread(
+                self._records, earlier_record, self._store, names.optuna_study_name(*key), definition
+            )
+            if earlier and (earlier.in_progress or earlier.is_deleted_for(definition)):
+                await self._end(await self._find(key), delete=earlier.is_deleted_for(definition))
+            source = await in_thread(self._records, self._record, key, definition, earlier)
             engine = await self._find(key)
             if engine.definition != definition:
                 await engine.redefine(definition)
@@ -98,11 +103,15 @@ class Registry:
                 engine = await self._find(key)
             except NotFound:  # it was forgotten before
                 return
-            await engine.stop(DELETED)
-            await self._context.settle()
-            if engine.definition.deletion_policy == "Delete":
-                await in_thread(self._records, self._store.storage.delete_study, engine.study.study_id)
-            await self._drop(engine)
+            await self._end(engine, delete=engine.definition.deletion_policy == "Delete")
+
+    async def _end(self, engine: StudyEngine, *, delete: bool) -> None:
+        """End what runs in a study whose resource is gone, and drop it from memory. Its lock is held."""
+        await engine.stop(DELETED)
+        await self._context.settle()
+        if delete:
+            await in_thread(self._records, self._store.storage.delete_study, engine.study.study_id)
+        await self._drop(engine)
 
     async def unsettled(self) -> list[StudyKey]:
         """Return the studies that need the attention of an operator that has just started.
@@ -127,8 +136,12 @@ class Registry:
         """Return the lock of a study, which exists as long as someone holds it or waits for it."""
         return self._locks.setdefault(key, asyncio.Lock())
 
-    def _record(self, key: StudyKey, definition: StudyDefinition) -> Source | None:
+    def _record(
+        self, key: StudyKey, definition: StudyDefinition, earlier: EarlierRecord | None
+    ) -> Source | None:
         """Put a study, the trials that it starts with, and its definition on record; from then on it exists.
+
+        `earlier` is the record that another resource left; it may have been deleted.
 
         Returns the study that it continues from, if that was read. Raises Conflict, Refused.
         """
@@ -143,10 +156,16 @@ class Registry:
             return source
         recorded = storage.get_study_directions(study_id)
         trials = storage.get_all_trials(study_id, deepcopy=False)
-        if problems := direction_problems(name, recorded, definition) + space_problems(
-            name, trials, definition
+        continued = earlier if trials else None
+        fix = WAYS_OUT if continued else delete_by_hand(name)
+        if problems := (
+            (continued.problems(definition) if continued else [])
+            or direction_problems(name, recorded, definition, fix)
+            + space_problems(name, trials, definition, fix)
         ):
             raise Conflict(*problems)
+        if continued:
+            storage.set_study_system_attr(study_id, CONTINUED, continued.started)
         if source:
             copy_trials(self._store, source, study_id, definition)
         storage.set_study_system_attr(study_id, DEFINITION, stored)
@@ -219,17 +238,15 @@ class Registry:
 
 
 def _enqueue(study: ServedStudy, definition: StudyDefinition) -> None:
-    """Enqueue the initial trials once; after an interruption, those that are missing.
+    """Enqueue the initial trials that are not in the study yet, which also completes an interrupted attempt.
 
     An initial trial is tried here even if a trial copied from another study has the same parameters.
     """
-    if study.system_attr(ENQUEUED) is None:
-        enqueued = (trial.system_attrs.get(FIXED) for trial in study.get_trials(deepcopy=False))
-        present = {_as_text(parameters) for parameters in enqueued if parameters is not None}
-        for parameters in definition.initial_trials:
-            if _as_text(parameters) not in present:
-                study.enqueue_trial(parameters)
-        study.set_system_attr(ENQUEUED, True)
+    enqueued = (trial.system_attrs.get(FIXED) for trial in study.get_trials(deepcopy=False))
+    present = {_as_text(parameters) for parameters in enqueued if parameters is not None}
+    for parameters in definition.initial_trials:
+        if _as_text(parameters) not in present:
+            study.enqueue_trial(parameters)
 
 
 def _as_text(parameters: Mapping[str, Any]) -> str:

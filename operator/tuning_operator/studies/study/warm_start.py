@@ -12,9 +12,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
-from tuning_operator.resource.space.values import is_number, same
 from tuning_operator.resource.study import Parameter, Pruner
-from tuning_operator.studies.definition.compatibility import directions_of
+from tuning_operator.studies.definition.compatibility import allows, directions_of
 from tuning_operator.studies.definition.samplers import to_optuna
 from tuning_operator.studies.errors import Refused
 from tuning_operator.studies.storage.base import Store
@@ -142,12 +141,9 @@ class Copier:
         chosen: dict[str, Any] = {}
         while parameter := space.next_parameter(declared, chosen):
             name, distribution = parameter.name, self._own[parameter.name]
-            if name not in trial.params or not _is_alike(parameter, trial.params[name]):
+            if name not in trial.params or not allows(parameter, distribution, trial.params[name]):
                 return None
-            value = distribution.to_internal_repr(trial.params[name])
-            if not distribution._contains(value):  # noqa: SLF001  Optuna's own rule, steps and rounding included
-                return None
-            chosen[name] = distribution.to_external_repr(value)
+            chosen[name] = distribution.to_external_repr(distribution.to_internal_repr(trial.params[name]))
         if chosen.keys() != trial.params.keys():
             return None
         return Values(chosen, {name: self._own[name] for name in chosen})
@@ -183,13 +179,6 @@ class Copier:
             or key.startswith(f"{CONSTRAINTS}:")
             or (bool(self._same_rungs) and key.startswith(RUNG))
         )
-
-
-def _is_alike(parameter: Parameter, value: Any) -> bool:
-    """Whether a value is of the parameter's kind; Optuna treats true as 1, and would convert "1"."""
-    if parameter.type == "categorical":
-        return any(same(value, choice) for choice in parameter.choices or ())
-    return is_number(value)
 
 
 def _first_generation(sampler: str) -> dict[str, int]:
