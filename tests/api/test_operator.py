@@ -462,7 +462,7 @@ async def test_a_deleted_study_takes_its_jobs_and_leaves_its_record(cluster: Clu
     await eventually(cluster.nothing_runs)
     record = await cluster.record()
     assert record["counts"]["complete"] == 2
-    assert record["counts"]["fail"] == 2
+    assert (record["counts"]["pruned"], record["counts"]["fail"]) == (2, 0), "nothing went wrong with them"
 
 
 async def test_a_deleted_study_goes_on_when_it_is_applied_again(cluster: Cluster) -> None:
@@ -474,6 +474,49 @@ async def test_a_deleted_study_goes_on_when_it_is_applied_again(cluster: Cluster
     status = await cluster.wait(phase("Completed"))
     assert status["progress"] == "3/3"
     assert set(await cluster.jobs()) == {"mnist-2"}
+    accepted = condition(status, "Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("True", "RecordContinued")
+    assert "whose 2 trials count towards maxTrials" in accepted["message"]
+    assert "apply it again with existingRecord: Replace" in accepted["message"]
+
+
+async def test_a_record_that_does_not_fit_is_refused_until_it_is_replaced(cluster: Cluster) -> None:
+    await cluster.apply(maxTrials=2, searchSpace=[{"name": "x", "type": "float", "low": 0, "high": 1}])
+    await cluster.wait(phase("Completed"))
+    await cluster.delete()
+    await eventually(cluster.no_jobs)
+    await cluster.apply(maxTrials=2, searchSpace=[{"name": "x", "type": "float", "low": 5, "high": 6}])
+    status = await cluster.wait(holds("Accepted", "False"))
+    message = condition(status, "Accepted")["message"]
+    assert message.startswith("spec.searchSpace[0]: trial 0 in the record of ")
+    assert "set existingRecord to Replace, which deletes the record and starts from scratch" in message
+    assert (status["phase"], status.get("best")) == ("Pending", None)
+    await cluster.patch(existingRecord="Replace")
+    status = await cluster.wait(phase("Completed"))
+    assert status["progress"] == "2/2"
+    assert status["best"]["parameters"]["x"] >= 5
+    assert condition(status, "Accepted")["reason"] == "Valid"
+
+
+async def test_a_study_that_is_replaced_goes_on(cluster: Cluster) -> None:
+    """As `kubectl replace --force` does: what was running is not a failure of the new study."""
+    released = asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        await released.wait()
+        await pod.completes(1.0)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=5, maxFailedTrials=0, parallelism=2)
+    await cluster.wait(lambda s: s.get("trials", {}).get("running") == 2)
+    await cluster.delete()
+    await cluster.apply(maxTrials=5, maxFailedTrials=0, parallelism=2)
+    await cluster.wait(lambda s: s.get("trials", {}).get("pruned") == 2)
+    released.set()
+    status = await cluster.wait(phase("Completed"))
+    assert (status["trials"]["complete"], status["trials"]["failed"]) == (3, 0)
+    assert status["trials"]["pruned"] == 2
 
 
 async def test_a_refit_replaces_the_one_before_only_when_its_pod_is_gone(cluster: Cluster) -> None:

@@ -419,9 +419,9 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         "Continue",
         description="What happens when this resource is created and the database has a record that an "
         "earlier TuningStudy of the same name left. Continue: its trials become the first trials of this "
-        "study; if they don't fit objectives and searchSpace, the study is not accepted. Refuse: the study is "
-        "not accepted. Replace: the record is deleted, and the study starts from scratch. This field has no "
-        "effect once the study has been accepted.",
+        "study; if they don't fit objectives and searchSpace, the study is not accepted. Refuse: the study "
+        "is not accepted. Replace: the record is deleted, and the study starts from scratch. This field has "
+        "no effect once the study has been accepted.",
     )
     trial: TrialSpec = Field(description="What a trial runs.")
     refit: RefitSpec | None = None
