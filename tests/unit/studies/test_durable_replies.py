@@ -193,7 +193,7 @@ async def test_a_deleted_study_is_announced_once_its_end_is_durable(
     cursor = (await servers.feed.after(None, 0)).cursor
     store.hold()
     stopping = asyncio.create_task(engine.stop(Failure(category="StudyDeleted", message="deleted")))
-    await when(lambda: engine.counts.fail == 2)
+    await when(lambda: engine.counts.pruned == 2)
     assert (await servers.feed.after(cursor, 0)).studies == []
     store.let_go()
     await stopping
