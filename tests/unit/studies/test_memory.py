@@ -161,9 +161,9 @@ async def test_a_forgotten_study_leaves_memory_and_stays_on_record(
     await registry.forget(KEY)
     assert (trials_in_memory(store), in_memory(registry)) == (0, [])
     states = [trial.state for trial in on_postgres.optuna().trials]
-    assert states == [TrialState.COMPLETE, TrialState.FAIL]
+    assert states == [TrialState.COMPLETE, TrialState.PRUNED]
     again = await declared(registry)
-    assert (again.counts.complete, again.counts.fail) == (1, 1)
+    assert (again.counts.complete, again.counts.pruned) == (1, 1)
     assert await ask(again, 1) == [2]
 
 
