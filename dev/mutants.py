@@ -73,16 +73,17 @@ class Fault(NamedTuple):
     """How a file can be made faulty: by an operator, at one of its places."""
 
     path: Path
+    original: str
     lines: range  # of the statement
     operator: Operator
     occurrence: int
 
     def code(self) -> str:
         """Return the faulty file."""
-        return str(mutate_code((ROOT / self.path).read_text(), self.operator, self.occurrence))
+        return str(mutate_code(self.original, self.operator, self.occurrence))
 
     def __str__(self) -> str:
-        original, faulty = (ROOT / self.path).read_text().splitlines(), self.code().splitlines()
+        original, faulty = self.original.splitlines(), self.code().splitlines()
         diff = list(difflib.unified_diff(original, faulty, lineterm="", n=1))[3:]
         return "\n".join([f"{self.path}:{self.lines.start}", *diff, ""])
 
@@ -98,7 +99,7 @@ def places(path: Path) -> Iterator[tuple[str, list[Fault]]]:
             statement = node.search_ancestor("simple_stmt") or node
             if not any(FOR_READERS.match(parent.get_code(False)) for parent in _expressions(node)):
                 lines = range(statement.start_pos[0], statement.end_pos[0] + 1)
-                found[start].append(Fault(path, lines, operator, occurrence))
+                found[start].append(Fault(path, code, lines, operator, occurrence))
     same: Counter[str] = Counter()
     for (line, _), faults in sorted(found.items()):
         text = f"{path} {code.splitlines()[line - 1].strip()}"
@@ -167,7 +168,7 @@ class Copy:
         except subprocess.TimeoutExpired:
             return True
         finally:
-            file.write_text((ROOT / fault.path).read_text())
+            file.write_text(fault.original)
         if code > 1 and not re.search("ERROR collecting|while loading conftest", output):
             sys.exit(f"pytest failed by itself:\n{output}")
         return code != 0
