@@ -95,7 +95,8 @@ class TestRealJobRuns(RunsContract):
         }  # fmt: skip
         invalid = with_template(study, {"containers": [{"name": "trainer", "image": ""}]})
         [problem] = await runs.check(invalid)
-        assert "spec.trial.template.spec.containers[0].image: Required value" in problem.message
+        assert problem.field == "trial.template.spec.containers[0].image"
+        assert problem.message == "Required value"
         assert await runs.check(study) == ()
         assert await runs.list_runs(study, set()) == {}, "nothing was created"
 

@@ -328,9 +328,12 @@ async def test_a_template_that_kubernetes_refuses_is_told_and_can_be_mended(clus
         return {"template": {"spec": {"nodeSelector": selector, "containers": [container]}}}
 
     await cluster.apply(maxTrials=1, trial=template(limits={"cpu": "1"}, requests={"cpu": "2"}))
-    stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
-    assert stalled["reason"] == "JobRefused"
-    assert "must be less than or equal to cpu limit" in stalled["message"]
+    accepted = condition(await cluster.wait(holds("Accepted", "False")), "Accepted")
+    path = "spec.trial.template.spec.containers[0].resources.requests"
+    assert accepted["message"].startswith(
+        f'{path}: Invalid value: "2": must be less than or equal to cpu limit'
+    )
+    assert await cluster.jobs() == {}
     await cluster.patch(trial=template(limits={"cpu": "2"}))
     status = await cluster.wait(phase("Completed"), seconds=90)
     assert condition(status, "Stalled")["status"] == "False"

@@ -63,6 +63,7 @@ def test_defaults_are_filled_in(api: Api) -> None:
         "maxFailedTrials": 10,
         "suspend": False,
         "deletionPolicy": "Retain",
+        "existingRecord": "Continue",
         "trial": MINIMAL["spec"]["trial"]
         | {"python": "python3", "pruneGrace": "30s", "ttlAfterFinished": "1d"},
     }

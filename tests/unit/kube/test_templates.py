@@ -46,8 +46,19 @@ def test_each_unknown_field_is_a_problem() -> None:
 def test_an_invalid_value() -> None:
     message = f'Job.batch "mnist-0" is invalid: {TRAINER}.image: Required value'
     [problem] = template_problems(message, "spec.refit.template", nearest_field)
-    assert problem.field == "refit.template"
-    assert problem.message == "spec.refit.template.spec.containers[0].image: Required value"
+    assert problem.field == "refit.template.spec.containers[0].image"
+    assert problem.message == "Required value"
+
+
+def test_several_invalid_values() -> None:
+    message = (
+        f'Job.batch "mnist-0" is invalid: [{TRAINER}.image: Required value, {POD}.hostname: Invalid value]'
+    )
+    [problem] = template_problems(message, "spec.trial.template", nearest_field)
+    assert problem.field == "trial.template"
+    assert (
+        "spec.trial.template.spec.containers[0].image: Required value, spec.trial.template" in problem.message
+    )
 
 
 def test_what_a_policy_denies_may_be_allowed_later() -> None:

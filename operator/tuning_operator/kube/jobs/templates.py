@@ -22,6 +22,8 @@ def template_problems(message: str, field: str, nearest: Callable[[str], str | N
     if "denied" in message:  # by an admission policy or webhook: it may decide otherwise later
         return []
     text = re.sub(r'^Job\.batch "[^"]*" is invalid: ', "", message)
+    if found := re.match(rf"{re.escape(IN_A_JOB)}(\S*): (.*)", text, re.DOTALL):
+        return [Problem(field=field + found[1], message=found[2])]
     return [Problem(field=field, message=text.replace(IN_A_JOB, f"spec.{field}"))]
 
 
