@@ -308,6 +308,7 @@ class Node:
     async def _end(self, body: Json) -> None:
         if life := self._lives.get(body["metadata"]["uid"]):
             life.cancel()
+            await asyncio.wait([life])  # it may still report how its containers ended, as a kubelet does
         with contextlib.suppress(client.ApiException):
             options = client.V1DeleteOptions(grace_period_seconds=0)
             await self.core.delete_namespaced_pod(body["metadata"]["name"], self.namespace, body=options)
