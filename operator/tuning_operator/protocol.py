@@ -19,6 +19,7 @@ from tuning_operator.resource.study import (
     Sampler,
     Scalar,
 )
+from tuning_operator.resource.text import sentence
 
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 """Optuna's names of trial states."""
@@ -56,11 +57,7 @@ class Failure(Model):
     def describe(self) -> str:
         """Return what happened and how to fix it, as one text."""
         message = self.message.strip()
-        if not self.remedy:
-            return message
-        return (
-            f"{message} {self.remedy}" if message.endswith((".", "!", "?")) else f"{message}. {self.remedy}"
-        )
+        return f"{sentence(message)} {self.remedy}" if self.remedy else message
 
 
 class StudyDefinition(Model):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tuning_operator.kube.plan.work import Refit, Trial, Work
 from tuning_operator.protocol import StudyKey
@@ -118,7 +118,3 @@ class RunsContract(ABC):
             while not changed():
                 await self.settle()
         assert changed() == {StudyKey(study.metadata["namespace"], study.metadata["name"])}
-
-
-def as_study(body: dict[str, Any]) -> TuningStudy:
-    return TuningStudy.model_validate(body)

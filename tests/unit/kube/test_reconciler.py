@@ -552,6 +552,22 @@ async def test_a_refit_whose_job_is_refused_is_reported_with_the_refit() -> None
     assert world.condition("Stalled")["status"] == "False"
 
 
+async def test_of_several_refusals_the_one_that_is_reported_is_shown_where_it_belongs() -> None:
+    """A study is resumed while its refit is under way; the Jobs of a trial and of the refit are refused."""
+    world = World(maxTrials=1, parallelism=1, refit={})
+    await world.settle()
+    world.succeed(0)
+    await world.settle()
+    world.remove_refit()
+    world.edit(maxTrials=2)
+    world.denied = True
+    for _ in range(3):
+        await world.tick()
+    assert [trial.number for trial in world.server.running(KEY)] == [1]
+    assert "The refit's Job is refused" in world.condition("Stalled")["message"]
+    assert "The refit's Job is refused" in world.status["refit"]["message"]
+
+
 def refit_pod(world: World, **status: object) -> dict[str, Any]:
     assert world.refit
     made = pod(0, **status)

@@ -46,7 +46,7 @@ def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(study, _trainer_name(study, runtime), {}),
+        "metadata": _metadata(study, trainer_name(study, runtime), {}),
         "immutable": True,
         "binaryData": {"trainer.zip": base64.b64encode(runtime.trainer).decode()},
         "data": _address(runtime),
@@ -113,7 +113,8 @@ def _metadata(study: TuningStudy, name: str, labels: Mapping[str, str]) -> dict[
     }
 
 
-def _trainer_name(study: TuningStudy, runtime: Runtime) -> str:
+def trainer_name(study: TuningStudy, runtime: Runtime) -> str:
+    """Return the name of the ConfigMap that carries the trainer."""
     address = json.dumps(_address(runtime), sort_keys=True)
     digest = hashlib.sha256(runtime.trainer + address.encode()).hexdigest()
     return f"{study.metadata['name']}-trainer-{digest[:10]}"
@@ -147,7 +148,7 @@ def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtim
 def _volumes(study: TuningStudy, runs: Program, runtime: Runtime) -> list[dict[str, Any]]:
     token = {"path": "token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS}
     volumes: list[dict[str, Any]] = [
-        {"name": names.TRAINER_VOLUME, "configMap": {"name": _trainer_name(study, runtime)}},
+        {"name": names.TRAINER_VOLUME, "configMap": {"name": trainer_name(study, runtime)}},
         {"name": "tuning-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]
     if runs.source:

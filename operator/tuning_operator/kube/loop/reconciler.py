@@ -144,9 +144,10 @@ class Reconciler:
         summary: StudySummary,
         now: datetime,
     ) -> None:
-        if found := next(filter(None, map(_failure, sorted(errors, key=_urgency))), None):
-            work = next((error.work for error in errors if isinstance(error, RunRefused)), None)
-            status = with_failure(status, study.metadata["generation"], found, now, work)
+        error = next((error for error in sorted(errors, key=_urgency) if _failure(error)), None)
+        if error and (failure := _failure(error)):
+            work = error.work if isinstance(error, RunRefused) else None
+            status = with_failure(status, study.metadata["generation"], failure, now, work)
         await publish(self._kube, body, status, new_events(study.status, status, summary), now)
 
     async def _refuse(self, body: dict[str, Any], error: ValidationError) -> None:

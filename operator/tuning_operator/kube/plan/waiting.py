@@ -1,6 +1,5 @@
 """Runs that cannot start: how long they keep their slot, and when it is reported."""
 
-from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from tuning_operator.kube.plan.actions import Action, Step, Wait, once
@@ -43,19 +42,19 @@ def blocked(seen: Observation, now: datetime) -> tuple[tuple[Work, ...], tuple[W
     runs = {work: run for work, run in seen.runs.items() if work in wanted}
     trials = sorted((work for work in runs if isinstance(work, Trial)), key=lambda work: work.number)
     order: list[Work] = [*trials, *(work for work in runs if not isinstance(work, Trial))]
-    others = [runs[work] for work in trials]
-    steps = {work: _reported(runs[work], others if isinstance(work, Trial) else (), now) for work in order}
+    trials_run = any(runs[work].state == "running" for work in trials)
+    steps = {work: _reported(runs[work], trials_run and isinstance(work, Trial), now) for work in order}
     reported = tuple(work for work, step in steps.items() if step is True)
     return reported, tuple(step for step in steps.values() if isinstance(step, Wait))
 
 
-def _reported(run: Run, others: Collection[Run], now: datetime) -> bool | Wait:
+def _reported(run: Run, others_run: bool, now: datetime) -> bool | Wait:
     if run.diagnosis is None or run.state != "starting":
         return False
     category, since = run.diagnosis.failure.category, run.diagnosis.since
     if category not in REPORT_AFTER or since is None:
         return True
-    if category in QUEUEING and any(other.state == "running" for other in others):
+    if category in QUEUEING and others_run:
         return False
     moment = since + REPORT_AFTER[category]
     return moment <= now or Wait(moment)

@@ -19,7 +19,7 @@ from tuning_operator.kube.jobs.evidence import (
     job_state,
     run_state,
 )
-from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map
+from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map, trainer_name
 from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
 from tuning_operator.kube.jobs.templates import template_problems
 from tuning_operator.kube.plan.observation import Run
@@ -239,12 +239,12 @@ class JobRuns:
         return self._nodes[1]
 
     async def _provide_trainer(self, study: TuningStudy) -> None:
-        body = trainer_config_map(study, self._runtime())
-        mark = study.metadata["uid"], body["metadata"]["name"]
+        runtime = self._runtime()
+        mark = study.metadata["uid"], trainer_name(study, runtime)
         async with self._providing:  # runs start side by side, and one request is enough
             provided = self._provided.setdefault(_key(study), set())
             if mark not in provided:
-                await self._kube.create(body)
+                await self._kube.create(trainer_config_map(study, runtime))
                 provided.add(mark)
 
     async def _check_owner(self, study: TuningStudy, work: Work) -> None:

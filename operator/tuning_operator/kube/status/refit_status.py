@@ -8,12 +8,12 @@ from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, Run
 from tuning_operator.kube.plan.refit import at_its_end, is_new
 from tuning_operator.kube.plan.work import Refit
+from tuning_operator.kube.status.conditions import MESSAGE_LIMIT
 from tuning_operator.protocol import RefitRecord
 from tuning_operator.resource import names
 from tuning_operator.resource.study import RefitStatus, TuningStudy
 from tuning_operator.resource.text import sentence, shorten
 
-MESSAGE_LIMIT = 2000
 ATTRIBUTES = 20
 ATTRIBUTE_LIMIT = 500
 """Characters of JSON: a status is no place for a training history."""

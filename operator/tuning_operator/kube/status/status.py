@@ -10,14 +10,12 @@ from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, unfinished
 from tuning_operator.kube.plan.verdict import ENDED, finished
 from tuning_operator.kube.plan.work import Refit, Trial, Work
-from tuning_operator.kube.status.conditions import CONTINUED, Finding, Type, apply, find
+from tuning_operator.kube.status.conditions import CONTINUED, MESSAGE_LIMIT, Finding, Type, apply, find
 from tuning_operator.kube.status.refit_status import refit_status
 from tuning_operator.protocol import Failure, Problem, StudySummary, TrialRecord
 from tuning_operator.resource.study import BestTrial, Scalar, TrialCounts, TuningStudy, TuningStudyStatus
 from tuning_operator.resource.text import count, shorten
 from tuning_operator.resource.times import rfc3339
-
-REFIT_MESSAGE_LIMIT = 2000
 
 
 def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime) -> TuningStudyStatus:
@@ -50,7 +48,7 @@ def with_failure(
     finding = Finding("Stalled", True, failure.category, message)
     refit = status.refit
     if refit and isinstance(work, Refit):
-        refit = refit.model_copy(update={"message": shorten(message, REFIT_MESSAGE_LIMIT)})
+        refit = refit.model_copy(update={"message": shorten(message, MESSAGE_LIMIT)})
     update = {
         "conditions": apply(status.conditions, [finding], generation, now),
         "phase": status.phase or "Pending",
