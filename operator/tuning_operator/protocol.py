@@ -253,6 +253,13 @@ class AttributesRequest(Model):
     constraints: dict[str, Number] = Field(default_factory=dict)
 
 
+class CopiedTrial(Model):
+    """A trial of which another one is a copy (spec.warmStart)."""
+
+    study: str = Field(description="NAMESPACE/NAME.")
+    trial: int
+
+
 class FinishedTrial(Model):
     """A trial in a study's record."""
 
@@ -266,14 +273,15 @@ class FinishedTrial(Model):
     constraints: dict[str, Number] = Field(default_factory=dict)
     started: datetime | None = None
     finished: datetime | None = None
+    copied_from: CopiedTrial | None = None
 
 
 class FinishedStudy(Model):
     """The whole record of a study.
 
     GET .../record, for the operator and for users: with a token of any service account in the study's
-    namespace, not bound to a pod. GET .../refit/study, for the refit's pod, which uses it to run the code
-    below a script's `optimize`.
+    namespace, not bound to a pod. With ?first=NUMBER, only the trials from this number on, to follow a study.
+    GET .../refit/study, for the refit's pod, which uses it to run the code below a script's `optimize`.
 
     For the protocol, the refit's pod is like a trial's: TUNING_TRIAL_URL is .../refit, and GET, /suggest,
     /report (prune is always false), /attributes and /result work as for a trial. Its TrialView is that of the

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from kubernetes.client.exceptions import ApiException
-from tuning_operator.cli.manifest import Options, ScriptStudy, manifest
+from tuning_operator.cli.scripts.manifest import Options, ScriptStudy, manifest
 from tuning_operator.resource import space
 from tuning_operator.resource.study import Sampler, TuningStudy, TuningStudyStatus
 

@@ -47,6 +47,11 @@ def test_modules_to_read_exist(page: str) -> None:
 def test_layout_lists_all_folders() -> None:
     layout = (ROOT / "docs" / "architecture.md").read_text().partition("## Layout")[2].split("```")[1]
     described = set(re.findall(r"^ *([\w/-]+)/ ", layout, re.MULTILINE))
-    for folder in (KUBE, KUBE.parent / "studies", ROOT / "trainer-image" / "tuning_trainer"):
+    for folder in (
+        KUBE,
+        KUBE.parent / "studies",
+        KUBE.parent / "cli",
+        ROOT / "trainer-image" / "tuning_trainer",
+    ):
         packages = {path.parent.name for path in folder.glob("*/__init__.py")}
         assert packages <= described, packages - described

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
-from tuning_operator.cli import plugin
+from tuning_operator.cli import PluginError, plugin
 from typer.testing import CliRunner
 
 if TYPE_CHECKING:
@@ -139,8 +139,10 @@ class Ran:
     """The outcome of a command of the plugin."""
 
     def __init__(self, *arguments: str) -> None:
-        result = CliRunner().invoke(plugin.app, arguments)
+        result = CliRunner().invoke(plugin.app, arguments, obj=plugin.connect_cluster)
         self.out, self.err, self.code = result.stdout, result.stderr, result.exit_code
-        self.error = str(result.exception) if isinstance(result.exception, plugin.PluginError) else None
-        if result.exception and not isinstance(result.exception, (plugin.PluginError, SystemExit)):
+        self.error = None
+        if isinstance(result.exception, PluginError):
+            self.error, self.code = str(result.exception), result.exception.code
+        elif result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception

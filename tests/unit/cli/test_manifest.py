@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from tuning_operator.cli import PluginError
-from tuning_operator.cli.manifest import Options, ScriptStudy, kustomization, manifest, study_name
+from tuning_operator.cli.scripts.manifest import Options, ScriptStudy, kustomization, manifest, study_name
 from tuning_operator.resource.study import TuningStudySpec
 
 OPTIONS = Options("train.py", ["models.py"], "mnist", "my/image:1", 2)

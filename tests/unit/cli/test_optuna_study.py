@@ -6,7 +6,7 @@ import json
 
 import optuna
 import pytest
-from tuning_operator.cli.optuna_study import study_of
+from tuning_operator.cli.plots.optuna_study import study_of
 from tuning_operator.protocol import FinishedStudy
 
 from tests.unit.cli import records

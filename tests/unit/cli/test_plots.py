@@ -9,10 +9,10 @@ import plotly.graph_objects as go
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tuning_operator.cli import plots
-from tuning_operator.cli.drawing import Drawing, log_ticks
-from tuning_operator.cli.plots import PLOTS, Missing, drawings, write
-from tuning_operator.cli.plugin import PlotName
+from tuning_operator.cli.commands.plot import PlotName
+from tuning_operator.cli.plots import kinds as plots
+from tuning_operator.cli.plots.drawing import Drawing, log_ticks
+from tuning_operator.cli.plots.kinds import PLOTS, Missing, drawings, write
 
 from tests.unit.cli import records
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tuning_operator.cli.status_text import best_of, headline, missing_best
+from tuning_operator.cli.text.status_text import best_of, headline, missing_best
 
 
 def resource(status: dict[str, Any] | None, *metrics: str, max_trials: int = 10) -> dict[str, Any]:

@@ -50,6 +50,13 @@ def server() -> Iterator[RunningServer]:
         yield server
 
 
+def test_the_record_from_a_trial_on(server: RunningServer) -> None:
+    content = server.reader("ml").get(f"{STUDY}/record", params={"first": 2}).content
+    assert [trial.number for trial in FinishedStudy.model_validate_json(content).trials] == [2, 3]
+    beyond = server.reader("ml").get(f"{STUDY}/record", params={"first": 9}).content
+    assert FinishedStudy.model_validate_json(beyond).trials == []
+
+
 def test_the_record_is_the_study(server: RunningServer) -> None:
     study = optuna.load_study(study_name="ml/mnist", storage=server.server.service._store.storage)
     study.set_user_attr("note", [math.nan])

@@ -89,9 +89,9 @@ async def forget(service: Served, key: Study) -> None:
 
 
 @studies.get("/record", dependencies=[Depends(reader)], response_model=FinishedStudy)
-async def record(service: Served, key: Study) -> Response:
-    """Return the whole record of a study."""
-    return record_reply(await (await service.studies.find(key)).whole())
+async def record(service: Served, key: Study, first: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """Return the record of a study, with the trials from a number on."""
+    return record_reply(await (await service.studies.find(key)).whole(first))
 
 
 @changes.get("", dependencies=OPERATOR, response_model=Changes)

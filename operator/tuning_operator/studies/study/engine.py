@@ -181,9 +181,9 @@ class StudyEngine:
         """Return a trial as its pod sees it."""
         return await self._read(lambda: view_of(checks.started(self._trial(number)), self.definition))
 
-    async def whole(self) -> Iterator[bytes]:
-        """Return the whole study as pieces of the JSON of a FinishedStudy."""
-        return await self._read(lambda: json_pieces(self.study))
+    async def whole(self, first: int = 0) -> Iterator[bytes]:
+        """Return the study, with the trials from this number on, as pieces of the JSON of a FinishedStudy."""
+        return await self._read(lambda: json_pieces(self.study, first))
 
     async def suggest(self, number: int, request: SuggestRequest) -> Any:
         """Return a trial's value of a parameter, the same each time.

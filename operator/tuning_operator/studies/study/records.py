@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import (
+    CopiedTrial,
     Failure,
     FinishedStudy,
     FinishedTrial,
@@ -104,9 +105,14 @@ def utc(moment: datetime | None) -> datetime | None:
     return moment and moment.astimezone(UTC)
 
 
-def json_pieces(study: optuna.Study) -> Iterator[bytes]:
-    """Return a study as it is now, as pieces of the JSON of a FinishedStudy."""
-    trials = study.get_trials(deepcopy=False)
+def json_pieces(study: optuna.Study, first: int = 0) -> Iterator[bytes]:
+    """Return a study as it is now, as pieces of the JSON of a FinishedStudy.
+
+    Args:
+        study: the study.
+        first: the number of the first trial to include.
+    """
+    trials = study.get_trials(deepcopy=False)[first:]
     directions = [direction.name.lower() for direction in study.directions]
     frame = FinishedStudy.model_construct(
         directions=cast("Any", directions), trials=[], user_attrs=study.user_attrs
@@ -155,6 +161,7 @@ def _finished(trial: FrozenTrial, distributions_json: _DistributionJson) -> Fini
         constraints=trial.constraints,
         started=utc(trial.datetime_start),
         finished=utc(trial.datetime_complete),
+        copied_from=CopiedTrial(**mark) if (mark := trial.system_attrs.get(COPIED_FROM)) else None,
     )
 
 

@@ -15,7 +15,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.ticker import AutoLocator, FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from optuna.visualization import matplotlib as plots
 
-from tuning_operator.cli.drawing import LIGHTEST, Drawing, color_range, log_ticks
+from tuning_operator.cli.plots.drawing import LIGHTEST, Drawing, color_range, log_ticks
 
 DOTS_PER_INCH = 150
 LEGEND_LINES = 15

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuning_operator.cli import PluginError
-from tuning_operator.cli.manifest import Options, kustomization, manifest, study_name
-from tuning_operator.cli.script import local_modules, probe
+from tuning_operator.cli.scripts.manifest import Options, kustomization, manifest, study_name
+from tuning_operator.cli.scripts.script import local_modules, probe
 
 KUSTOMIZATION = "kustomization.yaml"
 KEY = re.compile(r"[-._A-Za-z0-9]+\.py")

@@ -1,9 +1,9 @@
 """Text about the status of a study, from its resource."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-Resource = Mapping[str, Any]
+from tuning_operator.cli.studies import Resource
 
 SHOWN_FRONT = 50
 """The most trials of a Pareto front in the status."""

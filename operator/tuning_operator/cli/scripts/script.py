@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from tuning_operator.cli import PluginError
-from tuning_operator.cli.manifest import ScriptStudy
+from tuning_operator.cli.scripts.manifest import ScriptStudy
 from tuning_operator.protocol import Failure
 from tuning_operator.resource.study import Model
 from tuning_operator.resource.trainer_archive import trainer_archive

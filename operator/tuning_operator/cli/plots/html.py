@@ -8,7 +8,7 @@ import numpy as np
 import optuna.visualization as plots
 from plotly.colors import sample_colorscale, sequential
 
-from tuning_operator.cli.drawing import LIGHTEST, Drawing, color_range, log_ticks
+from tuning_operator.cli.plots.drawing import LIGHTEST, Drawing, color_range, log_ticks
 
 LINE_OPACITY = 0.8
 

@@ -1,7 +1,9 @@
 """Fetches a study's record from the study server, through the API server and with the user's permissions."""
 
+import contextlib
 import re
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,8 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
-from tuning_operator.cli import PluginError
-from tuning_operator.cli.kubectl import Kubectl, KubectlError
+from tuning_operator.cli import NotPermittedError, NotReachableError, PluginError
+from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
 from tuning_operator.protocol import FinishedStudy
 from tuning_operator.resource import names
 
@@ -37,10 +39,14 @@ class Address:
         return urlsplit(self.url).hostname or ""
 
     @property
+    def secure(self) -> bool:
+        """Whether it uses TLS."""
+        return urlsplit(self.url).scheme == "https"
+
+    @property
     def port(self) -> int:
         """The port that it listens on."""
-        parts = urlsplit(self.url)
-        return parts.port or (443 if parts.scheme == "https" else 80)
+        return urlsplit(self.url).port or (443 if self.secure else 80)
 
     def target(self) -> tuple[str, str]:
         """Return (namespace, target) for `kubectl port-forward`: the Service, or one pod of it.
@@ -55,17 +61,49 @@ class Address:
         return found["namespace"], target
 
 
-def fetch_record(kubectl: Kubectl, namespace: str, study: str) -> FinishedStudy:
-    """Return the record of a study. Raises PluginError with a fix."""
+class ServedRecord:
+    """The record of a study, read from the study server."""
+
+    def __init__(self, client: httpx.Client, address: Address, path: str) -> None:
+        self._client, self._address, self._path = client, address, path
+
+    def read(self, first: int = 0) -> FinishedStudy:
+        """Return the trials from this number on. Raises PluginError."""
+        secure = self._address.secure
+        # The certificate is for the Service, not the local address.
+        extensions = {"sni_hostname": self._address.host} if secure else {}
+        parameters = {"first": first} if first else {}
+        try:
+            return _record(self._client.get(self._path, params=parameters, extensions=extensions))
+        except httpx.TransportError as error:
+            raise NotReachableError(
+                f"can't connect to the study server {self._address.host}: {error or type(error).__name__}"
+                f"{_certificate_hint(error)}"
+            ) from None
+
+
+@contextlib.contextmanager
+def served_record(kubectl: Kubectl, namespace: str, study: str) -> Iterator[ServedRecord]:
+    """Connect to the record of a study. Raises PluginError with a fix."""
     kubectl = kubectl.within(namespace)
     address = find_address(kubectl, study)
     token = _token(kubectl, namespace)
     server_namespace, target = address.target()
-    try:
-        with kubectl.within(server_namespace).port_forward(target, address.port) as port:
-            return _get(address, port, token, f"/v1/studies/{namespace}/{study}/record")
-    except KubectlError as error:
-        raise _connection_error(error, server_namespace) from None
+    verify = ssl.create_default_context(cadata=address.ca)
+    headers = {"Host": f"{address.host}:{address.port}", "Authorization": f"Bearer {token}"}
+    with contextlib.ExitStack() as connection:
+        try:
+            forwarded = kubectl.within(server_namespace).port_forward(target, address.port)
+            port = connection.enter_context(forwarded)
+        except KubectlError as error:
+            raise _connection_error(error, server_namespace) from None
+        base = f"{'https' if address.secure else 'http'}://127.0.0.1:{port}"
+        # No proxy, since kubectl forwards the port.
+        client = httpx.Client(
+            base_url=base, headers=headers, verify=verify, timeout=REPLY_SECONDS, trust_env=False
+        )
+        connection.enter_context(client)
+        yield ServedRecord(client, address, f"/v1/studies/{namespace}/{study}/record")
 
 
 def find_address(kubectl: Kubectl, study: str) -> Address:
@@ -92,7 +130,7 @@ def _token(kubectl: Kubectl, namespace: str) -> str:
     except KubectlError as error:
         if not error.forbidden:
             raise
-        raise PluginError(
+        raise NotPermittedError(
             f"{error}\nYou need permission to create a token of the namespace's service account "
             f"`{ACCOUNT}`:\n"
             f"  kubectl create role tuning-reader -n {namespace} --verb=create "
@@ -103,32 +141,15 @@ def _token(kubectl: Kubectl, namespace: str) -> str:
 
 def _connection_error(error: KubectlError, namespace: str) -> PluginError:
     if error.forbidden:
-        return PluginError(
+        return NotPermittedError(
             f"{error}\nYou need permission to reach the study server through the API server. In namespace "
             f"{namespace}: get services, get and list pods, create pods/portforward"
         )
     if error.not_found:
-        return PluginError(f"{error}\nThe study server does not exist: was the operator removed?")
-    return PluginError(
+        return NotReachableError(f"{error}\nThe study server does not exist: was the operator removed?")
+    return NotReachableError(
         f"{error}\nThe study server is not ready: check `kubectl get pods -n {namespace}` and try again"
     )
-
-
-def _get(address: Address, port: int, token: str, path: str) -> FinishedStudy:
-    secure = urlsplit(address.url).scheme == "https"
-    url = f"{'https' if secure else 'http'}://127.0.0.1:{port}{path}"
-    headers = {"Host": f"{address.host}:{address.port}", "Authorization": f"Bearer {token}"}
-    # The certificate is for the Service, not the local address. No proxy, since kubectl forwards the port.
-    extensions = {"sni_hostname": address.host} if secure else {}
-    verify = ssl.create_default_context(cadata=address.ca)
-    try:
-        with httpx.Client(verify=verify, timeout=REPLY_SECONDS, trust_env=False) as client:
-            return _record(client.get(url, headers=headers, extensions=extensions))
-    except httpx.TransportError as error:
-        raise PluginError(
-            f"can't connect to the study server {address.host}: {error or type(error).__name__}"
-            f"{_certificate_hint(error)}"
-        ) from None
 
 
 def _certificate_hint(error: Exception) -> str:

@@ -5,13 +5,20 @@ import json
 import re
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuning_operator.cli import PluginError
+from tuning_operator.cli import NotFoundError, NotPermittedError, NotReachableError, PluginError
 
 ROLES = "See docs/guide/kubectl-plugin.md for the Roles that users of the plugin need"
+
+UNREACHABLE = re.compile(
+    r"connection to the server|unable to connect|no such host|timed? ?out|connection refused", re.IGNORECASE
+)
+"""What kubectl prints if it can't reach the API server."""
 
 
 class KubectlError(PluginError):
@@ -21,6 +28,12 @@ class KubectlError(PluginError):
         self.stderr = stderr.strip()
         hint = f"\n{ROLES}" if self.forbidden else ""
         super().__init__(f"kubectl {command}: {self.stderr}{hint}")
+        if self.forbidden:
+            self.code = NotPermittedError.code
+        elif self.not_found:
+            self.code = NotFoundError.code
+        elif UNREACHABLE.search(self.stderr):
+            self.code = NotReachableError.code
 
     @property
     def forbidden(self) -> bool:
@@ -52,6 +65,20 @@ class Kubectl:
     def json(self, *arguments: str) -> Any:
         """Return the object or list that kubectl prints. Raises as `run`."""
         return json.loads(self.run(*arguments, "--output=json"))
+
+    def stream(self, *arguments: str) -> None:
+        """Copy what kubectl prints to standard output while it runs. Raises as `run`."""
+        command, pipe = self._command(*arguments), subprocess.PIPE
+        with (
+            tempfile.TemporaryFile("w+") as errors,
+            subprocess.Popen(command, stdout=pipe, stderr=errors, text=True, errors="replace") as process,  # noqa: S603
+        ):
+            for line in process.stdout or ():
+                sys.stdout.write(line)
+                sys.stdout.flush()
+            if process.wait():
+                errors.seek(0)
+                raise KubectlError(" ".join(arguments[:2]), errors.read())
 
     def current_namespace(self) -> str:
         """Return the namespace that commands use. Raises as `run`."""

@@ -7,12 +7,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tuning_operator.cli import status_text
+from tuning_operator.cli.studies import Resource
+from tuning_operator.cli.text import status_text
 
 Trial = Mapping[str, Any]
 
 
-def show_best(study: status_text.Resource, trials: Trial | Sequence[Trial]) -> None:
+def show_best(study: Resource, trials: Trial | Sequence[Trial]) -> None:
     """Print the best trial, or the Pareto front, below the study's status."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(status_text.headline(study), markup=False)

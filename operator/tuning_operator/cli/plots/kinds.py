@@ -12,8 +12,8 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.cli.drawing import Drawing
-from tuning_operator.cli.optuna_study import study_of, with_pruned
+from tuning_operator.cli.plots.drawing import Drawing
+from tuning_operator.cli.plots.optuna_study import study_of, with_pruned
 from tuning_operator.protocol import FinishedStudy
 
 Format = Literal["html", "png"]
@@ -216,13 +216,15 @@ def write(drawing: Drawing, folder: Path, form: Format) -> Path:
 
 
 def _write_html(drawing: Drawing, path: Path) -> None:
-    from tuning_operator.cli.html import save  # here, since it takes a second, and only PNG may be wanted
+    from tuning_operator.cli.plots.html import (
+        save,
+    )  # here, since it takes a second, and only PNG may be wanted
 
     save(drawing, path)
 
 
 def _write_png(drawing: Drawing, path: Path) -> None:
-    from tuning_operator.cli.png import save
+    from tuning_operator.cli.plots.png import save
 
     save(drawing, path)
 

@@ -1,0 +1,112 @@
+"""The TuningStudies of a cluster."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
+from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
+from tuning_operator.cli.studies import Record, Resource, Run
+from tuning_operator.resource import names
+
+RESOURCE = f"{names.PLURAL}.{names.GROUP}"
+
+POLL_SECONDS = 1.0
+"""How long to wait before looking again whether a container has started."""
+
+
+class ClusterStudies:
+    """Studies of a cluster, read and changed with the permissions of kubectl's user."""
+
+    program = "kubectl tuning"
+
+    def __init__(self, kubectl: Kubectl) -> None:
+        self.kubectl = kubectl
+
+    def list_studies(self, *, everywhere: bool = False) -> Sequence[Resource]:
+        """Return the studies of the namespace, or of all namespaces."""
+        scope = ["--all-namespaces"] if everywhere else []
+        try:
+            found: list[Resource] = self.kubectl.json("get", RESOURCE, *scope)["items"]
+        except KubectlError as error:
+            raise self._explained(error) from None
+        return found
+
+    def get(self, name: str) -> Resource:
+        """Return a study. Raises NotFoundError."""
+        try:
+            found: Resource = self.kubectl.json("get", RESOURCE, name)
+        except KubectlError as error:
+            raise self._explained(error, name) from None
+        return found
+
+    def record(self, study: Resource) -> AbstractContextManager[Record]:
+        """Connect to the record of a study, through the API server."""
+        from tuning_operator.cli.cluster.study_server import served_record  # here, since it takes a while
+
+        metadata = study["metadata"]
+        return served_record(self.kubectl, metadata["namespace"], metadata["name"])
+
+    def runs(self, study: Resource) -> Mapping[Run, str]:
+        """Return the name of each run's newest pod, as far as it still exists."""
+        pods = self._pods(study)
+        oldest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+        return {_run(pod["metadata"]["labels"]): pod["metadata"]["name"] for pod in oldest_first}
+
+    def logs(self, study: Resource, run: Run, *, follow: bool) -> None:
+        """Print the log of a run's newest pod to standard output. Raises NotFoundError."""
+        pod = self.runs(study).get(run)
+        name = "The refit" if run == names.REFIT else f"Trial {run}"
+        if pod is None:
+            raise NotFoundError(
+                f"{name} has no pod. It has not started yet, or its Job was deleted: finished Jobs are kept "
+                "for spec.trial.ttlAfterFinished"
+            )
+        kubectl = self.kubectl.within(study["metadata"]["namespace"])
+        options = ["--container", names.TRAINER_CONTAINER, *(["--follow"] if follow else [])]
+        while True:
+            try:
+                kubectl.stream("logs", pod, *options)
+            except KubectlError as error:
+                if "is waiting to start" not in error.stderr:
+                    raise
+                if not follow:
+                    state = error.stderr.rpartition("waiting to start: ")[2]
+                    raise NotFoundError(
+                        f"{name} has not started yet: the container of pod {pod} is waiting ({state})"
+                    ) from None
+            else:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _pods(self, study: Resource) -> list[Any]:
+        kubectl = self.kubectl.within(study["metadata"]["namespace"])
+        label = f"--selector={names.LABEL_STUDY}={study['metadata']['name']},{names.LABEL_ROLE}"
+        found: list[Any] = kubectl.json("get", "pods", label)["items"]
+        return found
+
+    def change(self, study: Resource, spec: Mapping[str, Any]) -> None:
+        """Replace these fields of the study's spec."""
+        name, patch = study["metadata"]["name"], json.dumps({"spec": spec})
+        kubectl = self.kubectl.within(study["metadata"]["namespace"])
+        try:
+            kubectl.run("patch", RESOURCE, name, "--type=merge", f"--patch={patch}")
+        except KubectlError as error:
+            raise self._explained(error, name) from None
+
+    def _explained(self, error: KubectlError, study: str = "") -> PluginError:
+        if "doesn't have a resource type" in error.stderr:
+            return NotReachableError(
+                "the cluster does not know the resource TuningStudy: install the operator, or use another "
+                "--context"
+            )
+        if error.not_found and study:
+            where = f"not found in namespace {self.kubectl.current_namespace()}"
+            return NotFoundError(f'study "{study}" {where}; `kubectl tuning list -A` lists all studies')
+        return error
+
+
+def _run(labels: Mapping[str, str]) -> Run:
+    return "refit" if labels[names.LABEL_ROLE] == names.ROLE_FINAL else int(labels[names.LABEL_TRIAL])

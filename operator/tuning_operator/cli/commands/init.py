@@ -1,0 +1,36 @@
+"""The command `init`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+IMAGE = "tuning-trainer:dev"
+"""The image that trainer-image/Dockerfile builds."""
+
+
+def init(
+    script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="Optuna script, for example train.py.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Path of the manifest.", show_default="study.yaml beside the script")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the study.", show_default="from the script")
+    ] = None,
+    image: Annotated[str, typer.Option(help="Image of the trials.")] = IMAGE,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs per trial.")] = 1,
+    python: Annotated[
+        str | None, typer.Option(help="Python that runs the script on this machine.", show_default="python")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
+) -> None:
+    """Create a study's manifest from an Optuna script, by running it up to its `study.optimize`."""
+    from tuning_operator.cli.scripts.init import Request
+    from tuning_operator.cli.scripts.init import init as make
+
+    result = make(Request(script, out, name, image, gpus, python, force))
+    for note in result.notes:
+        typer.echo(f"note: {note}", err=True)
+    for file in result.files:
+        typer.echo(file)
+    typer.echo(f"kubectl apply -k {script.parent}   # starts the study {result.name}", err=True)

@@ -1,0 +1,49 @@
+"""Options that commands share."""
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from tuning_operator.cli.studies import Place, Studies
+
+Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the TuningStudy.")]
+Namespace = Annotated[
+    str | None,
+    typer.Option("--namespace", "-n", help="Namespace of the study. Defaults to that of the context."),
+]
+Context = Annotated[str | None, typer.Option(help="Kubeconfig context to use.")]
+Kubeconfig = Annotated[str | None, typer.Option(help="Path of the kubeconfig.")]
+
+
+def on_studies(command: Callable[..., None]) -> Callable[..., None]:
+    """Have a command get the studies as its first argument, and the options that say where they are.
+
+    The context's object is the function that returns the studies of a place.
+    """
+    parameters = inspect.signature(command, eval_str=True).parameters
+    own = [parameter for name, parameter in parameters.items() if name != "studies"]
+
+    def run(
+        *,
+        ctx: typer.Context,
+        namespace: Namespace = None,
+        context: Context = None,
+        kubeconfig: Kubeconfig = None,
+        **arguments: Any,
+    ) -> None:
+        connect: Callable[[Place], Studies] = ctx.obj
+        command(connect(Place(namespace, context, kubeconfig)), **arguments)
+
+    ctx, *places, _ = inspect.signature(run, eval_str=True).parameters.values()
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    signature = inspect.Signature(
+        [
+            parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
+            for parameter in (ctx, *own, *places)
+        ]
+    )
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    return run

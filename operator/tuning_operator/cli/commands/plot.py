@@ -1,0 +1,138 @@
+"""The command `plot`."""
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tuning_operator.cli import PluginError
+from tuning_operator.cli.commands.options import Study
+from tuning_operator.cli.studies import Resource, Studies
+from tuning_operator.cli.text.status_text import metrics_of
+
+if TYPE_CHECKING:
+    from tuning_operator.cli.plots.drawing import Drawing
+    from tuning_operator.protocol import FinishedStudy
+
+PLOTLY = "plotly.min.js"
+"""The file with plotly's code, which all HTML files in a folder share."""
+
+
+class Format(StrEnum):
+    """A plot's file format."""
+
+    html = "html"
+    png = "png"
+
+
+class PlotName(StrEnum):
+    """The plots in tuning_operator.cli.plots; listed here, so that the help does not import Optuna."""
+
+    optimization_history = "optimization-history"
+    param_importances = "param-importances"
+    parallel_coordinate = "parallel-coordinate"
+    slice = "slice"
+    intermediate_values = "intermediate-values"
+    pareto_front = "pareto-front"
+
+
+def plot(
+    studies: Studies,
+    study: Study,
+    out: Annotated[Path | None, typer.Option(help="Folder to write to.", show_default="STUDY-plots")] = None,
+    plots: Annotated[
+        list[PlotName] | None,
+        typer.Option(
+            "--plot",
+            metavar="NAME",
+            help=f"Plot to draw; can be repeated. One of {', '.join(PlotName)}. Defaults to all.",
+        ),
+    ] = None,
+    formats: Annotated[str, typer.Option("--format", metavar="html,png", help="File formats.")] = "html,png",
+) -> None:
+    """Draw Optuna's plots of a study."""
+    chosen, folder = _formats(formats), _plots_folder(out, study)
+    _require_plot_libraries(chosen)
+    found = studies.get(study)
+    with studies.record(found) as reader:
+        record = reader.read()
+    folder.mkdir(parents=True, exist_ok=True)
+    if Format.html in chosen:
+        (folder / PLOTLY).unlink(missing_ok=True)  # plotly would keep that of an older version
+    if not _draw(record, found, plots or list(PlotName), folder, chosen):
+        raise PluginError(f"no plot of {study} could be drawn")
+
+
+def _draw(
+    record: "FinishedStudy", study: Resource, plots: list[PlotName], folder: Path, formats: list[Format]
+) -> int:
+    """Draw plots and print the files and what could not be drawn; return the number of files."""
+    import optuna
+
+    from tuning_operator.cli.plots.kinds import Missing, drawings, left_out
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if infinite := left_out(record):
+        trials = "1 complete trial is" if infinite == 1 else f"{infinite} complete trials are"
+        typer.echo(f"{trials} not shown, since the value is infinite", err=True)
+    written = 0
+    name, metrics = study["metadata"]["name"], metrics_of(study)
+    for drawing in drawings(record, name, metrics, plots):
+        if isinstance(drawing, Missing):
+            typer.echo(f"no {drawing.name}: {drawing.reason}", err=True)
+        else:
+            written += _write(drawing, folder, formats)
+    return written
+
+
+def _write(drawing: "Drawing", folder: Path, formats: list[Format]) -> int:
+    """Write a plot in each format and print the files; return their number."""
+    from tuning_operator.cli.plots.kinds import write
+
+    if drawing.remark:
+        typer.echo(f"{drawing.name}: {drawing.remark}", err=True)
+    written = 0
+    for file_format in formats:
+        try:
+            typer.echo(write(drawing, folder, file_format.value))
+        except Exception as error:  # noqa: BLE001  whatever Optuna's plots raise; the others are still drawn
+            typer.echo(f"no {drawing.name}.{file_format}: {type(error).__name__}: {error}", err=True)
+        else:
+            written += 1
+    return written
+
+
+def _formats(text: str) -> list[Format]:
+    wanted = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [part for part in wanted if part not in list(Format)]
+    if unknown or not wanted:
+        raise PluginError(f"--format {text}: use html, png or html,png")
+    return [Format(part) for part in dict.fromkeys(wanted)]
+
+
+def _plots_folder(out: Path | None, study: str) -> Path:
+    folder = out or Path(f"{study}-plots")
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise PluginError(
+            f"--out {folder}: {existing} is a file. Use a folder, since each plot gets files of its own"
+        )
+    if folder.suffix in (".html", ".png") and not folder.exists():
+        raise PluginError(
+            f"--out {folder}: use a folder, since each plot gets files of its own. To select plots and file "
+            "formats, use --plot and --format"
+        )
+    if not os.access(existing, os.W_OK):
+        raise PluginError(f"--out {folder}: you can't write to {existing}. Use another folder")
+    return folder
+
+
+def _require_plot_libraries(formats: list[Format]) -> None:
+    from importlib.util import find_spec
+
+    libraries = {Format.html: "plotly", Format.png: "matplotlib"}
+    missing = [libraries[each] for each in formats if find_spec(libraries[each]) is None]
+    if missing:
+        raise PluginError(f"{' and '.join(missing)} not installed: run pip install 'tuning-operator[plot]'")

@@ -1,0 +1,1 @@
+"""A study as an Optuna study, and Optuna's plots of it as files."""

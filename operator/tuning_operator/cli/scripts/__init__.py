@@ -1,0 +1,1 @@
+"""`init`: from an Optuna script to a manifest."""
