@@ -24,6 +24,11 @@ from tuning_operator.resource.text import sentence
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 """Optuna's names of trial states."""
 
+PRUNE_REASON = "prune_reason"
+"""The user attribute that says why a trial was first asked to stop."""
+FAILURE = "failure_"
+"""User attributes `failure_category`, `failure_message`, `failure_remedy` and `failure_traceback`."""
+
 
 class StudyKey(NamedTuple):
     """A study's namespace and name."""

@@ -1,27 +1,64 @@
 """The plugin `kubectl tuning`."""
 
+import inspect
 import sys
+from collections.abc import Callable
 
 import typer
 
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.commands.best import best
+from tuning_operator.cli.commands.export import export
 from tuning_operator.cli.commands.init import init
+from tuning_operator.cli.commands.logs import logs
 from tuning_operator.cli.commands.options import on_studies
 from tuning_operator.cli.commands.plot import plot
+from tuning_operator.cli.commands.trials import list_studies, trial, trials
 from tuning_operator.cli.studies import Place, Studies
 
-app = typer.Typer(
-    name="kubectl tuning",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Tune models on Kubernetes: create a study from a script, show its best trial, plot it.",
-)
-"""The commands for studies of any place; the context's object returns the studies of a Place."""
+PROGRAM = "kubectl tuning"
 
-for command in (best, plot):
-    app.command()(on_studies(command))
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": list_studies,
+    "trials": trials,
+    "trial": trial,
+    "logs": logs,
+    "best": best,
+    "export": export,
+    "plot": plot,
+}
+"""The commands for studies of any place, in the order of the help."""
+
+
+def make_app(program: str, summary: str) -> typer.Typer:
+    """Return an app with the commands for studies of any place.
+
+    Its context's object has to be a function that returns the studies of a Place.
+
+    Args:
+        program: the name of the command, for its help.
+        summary: the first line of its help.
+    """
+    app = typer.Typer(
+        name=program,
+        no_args_is_help=True,
+        add_completion=" " not in program,  # for a plugin, completion is kubectl's
+        pretty_exceptions_enable=False,
+        help=f"{summary}\n\n{EXIT_CODES}",
+    )
+    for name, command in COMMANDS.items():
+        description, _, examples = inspect.cleandoc(command.__doc__ or "").partition("\n\nExamples:")
+        shown = f"Examples:{examples.replace('{program}', program)}" if examples else None
+        app.command(name, help=description, epilog=shown)(on_studies(command))
+    return app
+
+
+EXIT_CODES = (
+    "Exit codes: 0 success, 1 refused or failed, 2 wrong arguments, 3 not found, 4 permission missing, "
+    "5 cluster or study server not reachable."
+)
+
+app = make_app(PROGRAM, "Tune models on Kubernetes: create studies, follow their trials, use their results.")
 app.command()(init)
 
 
@@ -36,7 +73,7 @@ def connect_cluster(place: Place) -> Studies:
 def main() -> None:
     """Run the plugin."""
     try:
-        app(prog_name="kubectl tuning", obj=connect_cluster)
+        app(prog_name=PROGRAM, obj=connect_cluster)
     except PluginError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.code)

@@ -19,12 +19,13 @@ import trustme
 from tuning_operator.cli import PluginError, plugin
 from typer.testing import CliRunner
 
+from tests.unit.cli.served import HOST, mnist, mnist_server  # noqa: F401  fixtures
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tuning_operator.protocol import FinishedStudy
 
-HOST = "studies.tuning-system.svc"
 TOKEN = "the-token-of-default"
 
 
@@ -50,7 +51,7 @@ class Cluster:
 
     def study(self, *metrics: str, **status: Any) -> None:
         objectives = [{"metric": metric, "direction": "minimize"} for metric in metrics or ("loss",)]
-        metadata = {"name": "mnist", "namespace": "ml"}
+        metadata = {"name": "mnist", "namespace": "ml", "creationTimestamp": "2026-01-01T00:00:00Z"}
         spec = {"objectives": objectives, "maxTrials": 10}
         self.answer("get-tuningstudies", {"metadata": metadata, "spec": spec, "status": status})
 

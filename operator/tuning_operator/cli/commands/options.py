@@ -1,6 +1,7 @@
 """Options that commands share."""
 
 import inspect
+import json
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 from tuning_operator.cli.studies import Place, Studies
 
 Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the TuningStudy.")]
+TrialNumber = Annotated[int, typer.Argument(metavar="TRIAL", min=0, help="Number of the trial.")]
+Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")]
 Namespace = Annotated[
     str | None,
     typer.Option("--namespace", "-n", help="Namespace of the study. Defaults to that of the context."),
@@ -47,3 +50,13 @@ def on_studies(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
     return run
+
+
+def print_data(data: Any, output: str) -> None:
+    """Print data as `json` or `yaml`."""
+    if output == "json":
+        typer.echo(json.dumps(data, indent=2))
+    else:
+        import yaml
+
+        typer.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())

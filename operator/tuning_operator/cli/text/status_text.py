@@ -22,6 +22,14 @@ def best_of(study: Resource) -> dict[str, Any] | list[dict[str, Any]] | None:
     return _trial(best, metrics) if best else None
 
 
+def best_in_short(study: Resource) -> str | None:
+    """Return the best value, rounded, or for several objectives the size of the Pareto front."""
+    best = best_of(study)
+    if isinstance(best, list):
+        return f"front of {len(best)}"
+    return f"{best['values'][metrics_of(study)[0]]:.6g}" if best else None
+
+
 def metrics_of(study: Resource) -> list[str]:
     """Return the objectives' names."""
     return [objective["metric"] for objective in study["spec"]["objectives"]]
@@ -58,6 +66,14 @@ def blocking_conditions(study: Resource) -> Iterator[str]:
     for condition in study.get("status", {}).get("conditions") or []:
         if blocking.get(condition["type"]) == condition["status"]:
             yield f"{condition['type']}={condition['status']} ({condition['reason']}): {condition['message']}"
+
+
+def failed_refit(study: Resource) -> str | None:
+    """Return why the refit failed; None if it did not fail."""
+    refit = study.get("status", {}).get("refit") or {}
+    if refit.get("phase") != "Failed":
+        return None
+    return f"The refit failed: {refit.get('message') or 'no reason is recorded'} (Job {refit['job']})"
 
 
 def missing_best(study: Resource) -> str:

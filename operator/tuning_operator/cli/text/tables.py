@@ -21,6 +21,10 @@ def show_best(study: Resource, trials: Trial | Sequence[Trial]) -> None:
         _show_trial(console, trials)
     else:
         _show_front(console, trials)
+    refit = study.get("status", {}).get("refit") or {}
+    if refit.get("phase") not in (None, "Failed"):
+        model = f", model {refit['model']}" if refit.get("model") else ""
+        console.print(f"Refit: {refit['phase']}{model}", markup=False)
     for condition in status_text.blocking_conditions(study):
         console.print(condition, markup=False)
 

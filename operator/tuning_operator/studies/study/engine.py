@@ -11,6 +11,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import (
+    PRUNE_REASON,
     AskRequest,
     AttributesRequest,
     Counts,
@@ -40,7 +41,6 @@ from tuning_operator.studies.study.optuna_study import (
     id_of,
 )
 from tuning_operator.studies.study.records import (
-    PRUNE_REASON,
     PRUNE_REQUESTED,
     json_pieces,
     record_of,

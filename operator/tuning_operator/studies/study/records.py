@@ -10,6 +10,8 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import (
+    FAILURE,
+    PRUNE_REASON,
     CopiedTrial,
     Failure,
     FinishedStudy,
@@ -26,12 +28,8 @@ COPIED_FROM = "tuning:copied_from"
 """A trial's system attribute: the study and the number of the trial of which it is a copy (warm start)."""
 PRUNE_REQUESTED = "tuning:prune_requested"
 """A trial's system attribute: when it was first asked to stop."""
-PRUNE_REASON = "prune_reason"
-"""The user attribute that says why a trial was first asked to stop."""
 FAIL_REASON = "fail_reason"
 """The system attribute in which earlier versions of Optuna kept it; Optuna's dashboard shows it."""
-FAILURE = "failure_"
-"""User attributes `failure_category`, `failure_message`, `failure_remedy` and `failure_traceback`."""
 TRIALS_IN_A_PIECE = 50
 """Other threads wait for one trial to be written; a piece is a few milliseconds of work."""
 

@@ -1,0 +1,265 @@
+"""The commands `list`, `trials` and `trial`."""
+
+import csv
+import sys
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuning_operator.cli import NotFoundError, NotPermittedError, PluginError
+from tuning_operator.cli.commands.options import Everywhere, Study, TrialNumber, print_data
+from tuning_operator.cli.studies import Resource, Run, Studies
+from tuning_operator.cli.text import status_text
+from tuning_operator.cli.text.values import NOTHING, age, moment, pairs, shown, span
+
+if TYPE_CHECKING:
+    from tuning_operator.cli.trials import Trial
+
+
+class ListOutput(StrEnum):
+    """An output format of `list`."""
+
+    wide = "wide"
+    json = "json"
+    yaml = "yaml"
+
+
+class TrialsOutput(StrEnum):
+    """An output format of `trials`."""
+
+    wide = "wide"
+    json = "json"
+    yaml = "yaml"
+    csv = "csv"
+
+
+class TrialOutput(StrEnum):
+    """An output format of `trial`."""
+
+    json = "json"
+    yaml = "yaml"
+
+
+class State(StrEnum):
+    """A state of trials."""
+
+    complete = "complete"
+    pruned = "pruned"
+    failed = "failed"
+    running = "running"
+    waiting = "waiting"
+
+
+def list_studies(
+    studies: Studies,
+    everywhere: Everywhere = False,
+    output: Annotated[ListOutput | None, typer.Option("--output", "-o", help="Output format.")] = None,
+) -> None:
+    """List the studies: how far they are, and their best values.
+
+    Examples:
+
+        {program} list -A
+
+        {program} list -o wide
+    """
+    found = studies.list_studies(everywhere=everywhere)
+    if output in (ListOutput.json, ListOutput.yaml):
+        print_data(list(found), output)
+    elif not found:
+        typer.echo("No studies found.", err=True)
+    else:
+        _print_studies(found, everywhere=everywhere, wide=output is ListOutput.wide)
+
+
+def _print_studies(found: Sequence[Resource], *, everywhere: bool, wide: bool) -> None:
+    from tuning_operator.cli.text.grid import print_grid
+
+    headers = ["NAME", "PHASE", "FINISHED", "RUNNING", "PRUNED", "FAILED", "BEST", "AGE"]
+    rows = [[*_study_cells(study), *(_wide_cells(study) if wide else [])] for study in found]
+    headers += ["REFIT", "BLOCKED BY"] if wide else []
+    if everywhere:
+        headers = ["NAMESPACE", *headers]
+        rows = [[study["metadata"]["namespace"], *row] for study, row in zip(found, rows, strict=True)]
+    print_grid(headers, rows)
+
+
+def _study_cells(study: Resource) -> list[str]:
+    status, metadata = study.get("status", {}), study["metadata"]
+    counts = status.get("trials") or {}
+    return [
+        metadata["name"],
+        status.get("phase") or NOTHING,
+        status.get("progress") or f"0/{study['spec']['maxTrials']}",
+        *(str(counts.get(kind, 0)) for kind in ("running", "pruned", "failed")),
+        status_text.best_in_short(study) or NOTHING,
+        age(metadata["creationTimestamp"]),
+    ]
+
+
+def _wide_cells(study: Resource) -> list[str]:
+    refit = (study.get("status", {}).get("refit") or {}).get("phase")
+    blocking = [condition.split(":")[0] for condition in status_text.blocking_conditions(study)]
+    return [refit or NOTHING, ", ".join(blocking) or NOTHING]
+
+
+def trials(
+    studies: Studies,
+    study: Study,
+    sort: Annotated[
+        str,
+        typer.Option(
+            help="Column to sort by: number, value or a metric (the best first), state, duration, step, "
+            "started, or a parameter."
+        ),
+    ] = "number",
+    reverse: Annotated[bool, typer.Option("--reverse", help="Sort the other way round.")] = False,
+    state: Annotated[
+        list[State] | None, typer.Option(help="Only trials in this state; can be repeated.")
+    ] = None,
+    output: Annotated[TrialsOutput | None, typer.Option("--output", "-o", help="Output format.")] = None,
+) -> None:
+    """List the trials of a study with their values and parameters.
+
+    Examples:
+
+        {program} trials mnist --sort value
+
+        {program} trials mnist --state failed -o wide
+
+        {program} trials mnist -o csv > trials.csv
+    """
+    from tuning_operator.cli.trials import sorted_by, trials_of
+
+    found = studies.get(study)
+    with studies.record(found) as reader:
+        record = reader.read()
+    chosen = sorted_by(trials_of(found, record, _pods(studies, found)), found, sort)
+    chosen = [trial for trial in chosen if not state or trial.state in state]
+    if reverse:
+        chosen.reverse()
+    if output in (TrialsOutput.json, TrialsOutput.yaml):
+        print_data([trial.as_data() for trial in chosen], output)
+    elif output is TrialsOutput.csv:
+        write_csv(chosen, status_text.metrics_of(found))
+    elif chosen:
+        _print_trials(chosen, status_text.metrics_of(found), wide=output is TrialsOutput.wide)
+    else:
+        which = f"{' or '.join(state)} " if state else ""
+        typer.echo(f"No {which}trials.\n{status_text.headline(found)}", err=True)
+
+
+def _pods(studies: Studies, study: Resource) -> Mapping[Run, str]:
+    """Return the pods of the trials; those of users who may not list pods stay unknown."""
+    try:
+        return studies.runs(study)
+    except PluginError as error:
+        if error.code != NotPermittedError.code:
+            raise
+        typer.echo(f"note: pods are not shown, since you may not list them ({error})", err=True)
+        return {}
+
+
+def _print_trials(chosen: "Sequence[Trial]", metrics: Sequence[str], *, wide: bool) -> None:
+    from tuning_operator.cli.text.grid import print_grid
+
+    parameters = _parameters(chosen)
+    headers = ["TRIAL", "STATE", *metrics, *parameters, "DURATION", "LAST STEP", "POD"]
+    headers += ["STARTED", "REASON", "ATTRIBUTES"] if wide else []
+    rows = []
+    for trial in chosen:
+        values = trial.values
+        row = [str(trial.number), trial.state]
+        row += [shown(values[metric]) if metric in values else NOTHING for metric in metrics]
+        given = trial.record.parameters
+        row += [shown(given[name]) if name in given else NOTHING for name in parameters]
+        row += [NOTHING if trial.seconds is None else span(trial.seconds), _last_step(trial), _pod(trial)]
+        if wide:
+            started = trial.record.started
+            row += [moment(started) if started else NOTHING, trial.reason.partition("\n")[0] or NOTHING]
+            row.append(pairs(trial.attributes.items()) or NOTHING)
+        rows.append(row)
+    print_grid(headers, rows)
+
+
+def _last_step(trial: "Trial") -> str:
+    return NOTHING if trial.last_step is None else f"{trial.last_step} ({shown(trial.last_value)})"
+
+
+def _pod(trial: "Trial") -> str:
+    if copied := trial.record.copied_from:
+        return f"copy of {copied.study.rpartition('/')[2]} {copied.trial}"
+    return trial.pod or NOTHING
+
+
+def _parameters(chosen: "Sequence[Trial]") -> list[str]:
+    return list(dict.fromkeys(name for trial in chosen for name in trial.record.parameters))
+
+
+def write_csv(chosen: "Sequence[Trial]", metrics: Sequence[str], file: Any = None) -> None:
+    """Write trials as CSV, with a column for each metric, parameter and user attribute."""
+    parameters = _parameters(chosen)
+    attributes = list(dict.fromkeys(name for trial in chosen for name in trial.attributes))
+    fixed = ["started", "finished", "seconds", "last_step", "last_value", "pod", "copied_from", "reason"]
+    writer = csv.writer(file or sys.stdout, lineterminator="\n")
+    prefixed = [f"params_{name}" for name in parameters] + [f"user_attrs_{name}" for name in attributes]
+    writer.writerow(["number", "state", *metrics, *prefixed, *fixed])
+    for trial in chosen:
+        data, record = trial.as_data(), trial.record
+        copied = record.copied_from
+        cells = [trial.number, trial.state, *(trial.values.get(metric) for metric in metrics)]
+        cells += [_csv_cell(record.parameters, name) for name in parameters]
+        cells += [_csv_cell(trial.attributes, name) for name in attributes]
+        cells += [data["started"], data["finished"], trial.seconds, trial.last_step, trial.last_value]
+        cells += [trial.pod, f"{copied.study} {copied.trial}" if copied else None, trial.reason or None]
+        writer.writerow(cells)
+
+
+def _csv_cell(values: Mapping[str, Any], name: str) -> Any:
+    """Return a value for CSV; null, unlike a value that is not there, is written as in JSON."""
+    if name not in values:
+        return None
+    value = values[name]
+    return value if isinstance(value, str | float | int) and not isinstance(value, bool) else shown(value)
+
+
+def trial(
+    studies: Studies,
+    study: Study,
+    number: TrialNumber,
+    output: Annotated[TrialOutput | None, typer.Option("--output", "-o", help="Output format.")] = None,
+) -> None:
+    """Show all of a trial: parameters, reports, user attributes, and why it was pruned or failed.
+
+    Examples:
+
+        {program} trial mnist 7
+
+        {program} trial mnist 7 -o json
+    """
+    found = studies.get(study)
+    chosen = find_trial(studies, found, number)
+    if output:
+        print_data(chosen.as_data(), output)
+        return
+    from tuning_operator.cli.text.grid import console
+    from tuning_operator.cli.text.trial_page import show_trial
+
+    show_trial(console(), chosen, study, studies.program)
+
+
+def find_trial(studies: Studies, study: Resource, number: int) -> "Trial":
+    """Return a trial of a study. Raises NotFoundError."""
+    from tuning_operator.cli.trials import trials_of
+
+    with studies.record(study) as reader:
+        record = reader.read(number)
+    found = [trial for trial in trials_of(study, record, _pods(studies, study)) if trial.number == number]
+    if not found:
+        raise NotFoundError(
+            f"there is no trial {number}\n{status_text.headline(study)}\n"
+            f"`{studies.program} trials {study['metadata']['name']}` lists them"
+        )
+    return found[0]

@@ -1,0 +1,149 @@
+"""The commands `best -o`, `logs` and `export`."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from tests.unit.cli.conftest import Cluster, Ran
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.support.study_server import RunningServer
+
+BEST = {"number": 4, "values": [0.25], "parameters": {"lr": 0.125, "the kind": "it's", "bias": True}}
+
+
+def test_best_for_a_shell(cluster: Cluster) -> None:
+    cluster.study(best=BEST)
+    args = Ran("best", "mnist", "-o", "args").out
+    assert _in_shell(f"printf '%s\\n' {args}") == ["--lr=0.125", "--the kind=it's", "--bias=true"]
+    variables = Ran("best", "mnist", "-o", "env").out
+    assert _in_shell(f'{variables}\nprintf \'%s\\n\' "$TUNING_PARAM_LR" "$TUNING_PARAM_THE_KIND"') == [
+        "0.125",
+        "it's",
+    ]
+
+
+def _in_shell(program: str) -> list[str]:
+    done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_one_trial_of_a_front(cluster: Cluster) -> None:
+    front = [BEST | {"number": n, "values": [n, -n], "parameters": {"x": n}} for n in range(3)]
+    cluster.study("loss", "latency", paretoFront=front)
+    refused = Ran("best", "mnist", "-o", "env").error or ""
+    assert refused.endswith("choose the trial with --metric loss or --metric latency")
+    assert Ran("best", "mnist", "-o", "args", "--metric", "latency").out == "--x=2\n"
+    assert "Best trial 0: loss 0" in Ran("best", "mnist", "--metric", "loss").out
+    assert "use one of loss, latency" in (Ran("best", "mnist", "--metric", "lr").error or "")
+
+
+def test_best_says_that_the_refit_failed(cluster: Cluster) -> None:
+    refit = {"phase": "Failed", "job": "mnist-refit", "message": "OutOfMemory: killed."}
+    cluster.study(best=BEST, refit=refit)
+    ran = Ran("best", "mnist", "-o", "args")
+    assert ran.err == "The refit failed: OutOfMemory: killed. (Job mnist-refit)\n"
+    assert ran.out.startswith("--lr=0.125")
+
+
+def test_best_shows_the_model_of_the_refit(cluster: Cluster) -> None:
+    cluster.study(best=BEST, refit={"phase": "Completed", "job": "mnist-refit", "model": "s3://models/7"})
+    assert "Refit: Completed, model s3://models/7" in Ran("best", "mnist").out
+
+
+def test_the_log_of_the_newest_pod(mnist: Cluster) -> None:
+    mnist.answer("logs-mnist-5-b", "epoch 1\nepoch 2\n")
+    assert Ran("logs", "mnist", "5", "-n", "ml").out == "epoch 1\nepoch 2\n"
+    assert mnist.asked("logs")[:4] == ["logs", "mnist-5-b", "--container", "trainer"]
+
+
+def test_the_log_of_the_refit(mnist: Cluster) -> None:
+    labels = {"tuning.dev/role": "final", "tuning.dev/trial": "5"}
+    pod = {"metadata": {"name": "mnist-refit-x", "labels": labels, "creationTimestamp": "a"}}
+    mnist.answer("get-pods", {"items": [pod]})
+    mnist.answer("logs-mnist-refit-x", "done\n")
+    assert Ran("logs", "mnist", "refit").out == "done\n"
+
+
+def test_no_log(mnist: Cluster) -> None:
+    ran = Ran("logs", "mnist", "0")
+    assert (ran.code, "Trial 0 has no pod." in (ran.error or "")) == (3, True)
+    mnist.refuse("logs-mnist-6-b", 'Error: container "trainer" in pod "x" is waiting to start: ErrImagePull')
+    waiting = Ran("logs", "mnist", "6")
+    assert waiting.code == 3
+    assert (waiting.error or "").endswith("the container of pod mnist-6-b is waiting (ErrImagePull)")
+    assert Ran("logs", "mnist", "final").code == 2
+
+
+def test_following_waits_for_the_container(mnist: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    mnist.refuse("logs-mnist-6-b", "container is waiting to start: ContainerCreating")
+    mnist.answer("logs-mnist-6-b", "epoch 1\n")
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        (mnist.folder / "logs-mnist-6-b.refused").unlink()
+
+    monkeypatch.setattr(time, "sleep", wait)
+    assert Ran("logs", "mnist", "6", "-f").out == "epoch 1\n"
+    assert len(waited) == 1
+
+
+@pytest.mark.parametrize("options", [[], ["--format", "journal"]])
+def test_optuna_opens_the_export(
+    mnist: Cluster, mnist_server: RunningServer, options: Sequence[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = Ran("export", "mnist", *options)
+    file = ran.out.strip()
+    assert {path.name for path in tmp_path.iterdir()} - {"bin", "cluster"} == {file}
+    storage: Any = JournalStorage(JournalFileBackend(file)) if options else f"sqlite:///{file}"
+    assert ran.err.startswith('optuna.load_study(study_name="ml/mnist", storage=')
+    loaded = optuna.load_study(study_name="ml/mnist", storage=storage)
+    server_side = optuna.load_study(study_name="ml/mnist", storage=mnist_server.server.service._store.storage)
+    assert loaded.metric_names == ["loss"]
+    assert loaded.best_params == server_side.best_params
+    for trial, original in zip(loaded.trials, server_side.trials, strict=True):
+        assert trial.params == original.params
+        assert trial.distributions == original.distributions
+        assert trial.intermediate_values == original.intermediate_values
+        assert trial.user_attrs == original.user_attrs
+        assert (trial.state, trial.values) == (original.state, original.values)
+        assert trial.datetime_start == original.datetime_start
+        assert trial.datetime_complete == original.datetime_complete
+    assert loaded.trials[6].state == TrialState.RUNNING
+
+
+def test_export_as_csv_and_to_an_existing_file(
+    mnist: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Ran("export", "mnist", "--out", "a.csv").out == "a.csv\n"
+    with Path("a.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 7
+    assert "use --force to overwrite it" in (Ran("export", "mnist", "--out", "a.csv").error or "")
+    assert Ran("export", "mnist", "--out", "a.csv", "--force").code == 0
+    assert "end the name with .db, .log or .csv" in (Ran("export", "mnist", "--out", "a.xls").error or "")
+    assert "an existing folder" in (Ran("export", "mnist", "--out", "no/a.csv").error or "")
+
+
+def test_a_study_that_is_not_there_leaves_no_file(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cluster.refuse("get-tuningstudies", "Error from server (NotFound): x")
+    cluster.answer("config-view", "ml")
+    assert Ran("export", "mnist").code == 3
+    assert not list(tmp_path.glob("*mnist*"))
