@@ -198,8 +198,8 @@ def test_a_curve_reaches_from_corner_to_corner(high: float) -> None:
 
 def test_a_flat_curve_and_no_curve() -> None:
     assert [line.partition("┤")[::2] for line in curve({1: 2.0, 2: 2.0}, width=10, height=3)[:3]] == [
-        (" ", ""),
+        ("  ", ""),
         ("2 ", "⠤" * 10),
-        (" ", ""),
+        ("  ", ""),
     ]
     assert curve({1: 2.0, 2: math.inf}) == []
