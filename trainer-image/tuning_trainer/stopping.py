@@ -29,12 +29,14 @@ class Stopping:
     """Watches for SIGTERM, even if the user's code (for example, Lightning) installs its own handler."""
 
     def __init__(self) -> None:
+        self._installed = False
         self._delivering = False
         self._received = False
         self._open_pipe()
 
     def install(self) -> None:
         """Install the handler. Without one, process 1 of a container ignores SIGTERM."""
+        self._installed = True
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)  # written whoever handles the signal
         os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=self._leave_to_default)
@@ -47,9 +49,13 @@ class Stopping:
         return self._received
 
     def start_delivery(self) -> None:
-        """A result is being delivered from now on: after SIGTERM it gets a few more seconds."""
+        """A result is being delivered from now on: after SIGTERM it gets a few more seconds.
+
+        Not so in a worker process: SIGTERM, such as from the pool that it belongs to, ends it at once.
+        """
         self._delivering = True
-        if threading.current_thread() is threading.main_thread():  # Python allows it in no other
+        # Python allows it in the main thread only.
+        if self._installed and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
 
     def _open_pipe(self) -> None:
@@ -59,6 +65,7 @@ class Stopping:
 
     def _leave_to_default(self) -> None:
         """Let SIGTERM end a forked child (such as a data loader's worker) as usual, unseen by its parent."""
+        self._installed = False
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         self._open_pipe()

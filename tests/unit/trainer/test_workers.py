@@ -59,6 +59,12 @@ WORKERS = {
                 print(pool.map(work, range(4)))
             print(create().best_value)
     """,
+    "pool, spawn, whose workers are replaced": """
+        if __name__ == "__main__":
+            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+                print(pool.map(work, range(2), chunksize=1))
+            print(create().best_value)
+    """,
     "pool whose workers read the result": """
         def best(number):
             work(number)

@@ -188,6 +188,8 @@ class Handler(BaseHTTPRequestHandler):
             reply = self.twin.answer(self.command, self.path.removeprefix(PATH), body)
         except (ValidationError, ValueError) as error:
             self.reply(422, {"detail": {"field": "body", "message": str(error)}})
+        except optuna.exceptions.UpdateFinishedTrialError as error:
+            self.reply(409, {"detail": str(error)})
         except LookupError as error:
             self.reply(404, {"detail": str(error)})
         else:

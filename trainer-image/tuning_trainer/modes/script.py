@@ -17,7 +17,7 @@ from tuning_trainer.failure import Failure, TrialFailure, format_traceback
 from tuning_trainer.log import calling_frame, log
 from tuning_trainer.modes.lookahead import check_only_call
 from tuning_trainer.modes.manifest_check import check_arguments, check_components, constraints_function
-from tuning_trainer.modes.workers import IN_OBJECTIVE, Workers, start_workers
+from tuning_trainer.modes.workers import IN_OBJECTIVE, TrialOverInWorker, Workers, start_workers
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import Inside
 from tuning_trainer.outcome import Outcome, exceptions, outcome_of_exception, outcome_of_value
@@ -42,6 +42,7 @@ STEPWISE = "optuna_integration.lightgbm"
 """LightGBMTuner optimizes a few parameters at a time, and each step uses the result of the one before."""
 
 
+TRIAL_IS_OVER = "The pod's trial is over."
 CAUGHT = "Caught"
 """The category of a failure that the script expects: an exception in the argument `catch` of optimize."""
 
@@ -74,8 +75,11 @@ class TrialBridge:
 
         Raises:
             TrialFailure: the script contradicts the manifest.
+            TrialOver, TrialOverInWorker: the trial is over.
         """
         del original
+        if (code := self._workers.exit_code()) is not None:
+            self._stop_script(code)
         if calling_module().startswith(INTEGRATIONS):  # OptunaSearchCV's sampler has a new seed each time
             arguments.pop("sampler", None)
         trial, _ = self._open()
@@ -124,11 +128,11 @@ class TrialBridge:
         """Return the pod's trial, with the parameters that the call names.
 
         Raises:
-            TrialOver: the trial is over.
+            TrialOver, TrialOverInWorker: the trial is over.
         """
         trial = self._take(study)
         if trial is None:
-            raise TrialOver(self._workers.exit_code() or 0)
+            raise TrialOverInWorker(TRIAL_IS_OVER)
         for name, distribution in (arguments.get("fixed_distributions") or {}).items():
             trial._suggest(name, distribution)  # noqa: SLF001  as Optuna's integrations do
         return trial
@@ -148,7 +152,10 @@ class TrialBridge:
 
     def _open(self) -> tuple[Trial, list[str]]:
         with self._opening:
-            self._opened = self._opened or self._run.open_trial()
+            try:
+                self._opened = self._opened or self._run.open_trial()
+            except TrialOver as over:
+                raise (over if self._workers.in_main_process else TrialOverInWorker(TRIAL_IS_OVER)) from None
             return self._opened
 
     def _take(self, study: Any) -> Trial | None:
@@ -270,7 +277,9 @@ def _raise_end(bridge: TrialBridge, workers: Workers, problem: BaseException | N
         raise bridge.over
     if workers.owner() is None:
         return
-    if problem is not None and not isinstance(problem, TrialOver):
+    if workers.exit_code() is not None:
+        problem = None  # code that needs all trials, such as study.best_value
+    if problem is not None:
         sys.stderr.write(format_traceback(problem))
         log("the script ended with the exception above, but a worker runs the trial: its result counts")
     code = workers.wait()

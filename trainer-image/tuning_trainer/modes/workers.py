@@ -38,6 +38,13 @@ class Owner(NamedTuple):
     study: str
 
 
+class TrialOverInWorker(Exception):  # noqa: N818  not an error: it ends the worker's code
+    """Ends the code of a worker process, as TrialOver ends the script's.
+
+    SystemExit would end the process, for whose result a multiprocessing.Pool would wait forever.
+    """
+
+
 class Workers:
     """What one of the pod's processes knows about the others."""
 
@@ -71,17 +78,19 @@ class Workers:
         return Owner(int(process), study)
 
     def finish(self, exit_code: int) -> None:
-        """Let all workers know that the trial's result is delivered; wakes the script's main thread."""
+        """Let all workers know that the trial's result is delivered.
+
+        A worker thread wakes the main thread. A worker process does not: the main process would terminate
+        a multiprocessing.Pool while its workers send results, which can leave the pool in a deadlock.
+        """
         self._exit_code = exit_code
         draft = self._result.with_name(f"result-{os.getpid()}")
         with contextlib.suppress(FileNotFoundError):  # the script's process has ended
             draft.write_text(str(exit_code))
             draft.replace(self._result)
-        if not self.in_main_process:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._main_process, WAKE_UP)
-        elif threading.current_thread() is not threading.main_thread():
-            signal.pthread_kill(threading.main_thread().ident or 0, WAKE_UP)
+        main = threading.main_thread()
+        if self.in_main_process and threading.current_thread() is not main:
+            signal.pthread_kill(main.ident or 0, WAKE_UP)
 
     def exit_code(self) -> int | None:
         """Return the exit code for the trial's result; None if there is no result yet."""
