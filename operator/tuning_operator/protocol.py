@@ -166,6 +166,10 @@ class StudySummary(Model):
         description="Several objectives only: at most 50 trials, including the best in each objective.",
     )
     trials_since_best: int = Field(0, description="Complete trials after the best one.")
+    caught: int = Field(
+        0,
+        description="Failed trials whose exception the script's `optimize` catches (the category Caught).",
+    )
     recent_failures: list[TrialRecord] = Field(
         default_factory=list,
         description="The trials that failed last, at most 10, the latest one last; without tracebacks.",
@@ -255,6 +259,11 @@ class AttributesRequest(Model):
     """
 
     user_attrs: Attributes = Field(default_factory=dict)
+    study_attrs: Attributes = Field(
+        default_factory=dict,
+        description="User attributes of the study, as `study.set_user_attr` sets them. Those that the refit "
+        "sets are the refit's own.",
+    )
     constraints: dict[str, Number] = Field(default_factory=dict)
 
 

@@ -18,6 +18,8 @@ ARGUMENTS = (
     "argparse ended the process (see its message in the log): a trial runs your code without command-line "
     "arguments. Give each argument a default, or read environment variables instead."
 )
+CAUGHT = "Caught"
+"""The category of a failure that the script expects: an exception in the argument `catch` of optimize."""
 WIDEST = 6  # bytes that one character takes in JSON, at most
 TERMINATION_LIMIT = 4096  # bytes of a termination message that the kubelet keeps
 

@@ -387,7 +387,10 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         1, description="Maximum number of trials that run at the same time.", ge=1, le=10_000
     )
     max_failed_trials: int = Field(
-        10, description="Fail the study once more than this many trials have failed.", ge=0
+        10,
+        description="Fail the study once more than this many trials have failed. Exceptions that a script "
+        "passes to optimize as `catch` do not count.",
+        ge=0,
     )
     max_trials_without_improvement: int | None = Field(
         None,

@@ -97,15 +97,6 @@ def test_strings_that_yaml_takes_for_something_else_are_quoted(text: str) -> Non
     assert yaml.safe_load(written)["spec"]["initialTrials"] == [{text: text}]
 
 
-def test_exceptions_that_the_script_catches_do_not_fail_the_study() -> None:
-    caught = script_study(nTrials=20, catch=["ValueError", "OSError"])
-    assert spec(caught)["maxFailedTrials"] == 20
-    assert "maxFailedTrials: 20   # the script continues after ValueError, OSError" in manifest(
-        caught, OPTIONS
-    )
-    assert "maxFailedTrials" not in spec(script_study(nTrials=20))
-
-
 def test_comments_do_not_break_a_long_list() -> None:
     points = [{f"parameter_{n}": n / 7 for n in range(40)}, {"x": 1}]
     sampler = {"name": "GridSampler", "args": {"search_space": {"x": [n / 3 for n in range(60)]}}}

@@ -310,6 +310,20 @@ def test_too_many_failures_names_the_last_ones() -> None:
     )
 
 
+def test_failures_that_the_script_catches_do_not_count_as_too_many() -> None:
+    caught = trial(3, "FAIL", failure=diagnosis("Caught").failure)
+    failures = [trial(2, "FAIL", failure=diagnosis("OutOfMemory").failure), caught]
+    many = summary(fail=12, caught=11, complete=1, recent_failures=failures)
+    assert decision(study(maxFailedTrials=1, maxTrials=20), seen(many), NOW).status.phase == "Running"
+    failed = decision(study(maxFailedTrials=0, maxTrials=20), seen(many), NOW)
+    condition = find(failed.status.conditions, "Failed")
+    assert condition
+    assert condition.message == (
+        "1 trial failed, maxFailedTrials allows 0. Trial 2 (OutOfMemory): it is so. Fix it. "
+        "Fix the cause, then raise maxFailedTrials to continue."
+    )
+
+
 def test_each_failed_trial_has_its_own_event() -> None:
     def events(before: int, *numbers: int) -> list[tuple[str, str]]:
         status = decision(study(), seen(summary(fail=before)), NOW).status

@@ -387,8 +387,17 @@ async def test_attributes_and_constraints_are_optunas(registry: Registry, server
     with pytest.raises(Refused, match=r"constraints\.time: NaN"):
         await engine.set_attributes(0, AttributesRequest(constraints={"time": math.nan}))
     await engine.tell(0, complete(1))
-    await engine.set_attributes(0, AttributesRequest(user_attrs={"b": 3}))
+    await engine.set_attributes(0, AttributesRequest(user_attrs={"b": 3}, study_attrs={"data": "v2"}))
     assert servers.optuna().trials[0].user_attrs == {"a": [1], "b": 2}
+    assert servers.optuna().user_attrs == {}
+
+
+async def test_trials_set_attributes_of_their_study(registry: Registry, servers: Servers) -> None:
+    engine = await declared(registry)
+    await ask(engine, 2)
+    await engine.set_attributes(0, AttributesRequest(study_attrs={"data": "v1", "scale": math.inf}))
+    await engine.set_attributes(1, AttributesRequest(study_attrs={"data": "v2"}))
+    assert servers.optuna().user_attrs == {"data": "v2", "scale": math.inf}
 
 
 # Results

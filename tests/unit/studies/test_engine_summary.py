@@ -6,8 +6,8 @@ import optuna
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from tuning_operator.protocol import Counts
-from tuning_operator.studies.study.records import COPIED_FROM
+from tuning_operator.protocol import Counts, Failure
+from tuning_operator.studies.study.records import COPIED_FROM, failure_attrs
 from tuning_operator.studies.study.scoreboard import FRONT_SIZE, Scoreboard
 
 VALUES = st.sampled_from([0.0, 1.0, 2.0, 3.0, float("inf"), float("-inf")])
@@ -123,6 +123,16 @@ def test_copies_may_be_the_best_and_are_not_counted_otherwise() -> None:
     assert board.summary([], exhausted=False).trials_since_best == 1
     assert board.counts == Counts(complete=1, copied=4)
     assert (board.started, board.total) == (1, 5)
+
+
+def test_failures_that_the_script_catches_are_counted() -> None:
+    study = optuna.create_study()
+    for category in ("Caught", "Exception", "Caught"):
+        attributes = failure_attrs(Failure(category=category, message="ValueError: too narrow"))
+        study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attributes))
+    study.add_trial(create_trial(state=TrialState.FAIL))
+    summary = scoreboard(study).summary([], exhausted=False)
+    assert (summary.caught, summary.counts) == (2, Counts(fail=4))
 
 
 def vars_of(trial: FrozenTrial) -> dict[str, object]:

@@ -75,9 +75,10 @@ def test_started_twice_it_is_one(server: RunningServer, best: int) -> None:
         "RUNNING",
         None,
     )
-    server.refit_pod("ml", "mnist").post("/attributes", json={"userAttrs": {"model": "/models/1"}})
+    attributes = {"userAttrs": {"model": "/models/1"}, "studyAttrs": {"data": "v1"}}
+    server.refit_pod("ml", "mnist").post("/attributes", json=attributes)
     again = start(server, best)
-    assert again == started | {"userAttrs": {"model": "/models/1"}}
+    assert again == started | {"userAttrs": {"model": "/models/1", "data": "v1"}}
     tell(server.refit_pod("ml", "mnist"), "/result", "COMPLETE", values=[0.5])
     ended = start(server, best)
     assert (ended["state"], ended["values"], ended["userAttrs"]["model"]) == ("COMPLETE", [0.5], "/models/1")

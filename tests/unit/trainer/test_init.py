@@ -71,7 +71,6 @@ def test_a_whole_script(folder: Path, python: tuple[str, ...]) -> None:
         "timeout": 3600.0,
         "parallelism": 4,
         "initialTrials": [{"lr": 0.01, "layers": 2}],
-        "catch": [],
     }
     assert document["optuna"] == (optuna.__version__ if python == FULL else None)
     assert any("n_jobs=4 becomes spec.parallelism" in note for note in notes)
@@ -92,7 +91,6 @@ def test_a_script_that_says_nothing_gets_optunas_defaults(folder: Path, python: 
         "timeout": None,
         "parallelism": None,
         "initialTrials": [],
-        "catch": [],
         "notes": [],
     }
 
@@ -219,13 +217,3 @@ def test_a_file_that_is_not_there_and_wrong_arguments(folder: Path) -> None:
     wrong = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 2
     assert "usage: trainer.zip init" in wrong.stderr
-
-
-@pytest.mark.parametrize(
-    ("catch", "names"), [("ValueError", ["ValueError"]), ("(KeyError, OSError)", ["KeyError", "OSError"])]
-)
-def test_the_exceptions_that_a_study_survives_are_recorded(
-    folder: Path, catch: str, names: list[str]
-) -> None:
-    study = init(folder, f"import optuna\noptuna.create_study().optimize(print, catch={catch})")["study"]
-    assert study["catch"] == names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 import optuna
@@ -492,6 +493,27 @@ def test_the_trials_study_is_the_scripts(pod: Pod, twin: Twin, python: tuple[str
     """)
     ended = pod.run("script", "train.py", python=python)
     assert ended.code == 0, ended
+
+
+@both
+def test_attributes_of_the_study_reach_its_record(pod: Pod, twin: Twin, python: tuple[str, ...]) -> None:
+    pod.write("""
+        import optuna
+
+        def objective(trial):
+            trial.study.set_user_attr("trial", trial.number)
+            study.set_user_attr("rows", 7)
+            return 1.0
+
+        study = optuna.create_study(direction="maximize")
+        study.set_user_attr("data", {"version": 1, "scale": float("inf")})
+        study.set_user_attr("tokenizer", objective)
+        study.optimize(objective)
+    """)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    assert twin.study.user_attrs == {"data": {"version": 1, "scale": math.inf}, "trial": 0, "rows": 7}
+    assert "Not recorded with the study: The attribute 'tokenizer' can't be stored" in ended.err
 
 
 def test_tell_is_ignored_once_the_trial_has_ended(pod: Pod, twin: Twin) -> None:

@@ -151,6 +151,8 @@ class Twin:
     def _attributes(self, request: AttributesRequest) -> None:
         for key, value in request.user_attrs.items():
             self.trial.set_user_attr(key, value)
+        for key, value in request.study_attrs.items():
+            self.study.set_user_attr(key, value)
         for key, number in request.constraints.items():
             if key not in self.trial.constraints:
                 self.trial.set_constraint(key, number)

@@ -13,7 +13,6 @@ from tuning_trainer.modes.manifest_check import (
     is_expressible,
     is_optunas,
 )
-from tuning_trainer.outcome import exceptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,7 +51,6 @@ def study_document(made: RecordedStudy, call: str, arguments: dict[str, Any], ot
         "timeout": _seconds(arguments.get("timeout")),
         "parallelism": _parallelism(arguments.get("n_jobs", 1), notes),
         "initialTrials": _initial_trials(made.study, notes),
-        "catch": [kind.__name__ for kind in exceptions(arguments.get("catch"))],
         "notes": notes,
     }
     notes.extend(_further_notes(made, call, arguments, others))

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import Failure, TrialFailure, format_traceback
+from tuning_trainer.failure import CAUGHT, Failure, TrialFailure, format_traceback
 from tuning_trainer.log import calling_frame, log
 from tuning_trainer.modes.lookahead import check_only_call
 from tuning_trainer.modes.manifest_check import check_arguments, check_components, constraints_function
@@ -43,8 +43,6 @@ STEPWISE = "optuna_integration.lightgbm"
 
 
 TRIAL_IS_OVER = "The pod's trial is over."
-CAUGHT = "Caught"
-"""The category of a failure that the script expects: an exception in the argument `catch` of optimize."""
 
 
 class TrialBridge:
@@ -122,7 +120,7 @@ class TrialBridge:
             outcome = self._run_user_code(
                 lambda: outcome_of_value(func(trial), metrics), arguments.get("catch")
             )
-            self._end(trial, outcome)
+            self._end(study, trial, outcome)
 
     def ask(self, study: Any, arguments: dict[str, Any]) -> Trial:
         """Return the pod's trial, with the parameters that the call names.
@@ -139,16 +137,15 @@ class TrialBridge:
 
     def tell(self, study: Any, arguments: dict[str, Any]) -> None:
         """End the trial as `study.tell` does, and the script with it; once it has ended, do nothing."""
-        del study
         if self.over is not None or self._workers.exit_code() is not None:
             return
         trial, metrics = self._open()
         state = arguments.get("state")
         if state is not None and state.name in ("PRUNED", "FAIL"):
             failure = Failure("Exception", "The script reported its trial as failed (study.tell).")
-            self._end(trial, Outcome(state.name, failure=failure if state.name == "FAIL" else None))
+            self._end(study, trial, Outcome(state.name, failure=failure if state.name == "FAIL" else None))
         else:
-            self._end(trial, outcome_of_value(arguments.get("values"), metrics))
+            self._end(study, trial, outcome_of_value(arguments.get("values"), metrics))
 
     def _open(self) -> tuple[Trial, list[str]]:
         with self._opening:
@@ -226,7 +223,8 @@ class TrialBridge:
             trial.set_constraint(str(position), value)
         return outcome
 
-    def _end(self, trial: Trial, outcome: Outcome) -> None:
+    def _end(self, study: Any, trial: Trial, outcome: Outcome) -> None:
+        trial.study.describe(study.study_name, study.user_attrs)
         ended = outcome
         if outcome.state != "FAIL":
             ended = self._run_user_code(lambda: self._constrained(trial, outcome))

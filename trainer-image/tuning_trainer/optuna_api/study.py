@@ -11,7 +11,7 @@ from tuning_trainer.log import log
 from tuning_trainer.optuna_api.bridge import NO_STOP
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from tuning_trainer.optuna_api.trial_storage import TrialStorage
 
@@ -25,11 +25,18 @@ class StudyDirection(enum.IntEnum):
 
 
 class TrialStudy:
-    """What `trial.study` returns. Study attributes set here are gone when the pod ends."""
+    """What `trial.study` returns."""
 
-    def __init__(self, name: str, directions: Sequence[str], storage: TrialStorage) -> None:
+    def __init__(
+        self,
+        name: str,
+        directions: Sequence[str],
+        storage: TrialStorage,
+        send_user_attr: Callable[[str, Any], None],
+    ) -> None:
         self.study_name = name
         self._storage = storage
+        self._send_user_attr = send_user_attr
         self._directions = [direction.upper() for direction in directions]
         self._user_attrs: dict[str, Any] = {}
 
@@ -57,9 +64,15 @@ class TrialStudy:
         return self.directions[0]
 
     def describe(self, name: str, user_attrs: dict[str, Any]) -> None:
-        """Take over the name and the attributes of the script's study."""
+        """Take over the name and the attributes of the script's study, and send what is new to the record."""
         self.study_name = name
-        self._user_attrs = copy.deepcopy(user_attrs)
+        for key, value in user_attrs.items():
+            if key not in self._user_attrs or repr(self._user_attrs[key]) != repr(value):
+                self._user_attrs[key] = copy.deepcopy(value)
+                try:
+                    self._send_user_attr(key, value)
+                except TypeError as error:  # the script's own study, in memory, may hold any object
+                    log(f"Not recorded with the study: {error}")
 
     @property
     def user_attrs(self) -> dict[str, Any]:
@@ -67,7 +80,12 @@ class TrialStudy:
         return copy.deepcopy(self._user_attrs)
 
     def set_user_attr(self, key: str, value: Any) -> None:
-        """Set an attribute for the rest of this process."""
+        """Set an attribute of the study; other trials' pods do not see it.
+
+        Raises:
+            TypeError: the value cannot be written as JSON.
+        """
+        self._send_user_attr(key, value)
         self._user_attrs[key] = value
 
     def _is_multi_objective(self) -> bool:

@@ -38,7 +38,7 @@ class Trial:
         self._suggesting = threading.Lock()
         self.storage = TrialStorage(self)
         directions = [objective["direction"] for objective in view["objectives"]]
-        self.study = TrialStudy(study, directions, self.storage)
+        self.study = TrialStudy(study, directions, self.storage, self.set_study_attr)
         self._number: int = record["number"]
         self._trial_id = self._number  # used by Optuna's artifacts and integrations
         self._started: str | None = record.get("started")
@@ -176,8 +176,16 @@ class Trial:
         Raises:
             TypeError: the value cannot be written as JSON.
         """
-        self._set_attr(key, key, value)
+        self._set_attr("user_attrs", key, key, value)
         self._user_attrs[key] = value
+
+    def set_study_attr(self, key: str, value: Any) -> None:
+        """Set a user attribute of the study.
+
+        Raises:
+            TypeError: the value cannot be written as JSON.
+        """
+        self._set_attr("study_attrs", key, key, value)
 
     def set_system_attr(self, key: str, value: Any) -> None:
         """Deprecated by Optuna 3.1 and gone from 5.0: use set_user_attr."""
@@ -190,7 +198,7 @@ class Trial:
         Raises:
             TypeError: the value cannot be written as JSON.
         """
-        self._set_attr(SYSTEM + key, key, value)
+        self._set_attr("user_attrs", SYSTEM + key, key, value)
         self._system_attrs[key] = value
 
     def set_constraint(self, key: str, value: float) -> None:
@@ -305,7 +313,7 @@ class Trial:
                 RuntimeWarning,
             )
 
-    def _set_attr(self, wire_key: str, key: str, value: Any) -> None:
+    def _set_attr(self, kind: str, wire_key: str, key: str, value: Any) -> None:
         try:
             # a copy, because it may be sent later than the caller changes it
             value = json.loads(json.dumps(value, default=_as_plain))
@@ -313,7 +321,7 @@ class Trial:
             raise TypeError(
                 f"The attribute {key!r} can't be stored: {error}. Save it to a file and store the path."
             ) from None
-        self._outbox.put("user_attrs", wire_key, value)
+        self._outbox.put(kind, wire_key, value)
 
     def _refuse_several_objectives(self, method: str) -> None:
         if len(self.study.directions) > 1:

@@ -25,7 +25,7 @@ BATCH = 500  # entries in a request
 
 
 class _Entry(NamedTuple):
-    kind: str  # report | user_attrs | constraints
+    kind: str  # report | user_attrs | study_attrs | constraints
     key: int | str
     value: Any
 
@@ -140,4 +140,5 @@ def _request(kind: str, batch: list[_Entry]) -> tuple[str, dict[str, Any]]:
         for entry in batch:
             first.setdefault(entry.key, number_to_wire(entry.value))
         return "/attributes", {"constraints": first}
-    return "/attributes", {"userAttrs": {entry.key: entry.value for entry in batch}}
+    field = {"user_attrs": "userAttrs", "study_attrs": "studyAttrs"}[kind]
+    return "/attributes", {field: {entry.key: entry.value for entry in batch}}

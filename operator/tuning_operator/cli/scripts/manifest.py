@@ -54,8 +54,6 @@ class ScriptStudy(Model):
     timeout: float | None = None
     parallelism: int | None = None
     initial_trials: list[dict[str, Scalar]] = Field(default_factory=list)
-    catch: list[str] = Field(default_factory=list)
-    """Names of the exceptions with which a trial may fail, and the study continues."""
     notes: list[str] = Field(default_factory=list)
 
 
@@ -137,14 +135,12 @@ def _code(study: str) -> str:
 
 def _spec(study: ScriptStudy, options: Options) -> dict[str, Any]:
     resources = {"resources": {"limits": {GPU: options.gpus}}} if options.gpus else {}
-    trials = DEFAULT_TRIALS if study.n_trials is None else study.n_trials
     container = {"name": names.TRAINER_CONTAINER, "image": options.image, **resources}
     spec: dict[str, Any] = {
         "objectives": _objectives(study),
         "sampler": study.sampler and study.sampler.model_dump(),
         "pruner": study.pruner and study.pruner.model_dump(),
-        "maxTrials": trials,
-        "maxFailedTrials": trials if study.catch else None,
+        "maxTrials": DEFAULT_TRIALS if study.n_trials is None else study.n_trials,
         "parallelism": study.parallelism or 1,
         "timeout": None if study.timeout is None else f"{max(1, round(study.timeout))}s",
         "initialTrials": study.initial_trials or None,
@@ -175,7 +171,6 @@ def _comments(study: ScriptStudy) -> Mapping[str, str]:
         "sampler": "from the script",
         "pruner": "from the script",
         "maxTrials": f"{limit}raise it later to continue the study",
-        "maxFailedTrials": f"the script continues after {', '.join(study.catch)}",
         "parallelism": "trials that run at the same time, each in its own pod",
         "timeout": "for the whole study",
         "initialTrials": "tried first",

@@ -1,8 +1,10 @@
 """When a study is over, and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+from tuning_trainer.failure import CAUGHT
 
 from tuning_operator.protocol import StudySummary, TrialRecord
 from tuning_operator.resource.duration import seconds
@@ -48,12 +50,13 @@ def elapsed(status: TuningStudyStatus, now: datetime) -> timedelta:
 
 
 def _too_many_failures(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
-    allowed, failed = study.spec.max_failed_trials, summary.counts.fail
+    allowed, failed = study.spec.max_failed_trials, summary.counts.fail - summary.caught
     if failed <= allowed:
         return None
     message = f"{count(failed, 'trial')} failed, maxFailedTrials allows {allowed}."
+    unexpected = [t for t in summary.recent_failures if t.failure is None or t.failure.category != CAUGHT]
     remedy = "Fix the cause, then raise maxFailedTrials to continue."
-    return Verdict("Failed", "TooManyFailedTrials", _sentences(message, _failures(summary), remedy))
+    return Verdict("Failed", "TooManyFailedTrials", _sentences(message, _failures(unexpected), remedy))
 
 
 def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
@@ -63,7 +66,9 @@ def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime
     failed = summary.counts.fail
     message = "The only trial failed." if failed == 1 else f"All {failed} trials failed."
     remedy = "Fix the cause, then raise maxTrials to continue."
-    return Verdict("Failed", "AllTrialsFailed", _sentences(message, _failures(summary), remedy))
+    return Verdict(
+        "Failed", "AllTrialsFailed", _sentences(message, _failures(summary.recent_failures), remedy)
+    )
 
 
 def _target_reached(study: TuningStudy, summary: StudySummary, _: datetime) -> Verdict | None:
@@ -151,11 +156,11 @@ def describe_failure(trial: TrialRecord) -> str:
     return f"Trial {trial.number} ({trial.failure.category}): {trial.failure.describe()}"
 
 
-def _failures(summary: StudySummary) -> str:
+def _failures(trials: Sequence[TrialRecord]) -> str:
     """Return why the last trial failed, and which trials failed before it."""
-    if not summary.recent_failures:
+    if not trials:
         return ""
-    *before, last = summary.recent_failures
+    *before, last = trials
     earlier = ", ".join(
         f"trial {t.number} ({t.failure.category if t.failure else 'Unknown'})" for t in before
     )

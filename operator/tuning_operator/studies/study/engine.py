@@ -234,8 +234,12 @@ class StudyEngine:
         trial = checks.started(self._trial(number))
         checks.check_constraints(request)
         storage, trial_id = self.study.storage, id_of(trial)
+        known = storage.get_study_user_attrs(self.study.study_id)
         with self._store.deferred() as writes, suppress(UpdateFinishedTrialError):
             if not trial.state.is_finished():
+                for key, value in request.study_attrs.items():
+                    if key not in known or known[key] != value:  # each pod of a script sets the same ones
+                        storage.set_study_user_attr(self.study.study_id, key, value)
                 for key, value in request.user_attrs.items():
                     storage.set_trial_user_attr(trial_id, key, value)
                 for name, constraint in request.constraints.items():

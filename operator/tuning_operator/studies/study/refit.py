@@ -124,9 +124,10 @@ class Refit:
         """Set user attributes, until it has ended. Constraints are not kept."""
         record = self._started()
         checks.check_constraints(request)
-        user_attrs = {**record.user_attrs, **request.user_attrs}
+        new = {**request.study_attrs, **request.user_attrs}
+        user_attrs = {**record.user_attrs, **new}
         if record.state == "RUNNING" and user_attrs != record.user_attrs:
-            _check_size(user_attrs, request.user_attrs)
+            _check_size(user_attrs, new)
             record = record.model_copy(update={"user_attrs": user_attrs})
             await self._keep(record)
         else:

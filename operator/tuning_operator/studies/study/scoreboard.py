@@ -6,9 +6,10 @@ from datetime import datetime
 
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+from tuning_trainer.failure import CAUGHT
 
 from tuning_operator.protocol import Counts, StudySummary, TrialRecord
-from tuning_operator.studies.study.records import is_copied, record_of
+from tuning_operator.studies.study.records import failure_of, is_copied, record_of
 
 FRONT_SIZE = 50
 RECENT_FAILURES = 10
@@ -59,6 +60,7 @@ class Scoreboard:
         self._since_best = 0
         self._front = ParetoFront(directions)
         self._failures: deque[FrozenTrial] = deque(maxlen=RECENT_FAILURES)
+        self._caught = 0
 
     def note_all(self, trials: Iterable[FrozenTrial]) -> None:
         """Take in a record's trials, in the order in which they ended."""
@@ -83,6 +85,8 @@ class Scoreboard:
             self._note_complete(trial, own=True)
         elif trial.state == TrialState.FAIL:
             self._failures.append(trial)
+            failure = failure_of(trial)
+            self._caught += failure is not None and failure.category == CAUGHT
 
     @property
     def running(self) -> list[int]:
@@ -135,6 +139,7 @@ class Scoreboard:
             if self._single
             else [record_of(trial) for trial in self._front.first(FRONT_SIZE)],
             trials_since_best=self._since_best,
+            caught=self._caught,
             exhausted=exhausted and not self.waiting,
             recent_failures=[_without_traceback(record_of(trial)) for trial in self._failures],
         )
