@@ -521,6 +521,13 @@ REFUSALS = [
         {"spec.trial.script": "examples/train.py", "spec.trial.objective": REMOVED},
     ),
     Refusal(
+        "study-without-script",
+        {"spec.trial.study": "high"},
+        "spec.trial.study",
+        "study only applies to script: remove study",
+        {"spec.trial.study": "high", "spec.trial.script": "train.py", "spec.trial.objective": REMOVED},
+    ),
+    Refusal(
         "nothing-to-run",
         {"spec.trial.objective": REMOVED},
         "spec.trial",

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 USAGE = (
     "usage: trainer.zip objective MODULE:FUNCTION | script FILE [ARGUMENT...] | command -- PROGRAM... "
-    "| init --output FILE SCRIPT [ARGUMENT...]"
+    "| init --output FILE [--study NAME] SCRIPT [ARGUMENT...]"
 )
 USAGE_ERROR = 2
 

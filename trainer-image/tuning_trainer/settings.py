@@ -28,7 +28,8 @@ class Settings(NamedTuple):
     """Whether this is a worker of distributed training other than the first: it reports nothing."""
     config: dict[str, Any]
     """What else the runtime needs from the manifest (TUNING_CONFIG, a JSON object); may be empty. Keys:
-    `metrics` {pattern, file}, `pruneGraceSeconds`, `timeoutSeconds`, `sampler` and `pruner` {name, args}."""
+    `metrics` {pattern, file}, `pruneGraceSeconds`, `timeoutSeconds`, `sampler` and `pruner` {name, args},
+    `study` (trial.study)."""
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:

@@ -372,6 +372,12 @@ TRIAL = rules(
         ".metrics",
         "FieldValueForbidden",
     ),
+    Rule(
+        "!has(self.study) || has(self.script)",
+        "study only applies to script: remove study",
+        ".study",
+        "FieldValueForbidden",
+    ),
 )
 
 _TRAINER = names.TRAINER_CONTAINER

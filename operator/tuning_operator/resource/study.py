@@ -246,6 +246,14 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     script: Script | None = Field(
         None, description="Unmodified Optuna script. Its `study.optimize` runs a single trial in each pod."
     )
+    study: str | None = Field(
+        None,
+        description="Which study to tune, if the script optimizes several: its study_name or, if it has "
+        "none, its position among the studies that the script creates, for example '2'. The others are left "
+        "alone: their `optimize` returns immediately, and their results are unknown.",
+        min_length=1,
+        max_length=250,
+    )
     command: Command | None = Field(
         None,
         description="Program to run, in any language. Parameters are passed as environment variables, as "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,7 +36,6 @@ def test_everything_that_a_script_can_set() -> None:
             pruner=pruner,
             nTrials=30,
             timeout=3600.4,
-            parallelism=4,
             initialTrials=[{"lr": 1e-5, "layers": 2, "kind": "a: b # c"}],
         )
     )
@@ -44,7 +44,7 @@ def test_everything_that_a_script_can_set() -> None:
         "sampler": sampler,
         "pruner": pruner,
         "maxTrials": 30,
-        "parallelism": 4,
+        "parallelism": 1,
         "timeout": "3600s",
         "initialTrials": [{"lr": 1e-5, "layers": 2, "kind": "a: b # c"}],
         "trial": {
@@ -95,6 +95,10 @@ def test_strings_that_yaml_takes_for_something_else_are_quoted(text: str) -> Non
     written = manifest(script_study(initialTrials=[{text: text}]), OPTIONS)
     assert f"'{text}': '{text}'" in written
     assert yaml.safe_load(written)["spec"]["initialTrials"] == [{text: text}]
+
+
+def test_the_chosen_study_of_several() -> None:
+    assert spec(script_study(), replace(OPTIONS, study="2"))["trial"]["study"] == "2"
 
 
 def test_comments_do_not_break_a_long_list() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tuning_operator.kube.jobs import manifests
 from tuning_operator.kube.jobs.evidence import STOPPED
 from tuning_operator.kube.jobs.manifests import Runtime, trainer_config_map
-from tuning_operator.kube.plan.work import Refit, Trial
+from tuning_operator.kube.plan.work import Refit, Trial, Work, program
 from tuning_operator.kube.ports.observe import definition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
@@ -114,6 +114,21 @@ def test_a_command_is_not_pruned_unless_it_says_so() -> None:
         env = {e["name"]: e.get("value") for e in container(trial_job(one, 7, RUNTIME))["env"]}
         assert json.loads(env["TUNING_CONFIG"])["pruner"]["name"] == name
         assert definition(one).pruner == one.spec.pruner_in_effect
+
+
+def test_the_chosen_study_applies_to_the_trials_script() -> None:
+    script = {name: value for name, value in SPEC.items() if name != "objective"} | {"script": "train.py"}
+    chosen = {**script, "study": "high"}
+
+    def config(work: Work, refit: dict[str, Any]) -> dict[str, Any]:
+        job = manifests.job(study(trial=chosen | {"objective": None}, refit=refit), work, RUNTIME)
+        return json.loads(next(e["value"] for e in container(job)["env"] if e["name"] == "TUNING_CONFIG"))
+
+    assert config(Trial(7), {})["study"] == "high"
+    assert config(Refit(7, "d"), {})["study"] == "high"
+    assert "study" not in config(Refit(7, "d"), {"script": "final.py"})
+    digests = [program(study(trial=t | {"objective": None}), Trial(7)).digest for t in (script, chosen)]
+    assert digests[0] != digests[1]
 
 
 def test_the_trainer_container() -> None:

@@ -50,7 +50,7 @@ WHOLE = """
         )
         study.set_metric_names(["accuracy"])
         study.enqueue_trial({"lr": 0.01, "layers": 2})
-        study.optimize(objective, n_trials=100, timeout=3600, n_jobs=4)
+        study.optimize(objective, n_trials=100, timeout=3600)
         raise SystemExit("must not be reached")
 """
 
@@ -69,11 +69,9 @@ def test_a_whole_script(folder: Path, python: tuple[str, ...]) -> None:
         "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 5, "n_warmup_steps": 10}},
         "nTrials": 100,
         "timeout": 3600.0,
-        "parallelism": 4,
         "initialTrials": [{"lr": 0.01, "layers": 2}],
     }
     assert document["optuna"] == (optuna.__version__ if python == FULL else None)
-    assert any("n_jobs=4 becomes spec.parallelism" in note for note in notes)
     assert any("storage is ignored" in note for note in notes)
 
 
@@ -89,7 +87,6 @@ def test_a_script_that_says_nothing_gets_optunas_defaults(folder: Path, python: 
         "pruner": None,
         "nTrials": None,
         "timeout": None,
-        "parallelism": None,
         "initialTrials": [],
         "notes": [],
     }
@@ -133,16 +130,8 @@ def test_objects_in_arguments_and_an_assignment(folder: Path) -> None:
     ("code", "note"),
     [
         (
-            "study = optuna.create_study(sampler=optuna.samplers.TPESampler(gamma=lambda n: 3))",
-            "gamma is a function, which a manifest can't express",
-        ),
-        (
             "study = optuna.create_study(sampler=optuna.samplers.TPESampler(constraints_func=print))",
             "constraints_func stays in the script",
-        ),
-        (
-            "class Mine(optuna.samplers.RandomSampler): pass\nstudy = optuna.create_study(sampler=Mine())",
-            "the sampler Mine is not one of Optuna's",
         ),
         ("optuna.create_study()\nstudy = optuna.create_study()", "the script also creates another study"),
         (
@@ -161,10 +150,137 @@ def test_what_a_manifest_cannot_express_is_noted(folder: Path, code: str, note: 
     assert [one for one in study["notes"] if note in one], study["notes"]
 
 
-def test_one_job_per_cpu_is_left_to_the_user(folder: Path) -> None:
-    study = init(folder, "import optuna\noptuna.create_study().optimize(print, n_jobs=-1)")["study"]
-    assert study["parallelism"] is None
-    assert "spec.parallelism" in study["notes"][0]
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("optuna.create_study().optimize(print, n_jobs=4)", "calls optimize with n_jobs=4"),
+        ("optuna.create_study().optimize(print, n_jobs=-1)", "calls optimize with n_jobs=-1"),
+        (
+            "optuna.create_study(sampler=optuna.samplers.TPESampler(gamma=lambda n: 3)).optimize(print)",
+            "The script's sampler TPESampler has gamma of type function, which a manifest can't express",
+        ),
+        (
+            "class Mine(optuna.samplers.RandomSampler): pass\n"
+            "optuna.create_study(sampler=Mine()).optimize(print)",
+            "The script's sampler Mine is not one of optuna.samplers",
+        ),
+    ],
+)
+def test_what_each_trial_would_fail_on_is_refused(folder: Path, code: str, says: str) -> None:
+    assert says in init(folder, f"import optuna\n{code}\n")["failure"]["message"]
+
+
+def test_a_pruner_of_several_objectives_is_left_out(folder: Path) -> None:
+    code = (
+        "optuna.create_study(directions=['minimize'] * 2, pruner=optuna.pruners.NopPruner()).optimize(print)"
+    )
+    study = init(folder, f"import optuna\n{code}\n")["study"]
+    assert study["pruner"] is None
+    assert "the script's pruner is ignored" in study["notes"][0]
+
+
+def test_a_study_that_is_created_and_loaded_is_one(folder: Path) -> None:
+    code = """
+        import optuna
+        optuna.create_study(study_name="a", storage="sqlite:///a.db", direction="maximize")
+        study = optuna.load_study(study_name="a", storage="sqlite:///a.db")
+        study.optimize(print)
+    """
+    study = init(folder, code)["study"]
+    assert study["directions"] == ["maximize"]
+    assert study["notes"] == ["the script's storage is ignored: the study server keeps the study"]
+
+
+WORKERS = {
+    "a pool": """
+        from multiprocessing import get_context
+        with get_context(START).Pool(2) as pool:
+            pool.map(run, range(4))
+    """,
+    "an executor": """
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
+        with ProcessPoolExecutor(2, mp_context=get_context(START)) as pool:
+            for future in [pool.submit(run, number) for number in range(4)]:
+                future.result()
+    """,
+    "processes": """
+        from multiprocessing import get_context
+        for number in range(2):
+            get_context(START).Process(target=run, args=(number,)).start()
+    """,
+    "the study's own method": """
+        from multiprocessing import get_context
+        process = get_context(START).Process(target=make().optimize, args=(objective,))
+        process.start()
+        process.join()
+    """,
+    "threads": """
+        from concurrent.futures import ThreadPoolExecutor
+        with ThreadPoolExecutor(2) as pool:
+            for number in range(4):
+                pool.submit(run, number)
+    """,
+}
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("code", WORKERS.values(), ids=WORKERS)
+def test_a_study_of_worker_processes_is_recorded(folder: Path, code: str, start: str) -> None:
+    main = textwrap.indent(textwrap.dedent(code).replace("START", repr(start)), "    ")
+    script = f"""\
+import optuna
+
+def objective(trial):
+    raise SystemExit("must not run")
+
+def make():
+    sampler = optuna.samplers.TPESampler(seed=4)
+    return optuna.create_study(study_name="mine", direction="maximize", sampler=sampler)
+
+def run(number):
+    make().optimize(objective, n_trials=5)
+
+if __name__ == "__main__":
+{main}
+"""
+    study = init(folder, script)["study"]
+    assert (study["studyName"], study["directions"]) == ("mine", ["maximize"])
+    assert study["sampler"] == {"name": "TPESampler", "args": {"seed": 4}}
+
+
+def test_a_worker_says_why_a_study_is_refused(folder: Path) -> None:
+    code = """
+        import multiprocessing, optuna
+
+        def run():
+            optuna.create_study().optimize(print, n_jobs=2)
+
+        if __name__ == "__main__":
+            process = multiprocessing.Process(target=run)
+            process.start()
+            process.join()
+    """
+    assert "n_jobs=2" in init(folder, code)["failure"]["message"]
+
+
+def test_one_of_several_studies_is_chosen(folder: Path) -> None:
+    code = """
+        import optuna
+
+        def tune(name, seed):
+            study = optuna.create_study(study_name=name, sampler=optuna.samplers.TPESampler(seed=seed))
+            study.optimize(print, n_trials=seed)
+            return study.best_params
+
+        print({name: tune(name, seed) for name, seed in {"low": 2, "high": 3}.items()})
+    """
+    assert "Use --study NAME" in init(folder, code)["failure"]["remedy"]
+    (folder / "train.py").write_text(textwrap.dedent(code))
+    command = [*FULL, "trainer.zip", "init", "--output", "asked.json", "--study", "high", "train.py"]
+    subprocess.run(command, cwd=folder, env={}, check=True, capture_output=True, timeout=60)
+    study = json.loads((folder / "asked.json").read_text())["study"]
+    assert (study["studyName"], study["nTrials"], study["notes"]) == ("high", 3, [])
 
 
 @both

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.unit.trainer.pod import FULL, Pod
+from tests.unit.trainer.pod import BARE, FULL, Pod
 
 if TYPE_CHECKING:
     from tests.unit.trainer.twin import Twin
@@ -128,7 +129,7 @@ def test_a_script_that_will_optimize_again_is_rejected_before_training(
     assert ended.code == 1, ended
     assert twin.failure.category == "Script"
     assert "train.py calls optimize more than once (line " in twin.failure.message
-    assert "Give each study its own script" in (twin.failure.remedy or "")
+    assert (twin.failure.remedy or "").startswith("Set trial.study to the study_name of the study to tune")
     assert not (pod.folder / "trained").exists()
 
 
@@ -226,3 +227,102 @@ def test_a_script_that_optimizes_one_study_runs(pod: Pod, twin: Twin, code: str)
     ended = pod.run("script", "train.py", python=FULL)
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "COMPLETE"
+
+
+CHOSEN = {
+    "a comprehension that reads the results": """
+        best = {name: round(tune(name, x), 2) for name, x in {"low": 0.2, "high": 0.8}.items()}
+        print(f"best: {best}", file=sys.stderr)
+    """,
+    "objects": "for name in ['low', 'high']:\n    print(Tuner(name).run())",
+    "an imported function": "import tuning86\nfor name in ('low', 'high'):\n    tuning86.tune_model(name)",
+    "a single study, in a loop of unknown length": "for name in str.split('high'):\n    tune(name)",
+    "one study twice": """
+        study = optuna.create_study(study_name="high", direction="maximize")
+        study.optimize(objective)
+        study.optimize(objective)
+    """,
+    "workers": """
+        from concurrent.futures import ThreadPoolExecutor
+        with ThreadPoolExecutor(2) as pool:
+            print(list(pool.map(tune, ["low", "high"])))
+    """,
+    "created and loaded": """
+        optuna.create_study(study_name="high", storage="sqlite:///a.db", direction="maximize")
+        optuna.create_study(study_name="low", direction="minimize").optimize(objective)
+        optuna.load_study(study_name="high", storage="sqlite:///a.db").optimize(objective)
+    """,
+}
+
+
+@pytest.mark.parametrize("python", [BARE, FULL], ids=["bare", "optuna"])
+@pytest.mark.parametrize("code", CHOSEN.values(), ids=CHOSEN)
+def test_the_study_that_trial_study_names_is_tuned(
+    pod: Pod, twin: Twin, code: str, python: tuple[str, ...]
+) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps({"study": "high"})
+    pod.write(IMPORTED, "tuning86.py")
+    pod.write(START + textwrap.dedent(code))
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].state.name == "COMPLETE"
+    assert ("the study low is left alone, since trial.study is high" in ended.err) == ("low" in code)
+
+
+def test_a_study_without_a_name_is_chosen_by_its_position(pod: Pod, twin: Twin) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps({"study": "2"})
+    pod.write(START + "Tuner('a').run()\ntune_forest()")
+    ended = pod.run("script", "train.py", python=FULL)
+    assert ended.code == 0, ended
+    assert "the study a is left alone" in ended.err
+
+
+def test_a_script_without_the_chosen_study_lists_those_that_it_has(pod: Pod, twin: Twin) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps({"study": "medium"})
+    pod.write(START + "for name in ['low', 'high']:\n    Tuner(name).run()")
+    assert pod.run("script", "train.py", python=FULL).code == 1
+    assert twin.failure.message == (
+        "train.py ended without optimizing the study medium (trial.study): it created the studies low, high."
+    )
+    assert not (pod.folder / "trained").exists()
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "print(float(low.best_params['x']))",
+        "dict(**low.best_params)",
+        "len(low.trials)",
+        "low.best_trial.value > 0.5",
+        "low.get_trials()[0].value + 1",
+        "low.trials_dataframe().to_csv('a.csv') or [row for row in low.trials_dataframe()]",
+    ],
+)
+def test_results_of_a_study_that_is_left_alone_cannot_be_used(pod: Pod, twin: Twin, use: str) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps({"study": "high"})
+    pod.write(f"{START}low = Tuner('low').study\nlow.optimize(objective)\n{use}\nTuner('high').run()")
+    assert pod.run("script", "train.py", python=FULL).code == 1
+    assert "of the study low, which is left alone because trial.study is high" in twin.failure.message
+
+
+def test_ask_and_tell_cannot_be_left_alone(pod: Pod, twin: Twin) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps({"study": "high"})
+    pod.write("import optuna\noptuna.create_study(study_name='low').ask()")
+    assert pod.run("script", "train.py", python=FULL).code == 1
+    assert "uses ask and tell with the study low, but trial.study is high" in twin.failure.message
+
+
+@pytest.mark.parametrize("chosen", ["low", "high"])
+def test_the_refit_has_the_results_of_the_chosen_study_only(pod: Pod, twin: Twin, chosen: str) -> None:
+    twin.trial.suggest_float("x", 0.25, 0.25)
+    twin.study.tell(twin.trial, 0.5)
+    twin.finished = twin.study.trials
+    twin.trial = twin.study.ask()
+    twin.final = True
+    pod.environ |= {"TUNING_ROLE": "final", "TUNING_CONFIG": json.dumps({"study": chosen})}
+    pod.write(START + "print([round(tune(name), 2) for name in ('low', 'high')])")
+    ended = pod.run("script", "train.py", python=FULL)
+    assert ended.code == 0, ended
+    other = "<unknown: the study {} is left alone>"
+    expected = [0.25, other.format("high")] if chosen == "low" else [other.format("low"), 0.25]
+    assert ended.out.strip() == f"[{', '.join(map(str, expected))}]"

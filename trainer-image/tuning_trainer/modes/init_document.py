@@ -2,82 +2,82 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuning_trainer.modes.manifest_check import (
     CONSTRAINTS,
+    check_expressible,
     described,
     inexpressible,
     is_expressible,
-    is_optunas,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class RecordedStudy(NamedTuple):
-    """A study that the script has created, and how."""
+class Made(NamedTuple):
+    """How the script has created a study."""
 
-    study: Any
     arguments: dict[str, Any]
-    """The arguments of create_study or load_study."""
+    """The arguments of create_study or load_study, without the storage."""
     sampler: Any
     """The study's initial sampler, even if the script names none."""
     pruner: Any
+    has_storage: bool
     loaded: bool
     """Whether load_study returned it: then the directions are unknown."""
 
 
-def study_document(made: RecordedStudy, call: str, arguments: dict[str, Any], others: int) -> dict[str, Any]:
+def study_document(study: Any, call: str, arguments: dict[str, Any], others: int) -> dict[str, Any]:
     """Return the `study` of the document that `init` writes.
 
     Args:
+        study: the script's study; its attribute `_tuning_made` is missing if its constructor was called.
         call: 'optimize' or 'ask'.
         arguments: those of the call.
         others: how many other studies the script has created so far.
+
+    Raises:
+        TrialFailure: each trial would fail, since a manifest can't express the sampler or the pruner.
     """
     notes: list[str] = []
-    chosen = {kind: _chosen(made, kind) for kind in ("sampler", "pruner")}
+    unknown = Made({}, study.sampler, study.pruner, has_storage=False, loaded=True)
+    made: Made = getattr(study, "_tuning_made", unknown)
+    chosen = {kind: _chosen(study, made, kind) for kind in ("sampler", "pruner")}
+    if chosen["pruner"] is not None and len(study.directions) > 1:
+        notes.append("the script's pruner is ignored: Optuna does not prune trials with several objectives")
+        chosen["pruner"] = None
     document = {
         "call": call,
         "studyName": made.arguments.get("study_name"),
-        "directions": [direction.name.lower() for direction in made.study.directions],
-        "metricNames": _metric_names(made.study),
+        "directions": [direction.name.lower() for direction in study.directions],
+        "metricNames": _metric_names(study),
         **{kind: _named(kind, thing, notes) for kind, thing in chosen.items()},
         "nTrials": _n_trials(arguments),
         "timeout": _seconds(arguments.get("timeout")),
-        "parallelism": _parallelism(arguments.get("n_jobs", 1), notes),
-        "initialTrials": _initial_trials(made.study, notes),
+        "initialTrials": _initial_trials(study, notes),
         "notes": notes,
     }
-    notes.extend(_further_notes(made, call, arguments, others))
+    notes.extend(_further_notes(study, made, call, arguments, others))
     return document
 
 
-def _chosen(made: RecordedStudy, kind: str) -> Any:
+def _chosen(study: Any, made: Made, kind: str) -> Any:
     """Return the sampler or pruner that the script chose when creating the study or assigned later."""
-    now = getattr(made.study, kind)
+    now = getattr(study, kind)
     return now if now is not getattr(made, kind) else made.arguments.get(kind)
 
 
 def _named(kind: str, thing: Any, notes: list[str]) -> dict[str, Any] | None:
     if thing is None:
         return None
-    name = type(thing).__name__
-    if not is_optunas(thing):
-        notes.append(f"the {kind} {name} is not one of Optuna's, and the study server only has those")
-        return None
+    check_expressible(kind, thing)
     if "_tuning_arguments" not in vars(thing):
-        notes.append(f"the arguments of the {kind} {name} are unknown")
-    for argument, value in inexpressible(thing).items():
-        if argument == CONSTRAINTS:
-            notes.append(f"{CONSTRAINTS} stays in the script and runs in the trial's pod")
-        else:
-            what = "a function" if inspect.isroutine(value) else f"a {type(value).__name__}"
-            notes.append(f"the {kind}'s argument {argument} is {what}, which a manifest can't express")
+        notes.append(f"the arguments of the {kind} {type(thing).__name__} are unknown")
+    if CONSTRAINTS in inexpressible(thing):
+        notes.append(f"{CONSTRAINTS} stays in the script and runs in the trial's pod")
     return described(thing)
 
 
@@ -90,18 +90,6 @@ def _n_trials(arguments: dict[str, Any]) -> int | None:
 
 def _seconds(timeout: Any) -> float | None:
     return None if timeout is None else float(timeout)
-
-
-def _parallelism(jobs: int, notes: list[str]) -> int | None:
-    if jobs < 0:
-        notes.append(
-            f"n_jobs={jobs} means one job per CPU: set spec.parallelism to the number of pods to run at once"
-        )
-    elif jobs > 1:
-        notes.append(
-            f"n_jobs={jobs} becomes spec.parallelism: remove it from the script, because a pod runs one trial"
-        )
-    return jobs if jobs > 1 else None
 
 
 def _metric_names(study: Any) -> list[str] | None:
@@ -135,7 +123,9 @@ def _scalar(value: Any) -> bool:
     return isinstance(value, (str, int, bool)) and is_expressible(value)
 
 
-def _further_notes(made: RecordedStudy, call: str, arguments: dict[str, Any], others: int) -> Iterator[str]:
+def _further_notes(
+    study: Any, made: Made, call: str, arguments: dict[str, Any], others: int
+) -> Iterator[str]:
     if made.loaded:
         yield "the script loads its study, so its directions are unknown: set them in spec.objectives"
     if others:
@@ -143,10 +133,10 @@ def _further_notes(made: RecordedStudy, call: str, arguments: dict[str, Any], ot
         yield f"the script also creates {studies}: the manifest describes the first one that runs"
     if call == "ask":
         yield "the script uses ask and tell: each pod runs the first trial that the script asks for"
-    finished = sum(trial.state.name != "WAITING" for trial in made.study.trials)
+    finished = sum(trial.state.name != "WAITING" for trial in study.trials)
     if finished:
         yield f"{finished} added by add_trial left out: spec.warmStart continues from another study's trials"
-    if made.arguments.get("storage") is not None:
+    if made.has_storage:
         yield "the script's storage is ignored: the study server keeps the study"
     for callback in arguments.get("callbacks") or ():
         if not hasattr(callback, "_n_trials"):

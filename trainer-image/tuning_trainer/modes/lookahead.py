@@ -32,6 +32,10 @@ MAPS = ("map", "starmap", "imap", "imap_unordered")
 DEPTH = 5
 """How many calls deep a function is searched for `optimize`."""
 UNKNOWN = object()
+WAY_OUT = (
+    "Set trial.study to the study_name of the study to tune (or its position, for example '1', if it has no "
+    "name), so that the others are left alone, or give each study its own script and TuningStudy."
+)
 
 
 def check_only_call(frame: FrameType | None) -> None:
@@ -63,7 +67,7 @@ def _failure(name: str, lines: Sequence[int]) -> Failure:
     return Failure(
         "Script",
         f"{name} calls optimize more than once (line {where}), but a TuningStudy runs only one.",
-        "Give each study its own script and TuningStudy.",
+        f"{WAY_OUT} If this is the only call that will be executed, set trial.study as well.",
     )
 
 

@@ -99,7 +99,7 @@ def _check_directions(arguments: dict[str, Any], directions: list[str]) -> None:
 
 
 def _check_same(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
-    _check_expressible(kind, thing)
+    check_expressible(kind, thing)
     script = described(thing)
     known = _defaults(thing) | (manifest.get("args") or {})
     missing = object()
@@ -113,8 +113,12 @@ def _check_same(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
     )
 
 
-def _check_expressible(kind: str, thing: Any) -> None:
-    """Reject what a manifest can't express: the study server would run something else."""
+def check_expressible(kind: str, thing: Any) -> None:
+    """Reject what a manifest can't express: the study server would run something else.
+
+    Raises:
+        TrialFailure: it is not one of Optuna's classes, or one of its arguments is an object.
+    """
     made = f"The script's {kind} {type(thing).__name__}"
     if not is_optunas(thing):
         raise TrialFailure(

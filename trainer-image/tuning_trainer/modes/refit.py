@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import Failure, TrialFailure, failure_of
 from tuning_trainer.log import log
+from tuning_trainer.modes.lookahead import WAY_OUT
 from tuning_trainer.modes.script import execute, find_script
 from tuning_trainer.modes.workers import connect_spawned_processes
 from tuning_trainer.optuna_api.bridge import Inside
+from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
 from tuning_trainer.optuna_api.stand_in import FinishedTrial
 from tuning_trainer.optuna_api.trial_storage import split
 from tuning_trainer.outcome import Outcome, is_pruned
@@ -37,7 +39,7 @@ def refit_script(arguments: list[str], settings: Settings, trial: Trial, finishe
         TypeError: such an attribute cannot be written as JSON.
         BaseException: whatever the script raises.
     """
-    bridge = FinishedBridge(finished)
+    bridge = FinishedBridge(finished, Choice(settings.config.get("study")))
     connect_spawned_processes()
     try:
         execute(find_script(arguments[0], settings.source), arguments, bridge)
@@ -81,8 +83,9 @@ class FinishedBridge:
 
     offline = True
 
-    def __init__(self, finished: dict[str, Any]) -> None:
+    def __init__(self, finished: dict[str, Any], choice: Choice) -> None:
         self.inside = Inside()
+        self._choice = choice
         self._finished = finished
         self._study: Any = None
         self._key: object = None
@@ -105,6 +108,8 @@ class FinishedBridge:
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Return the finished study, in the script's storage if that is an object (which is in memory)."""
         del original
+        if (other := self._choice.left_alone(arguments, self.inside)) is not None:
+            return other
         self._key = arguments.get("study_name") or object()
         if self._study is not None:
             return self._study
@@ -124,13 +129,14 @@ class FinishedBridge:
         Raises:
             TrialFailure: the script optimizes another study, which this one's result would be wrong for.
         """
-        del study
+        if is_left_alone(study):
+            return
         if self._optimized not in (None, self._key):
             raise TrialFailure(
                 Failure(
                     "Script",
                     "The script optimizes a second study, but the trials are those of the first.",
-                    "Give each study its own script and TuningStudy.",
+                    WAY_OUT,
                 )
             )
         self._optimized = self._key
@@ -139,7 +145,9 @@ class FinishedBridge:
 
     def ask(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
         """Reject ask and tell: a loop of them would not end in a finished study."""
-        del study, arguments
+        del arguments
+        if is_left_alone(study):
+            refuse_ask(study)
         raise TrialFailure(
             Failure(
                 "Script",

@@ -20,6 +20,7 @@ from tuning_trainer.modes.manifest_check import check_arguments, check_component
 from tuning_trainer.modes.workers import IN_OBJECTIVE, TrialOverInWorker, Workers, start_workers
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import Inside
+from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
 from tuning_trainer.outcome import Outcome, exceptions, outcome_of_exception, outcome_of_value
 from tuning_trainer.runner import TrialOver
 from tuning_trainer.stopping import Stopped
@@ -53,6 +54,7 @@ class TrialBridge:
     def __init__(self, run: Run, workers: Workers) -> None:
         self.inside = Inside()
         self.over: TrialOver | None = None
+        self.choice = Choice(run.settings.config.get("study"))
         self._run = run
         self._workers = workers
         self._opening = threading.Lock()
@@ -78,6 +80,8 @@ class TrialBridge:
         del original
         if (code := self._workers.exit_code()) is not None:
             self._stop_script(code)
+        if (other := self.choice.left_alone(arguments, self.inside)) is not None:
+            return other
         if calling_module().startswith(INTEGRATIONS):  # OptunaSearchCV's sampler has a new seed each time
             arguments.pop("sampler", None)
         trial, _ = self._open()
@@ -96,22 +100,17 @@ class TrialBridge:
     def optimize(self, study: Any, arguments: dict[str, Any]) -> None:
         """Run the pod's trial, deliver its result and end the script; return if another worker has run it.
 
+        Does nothing for a study that is left alone.
+
         Raises:
             TrialFailure: the script needs something that a pod can't do.
             TrialOver: the trial is over, and this is the script's process.
         """
-        if calling_module().startswith(STEPWISE):
-            raise _script_failure(
-                "LightGBMTuner optimizes in several steps within one process, but a pod runs only one trial.",
-                "Write an objective that suggests LightGBM's parameters, or run the tuner as a plain Job.",
-            )
-        jobs = arguments.get("n_jobs", 1)
-        if jobs != 1:
-            raise _script_failure(
-                f"The script calls optimize with n_jobs={jobs}, but a pod runs only one trial.",
-                "Remove n_jobs from the script, and set spec.parallelism to run trials in parallel.",
-            )
-        check_only_call(calling_frame())
+        if is_left_alone(study):
+            return
+        check_one_trial(arguments)
+        if self.choice.wanted is None:
+            check_only_call(calling_frame())
         for name in [name for name in IGNORED if arguments.get(name)]:
             log(f"the argument {name} of optimize is ignored: use {IGNORED[name]}")
         trial = self._take(study)
@@ -128,6 +127,8 @@ class TrialBridge:
         Raises:
             TrialOver, TrialOverInWorker: the trial is over.
         """
+        if is_left_alone(study):
+            refuse_ask(study)
         trial = self._take(study)
         if trial is None:
             raise TrialOverInWorker(TRIAL_IS_OVER)
@@ -137,6 +138,8 @@ class TrialBridge:
 
     def tell(self, study: Any, arguments: dict[str, Any]) -> None:
         """End the trial as `study.tell` does, and the script with it; once it has ended, do nothing."""
+        if is_left_alone(study):
+            refuse_ask(study)
         if self.over is not None or self._workers.exit_code() is not None:
             return
         trial, metrics = self._open()
@@ -263,10 +266,38 @@ def run_script(arguments: list[str], run: Run, trial: Trial, metrics: list[str])
     if problem is None:
         workers.wait_for_leftovers()
     _raise_end(bridge, workers, problem)
-    raise problem or _script_failure(
-        f"{file.name} ended without calling study.optimize.",
-        "Call it at module level or under `if __name__ == '__main__':`.",
+    remedy = "Call it at module level or under `if __name__ == '__main__':`."
+    raise problem or without_study(file.name, bridge.choice, remedy)
+
+
+def without_study(script: str, choice: Choice, remedy: str) -> TrialFailure:
+    """Return the failure of a script that ended without optimizing the study; the remedy is for any study."""
+    if choice.wanted is None:
+        return _script_failure(f"{script} ended without calling study.optimize.", remedy)
+    created = f"created the studies {', '.join(choice.created)}" if choice.created else "created no study"
+    return _script_failure(
+        f"{script} ended without optimizing the study {choice.wanted} (trial.study): it {created}.",
+        "Set trial.study to the study_name of one of them or, for a study without a name, to its position.",
     )
+
+
+def check_one_trial(arguments: dict[str, Any]) -> None:
+    """Reject a call of optimize that needs more than one trial in its process.
+
+    Raises:
+        TrialFailure: it does; the message says what to do instead.
+    """
+    if calling_module().startswith(STEPWISE):
+        raise _script_failure(
+            "LightGBMTuner optimizes in several steps within one process, but a pod runs only one trial.",
+            "Write an objective that suggests LightGBM's parameters, or run the tuner as a plain Job.",
+        )
+    jobs = arguments.get("n_jobs", 1)
+    if jobs != 1:
+        raise _script_failure(
+            f"The script calls optimize with n_jobs={jobs}, but a pod runs only one trial.",
+            "Remove n_jobs from the script, and set spec.parallelism to run trials in parallel.",
+        )
 
 
 def _raise_end(bridge: TrialBridge, workers: Workers, problem: BaseException | None) -> None:
@@ -325,7 +356,8 @@ def _several_studies(name: str) -> Failure:
     return Failure(
         "Script",
         f"The script's workers optimize several studies, {name} and another, but a TuningStudy tunes one.",
-        "Give each study its own script and TuningStudy, or give the workers the same study_name.",
+        "Set trial.study to the study_name of the one to tune, give each study its own script and "
+        "TuningStudy, or give the workers the same study_name.",
     )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.log import PACKAGE, log
 from tuning_trainer.optuna_api.bridge import NO_STOP
+from tuning_trainer.optuna_api.choice import is_left_alone, unknown
 from tuning_trainer.optuna_api.storages import replace_storages
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ IGNORED = {
     "stop": NO_STOP,
 }
 """Methods that concern more than one trial, and the fields to use instead."""
+RESULTS = ("best_trial", "best_trials", "best_params", "best_value", "trials")
+RESULT_METHODS = ("get_trials", "trials_dataframe")
 
 
 def install(bridge: Bridge) -> None:
@@ -130,6 +133,14 @@ def _patch_study(study: type, bridge: Bridge) -> None:
     for name in IGNORED:
         if hasattr(study, name):
             setattr(study, name, _ignoring(getattr(study, name), bridge))
+    for name in RESULTS:
+        if isinstance(vars(study).get(name), property):  # not an attribute of the stand-in's instances
+            setattr(
+                study, name, property(_result(vars(study)[name].fget, name), doc=vars(study)[name].__doc__)
+            )
+    for name in RESULT_METHODS:
+        if hasattr(study, name):
+            setattr(study, name, _result(getattr(study, name), name))
 
 
 def _creating(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any]:
@@ -168,6 +179,14 @@ def _ignoring(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any
         return None
 
     return run
+
+
+def _result(original: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def get(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return unknown(self, name) if is_left_alone(self) else original(self, *args, **kwargs)
+
+    return get
 
 
 def _record_arguments(kind: type) -> None:

@@ -22,13 +22,21 @@ def init(
     python: Annotated[
         str | None, typer.Option(help="Python that runs the script on this machine.", show_default="python")
     ] = None,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="study_name of the study to tune (or its position, if it has no name), if the script "
+            "optimizes several.",
+            show_default="the only one",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
     """Create a study's manifest from an Optuna script, by running it up to its `study.optimize`."""
     from tuning_operator.cli.scripts.init import Request
     from tuning_operator.cli.scripts.init import init as make
 
-    result = make(Request(script, out, name, image, gpus, python, force))
+    result = make(Request(script, out, name, image, gpus, python, study, force))
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
     for file in result.files:

@@ -24,6 +24,8 @@ class Request:
     image: str
     gpus: int
     python: str | None
+    study: str | None
+    """Which of the script's studies is tuned."""
     force: bool
 
 
@@ -40,10 +42,10 @@ class Result:
 def init(request: Request) -> Result:
     """Write the manifest of the study that a script creates, and its kustomization. Raises PluginError."""
     script, files = request.script, _files(request)
-    study = probe(script, request.python)
+    study = probe(script, request.python, request.study)
     modules, packages = local_modules(script)
     name = study_name(request.name, study.study_name, script.name)
-    options = Options(script.name, modules, name, request.image, request.gpus)
+    options = Options(script.name, modules, name, request.image, request.gpus, request.study)
     texts = [manifest(study, options), kustomization(options, files[0].name)]
     for file, text in zip(files, texts, strict=True):
         file.write_text(text)

@@ -52,7 +52,6 @@ class ScriptStudy(Model):
     pruner: Pruner | None = None
     n_trials: int | None = None
     timeout: float | None = None
-    parallelism: int | None = None
     initial_trials: list[dict[str, Scalar]] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
@@ -68,6 +67,8 @@ class Options:
     name: str
     image: str
     gpus: int
+    study: str | None = None
+    """Which of the script's studies is tuned."""
 
 
 def study_name(given: str | None, in_script: str | None, script: str) -> str:
@@ -141,11 +142,12 @@ def _spec(study: ScriptStudy, options: Options) -> dict[str, Any]:
         "sampler": study.sampler and study.sampler.model_dump(),
         "pruner": study.pruner and study.pruner.model_dump(),
         "maxTrials": DEFAULT_TRIALS if study.n_trials is None else study.n_trials,
-        "parallelism": study.parallelism or 1,
+        "parallelism": 1,
         "timeout": None if study.timeout is None else f"{max(1, round(study.timeout))}s",
         "initialTrials": study.initial_trials or None,
         "trial": {
             "script": options.script,
+            **({"study": options.study} if options.study else {}),
             "source": {"configMap": _code(options.name)},
             "template": {"spec": {"containers": [container]}},
         },

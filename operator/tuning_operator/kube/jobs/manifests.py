@@ -202,5 +202,6 @@ def _config(spec: TuningStudySpec, runs: Program) -> dict[str, Any]:
         "sampler": spec.sampler.model_dump(),
         "pruner": spec.pruner_in_effect.model_dump(),
         **({"metrics": metrics.model_dump(exclude_none=True)} if metrics else {}),
+        **({"study": runs.study} if runs.study else {}),
         **({"timeoutSeconds": seconds(runs.timeout)} if runs.timeout else {}),
     }

@@ -118,6 +118,8 @@ class Program:
 
     arguments: Sequence[str]
     """Of the trainer."""
+    study: str | None
+    """Which of the script's studies is tuned."""
     python: str
     template: Mapping[str, Any]
     """A PodTemplateSpec."""
@@ -134,6 +136,7 @@ class Program:
         content = [
             list(self.arguments), self.python, self.template, self.job.model_dump(), self.source, self.timeout
         ]  # fmt: skip
+        content += [self.study] if self.study else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -151,6 +154,7 @@ def program(study: TuningStudy, work: Work) -> Program:
     runs_own = own and (own.objective or own.script or own.command)
     return Program(
         arguments=_arguments(own if own and runs_own else trial),
+        study=None if runs_own else trial.study,
         python=trial.python,
         template=(own and own.template) or trial.template,
         job=trial.job or JobMetadata(),
