@@ -18,7 +18,7 @@ from tuning_trainer.log import calling_frame
 from tuning_trainer.modes.init_document import Made, study_document
 from tuning_trainer.modes.lookahead import check_only_call
 from tuning_trainer.modes.script import check_one_trial, execute, find_script, without_study
-from tuning_trainer.modes.workers import Workers, start_workers
+from tuning_trainer.modes.workers import TrialOverInWorker, Workers, start_workers
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import STUDY_ARGUMENTS, Inside
 from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
@@ -40,10 +40,6 @@ SEVERAL = (
 
 class Recorded(SystemExit):
     """Raised by `optimize` and `ask`; ends the script, whose study is recorded."""
-
-
-class RecordedInWorker(Exception):  # noqa: N818  not an error: it ends the worker's code
-    """The same in a process that the script has started: a pool would wait forever for one that exits."""
 
 
 def init(arguments: list[str]) -> int:
@@ -176,7 +172,7 @@ class RecordingBridge:
             self._workers.finish(0)
         if self._workers.in_main_process:
             raise Recorded(0)
-        raise RecordedInWorker("The study is recorded.")
+        raise TrialOverInWorker("The study is recorded.")
 
     def _document(self, call: str, study: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         if call == "optimize":
