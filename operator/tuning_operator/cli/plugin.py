@@ -14,6 +14,7 @@ from tuning_operator.cli.commands.logs import logs
 from tuning_operator.cli.commands.options import on_studies
 from tuning_operator.cli.commands.plot import plot
 from tuning_operator.cli.commands.trials import list_studies, trial, trials
+from tuning_operator.cli.commands.watch import watch
 from tuning_operator.cli.studies import Place, Studies
 
 PROGRAM = "kubectl tuning"
@@ -22,6 +23,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_studies,
     "trials": trials,
     "trial": trial,
+    "watch": watch,
     "logs": logs,
     "best": best,
     "export": export,

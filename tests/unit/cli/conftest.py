@@ -44,10 +44,13 @@ class Cluster:
 
     def asked(self, question: str) -> list[str]:
         """Return the arguments of the single call that started like this."""
-        lines = (self.folder / "asked").read_text().splitlines()
-        calls = [call for call in map(json.loads, lines) if "-".join(call).startswith(question)]
-        assert len(calls) == 1, lines
+        calls = [call for call in self.calls() if "-".join(call).startswith(question)]
+        assert len(calls) == 1, self.calls()
         return calls[0]
+
+    def calls(self) -> list[list[str]]:
+        """Return the arguments of each call."""
+        return [json.loads(line) for line in (self.folder / "asked").read_text().splitlines()]
 
     def study(self, *metrics: str, **status: Any) -> None:
         objectives = [{"metric": metric, "direction": "minimize"} for metric in metrics or ("loss",)]

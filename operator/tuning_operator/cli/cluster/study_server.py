@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 from pydantic import ValidationError
 
-from tuning_operator.cli import NotPermittedError, NotReachableError, PluginError
+from tuning_operator.cli import NotFoundError, NotPermittedError, NotReachableError, PluginError
 from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
 from tuning_operator.protocol import FinishedStudy
 from tuning_operator.resource import names
@@ -115,7 +115,7 @@ def find_address(kubectl: Kubectl, study: str) -> Address:
         if config["metadata"]["name"].startswith(f"{study}-trainer-") and "server-url" in config["data"]
     ]
     if not found:
-        raise PluginError(
+        raise NotFoundError(
             f"the ConfigMap {study}-trainer-... with the study server's address does not exist: the operator "
             f"creates it with the next trial (see `kubectl tuning best {study}`)"
         )
@@ -164,7 +164,9 @@ def _certificate_hint(error: Exception) -> str:
 
 def _record(response: httpx.Response) -> FinishedStudy:
     if response.status_code != httpx.codes.OK:
-        raise PluginError(f"the study server replied {response.status_code}: {_detail(response)}")
+        errors = {404: NotFoundError, 403: NotPermittedError, 503: NotReachableError}
+        kind = errors.get(response.status_code, PluginError)
+        raise kind(f"the study server replied {response.status_code}: {_detail(response)}")
     try:
         return FinishedStudy.model_validate_json(response.content)
     except ValidationError as error:
