@@ -146,7 +146,7 @@ def test_the_view() -> None:
     assert "3/10 trials  2 complete, 1 pruned, 1 running" in text
     assert "loss 0.4 (trial 1)  lr=0.25" in text
     assert "0.25    lr=0.1" in text
-    assert "h saved by pruning" in text
+    assert "saved by pruning" in text
     assert "Stalled=True (ImagePull): no such image" in text
     assert "no connection, trying again: x" in text
 

@@ -67,7 +67,7 @@ def _lines(progress: Progress) -> Iterator[tuple[str, str]]:
         yield "Rate", f"{rate * 60:.3g} trials/min{until}"
     if hours := progress.gpu_hours():
         used, saved = hours
-        yield "GPU time", f"{used:.3g} h used, about {saved:.3g} h saved by pruning"
+        yield "GPU time", f"{span(used * 3600)} used, about {span(saved * 3600)} saved by pruning"
     if refit := progress.study.get("status", {}).get("refit"):
         yield "Refit", " ".join(filter(None, (refit["phase"], refit.get("message"), refit.get("model"))))
 
