@@ -34,7 +34,7 @@ COLUMNS = [
     ("Running", "integer", ".status.trials.running", 0, "Running trials."),
     ("Pruned", "integer", ".status.trials.pruned", 0, "Trials that were stopped early."),
     ("Failed", "integer", ".status.trials.failed", 0, "Trials that ended without a value."),
-    ("Best", "number", ".status.best.values[0]", 0, "The best value so far."),
+    ("Best", "string", ".status.bestValue", 0, "The best value so far, or the size of the Pareto front."),
     ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the study was created."),
     ("Best parameters", "string", ".status.best.parameters", 1, "The parameters of the best trial."),
     (
@@ -46,6 +46,7 @@ COLUMNS = [
     ),
     ("Refit", "string", ".status.refit.phase", 1, "Pending, Running, Completed or Failed."),
     ("Model", "string", ".status.refit.model", 1, "Where the refit stored the model."),
+    ("Last transition", "date", ".status.lastTransitionTime", 1, "Time since a condition last changed."),
     ("Stalled", "string", '.status.conditions[?(@.type=="Stalled")].message', 1, "Why trials cannot start."),
 ]
 

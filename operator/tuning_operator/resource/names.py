@@ -17,6 +17,11 @@ LABEL_DIGEST = f"{GROUP}/digest"
 
 ANNOTATION_PROGRAM = f"{GROUP}/program"
 """A digest of what a Job runs according to the spec. It differs once that has changed."""
+ANNOTATION_PARAMETERS = f"{GROUP}/parameters"
+"""A trial's parameters as JSON, for people: those known when its Job was created."""
+
+ANNOTATION_STOP = f"{GROUP}/stop"
+"""On a trial's Job: a user wants the trial to end now. It is recorded as PRUNED."""
 
 REFIT = "refit"
 """Takes the place of the trial's number in the name of the refit's Job."""

@@ -512,6 +512,9 @@ class TuningStudyStatus(Model):
         description="Conditions of the study: Accepted, Stalled, Suspended, Complete and Failed.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
+    last_transition_time: str | None = Field(
+        None, description="Time at which a condition last changed its status (RFC 3339)."
+    )
     observed_generation: int | None = Field(
         None, description="Generation of the spec that this status is based on."
     )
@@ -524,6 +527,11 @@ class TuningStudyStatus(Model):
     )
     trials: TrialCounts | None = Field(None, description="Number of trials by state.")
     best: BestTrial | None = Field(None, description="Best trial so far (single objective).")
+    best_value: str | None = Field(
+        None,
+        description="What kubectl get shows: the best value, rounded, or with several objectives the size of "
+        "the Pareto front.",
+    )
     pareto_front: list[BestTrial] | None = Field(
         None,
         description="Pareto-optimal trials (several objectives): at most 50, including the best in each "

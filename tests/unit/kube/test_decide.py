@@ -13,7 +13,7 @@ from tuning_operator.kube.plan.observation import Observation, Run
 from tuning_operator.kube.plan.waiting import START_GRACE
 from tuning_operator.kube.plan.work import Trial
 from tuning_operator.kube.status.conditions import find
-from tuning_operator.protocol import Problem, TrialRecord
+from tuning_operator.protocol import Failure, Problem, TrialRecord
 from tuning_operator.resource.study import BestTrial, Condition, TuningStudy, TuningStudyStatus
 from tuning_operator.resource.times import rfc3339
 
@@ -32,6 +32,7 @@ from tests.unit.kube.builders import (
 )
 
 ASK = ask(2, 10)
+STOPPED = Failure(category="StoppedByUser", message="A user stopped the trial.")
 LATE = ago(START_GRACE.total_seconds() + 1)
 
 
@@ -116,6 +117,15 @@ TABLE: dict[str, Row] = {
         [Stop(Trial(0))], conditions={"Stalled": ("True", "Quota")}, requeue_after=0),
     "a run that has started is left alone when the spec changes": Row(
         study(), seen(summary(0, 1), {0: started(outdated=True), 1: started()}), []),
+    "a trial that a user has stopped ends": Row(
+        study(), seen(summary(0, 1), {0: started(stop_requested=True), 1: started()}),
+        [tell(0, "PRUNED", STOPPED), Stop(Trial(0))], requeue_after=0),
+    "a trial that a user has stopped before it started ends": Row(
+        study(), seen(summary(0, 1), {0: Run("starting", stop_requested=True), 1: started()}),
+        [tell(0, "PRUNED", STOPPED), Stop(Trial(0))], requeue_after=0),
+    "a stopped trial whose run is going already only ends": Row(
+        study(), seen(summary(0, 1), {0: Run("stopping", stop_requested=True), 1: started()}),
+        [tell(0, "PRUNED", STOPPED)], requeue_after=0),
     "no trial can start": Row(
         study(), seen(summary(0, 1), {n: Run("starting", diagnosis("Unschedulable", LATE)) for n in (0, 1)}), [],
         phase="Pending", conditions={"Stalled": ("True", "Unschedulable")}),
@@ -290,6 +300,26 @@ def test_status_has_counts_and_the_best() -> None:
     assert status.best == BestTrial(
         number=3, values=[0.98], parameters={"x": 0.5, "kind": "relu", "layers": "[8, 4]"}
     )
+
+
+def test_status_has_a_short_best_value_for_kubectl_get() -> None:
+    best = winner(value=0.9822221994400024)
+    assert decision(study(), seen(summary(complete=1, best=best)), NOW).status.best_value == "0.982222"
+    two = [{"metric": metric, "direction": "maximize"} for metric in "ab"]
+    front = [trial(number, "COMPLETE", values=[1, number]) for number in range(3)]
+    found = decision(study(objectives=two), seen(summary(complete=3, pareto_front=front)), NOW).status
+    assert found.best_value == "front of 3"
+    assert decision(study(), seen(summary()), NOW).status.best_value is None
+
+
+def test_status_has_the_last_transition() -> None:
+    before = decision(study(), seen(summary()), NOW).status
+    assert before.last_transition_time == rfc3339(NOW)
+    later = NOW + timedelta(minutes=1)
+    same = decision(study(status=before), seen(summary()), later).status
+    assert same.last_transition_time == rfc3339(NOW)
+    suspended = decision(study(status=before, suspend=True), seen(summary()), later).status
+    assert suspended.last_transition_time == rfc3339(later)
 
 
 def test_an_infinite_best_value_does_not_break_the_status() -> None:

@@ -83,3 +83,18 @@ async def test_the_number_of_requests_does_not_depend_on_the_number_of_runs() ->
         assert set(found) == works
         counts.append(len(faults.calls))
     assert counts == [4, 4, 4], "the Jobs, their pods, the Events of Jobs, the Events of pods"
+
+
+async def test_a_stop_is_requested_by_an_annotation() -> None:
+    kube = FakeKube()
+    runs = JobRuns(kube, kopf.OperatorRegistry(), lambda: RUNTIME, lambda: NOW)
+    works = {Trial(0), Trial(1)}
+    for work in works:
+        await runs.start(TuningStudy.model_validate(body()), work)
+        kube.set_status("Job", "ml", work.job_name("mnist"), active=1, ready=int(work.number == 0))
+    for number in (0, 1):
+        kube.objects["Job", "ml", f"mnist-{number}"]["metadata"]["annotations"]["tuning.dev/stop"] = "true"
+    found = await runs.list_runs(study(), works)
+    assert {run.stop_requested for run in found.values()} == {True}
+    del kube.objects["Job", "ml", "mnist-0"]["metadata"]["annotations"]["tuning.dev/stop"]
+    assert not (await runs.list_runs(study(), works))[Trial(0)].stop_requested

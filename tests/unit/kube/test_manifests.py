@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from typing import Any
 
 import pytest
@@ -338,6 +339,25 @@ def test_the_refits_own_fields() -> None:
     assert container(job)["command"][2:] == ["script", "final.py"]
     assert pod["activeDeadlineSeconds"] == 7 * 3600
     assert {"name": "tuning-source", "configMap": {"name": "final-code"}} in pod["volumes"]
+
+
+def parameters(values: dict[str, Any]) -> Any:
+    made = manifests.job(study(), Trial(7, values), RUNTIME)
+    return json.loads(made["metadata"]["annotations"].get(names.ANNOTATION_PARAMETERS, "null"))
+
+
+def test_the_parameters_are_an_annotation() -> None:
+    assert parameters({}) is None
+    assert parameters({"lr": 0.1, "kind": None, "c": math.inf}) == {"lr": 0.1, "kind": None, "c": "Infinity"}
+    assert Trial(7, {"lr": 0.1}) == Trial(7)
+    assert len({Trial(7, {"lr": 0.1}), Trial(7)}) == 1
+
+
+def test_the_annotation_with_the_parameters_is_bounded() -> None:
+    long = parameters({f"p{n}": "x" * 1000 for n in range(100)})
+    assert [*long] == ["p0", "p1", "p2", "p3", "..."]
+    assert long["..."] == "96 more"
+    assert parameters({"text": "x" * 5000}) == {"...": "1 more"}
 
 
 def test_labels_and_annotations_of_the_job_itself() -> None:

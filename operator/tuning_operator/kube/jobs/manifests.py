@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tuning_trainer.wire.codec import to_wire
+
 from tuning_operator.kube.jobs.evidence import STOPPED
 from tuning_operator.kube.plan.work import Program, Trial, Work, program
 from tuning_operator.resource import names
@@ -27,6 +29,8 @@ POD_RETRIES = 3
 """How often a trial's pod is replaced that was deleted, or that its node rejected or lost."""
 STARTUP_SECONDS = 3600
 """Time for images and init containers, in addition to the timeout, after which the kubelet ends a pod."""
+MAX_PARAMETERS = 4096
+"""Characters; all annotations of an object together may have 256 KiB, and each list of Jobs has them."""
 MAX_RULES = 20
 """The API server's limit for podFailurePolicy."""
 
@@ -63,7 +67,11 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
     runs = program(study, work)
     metadata = _metadata(study, work.job_name(study.metadata["name"]), work.labels)
     metadata["labels"] = {**runs.job.labels, **metadata["labels"]}
-    metadata["annotations"] = {**runs.job.annotations, names.ANNOTATION_PROGRAM: runs.digest}
+    metadata["annotations"] = {
+        **runs.job.annotations,
+        names.ANNOTATION_PROGRAM: runs.digest,
+        **_parameters(work),
+    }
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -75,6 +83,21 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
             "template": _pod_template(study, work, runs, runtime),
         },
     }
+
+
+def _parameters(work: Work) -> dict[str, str]:
+    """Return the annotation with the trial's parameters; those that are too much are only counted."""
+    if not isinstance(work, Trial) or not work.parameters:
+        return {}
+    shown: dict[str, Any] = {}
+    length = 0
+    for name, value in work.parameters.items():
+        length += len(json.dumps({name: to_wire(value)}))
+        if length > MAX_PARAMETERS:
+            shown["..."] = f"{len(work.parameters) - len(shown)} more"
+            break
+        shown[name] = to_wire(value)
+    return {names.ANNOTATION_PARAMETERS: json.dumps(shown)}
 
 
 def _failure_rules(work: Work, template: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -93,6 +93,14 @@ def _study_over(context: Context, trial: TrialRecord, run: Run | None) -> tuple[
     )
 
 
+def _stopped_by_user(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
+    """End a trial that a user has stopped. PRUNED, as when the study ends: nothing went wrong."""
+    if run is None or not run.stop_requested:
+        return ()
+    failure = Failure(category="StoppedByUser", message="A user stopped the trial.")
+    return (_tell(trial, "PRUNED", failure), *_stop(trial, run))
+
+
 def _prune_requested(context: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     """End a trial that ignores its pruner, or has no run left that could obey."""
     if trial.prune_requested is None:
@@ -116,12 +124,13 @@ def _cannot_start(context: Context, trial: TrialRecord, run: Run | None) -> tupl
 
 def _without_run(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     """A trial just asked for, or one whose run was deleted (a crash between the two looks the same)."""
-    return (Start(Trial(trial.number)),) if needs_start(run) else ()
+    return (Start(Trial(trial.number, trial.parameters)),) if needs_start(run) else ()
 
 
 TRIAL_RULES: tuple[Rule, ...] = (
     _ended_without_result,
     _study_over,
+    _stopped_by_user,
     _prune_requested,
     _outdated,
     _cannot_start,

@@ -34,6 +34,8 @@ class Run:
     """When the run was first seen to go on after its work had a result."""
     outdated: bool = False
     """Whether the spec has changed what the run should execute."""
+    stop_requested: bool = False
+    """Whether a user wants the trial to end."""
     check_at: datetime | None = None
     """When to look at the run again, though nothing may have been reported of it."""
 

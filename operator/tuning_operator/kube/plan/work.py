@@ -1,5 +1,6 @@
 """What a run is for: one trial of a study, or its refit."""
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,8 @@ class Trial:
     """A trial, by its number."""
 
     number: int
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    """Those that it had when it was last looked at; they are shown, and do not distinguish trials."""
 
     noun: ClassVar[str] = "trial"
     field: ClassVar[str] = "spec.trial"

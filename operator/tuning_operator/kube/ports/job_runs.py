@@ -158,11 +158,19 @@ class JobRuns:
             is_new = created and state == "starting" and work in unfinished
             diagnose_at = created + DIAGNOSIS_DELAY if created and is_new else now
             check_at = diagnose_at if diagnose_at > now else None
-            runs[work] = Run(state, outdated=_is_outdated(found, study, work), check_at=check_at)
+            runs[work] = Run(
+                state,
+                outdated=_is_outdated(found, study, work),
+                stop_requested=names.ANNOTATION_STOP in found["metadata"].get("annotations", {}),
+                check_at=check_at,
+            )
             if diagnose_at <= now and (state == "starting" or (state == "ended" and work in unfinished)):
                 unclear[work] = found
         for work, evidence in (await self._evidence(study, unclear)).items():
-            runs[work] = replace(_run(evidence, now), outdated=runs[work].outdated)
+            before = runs[work]
+            runs[work] = replace(
+                _run(evidence, now), outdated=before.outdated, stop_requested=before.stop_requested
+            )
         if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
             self._provided.pop(key, None)  # the next start creates it again
         return runs

@@ -43,6 +43,11 @@ def apply(
     return [by_type[type_] for type_ in ORDER if type_ in by_type]
 
 
+def last_transition(conditions: Iterable[Condition]) -> str | None:
+    """Return when a condition changed last."""
+    return max((condition.last_transition_time for condition in conditions), default=None)
+
+
 def _condition(old: Condition | None, finding: Finding, generation: int, now: datetime) -> Condition:
     status: Literal["True", "False"] = "True" if finding.holds else "False"
     unchanged = old is not None and old.status == status

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,15 @@ from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, unfinished
 from tuning_operator.kube.plan.verdict import ENDED, finished
 from tuning_operator.kube.plan.work import Refit, Trial, Work
-from tuning_operator.kube.status.conditions import CONTINUED, MESSAGE_LIMIT, Finding, Type, apply, find
+from tuning_operator.kube.status.conditions import (
+    CONTINUED,
+    MESSAGE_LIMIT,
+    Finding,
+    Type,
+    apply,
+    find,
+    last_transition,
+)
 from tuning_operator.kube.status.refit_status import refit_status
 from tuning_operator.protocol import Failure, Problem, StudySummary, TrialRecord
 from tuning_operator.resource.study import BestTrial, Scalar, TrialCounts, TuningStudy, TuningStudyStatus
@@ -24,18 +32,23 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
     phase = _phase(study, seen, plan)
     generation = study.metadata["generation"]
     done = finished(summary) if summary else 0
+    conditions = apply(old.conditions, _findings(study, seen, plan), generation, now)
+    best = _best(summary.best) if summary else old.best
+    front = old.pareto_front
+    if summary:
+        front = [each for trial in summary.pareto_front if (each := _best(trial))] or None
     return TuningStudyStatus(
         phase=phase,
-        conditions=apply(old.conditions, _findings(study, seen, plan), generation, now),
+        conditions=conditions,
+        last_transition_time=last_transition(conditions),
         observed_generation=generation,
         start_time=_start_time(old, phase, now),
         completion_time=(old.completion_time or rfc3339(now)) if phase in ENDED else None,
         progress=f"{done}/{study.spec.max_trials}",
         trials=_counts(study, summary, seen) if summary else old.trials,
-        best=_best(summary.best) if summary else old.best,
-        pareto_front=[best for trial in summary.pareto_front if (best := _best(trial))] or None
-        if summary
-        else old.pareto_front,
+        best=best,
+        best_value=_best_value(best, front),
+        pareto_front=front,
         refit=refit_status(study, seen, plan),
     )
 
@@ -49,8 +62,10 @@ def with_failure(
     refit = status.refit
     if refit and isinstance(work, Refit):
         refit = refit.model_copy(update={"message": shorten(message, MESSAGE_LIMIT)})
+    conditions = apply(status.conditions, [finding], generation, now)
     update = {
-        "conditions": apply(status.conditions, [finding], generation, now),
+        "conditions": conditions,
+        "last_transition_time": last_transition(conditions),
         "phase": status.phase or "Pending",
         "refit": refit,
     }
@@ -62,7 +77,12 @@ def refused(
 ) -> TuningStudyStatus:
     """Return the status of a study whose spec could not even be read."""
     conditions = apply(status.conditions, [_accepted(problems, None)], generation, now)
-    update = {"conditions": conditions, "phase": status.phase or "Pending", "observed_generation": generation}
+    update = {
+        "conditions": conditions,
+        "last_transition_time": last_transition(conditions),
+        "phase": status.phase or "Pending",
+        "observed_generation": generation,
+    }
     return status.model_copy(update=update)
 
 
@@ -170,6 +190,13 @@ def _best(trial: TrialRecord | None) -> BestTrial | None:
         return None
     parameters = {name: _scalar(value) for name, value in trial.parameters.items()}
     return BestTrial(number=trial.number, values=trial.values, parameters=parameters)
+
+
+def _best_value(best: BestTrial | None, front: Sequence[BestTrial] | None) -> str | None:
+    """Return what `kubectl get` shows: a rounded value, or the size of the Pareto front."""
+    if front:
+        return f"front of {len(front)}"
+    return f"{best.values[0]:.6g}" if best else None
 
 
 def _scalar(value: Any) -> Scalar:
