@@ -1,6 +1,7 @@
 """The resource as a user of kubectl sees it: explained fields, defaults, columns, refused typos, status."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ STATUS: dict[str, Any] = {
         "values": [0.9712],
         "parameters": {"lr": 0.001, "n_layers": 2, "optimizer": "Adam", "f": True},
     },
+    "bestValue": "0.9712",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
     "refit": {
         "phase": "Completed",
         "job": "seen-refit",
@@ -266,7 +269,9 @@ def test_columns(api: Api) -> None:
     assert before[0] == ["NAME", "PHASE", "FINISHED", "RUNNING", "PRUNED", "FAILED", "BEST", "AGE"]
     assert before[1][:7] == ["seen", "", "", "", "", "", ""]
     assert after[1][:7] == ["seen", "Running", "12/100", "4", "3", "2", "0.9712"]
-    assert dict(zip(wide[0][8:], wide[1][8:], strict=True)) == {
+    cells = dict(zip(wide[0][8:], wide[1][8:], strict=True))
+    assert re.fullmatch(r"\d+[dy]\w*", cells.pop("LAST TRANSITION"))
+    assert cells == {
         "BEST PARAMETERS": '{"f":true,"lr":0.001,"n_layers":2,"optimizer":"Adam"}',
         "ACCEPTED": "True",
         "REFIT": "Completed",

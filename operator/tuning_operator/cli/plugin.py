@@ -8,6 +8,7 @@ import typer
 
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.commands.best import best
+from tuning_operator.cli.commands.change import extend, resume, retry, stop, suspend
 from tuning_operator.cli.commands.export import export
 from tuning_operator.cli.commands.init import init
 from tuning_operator.cli.commands.logs import logs
@@ -28,6 +29,11 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "best": best,
     "export": export,
     "plot": plot,
+    "suspend": suspend,
+    "resume": resume,
+    "extend": extend,
+    "stop": stop,
+    "retry": retry,
 }
 """The commands for studies of any place, in the order of the help."""
 

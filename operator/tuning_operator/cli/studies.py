@@ -60,3 +60,6 @@ class Studies(Protocol):
 
     def change(self, study: Resource, spec: Mapping[str, Any]) -> None:
         """Replace these fields of the study's spec."""
+
+    def stop(self, study: Resource, trials: Sequence[int]) -> None:
+        """Have these running trials end; they are recorded as pruned."""

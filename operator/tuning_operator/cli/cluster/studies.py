@@ -13,6 +13,8 @@ from tuning_operator.resource import names
 
 RESOURCE = f"{names.PLURAL}.{names.GROUP}"
 
+STOPPED_AT_ONCE = 100
+"""Jobs in one call of kubectl: a command line has a limited length."""
 POLL_SECONDS = 1.0
 """How long to wait before looking again whether a container has started."""
 
@@ -80,6 +82,20 @@ class ClusterStudies:
             else:
                 return
             time.sleep(POLL_SECONDS)
+
+    def stop(self, study: Resource, trials: Sequence[int]) -> None:
+        """Have these running trials end, through an annotation on their Jobs that the operator acts on."""
+        metadata = study["metadata"]
+        jobs = [names.job_name(metadata["name"], trial) for trial in trials]
+        kubectl = self.kubectl.within(metadata["namespace"])
+        for first in range(0, len(jobs), STOPPED_AT_ONCE):
+            some = jobs[first : first + STOPPED_AT_ONCE]
+            try:
+                kubectl.run("annotate", "jobs", *some, f"{names.ANNOTATION_STOP}=true", "--overwrite")
+            except KubectlError as error:
+                if not error.not_found or len(trials) == 1:
+                    raise
+                # The others are annotated. This one is ending by itself, or its Job is about to be created.
 
     def _pods(self, study: Resource) -> list[Any]:
         kubectl = self.kubectl.within(study["metadata"]["namespace"])
