@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from typing import TYPE_CHECKING
 
 import optuna
 import pytest
+from tuning_trainer.optuna_api.stand_in import POSITIONAL
 
 from tests.unit.trainer.pod import BARE, FULL, Pod
 
@@ -616,3 +618,37 @@ def test_a_module_may_open_a_storage_and_create_a_study_when_imported(pod: Pod, 
     assert ended.code == 0, ended
     assert twin.study.trials[0].value == 2
     assert (pod.folder / "inner.db").exists(), "the objective's own studies are plain Optuna"
+
+
+GRID = """
+    import optuna
+
+    grid = {"n": [9, 5, 1], "weights": ["uniform", "distance"], "alpha": [0.1, 0.2, 0.30000000000000004]}
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.GridSampler(grid))
+    study.optimize(lambda trial: trial.suggest_int("n", 1, 20))
+"""
+
+
+@both
+@pytest.mark.parametrize("high", [9, 13])
+def test_the_values_of_a_grid_are_those_of_the_search_space(
+    pod: Pod, twin: Twin, python: tuple[str, ...], high: int
+) -> None:
+    twin.fixed = True
+    twin.trial.suggest_int("n", 1, high, step=4)
+    twin.trial.suggest_categorical("weights", ["uniform", "distance"])
+    twin.trial.suggest_float("alpha", 0.1, 0.3, step=0.1)
+    pod.environ["TUNING_CONFIG"] = json.dumps({"sampler": {"name": "GridSampler", "args": {}}})
+    pod.write(GRID)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == (0 if high == 9 else 1), ended
+    if high == 13:
+        assert "The script has the sampler GridSampler(search_space={'n': [9, 5, 1]," in twin.failure.message
+        assert "spec.sampler: GridSampler(search_space={'n': [1, 5, 9, 13]," in twin.failure.message
+
+
+def test_the_stand_in_names_arguments_as_optuna_does() -> None:
+    for name, arguments in POSITIONAL.items():
+        kind = getattr(optuna.samplers, name, None) or getattr(optuna.pruners, name)
+        parameters = list(inspect.signature(kind.__init__).parameters.values())[1:]
+        assert arguments == tuple(one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD)

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.log import log
+from tuning_trainer.optuna_api.distributions import values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tuning_trainer.optuna_api.distributions import Distribution
+
 CONSTRAINTS = "constraints_func"
+GRID = "search_space"
+"""The argument of GridSampler."""
 INSTEAD = {"source_trials": "spec.warmStart continues from another study's trials."}
 """What to use instead of arguments that are Python objects."""
 
@@ -43,6 +49,15 @@ def check_components(given: dict[str, Any], objectives: int, config: dict[str, A
             log("the script's pruner is ignored: Optuna does not prune trials with several objectives")
         elif config.get(kind):
             _check_same(kind, thing, config[kind])
+
+
+def with_grid(config: dict[str, Any], declared: dict[str, Distribution]) -> dict[str, Any]:
+    """Return the config with the values of a GridSampler that has none: those of the search space."""
+    sampler = config.get("sampler") or {}
+    if sampler.get("name") != "GridSampler" or GRID in sampler["args"]:
+        return config
+    grid = {name: values(distribution) for name, distribution in declared.items()}
+    return {**config, "sampler": {**sampler, "args": {**sampler["args"], GRID: grid}}}
 
 
 def described(thing: Any) -> dict[str, Any]:
@@ -103,7 +118,11 @@ def _check_same(kind: str, thing: Any, manifest: dict[str, Any]) -> None:
     script = described(thing)
     known = _defaults(thing) | (manifest.get("args") or {})
     missing = object()
-    args = {name: v for name, v in script["args"].items() if not _same(known.get(name, missing), v)}
+    args = {
+        name: v
+        for name, v in script["args"].items()
+        if not (_same_grid if name == GRID else _same)(known.get(name, missing), v)
+    }
     if script["name"] == manifest["name"] and not args:
         return
     raise contradiction(
@@ -146,6 +165,25 @@ def _same(manifest: Any, script: Any) -> bool:
     if isinstance(manifest, dict) and isinstance(script, dict) and manifest.get("name") == script.get("name"):
         return bool((manifest.get("args") or {}) == (script.get("args") or {}))
     return bool(manifest == script)
+
+
+def _same_grid(manifest: Any, script: Any) -> bool:
+    """Compare the values of each parameter, in any order."""
+    if not (isinstance(manifest, dict) and isinstance(script, dict) and manifest.keys() == script.keys()):
+        return False
+    return all(_same_values(manifest[name], list(script[name])) for name in manifest)
+
+
+def _same_values(manifest: list[Any] | None, script: list[Any]) -> bool:
+    if manifest is None or len(manifest) != len(script):
+        return False
+    return all(any(_same_value(one, other) for other in manifest) for one in script)
+
+
+def _same_value(one: Any, other: Any) -> bool:
+    if isinstance(one, float) and isinstance(other, (int, float)):
+        return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(one == other)
 
 
 def _defaults(thing: Any) -> dict[str, Any]:

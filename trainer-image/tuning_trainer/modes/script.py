@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 from tuning_trainer.failure import CAUGHT, Failure, TrialFailure, format_traceback
 from tuning_trainer.log import calling_frame, log
 from tuning_trainer.modes.lookahead import check_only_call
-from tuning_trainer.modes.manifest_check import check_arguments, check_components, constraints_function
+from tuning_trainer.modes.manifest_check import (
+    check_arguments,
+    check_components,
+    constraints_function,
+    with_grid,
+)
 from tuning_trainer.modes.workers import IN_OBJECTIVE, TrialOverInWorker, Workers, start_workers
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import Inside
@@ -86,7 +91,7 @@ class TrialBridge:
             arguments.pop("sampler", None)
         trial, _ = self._open()
         directions = [direction.name.lower() for direction in trial.study.directions]
-        check_arguments(arguments, directions, self._run.settings.config)
+        check_arguments(arguments, directions, self._config)
         if arguments.get("storage") is not None:
             log("the script's storage is ignored: the study server keeps the study")
         kept = {name: arguments[name] for name in ("sampler", "pruner", "study_name") if arguments.get(name)}
@@ -150,6 +155,10 @@ class TrialBridge:
         else:
             self._end(study, trial, outcome_of_value(arguments.get("values"), metrics))
 
+    @property
+    def _config(self) -> dict[str, Any]:
+        return with_grid(self._run.settings.config, self._open()[0].declared)
+
     def _open(self) -> tuple[Trial, list[str]]:
         with self._opening:
             try:
@@ -185,7 +194,7 @@ class TrialBridge:
         check_components(
             {kind: thing for kind, thing in assigned.items() if thing is not created[kind]},
             len(study.directions),
-            self._run.settings.config,
+            self._config,
         )
         self._constraints = constraints_function(study.sampler)
 

@@ -159,6 +159,16 @@ def check_compatible(old: Distribution, new: Distribution) -> None:
         raise ValueError("Cannot set different log configuration to the same parameter name.")
 
 
+def values(distribution: Distribution) -> list[Any] | None:
+    """Return all values of a distribution; None if it is a continuous range."""
+    if isinstance(distribution, CategoricalDistribution):
+        return list(distribution.choices)
+    low, high, step = (distribution.__dict__[name] for name in ("low", "high", "step"))
+    if step is None:
+        return [low] if low == high else None
+    return [low + index * step for index in range(round((high - low) / step) + 1)]
+
+
 def _same_choice(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other):
         return True

@@ -126,11 +126,34 @@ class Study:
         raise RuntimeError(NEEDS_OPTUNA)
 
 
+_MEDIAN = ("n_startup_trials", "n_warmup_steps", "interval_steps")
+POSITIONAL = {
+    "BruteForceSampler": ("seed", "avoid_premature_stop"),
+    "GridSampler": ("search_space", "seed"),
+    "PartialFixedSampler": ("fixed_params", "base_sampler"),
+    "RandomSampler": ("seed",),
+    "HyperbandPruner": ("min_resource", "max_resource", "reduction_factor", "bootstrap_count"),
+    "MedianPruner": _MEDIAN,
+    "PatientPruner": ("wrapped_pruner", "patience", "min_delta"),
+    "PercentilePruner": ("percentile", *_MEDIAN),
+    "SuccessiveHalvingPruner": (
+        "min_resource",
+        "reduction_factor",
+        "min_early_stopping_rate",
+        "bootstrap_count",
+    ),
+    "ThresholdPruner": ("lower", "upper", "n_warmup_steps", "interval_steps"),
+}
+"""The names of arguments that Optuna's classes take by position."""
+
+
 class SamplerOrPruner:
     """A sampler or pruner: its name and its arguments."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._tuning_arguments = {**{str(position): value for position, value in enumerate(args)}, **kwargs}
+        names = POSITIONAL.get(type(self).__name__, ())
+        unnamed = {str(position): value for position, value in enumerate(args[len(names) :], len(names))}
+        self._tuning_arguments = {**dict(zip(names, args)), **unnamed, **kwargs}
 
 
 def create_study(

@@ -238,6 +238,11 @@ class Trial:
         return {name: dists.to_optuna(distribution) for name, distribution in self._distributions.items()}
 
     @property
+    def declared(self) -> dict[str, dists.Distribution]:
+        """The search space of the manifest, as far as this trial has it; empty if there is none."""
+        return dict(self._distributions) if self._declared else {}
+
+    @property
     def user_attrs(self) -> dict[str, Any]:
         """A copy of the user attributes."""
         return copy.deepcopy(self._user_attrs)
