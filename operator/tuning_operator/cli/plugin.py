@@ -9,12 +9,14 @@ import typer
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.commands.best import best
 from tuning_operator.cli.commands.change import extend, resume, retry, stop, suspend
+from tuning_operator.cli.commands.cluster import apply, dashboard, doctor
 from tuning_operator.cli.commands.export import export
 from tuning_operator.cli.commands.init import init
 from tuning_operator.cli.commands.logs import logs
 from tuning_operator.cli.commands.options import on_studies
 from tuning_operator.cli.commands.plot import plot
 from tuning_operator.cli.commands.trials import list_studies, trial, trials
+from tuning_operator.cli.commands.validate import validate
 from tuning_operator.cli.commands.watch import watch
 from tuning_operator.cli.studies import Place, Studies
 
@@ -55,10 +57,17 @@ def make_app(program: str, summary: str) -> typer.Typer:
         help=f"{summary}\n\n{EXIT_CODES}",
     )
     for name, command in COMMANDS.items():
-        description, _, examples = inspect.cleandoc(command.__doc__ or "").partition("\n\nExamples:")
-        shown = f"Examples:{examples.replace('{program}', program)}" if examples else None
-        app.command(name, help=description, epilog=shown)(on_studies(command))
+        add_command(app, on_studies(command), name)
+    add_command(app, validate)
+    add_command(app, init)
     return app
+
+
+def add_command(app: typer.Typer, command: Callable[..., None], name: str | None = None) -> None:
+    """Add a command whose docstring may end with examples, in which `{program}` stands for the app's name."""
+    description, _, examples = inspect.cleandoc(command.__doc__ or "").partition("\n\nExamples:")
+    shown = f"Examples:{examples.replace('{program}', str(app.info.name))}" if examples else None
+    app.command(name, help=description, epilog=shown)(command)
 
 
 EXIT_CODES = (
@@ -67,7 +76,8 @@ EXIT_CODES = (
 )
 
 app = make_app(PROGRAM, "Tune models on Kubernetes: create studies, follow their trials, use their results.")
-app.command()(init)
+for command in (apply, doctor, dashboard):
+    add_command(app, on_studies(command))
 
 
 def connect_cluster(place: Place) -> Studies:

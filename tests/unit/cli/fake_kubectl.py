@@ -10,7 +10,7 @@ folder = pathlib.Path(os.environ["FAKE_KUBECTL"])
 arguments = sys.argv[1:]
 with (folder / "asked").open("a") as asked:
     asked.write(json.dumps(arguments) + "\n")
-answer = folder / f"{arguments[0]}-{arguments[1].split('.')[0]}"
+answer = folder / "-".join([arguments[0], *(argument.split(".")[0] for argument in arguments[1:2])])
 if arguments[0] == "port-forward":
     answer = folder / "port-forward"
 refusal = answer.with_name(f"{answer.name}.refused")

@@ -91,14 +91,15 @@ class Kubectl:
         return replace(self, namespace=namespace)
 
     @contextlib.contextmanager
-    def port_forward(self, target: str, port: int) -> Iterator[int]:
+    def port_forward(self, target: str, port: int, local: int = 0) -> Iterator[int]:
         """Forward a port of a Service or pod; yields the local port. Raises as `run`.
 
         Args:
             target: `service/NAME` or `pod/NAME`.
             port: port of the target.
+            local: the local port; 0 for any that is free.
         """
-        arguments = ["port-forward", target, f":{port}", "--address=127.0.0.1"]
+        arguments = ["port-forward", target, f"{local or ''}:{port}", "--address=127.0.0.1"]
         command, pipe = self._command(*arguments), subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:  # noqa: S603
             try:

@@ -1,0 +1,93 @@
+"""The command `validate`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tuning_operator.cli import PluginError
+
+File = Annotated[
+    str, typer.Argument(metavar="FILE", help="Manifest, folder with manifests, or - for standard input.")
+]
+MANIFESTS = ("*.yaml", "*.yml", "*.json")
+
+
+def validate(file: File) -> None:
+    """Check a study's manifest without a cluster: what the API server and the study server would refuse.
+
+    Examples:
+
+        {program} validate study.yaml
+
+        kubectl kustomize . | {program} validate -
+    """
+    studies = check_files(file)
+    for name, where in studies:
+        typer.echo(f"{where}: the study {name} is valid")
+
+
+def check_files(file: str) -> list[tuple[str, str]]:
+    """Return (name, file) of the studies in a file or folder; print what is wrong with them.
+
+    Raises:
+        PluginError: something is wrong, or there is no study.
+    """
+    _require_cel()
+    from tuning_operator.cli.validation.study import findings, is_study
+
+    valid: list[tuple[str, str]] = []
+    wrong = 0
+    for where, text in _texts(file):
+        for document in _documents(where, text):
+            if not is_study(document):
+                continue
+            found = findings(document)
+            for finding in found:
+                typer.echo(f"{where}:{finding.line}: {finding.field}: {finding.message}", err=True)
+            wrong += len(found)
+            if not found:
+                valid.append((document.data["metadata"]["name"], where))
+    if wrong:
+        raise PluginError("1 problem was found" if wrong == 1 else f"{wrong} problems were found")
+    if not valid:
+        raise PluginError(f"{file} has no TuningStudy (apiVersion: tuning.dev/v1alpha1, kind: TuningStudy)")
+    return valid
+
+
+def _texts(file: str) -> Iterator[tuple[str, str]]:
+    if file == "-":
+        yield "standard input", sys.stdin.read()
+        return
+    path = Path(file)
+    if not path.exists():
+        raise PluginError(f"{file} does not exist")
+    paths = sorted(found for form in MANIFESTS for found in path.glob(form)) if path.is_dir() else [path]
+    for each in paths:
+        try:
+            yield str(each), each.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PluginError(f"{each} can't be read: {error}") from None
+
+
+def _documents(where: str, text: str) -> list[Any]:
+    import yaml
+
+    from tuning_operator.cli.validation.source import documents
+
+    try:
+        return documents(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        reason = getattr(error, "problem", None) or str(error)
+        raise PluginError(f"{where}{line}: not valid YAML: {reason}") from None
+
+
+def _require_cel() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("cel") is None:
+        raise PluginError("common-expression-language not installed: run pip install 'tuning-operator[cli]'")

@@ -1,0 +1,1 @@
+"""What a cluster would refuse in a manifest, found without one."""

@@ -1,0 +1,55 @@
+"""All checks of a TuningStudy: those of the API server, of the operator and of the study server."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from tuning_operator.cli.validation.schema import schema_flaws
+from tuning_operator.cli.validation.source import Document
+from tuning_operator.kube.plan.validation import check
+from tuning_operator.kube.ports.observe import definition
+from tuning_operator.resource import names
+from tuning_operator.resource.study import TuningStudy
+from tuning_operator.studies.definition.samplers import problems_of
+
+
+class Finding(NamedTuple):
+    """What is wrong in a document, and in which line."""
+
+    line: int
+    field: str
+    message: str
+
+
+def is_study(document: Document) -> bool:
+    """Return whether a document is a TuningStudy."""
+    return isinstance(document.data, dict) and document.data.get("kind") == names.KIND
+
+
+def findings(document: Document) -> list[Finding]:
+    """Return what a cluster would refuse in a TuningStudy, by line."""
+    found = [Finding(line, key, "is set twice") for key, line in document.duplicates()]
+    found += [Finding(document.line(field), field, message) for field, message in _problems(document.data)]
+    return sorted(dict.fromkeys(found))
+
+
+def _problems(data: Any) -> Iterator[tuple[str, str]]:
+    if data.get("apiVersion") != names.API_VERSION:
+        yield "apiVersion", f"must be {names.API_VERSION}"
+    if not isinstance(data.get("metadata"), dict) or not isinstance(data["metadata"].get("name"), str):
+        yield "metadata.name", "Required value: the name of the study"
+        return
+    if flaws := schema_flaws(data):
+        yield from flaws
+        return
+    metadata = {"namespace": "default", "uid": "", **data["metadata"]}
+    try:
+        study = TuningStudy.model_validate({**data, "metadata": metadata})
+    except ValidationError as error:
+        for entry in error.errors():
+            yield ".".join(map(str, entry["loc"])), entry["msg"]
+        return
+    for problem in [*check(study), *problems_of(definition(study))]:
+        field = problem.field if problem.field.startswith("metadata.") else f"spec.{problem.field}"
+        yield field, problem.message

@@ -1,0 +1,211 @@
+"""The commands `apply`, `doctor` and `dashboard`."""
+
+from __future__ import annotations
+
+import json
+import time
+import webbrowser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tuning_operator.resource.crdgen import crd
+
+from tests.unit.cli.conftest import Cluster, Ran
+from tests.unit.cli.test_validate import STUDY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    (folder / "study.yaml").write_text(STUDY)
+    return folder / "study.yaml"
+
+
+def accepted(cluster: Cluster, status: str, generation: int = 3) -> None:
+    cluster.study(
+        conditions=[
+            {
+                "type": "Accepted",
+                "status": status,
+                "reason": "Valid",
+                "message": "why",
+                "observedGeneration": generation,
+            }
+        ]
+    )
+    study = json.loads((cluster.folder / "get-tuningstudies").read_text())
+    study["metadata"]["generation"] = 3
+    cluster.answer("get-tuningstudies", study)
+
+
+def test_apply_waits_until_the_study_is_accepted(
+    cluster: Cluster, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.answer("apply---filename", "tuningstudy.tuning.dev/mnist created\n")
+    accepted(cluster, "False", generation=2)
+    monkeypatch.setattr(time, "sleep", lambda _: accepted(cluster, "True"))
+    ran = Ran("apply", str(manifest), "-n", "ml")
+    assert ran.out.splitlines() == [
+        "tuningstudy.tuning.dev/mnist created",
+        "mnist is accepted. To follow it: kubectl tuning watch mnist",
+    ]
+    assert cluster.asked("apply")[:3] == ["apply", "--filename", str(manifest)]
+
+
+def test_apply_of_a_kustomization_that_is_not_accepted(cluster: Cluster, manifest: Path) -> None:
+    (manifest.parent / "kustomization.yaml").write_text("resources: [study.yaml]")
+    cluster.answer("apply---kustomize", "created")
+    accepted(cluster, "False")
+    ran = Ran("apply", str(manifest.parent))
+    assert (ran.code, ran.error) == (1, "mnist is not accepted: why")
+
+
+def test_an_invalid_manifest_is_not_applied(cluster: Cluster, manifest: Path) -> None:
+    manifest.write_text(STUDY.replace("maxTrials: 10", "maxTrials: 0"))
+    assert Ran("apply", str(manifest)).code == 1
+    assert not (cluster.folder / "asked").exists()
+
+
+def test_an_operator_that_does_not_answer(
+    cluster: Cluster, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.answer("apply---filename", "created")
+    accepted(cluster, "True", generation=2)
+    moments = iter(range(0, 1000, 10))
+    monkeypatch.setattr(time, "monotonic", lambda: next(moments))
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    assert "`kubectl tuning doctor` says why" in (Ran("apply", str(manifest)).error or "")
+
+
+def chart_pod(component: str, *, ready: bool = True) -> dict[str, Any]:
+    labels = {"app.kubernetes.io/component": component}
+    metadata = {"name": f"tuning-{component}-0", "namespace": "tuning-system", "labels": labels}
+    waiting = {"reason": "CrashLoopBackOff", "message": "back-off"}
+    states = [] if ready else [{"name": "c", "state": {"waiting": waiting}}]
+    conditions = [{"type": "Ready", "status": "True" if ready else "False"}]
+    return {"metadata": metadata, "status": {"conditions": conditions, "containerStatuses": states}}
+
+
+@pytest.fixture
+def healthy(cluster: Cluster) -> Cluster:
+    cluster.study(phase="Running")
+    study = json.loads((cluster.folder / "get-tuningstudies").read_text())
+    pods = [chart_pod(component) for component in ("operator", "study-server", "postgres")]
+    answers: dict[str, Any] = {
+        "version": "v1",
+        "config-view": "ml",
+        "get-customresourcedefinitions": crd(),
+        "get-pods": {"items": pods},
+        "auth-can-i": "yes\n",
+        "get-nodes": {"items": [{"status": {"allocatable": {"nvidia.com/gpu": "4", "cpu": "8"}}}] * 2},
+        "get-resourcequotas": {"items": []},
+        "create-job": "created (server dry run)",
+        "get-jobs": {"items": []},
+        "get-tuningstudies": {"items": [study]},
+    }
+    for question, answer in answers.items():
+        cluster.answer(question, answer)
+    return cluster
+
+
+def test_a_healthy_cluster(healthy: Cluster) -> None:
+    ran = Ran("doctor")
+    assert ran.code == 0, ran.out
+    assert {line.split()[0] for line in ran.out.splitlines()} == {"ok"}
+    assert "GPUs: the nodes have 8 nvidia.com/gpu" in ran.out
+    assert "study-server is ready (tuning-system/tuning-study-server-0)" in ran.out
+
+
+def wrong(cluster: Cluster) -> list[str]:
+    ran = Ran("doctor")
+    assert ran.code == 1
+    return [line.partition("FAIL  ")[2] for line in ran.out.splitlines() if line.startswith("FAIL")]
+
+
+def test_no_operator_installed(healthy: Cluster) -> None:
+    healthy.refuse("get-customresourcedefinitions", "Error from server (NotFound): x")
+    healthy.answer("get-pods", {"items": []})
+    assert wrong(healthy) == [
+        "CRD: the resource TuningStudy is not installed",
+        "operator: operator is not running: it has no pod",
+        "operator: study-server is not running: it has no pod",
+    ]
+
+
+def test_an_old_crd(healthy: Cluster) -> None:
+    old = crd()
+    properties = old["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    del properties["status"]["properties"]["bestValue"]
+    healthy.answer("get-customresourcedefinitions", old)
+    assert wrong(healthy) == [
+        "CRD: the resource TuningStudy is older than this plugin: it has no status.bestValue"
+    ]
+
+
+def test_a_server_that_is_not_ready(healthy: Cluster) -> None:
+    pods = [chart_pod("operator"), chart_pod("study-server", ready=False)]
+    healthy.answer("get-pods", {"items": pods})
+    assert wrong(healthy) == ["operator: study-server is not ready: CrashLoopBackOff: back-off"]
+    out = Ran("doctor").out
+    assert "`kubectl logs tuning-study-server-0 -n tuning-system`" in out
+    assert "the study server uses your own database" in out
+
+
+def test_images_quota_and_blocked_studies(healthy: Cluster) -> None:
+    quota = {"metadata": {"name": "gpus"}, "status": {"hard": {"pods": "4"}, "used": {"pods": "4"}}}
+    healthy.answer("get-resourcequotas", {"items": [quota]})
+    pods = json.loads((healthy.folder / "get-pods").read_text())["items"]
+    image = {"image": "trainer:1", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
+    pods.append({"metadata": {"name": "mnist-0-x", "labels": {}}, "status": {"containerStatuses": [image]}})
+    healthy.answer("get-pods", {"items": pods})
+    study = json.loads((healthy.folder / "get-tuningstudies").read_text())["items"][0]
+    condition = {"type": "Stalled", "status": "True", "reason": "Quota", "message": "no room"}
+    study["status"]["conditions"] = [condition]
+    healthy.answer("get-tuningstudies", {"items": [study]})
+    assert wrong(healthy) == [
+        "quota: quota gpus is used up: pods",
+        "images: pod mnist-0-x can't pull trainer:1",
+        "studies: mnist: Stalled=True (Quota): no room",
+    ]
+
+
+def test_missing_permissions_are_notes(healthy: Cluster) -> None:
+    healthy.refuse("get-nodes", "Error from server (Forbidden): nodes is forbidden")
+    healthy.refuse("auth-can-i", "")
+    ran = Ran("doctor")
+    assert ran.code == 0
+    assert "note  GPUs: not checked, since you lack a permission" in ran.out
+    assert "note  permissions: you may not create tuningstudies" in ran.out
+
+
+def test_no_cluster(healthy: Cluster) -> None:
+    healthy.refuse("version", "The connection to the server x was refused")
+    assert len(wrong(healthy)) == 1
+
+
+def test_the_dashboard(healthy: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def end(_: float) -> None:
+        raise KeyboardInterrupt
+
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(time, "sleep", end)
+    metadata = {"name": "tuning-dashboard", "namespace": "tuning-system"}
+    healthy.answer("get-services", {"items": [{"metadata": metadata}]})
+    healthy.answer("port-forward", "Forwarding from 127.0.0.1:9000 -> 8080\n")
+    out = Ran("dashboard", "--port", "9000").out
+    assert out.startswith("http://127.0.0.1:9000/dashboard")
+    assert opened == ["http://127.0.0.1:9000/dashboard"]
+    assert healthy.asked("port-forward")[1:3] == ["service/tuning-dashboard", "9000:80"]
+
+
+def test_no_dashboard(healthy: Cluster) -> None:
+    healthy.answer("get-services", {"items": []})
+    ran = Ran("dashboard")
+    assert ran.code == 3
+    assert "--set dashboard.enabled=true" in (ran.error or "")

@@ -1,0 +1,135 @@
+"""`validate` finds offline what the API server and the study server refuse, with line numbers."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tuning_operator.cli.validation.schema import schema_flaws
+from tuning_operator.cli.validation.source import documents
+
+from tests.api.manifest import GOOD, MINIMAL, changed
+from tests.api.test_rules import REFUSALS, Refusal
+from tests.unit.cli.conftest import Ran
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NO_OBJECT = {"must have at most 0 items": "must not be an object"}
+"""Messages of the API server that can be said better."""
+
+STUDY = """\
+# A study
+apiVersion: tuning.dev/v1alpha1
+kind: TuningStudy
+metadata: {name: mnist}
+spec:
+  objectives:
+  - {metric: accuracy, direction: maximize}
+  searchSpace:
+  - {name: lr, type: float, low: 1e-5, high: 1e-1, log: true}
+  - name: layers
+    type: int
+    low: 1
+    high: 3
+  sampler:
+    name: TPESampler
+    args: {seed: 42}
+  maxTrials: 10
+  trial:
+    objective: train:objective
+    template:
+      spec:
+        containers:
+        - {name: trainer, image: 'python:3.12'}
+"""
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.name)
+def test_what_the_api_server_refuses_is_refused_offline(refusal: Refusal) -> None:
+    """The same refusals are tested on a real API server in tests/api/test_rules.py."""
+    flaws = schema_flaws(changed(refusal.bad))
+    near = [flaw for flaw in flaws if flaw.field.startswith(refusal.field)]
+    message = NO_OBJECT.get(refusal.message, refusal.message)
+    assert any(message in flaw.message for flaw in near), flaws
+    assert schema_flaws(changed(refusal.good)) == []
+
+
+@pytest.mark.parametrize("manifest", [GOOD, MINIMAL], ids=["good", "minimal"])
+def test_valid_manifests(manifest: dict[str, Any]) -> None:
+    assert schema_flaws(manifest) == []
+
+
+def validated(folder: Path, old: str = "", new: str = "") -> Ran:
+    """Validate the study after a change."""
+    assert old in STUDY
+    (folder / "study.yaml").write_text(STUDY.replace(old, new, 1) if old else STUDY)
+    return Ran("validate", str(folder / "study.yaml"))
+
+
+def test_a_valid_file(tmp_path: Path) -> None:
+    assert validated(tmp_path).out == f"{tmp_path}/study.yaml: the study mnist is valid\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "message"),
+    [
+        ("high: 3", "high: 0", 12, "spec.searchSpace[1].low: layers has low 1 above high 0: swap them"),
+        ("high: 3", "hihg: 3", 13, "spec.searchSpace[1].hihg: unknown field: use one of name, type, low"),
+        ("{seed: 42}", "{sede: 42}", 16, "spec.sampler.args.sede: "),
+        ("maxTrials: 10", "maxTrials: ten", 17, 'spec.maxTrials: must be of type integer, not string: "ten"'),
+        ("maxTrials: 10", "maxTrials: 10\n  maxTrials: 20", 18, "maxTrials: is set twice"),
+        ("  maxTrials: 10\n", "", 5, "spec.maxTrials: Required value"),
+        ("name: mnist", "name: m.nist", 4, "metadata.name: m.nist contains a dot"),
+        ("{name: mnist}", "{}", 4, "metadata.name: Required value: the name of the study"),
+        ("tuning.dev/v1alpha1", "tuning.dev/v1", 2, "apiVersion: must be tuning.dev/v1alpha1"),
+        ("name: trainer,", "name: main,", 22, "exactly one container must be named `trainer`"),
+        ("maxTrials: 10", "initialTrials: [{lr: 5}]\n  maxTrials: 10", 17, "spec.initialTrials[0].lr: "),
+        ("objective: train:objective", "command: ['./a', '{{size}}']", 19, "{{size}} refers to a missing"),
+    ],
+)
+def test_the_line_of_what_is_wrong(tmp_path: Path, old: str, new: str, line: int, message: str) -> None:
+    ran = validated(tmp_path, old, new)
+    assert ran.err.startswith(f"{tmp_path}/study.yaml:{line}: ")
+    assert message in ran.err
+    assert (ran.code, ran.error) == (1, "1 problem was found")
+
+
+def test_several_problems_by_line(tmp_path: Path) -> None:
+    ran = validated(tmp_path, "maxTrials: 10", "maxTrials: 0\n  parallelism: 0")
+    assert [line.split(":")[1] for line in ran.err.splitlines()] == ["17", "18"]
+    assert ran.error == "2 problems were found"
+
+
+def test_yaml_that_can_not_be_read(tmp_path: Path) -> None:
+    error = validated(tmp_path, "metadata: {name", "metadata: {name: [").error or ""
+    assert error.startswith(f"{tmp_path}/study.yaml:")
+    assert "not valid YAML" in error
+
+
+def test_a_folder_with_other_objects(tmp_path: Path) -> None:
+    (tmp_path / "kustomization.yaml").write_text("resources: [study.yaml]")
+    (tmp_path / "others.yaml").write_text("kind: ConfigMap\n---\n---\n[]\n")
+    assert validated(tmp_path).code == 0
+    assert Ran("validate", str(tmp_path)).out.endswith("study.yaml: the study mnist is valid\n")
+
+
+def test_no_study(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("kind: ConfigMap")
+    assert "has no TuningStudy" in (Ran("validate", str(tmp_path / "a.yaml")).error or "")
+    assert Ran("validate", str(tmp_path / "b.yaml")).error == f"{tmp_path}/b.yaml does not exist"
+
+
+def test_scalars_are_read_as_by_kubectl() -> None:
+    text = textwrap.dedent("""
+        - 1e-5
+        - 2026-01-01
+        - yes
+        - "1"
+        - 1_000.5
+    """)
+    [document] = documents(text)
+    assert document.data == [1e-5, "2026-01-01", True, "1", "1_000.5"]
+    assert yaml.safe_load("1e-5") == "1e-5", "PyYAML reads this as a string, unlike kubectl"
