@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     folder = tmp_path / "study"
