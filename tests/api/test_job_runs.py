@@ -1,23 +1,19 @@
 """Jobs as runs keep their contract on a real API server with real controllers; the test is the kubelet."""
 
 import asyncio
-import contextlib
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import kopf
 import pytest
 from kubernetes.aio import client, config
 from tuning_operator.kube.jobs.manifests import Runtime
-from tuning_operator.kube.loop.handlers import kopf_settings
 from tuning_operator.kube.plan.work import Work
 from tuning_operator.kube.ports.job_runs import JobRuns
 from tuning_operator.kube.ports.kubernetes import KubernetesApi
 from tuning_operator.kube.probes import Metrics
-from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 
@@ -44,41 +40,13 @@ class TestRealJobRuns(RunsContract):
         await core.delete_namespace(namespace)
 
     @pytest.fixture
-    def registry(self) -> kopf.OperatorRegistry:
-        return kopf.OperatorRegistry()
-
-    @pytest.fixture
-    def runs(self, connection: client.ApiClient, registry: kopf.OperatorRegistry) -> JobRuns:
+    def runs(self, connection: client.ApiClient) -> JobRuns:
         runtime = Runtime(b"zip", "https://studies.tuning:8443", "PEM")
         return JobRuns(
             KubernetesApi(connection, Metrics(lambda: 0).requests),
-            registry,
             lambda: runtime,
             lambda: datetime.now(UTC),
         )
-
-    @pytest.fixture
-    async def changed(
-        self, runs: JobRuns, study: TuningStudy, registry: kopf.OperatorRegistry, kubeconfig: Path,
-        monkeypatch: pytest.MonkeyPatch,
-    ) -> AsyncIterator[Callable[[], set[StudyKey]]]:  # fmt: skip
-        monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-        seen: set[StudyKey] = set()
-        runs.watch(seen.add)
-        kopf.on.login(registry=registry)(kopf.login_with_kubeconfig)
-        operator = asyncio.create_task(
-            kopf.operator(
-                registry=registry,
-                settings=kopf_settings(),
-                standalone=True,
-                identity="test",  # type: ignore[arg-type]
-                namespaces=[study.metadata["namespace"]],
-            )
-        )
-        yield lambda: seen
-        operator.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await operator
 
     async def test_check_finds_misspelt_fields_and_invalid_values(
         self, runs: JobRuns, study: TuningStudy
@@ -112,9 +80,6 @@ class TestRealJobRuns(RunsContract):
         phase = "Failed" if exit_code else "Succeeded"
         status = {"phase": phase, "conditions": [_ready("False")], "containerStatuses": [container]}
         await self._patch_pod(study, work, status)
-
-    async def settle(self) -> None:
-        await asyncio.sleep(0.05)
 
     async def _patch_pod(self, study: TuningStudy, work: Work, status: dict[str, Any]) -> None:
         core, namespace = client.CoreV1Api(self._connection), study.metadata["namespace"]

@@ -11,7 +11,7 @@ import kopf
 
 from tuning_operator.kube import probes
 from tuning_operator.kube.jobs.manifests import Runtime
-from tuning_operator.kube.loop.handlers import follow_changes, kopf_settings, register
+from tuning_operator.kube.loop.handlers import follow_changes, follow_runs, kopf_settings, register
 from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.loop.worker import work
 from tuning_operator.kube.loop.workqueue import WorkQueue
@@ -47,8 +47,8 @@ async def operate(settings: OperatorSettings) -> None:
     metrics = probes.Metrics(lambda: len(queue))
     kube = await connect(metrics.requests)
     registry = kopf.OperatorRegistry()
-    runs = JobRuns(kube, registry, lambda: runtime(settings), _now)
-    register(registry, queue, runs)
+    runs = JobRuns(kube, lambda: runtime(settings), _now, settings.namespaces)
+    register(registry, queue)
     reconciler = Reconciler(kube, server, Observer(runs, server, check, _now), Actor(runs, server), _now)
     listener = await probes.serve(
         probes.application(queue.age, settings.stuck_seconds, metrics),
@@ -59,6 +59,7 @@ async def operate(settings: OperatorSettings) -> None:
         parts = [work(queue, reconciler, metrics, settings.resync_seconds) for _ in range(settings.workers)]
         await _until_first_ends(
             _watch(kube, settings, registry),
+            follow_runs(runs, queue),
             follow_changes(server, queue, settings.namespaces),
             stopped(),
             *parts,

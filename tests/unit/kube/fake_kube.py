@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import re
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from tuning_operator.kube.ports.kubernetes import KubeError
 from tuning_operator.resource import names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
 Json = dict[str, Any]
 Place = tuple[str, str, str]
@@ -29,6 +30,8 @@ class FakeKube:
         self.invalid: tuple[int, str, str] | None = None
         """How the API server refuses Jobs at their validation."""
         self._version = 0
+        self._changes: list[tuple[Place, Json]] = []
+        self._changed = asyncio.Event()
 
     # --- KubeApi
 
@@ -38,6 +41,17 @@ class FakeKube:
     async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
         found = [body for place, body in sorted(self.objects.items()) if place[:2] == (kind, namespace)]
         return [copy.deepcopy(o) for o in found if _labelled(o, labels) and _fielded(o, fields)]
+
+    async def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:
+        seen = int(version or 0)
+        while True:
+            for place, metadata in list(self._changes):
+                number = int(metadata["resourceVersion"])
+                there = place[0] == kind and namespace in ("", place[1])
+                if number > seen and there and _labelled({"metadata": metadata}, labels):
+                    yield metadata
+                seen = max(seen, number)
+            await self._changed.wait()
 
     async def create(self, body: Json) -> bool:
         place = _place(body)
@@ -105,6 +119,9 @@ class FakeKube:
     def remove(self, kind: str, namespace: str, name: str) -> None:
         """Delete an object, and what it owns."""
         gone = self.objects.pop((kind, namespace, name), None)
+        if gone:
+            self._version += 1
+            self._announce(gone["metadata"] | {"resourceVersion": str(self._version)}, kind)
         uid = gone["metadata"]["uid"] if gone else None
         for place, body in list(self.objects.items()):
             if uid and any(owner["uid"] == uid for owner in body["metadata"].get("ownerReferences", [])):
@@ -128,6 +145,12 @@ class FakeKube:
         metadata = body["metadata"] | {"resourceVersion": str(self._version)}
         metadata.setdefault("uid", f"uid-{self._version}")
         self.objects[_place(body)] = {**body, "metadata": metadata}
+        self._announce(metadata, body["kind"])
+
+    def _announce(self, metadata: Json, kind: str) -> None:
+        self._changes.append(((kind, metadata["namespace"], metadata["name"]), metadata))
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 def _place(body: Json) -> Place:
@@ -141,8 +164,8 @@ def _labelled(body: Json, selector: str) -> bool:
             if labels.get(listed[1]) not in listed[2].split(","):
                 return False
         else:
-            key, _, value = term.partition("=")
-            if labels.get(key) != value:
+            key, equals, value = term.partition("=")
+            if key not in labels or (equals and labels[key] != value):
                 return False
     return True
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import RefitSpec, TuningStudy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from tuning_operator.kube.plan.observation import Run
     from tuning_operator.kube.ports.runs import Runs
@@ -20,6 +21,18 @@ FIRST, SECOND = Trial(0), Trial(1)
 REFIT = Refit.of(RefitSpec(), 0)
 SECONDS = 30
 """How long a test waits for what it expects."""
+
+
+@contextlib.asynccontextmanager
+async def watching(runs: Runs, changed: Callable[[StudyKey], None]) -> AsyncIterator[None]:
+    """Have `changed` called whenever a run changes."""
+    watch = asyncio.create_task(runs.watch(changed))
+    try:
+        yield
+        assert not watch.done()
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
 
 
 class RunsContract(ABC):
@@ -32,10 +45,6 @@ class RunsContract(ABC):
     @abstractmethod
     async def end(self, study: TuningStudy, work: Work, exit_code: int) -> None:
         """Have the program of the work's run exit."""
-
-    @abstractmethod
-    async def settle(self) -> None:
-        """Let what was reported about runs arrive."""
 
     async def expect(
         self, runs: Runs, study: TuningStudy, unfinished: set[Work], expected: dict[Work, str]
@@ -110,11 +119,16 @@ class RunsContract(ABC):
         await runs.start(other, FIRST)
         assert await runs.list_runs(study, {FIRST}) == {}
 
-    async def test_changes_are_reported(
-        self, runs: Runs, study: TuningStudy, changed: Callable[[], set[StudyKey]]
-    ) -> None:
-        await runs.start(study, FIRST)
-        async with asyncio.timeout(SECONDS):
-            while not changed():
-                await self.settle()
-        assert changed() == {StudyKey(study.metadata["namespace"], study.metadata["name"])}
+    async def test_changes_are_reported(self, runs: Runs, study: TuningStudy) -> None:
+        changed: asyncio.Queue[StudyKey] = asyncio.Queue()
+        key = StudyKey(study.metadata["namespace"], study.metadata["name"])
+        async with watching(runs, changed.put_nowait), asyncio.timeout(SECONDS):
+            await runs.start(study, FIRST)
+            while await changed.get() != key:
+                pass  # another study's
+            await self.expect(runs, study, {FIRST}, {FIRST: "starting"})
+            while not changed.empty():
+                changed.get_nowait()
+            await runs.stop(key, FIRST)
+            while await changed.get() != key:
+                pass

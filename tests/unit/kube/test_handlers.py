@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import TYPE_CHECKING
 
 import kopf
 import pytest
@@ -12,17 +12,16 @@ from tuning_operator.kube.loop.handlers import (
     RECONNECT_SECONDS,
     RUN_EVENT_SECONDS,
     follow_changes,
+    follow_runs,
     kopf_settings,
     register,
 )
 from tuning_operator.kube.loop.workqueue import WorkQueue
-from tuning_operator.kube.ports.job_runs import JobRuns
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Changes, StudyKey
 
-from tests.unit.kube.builders import NOW
-from tests.unit.kube.fake_kube import FakeKube
-from tests.unit.kube.world import RUNTIME
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 KEY, OTHER = StudyKey("ml", "a"), StudyKey("ml", "b")
 AWAY = StudyServerUnavailable("ConnectError")
@@ -88,52 +87,44 @@ async def test_studies_of_other_namespaces_are_others() -> None:
     assert len(queue) == 1
 
 
-async def emit(queue: WorkQueue[StudyKey], plural: str, **event: Any) -> None:
-    """Call the handlers of a kind as kopf does."""
-    registry = kopf.OperatorRegistry()
-    register(registry, queue, JobRuns(FakeKube(), registry, lambda: RUNTIME, lambda: NOW))
-    handlers = [h for h in registry._watching.get_all_handlers() if h.selector.any_name == plural]
-    assert len(handlers) == 1
-    await handlers[0].fn(**event)
-
-
 @pytest.mark.looptime
 async def test_a_study_that_changes_is_worked_on_at_once() -> None:
     queue: WorkQueue[StudyKey] = WorkQueue()
-    await emit(queue, "tuningstudies", namespace="ml", name="a")
+    registry = kopf.OperatorRegistry()
+    register(registry, queue)
+    [handler] = registry._watching.get_all_handlers()
+    assert handler.selector.any_name == "tuningstudies"
+    await handler.fn(namespace="ml", name="a")
     assert len(queue) == 1
     assert await queue.get() == KEY
 
 
+class TwoChanges:
+    """Runs of which two change, one shortly after the other."""
+
+    async def watch(self, changed: Callable[[StudyKey], None]) -> None:
+        changed(KEY)
+        await asyncio.sleep(RUN_EVENT_SECONDS / 2)
+        changed(KEY)
+        await asyncio.Event().wait()
+
+
 @pytest.mark.looptime
-@pytest.mark.parametrize("plural", ["jobs", "pods"])
-async def test_changes_of_runs_are_collected_for_a_moment(plural: str, looptime: float) -> None:
+async def test_changes_of_runs_are_collected_for_a_moment(looptime: float) -> None:
     queue: WorkQueue[StudyKey] = WorkQueue()
-    await emit(queue, plural, namespace="ml", name="a-0-x7k2p", labels={"tuning.dev/study": "a"})
+    task = asyncio.create_task(follow_runs(TwoChanges(), queue))  # type: ignore[arg-type]
     await asyncio.sleep(RUN_EVENT_SECONDS / 2)
-    await emit(queue, plural, namespace="ml", name="a-1-x7k2p", labels={"tuning.dev/study": "a"})
     assert len(queue) == 0
     assert await queue.get() == KEY
     assert looptime == RUN_EVENT_SECONDS, (
         "counted from the first, so that many changes never starve the study"
     )
     assert len(queue) == 1, "in work"
+    task.cancel()
 
 
-@pytest.mark.looptime
-async def test_others_pods_are_ignored() -> None:
-    queue: WorkQueue[StudyKey] = WorkQueue()
-    await emit(queue, "pods", namespace="ml", name="web", labels={})
-    await asyncio.sleep(1)
-    assert len(queue) == 0
-
-
-def test_kopf_asks_for_our_objects_only() -> None:
-    settings = kopf_settings()
-    assert settings.peering.standalone
-    assert settings.scanning.disabled
-    selectors = settings.watching.label_selectors
-    assert {selectors["batch", "v1", "jobs"], selectors["", "v1", "pods"]} == {"tuning.dev/study"}
+def test_kopf_asks_for_nothing_else() -> None:
+    assert kopf_settings().peering.standalone
 
 
 def test_kopf_copies_no_objects() -> None:

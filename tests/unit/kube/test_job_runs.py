@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
-import kopf
 import pytest
 from tuning_operator.kube.plan.work import Trial, Work
 from tuning_operator.kube.ports.job_runs import MAX_SELECTED, JobRuns
+from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 
 from tests.unit.kube.builders import NOW, body, pod, study, terminated
 from tests.unit.kube.fake_kube import FakeKube
 from tests.unit.kube.faults import Faults
-from tests.unit.kube.runs_contract import RunsContract
+from tests.unit.kube.runs_contract import RunsContract, watching
 from tests.unit.kube.world import COMPLETE, FAILED, RUNTIME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tuning_operator.protocol import StudyKey
+    from collections.abc import AsyncIterator
 
 
 class TestJobRuns(RunsContract):
@@ -28,23 +28,13 @@ class TestJobRuns(RunsContract):
         return FakeKube()
 
     @pytest.fixture
-    def registry(self) -> kopf.OperatorRegistry:
-        return kopf.OperatorRegistry()
-
-    @pytest.fixture
-    def runs(self, kube: FakeKube, registry: kopf.OperatorRegistry) -> JobRuns:
-        self._kube, self._registry = kube, registry
-        return JobRuns(kube, registry, lambda: RUNTIME, lambda: NOW)
+    def runs(self, kube: FakeKube) -> JobRuns:
+        self._kube = kube
+        return JobRuns(kube, lambda: RUNTIME, lambda: NOW, ["ml"])
 
     @pytest.fixture
     def study(self) -> TuningStudy:
         return study(refit={})
-
-    @pytest.fixture
-    def changed(self, runs: JobRuns) -> Callable[[], set[StudyKey]]:
-        seen: set[StudyKey] = set()
-        runs.watch(seen.add)
-        return lambda: seen
 
     async def begin(self, study: TuningStudy, work: Work) -> None:
         self._kube.set_status("Job", "ml", work.job_name("mnist"), active=1, ready=1)
@@ -62,19 +52,12 @@ class TestJobRuns(RunsContract):
             self._kube.put({**failed, "kind": "Pod"})
         self._kube.set_status("Job", "ml", name, active=0, ready=0, **status)
 
-    async def settle(self) -> None:
-        for handler in self._registry._watching.get_all_handlers():
-            for (kind, namespace, name), item in self._kube.objects.items():
-                if f"{kind.lower()}s" == handler.selector.any_name:
-                    labels = item["metadata"].get("labels", {})
-                    await handler.fn(namespace=namespace, name=name, labels=labels)
-
 
 async def test_the_number_of_requests_does_not_depend_on_the_number_of_runs() -> None:
     counts = []
     for number in (1, MAX_SELECTED, 3 * MAX_SELECTED):
         kube, faults = FakeKube(), Faults()
-        runs = JobRuns(faults.around(kube), kopf.OperatorRegistry(), lambda: RUNTIME, lambda: NOW)
+        runs = JobRuns(faults.around(kube), lambda: RUNTIME, lambda: NOW)
         works = {Trial(n) for n in range(number)}
         for work in works:
             await runs.start(TuningStudy.model_validate(body()), work)
@@ -87,7 +70,7 @@ async def test_the_number_of_requests_does_not_depend_on_the_number_of_runs() ->
 
 async def test_a_stop_is_requested_by_an_annotation() -> None:
     kube = FakeKube()
-    runs = JobRuns(kube, kopf.OperatorRegistry(), lambda: RUNTIME, lambda: NOW)
+    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
     works = {Trial(0), Trial(1)}
     for work in works:
         await runs.start(TuningStudy.model_validate(body()), work)
@@ -98,3 +81,45 @@ async def test_a_stop_is_requested_by_an_annotation() -> None:
     assert {run.stop_requested for run in found.values()} == {True}
     del kube.objects["Job", "ml", "mnist-0"]["metadata"]["annotations"]["tuning.dev/stop"]
     assert not (await runs.list_runs(study(), works))[Trial(0)].stop_requested
+
+
+class Watches:
+    """A Kubernetes API whose watches of Jobs go as scripted: the versions they bring, or how they fail."""
+
+    def __init__(self, *script: list[str] | KubeError) -> None:
+        self.script, self.asked = list(script), []
+
+    async def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Any]:
+        assert labels == "tuning.dev/study"
+        if kind == "Job":
+            self.asked.append((namespace, version, asyncio.get_running_loop().time()))
+        step = self.script.pop(0) if self.script and kind == "Job" else None
+        if isinstance(step, KubeError):
+            raise step
+        for number in step or ():
+            labels_of = {"tuning.dev/study": "a"} if number != "bookmark 9" else {}
+            yield {"namespace": "ml", "labels": labels_of, "resourceVersion": number.split()[-1]}
+        if step is None:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.looptime
+async def test_a_watch_goes_on_after_the_last_change() -> None:
+    seen: list[StudyKey] = []
+    kube = Watches(
+        ["7", "8", "bookmark 9"], KubeError(500, "", "etcd is away"), ["12"], KubeError(410, "", "")
+    )
+    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)  # type: ignore[arg-type]
+    async with watching(runs, seen.append):
+        await asyncio.sleep(60)
+    assert kube.asked == [("", "", 0), ("", "9", 2), ("", "9", 4), ("", "12", 6), ("", "", 8)]
+    assert seen == [StudyKey("ml", "a")] * 3, "a bookmark is no change"
+
+
+@pytest.mark.looptime
+async def test_namespaces_are_watched_each() -> None:
+    kube = Watches()
+    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW, ["ml", "research"])  # type: ignore[arg-type]
+    async with watching(runs, lambda _: None):
+        await asyncio.sleep(1)
+    assert {namespace for namespace, _, _ in kube.asked} == {"ml", "research"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,7 +55,8 @@ async def test_every_client_error_is_a_kube_error(
     stub: HttpStub, kube: KubernetesApi, fault: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if fault is hangs:
-        monkeypatch.setattr("tuning_operator.kube.ports.kubernetes.REQUEST_SECONDS", 0.1)
+        for limit in ("REQUEST_SECONDS", "SILENCE_SECONDS"):
+            monkeypatch.setattr(f"tuning_operator.kube.ports.kubernetes.{limit}", 0.1)
     stub.fault = fault
     for call in (
         kube.get("Job", "ml", "mnist-0"),
@@ -64,6 +66,7 @@ async def test_every_client_error_is_a_kube_error(
         kube.record_event(event("e", "ml", ABOUT)),
         kube.largest_nodes(),
         kube.serves_studies(),
+        anext(kube.watch("Job", "ml", "", "")),
     ):
         with pytest.raises(KubeError) as failed:
             await call
@@ -90,6 +93,32 @@ async def test_long_lists_come_in_pages(stub: HttpStub, kube: KubernetesApi) -> 
     stub.fault = pages
     found = await kube.select("Job", "ml", labels="a=b")
     assert [item["page"] for item in found] == [None, "the rest"]
+
+
+async def test_a_watch_brings_metadata_only(stub: HttpStub, kube: KubernetesApi) -> None:
+    changed = {"name": "mnist-0", "resourceVersion": "8"}
+    expired = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
+    events = [("MODIFIED", {"metadata": changed}), ("BOOKMARK", {"metadata": {"resourceVersion": "9"}})]
+
+    async def watch(request: web.Request) -> web.StreamResponse:
+        assert request.path == "/apis/batch/v1/jobs"
+        assert "as=PartialObjectMetadata" in request.headers["Accept"]
+        assert request.query["labelSelector"] == "a"
+        assert request.query["allowWatchBookmarks"] == "true"
+        follows = request.query.get("resourceVersion")
+        sent = [("ERROR", expired)] if follows == "7" else events
+        return web.Response(text="".join(f"{json.dumps({'type': t, 'object': o})}\n" for t, o in sent))
+
+    stub.fault = watch
+    assert [found async for found in kube.watch("Job", "", "a", "")] == [changed, {"resourceVersion": "9"}]
+    with pytest.raises(KubeError) as failed:
+        await anext(kube.watch("Job", "", "a", "7"))
+    assert failed.value.status == 410
+    stub.fault = None
+    stub.reply(410, expired)
+    with pytest.raises(KubeError) as failed:
+        await anext(kube.watch("Job", "", "a", "7"))
+    assert (failed.value.status, failed.value.reason) == (410, "Expired")
 
 
 async def test_the_largest_amount_of_each_resource(stub: HttpStub, kube: KubernetesApi) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-import kopf
 from tuning_operator.kube.jobs.manifests import Runtime
 from tuning_operator.kube.loop.reconciler import ActionsFailed, Reconciler
 from tuning_operator.kube.plan.validation import check
@@ -53,7 +52,7 @@ class World:
         """Restart the operator's process: it knows nothing but what it reads."""
         kube = faults.around(self.kube) if faults else self.kube
         server = faults.around(self.server) if faults else self.server
-        runs = JobRuns(kube, kopf.OperatorRegistry(), lambda: RUNTIME, self.clock)
+        runs = JobRuns(kube, lambda: RUNTIME, self.clock)
         observer = Observer(runs, server, check, self.clock)
         self.reconciler = Reconciler(kube, server, observer, Actor(runs, server), self.clock)
 

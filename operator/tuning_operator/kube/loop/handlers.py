@@ -27,9 +27,8 @@ they start and end, and a study's runs often do so together: one pass serves all
 results come through the study server's change feed."""
 
 
-def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey], runs: Runs) -> None:
-    """Have a study's key added whenever the study or one of its runs changes."""
-    runs.watch(lambda key: queue.add_after(key, RUN_EVENT_SECONDS))
+def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey]) -> None:
+    """Have a study's key added whenever the study changes."""
     kopf.on.login(registry=registry)(kopf.login_via_client)
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
@@ -65,10 +64,12 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.networking.connect_timeout = 10
     settings.watching.connect_timeout = 10
     settings.watching.chunk_size = 500
-    # The handlers' filters work on the client: without these, every pod of the cluster would be sent here.
-    settings.watching.label_selectors["batch", "v1", "jobs"] = names.LABEL_STUDY
-    settings.watching.label_selectors["", "v1", "pods"] = names.LABEL_STUDY
     return settings
+
+
+async def follow_runs(runs: Runs, queue: WorkQueue[StudyKey]) -> None:
+    """Add a study's key shortly after one of its runs changed."""
+    await runs.watch(lambda key: queue.add_after(key, RUN_EVENT_SECONDS))
 
 
 async def follow_changes(

@@ -1,13 +1,12 @@
 """Runs as Jobs of a cluster. The number of requests does not depend on the number of runs."""
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
-
-import kopf
+from typing import Any, Never
 
 from tuning_operator.kube.jobs.ended import why_ended
 from tuning_operator.kube.jobs.evidence import (
@@ -31,10 +30,16 @@ from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.times import parse_time
 
+log = logging.getLogger(__name__)
+
 Json = dict[str, Any]
 
 REFUSED = frozenset({400, 403, 422})
 """The API server will give the same answer next time, until someone changes something."""
+
+GONE = 410
+"""The API server no longer knows the version from which to watch."""
+REWATCH_SECONDS = 2.0
 
 DIAGNOSIS_DELAY = timedelta(seconds=3)
 """A younger Job is not diagnosed: its pod and Events are not read yet."""
@@ -59,24 +64,44 @@ class JobRuns:
     def __init__(
         self,
         kube: KubeApi,
-        registry: kopf.OperatorRegistry,
         runtime: Callable[[], Runtime],
         clock: Callable[[], datetime],
+        namespaces: Collection[str] = (),
     ) -> None:
-        self._kube, self._registry, self._runtime, self._clock = kube, registry, runtime, clock
+        self._kube, self._runtime, self._clock = kube, runtime, clock
+        self._namespaces = namespaces or ("",)
+        """Where to watch runs; "" is everywhere."""
         self._provided: dict[StudyKey, set[tuple[str, str]]] = {}
         """The trainer's ConfigMaps that were created: the study's uid and the name."""
         self._providing = asyncio.Lock()
         self._nodes: tuple[datetime, Mapping[str, str] | None] | None = None
 
-    def watch(self, changed: Callable[[StudyKey], None]) -> None:
-        """Have kopf call `changed` whenever a study's Job or one of its pods changes."""
+    async def watch(self, changed: Callable[[StudyKey], None]) -> None:
+        """Call `changed` whenever a study's Job or one of its pods changes, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for namespace in self._namespaces:
+                for kind in ("Job", "Pod"):
+                    tasks.create_task(self._watch(kind, namespace, changed))
 
-        @kopf.on.event("batch", "v1", "jobs", registry=self._registry)
-        @kopf.on.event("", "v1", "pods", registry=self._registry)
-        async def run_changed(namespace: str | None, labels: Mapping[str, str], **_: Any) -> None:
-            if study := labels.get(names.LABEL_STUDY):
-                changed(StudyKey(namespace or "", study))
+    async def _watch(self, kind: str, namespace: str, changed: Callable[[StudyKey], None]) -> Never:
+        """Watch, again from the last change whenever the connection ends.
+
+        If the API server has forgotten that change, a new watch begins with what exists. What was deleted in
+        the meantime is noticed in the study's next pass, at the latest with the operator's resync.
+        """
+        version = ""
+        while True:
+            try:
+                async for metadata in self._kube.watch(kind, namespace, names.LABEL_STUDY, version):
+                    version = metadata["resourceVersion"]
+                    if study := metadata.get("labels", {}).get(names.LABEL_STUDY):
+                        changed(StudyKey(metadata.get("namespace", ""), study))
+            except KubeError as error:
+                if error.status == GONE:
+                    version = ""
+                else:
+                    log.warning("%ss can't be watched; retrying in %.0f s: %s", kind, REWATCH_SECONDS, error)
+            await asyncio.sleep(REWATCH_SECONDS)
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""

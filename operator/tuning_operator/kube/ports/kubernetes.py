@@ -1,9 +1,10 @@
 """The Kubernetes API as the operator needs it, with plain dicts. Only this module imports `kubernetes`."""
 
+import contextlib
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Protocol, get_args
 from urllib.parse import quote
 
@@ -18,10 +19,16 @@ from tuning_operator.resource import names
 Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
+WATCH_SECONDS = 300
+"""The API server ends a watch after this time."""
+SILENCE_SECONDS = 150.0
+"""A watch without even a bookmark, which comes each minute, is cut off."""
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 PAGE = 500
 METHODS = {
     "get": "GET",
     "list": "GET",
+    "watch": "GET",
     "create": "POST",
     "update": "PUT",
     "patch": "PATCH",
@@ -53,6 +60,20 @@ class KubeApi(Protocol):
 
     async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
         """Return the objects that match the label and the field selector, up to date."""
+
+    def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:
+        """Yield the metadata of objects as they change or are deleted, until the API server ends the watch.
+
+        Args:
+            kind: of the objects.
+            namespace: of the objects, or "" for all.
+            labels: a label selector.
+            version: the resource version of the last change that is known; without it, the objects that
+                exist come first. Some metadata may be of no object, but a newer version only.
+
+        Raises:
+            KubeError: with status 410 if the version is too old.
+        """
 
     async def create(self, body: Json) -> bool:
         """Create an object; return False if one of this name exists already."""
@@ -102,6 +123,22 @@ class KubernetesApi:
         return await self._pages(
             kind, _path(kind, namespace), {key: value for key, value in query.items() if value}
         )
+
+    async def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:
+        """Yield the metadata of objects as they change, until the API server ends the watch."""
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
+        query |= {"labelSelector": labels, **({"resourceVersion": version} if version else {})}
+        silence = aiohttp.ClientTimeout(sock_connect=REQUEST_SECONDS, sock_read=SILENCE_SECONDS)
+        path = _path(kind, namespace)
+        async with self._send("watch", kind, path, query, {"Accept": METADATA}, silence) as response:
+            try:
+                async for line in response.content:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        raise _rejection(event["object"].get("code", 0), event["object"])
+                    yield event["object"]["metadata"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise KubeError(0, "InvalidReply", f"the API server's watch is not valid: {error}") from error
 
     async def create(self, body: Json) -> bool:
         """Create an object; return False if one of this name exists already."""
@@ -200,39 +237,55 @@ class KubernetesApi:
         content_type: str = "application/json",
     ) -> Json:
         """Send a request without the client's models, which would parse every pod into pydantic."""
+        headers, limits = {"Content-Type": content_type}, aiohttp.ClientTimeout(REQUEST_SECONDS)
+        async with self._send(verb, kind, path, query, headers, limits, body) as response:
+            content = await response.read()
+        answer = _parsed(content)
+        if not isinstance(answer, dict):
+            start = content[:200].decode(errors="replace")
+            raise KubeError(0, "InvalidReply", f"the API server's reply is not a JSON object: {start}")
+        return answer
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self,
+        verb: str,
+        kind: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str],
+        limits: aiohttp.ClientTimeout,
+        body: Json | None = None,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Count a request and yield its response; KubeError if it is rejected, or fails while it is read."""
         status = 0
         try:
             serialized = await self._api.param_serialize(
                 METHODS[verb],
                 path,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": "application/json", "Content-Type": content_type},
+                header_params={"Accept": "application/json", **headers},
                 body=body,
                 auth_settings=["BearerToken"],
             )
-            response = await self._api.call_api(*serialized, _request_timeout=REQUEST_SECONDS)
-            content: bytes = await response.read()  # type: ignore[no-untyped-call]
-            status = response.status
+            reply = await self._api.call_api(*serialized, _request_timeout=limits)
+            status = reply.status
+            async with reply.response as response:
+                if status >= 400:
+                    content = await response.read()
+                    raise _rejection(status, _parsed(content) or content[:500].decode(errors="replace"))
+                yield response
         except (aiohttp.ClientError, TimeoutError, OSError, client.ApiException) as error:
-            reason = str(error) or type(error).__name__
+            status, reason = 0, str(error) or type(error).__name__
             raise KubeError(0, "Unreachable", f"the API server does not reply: {reason}") from error
         finally:
             self._requests.labels(verb, kind, str(status)).inc()
-        try:
-            answer = json.loads(content)
-        except ValueError:
-            answer = None
-        if status >= 400:
-            raise _rejection(status, answer, content)
-        if not isinstance(answer, dict):
-            start = content[:200].decode(errors="replace")
-            raise KubeError(0, "InvalidReply", f"the API server's reply is not a JSON object: {start}")
-        return answer
 
 
 async def connect(requests: Counter) -> KubernetesApi:
     """Return the API of the cluster that the operator runs in, otherwise of the current kubeconfig."""
-    configuration = client.Configuration()
+    # As many connections as are needed: each watched namespace keeps two.
+    configuration = client.Configuration(connection_pool_maxsize=0)
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
@@ -267,10 +320,19 @@ def _model_in(annotation: Any) -> Any:
 
 def _path(kind: str, namespace: str, name: str | None = None) -> str:
     collection = RESOURCES[kind].format(namespace=quote(namespace, safe=""))
+    if not namespace:
+        collection = collection.replace("/namespaces/", "")
     return f"{collection}/{quote(name, safe='')}" if name is not None else collection
 
 
-def _rejection(status: int, answer: Any, content: bytes) -> KubeError:
+def _parsed(content: bytes) -> Any:
+    """Return what is JSON, otherwise None."""
+    try:
+        return json.loads(content)
+    except ValueError:
+        return None
+
+
+def _rejection(status: int, answer: Any) -> KubeError:
     details = answer if isinstance(answer, dict) else {}
-    message = details.get("message") or content[:500].decode(errors="replace")
-    return KubeError(status, details.get("reason", ""), message)
+    return KubeError(status, details.get("reason", ""), details.get("message") or str(answer))

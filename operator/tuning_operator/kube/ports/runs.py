@@ -53,8 +53,8 @@ class Runs(Protocol):
             again: whether the run may try again; otherwise it ends.
         """
 
-    def watch(self, changed: Callable[[StudyKey], None]) -> None:
-        """Have `changed` called whenever a run of a study changes."""
+    async def watch(self, changed: Callable[[StudyKey], None]) -> None:
+        """Call `changed` whenever a run of a study changes, until cancelled."""
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
