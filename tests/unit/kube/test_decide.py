@@ -289,13 +289,13 @@ def test_a_refused_edit_leaves_the_clock_alone() -> None:
 
 def test_status_has_counts_and_the_best() -> None:
     best = trial(3, "COMPLETE", values=[0.98], parameters={"x": 0.5, "kind": "relu", "layers": [8, 4]})
-    runs = {7: Run("running"), 8: Run("starting")}
+    runs = {6: Run("running"), 7: Run("running"), 8: Run("starting")}
     status = decision(
-        study(), seen(summary(7, 8, 9, complete=4, pruned=2, fail=1, best=best), runs), NOW
+        study(), seen(summary(6, 7, 8, 9, complete=4, pruned=2, fail=1, best=best), runs), NOW
     ).status
     assert status.progress == "7/10"
     assert status.trials is not None
-    counts = {"total": 10, "pending": 2, "running": 1, "complete": 4, "pruned": 2, "failed": 1}
+    counts = {"total": 11, "pending": 2, "running": 2, "complete": 4, "pruned": 2, "failed": 1}
     assert status.trials.model_dump(exclude_none=True) == counts
     assert status.best == BestTrial(
         number=3, values=[0.98], parameters={"x": 0.5, "kind": "relu", "layers": "[8, 4]"}

@@ -182,7 +182,7 @@ def test_why_not_started(name: str) -> None:
         Evidence(
             job(),
             [pod(phase="Pending", **waiting("ContainerCreating"))],
-            [event("FailedMount", "failed to sync configmap cache: timed out waiting for the condition", 1)],
+            [event("FailedMount", "failed to sync configmap cache: timed out waiting for the condition", 4)],
         ),
         Evidence(
             job(),

@@ -75,6 +75,7 @@ async def test_a_server_that_comes_back_is_heard_at_once() -> None:
         ("1", 0),
         ("9", POLL_SECONDS),
     ]
+    assert len(queue) == 2
     assert {await queue.get(), await queue.get()} == {KEY, OTHER}, "studies in back-off are tried again"
 
 

@@ -1,8 +1,10 @@
 """A refresh picks up what other processes wrote to a study; where both wrote, theirs stays."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import optuna
 import pytest
@@ -10,10 +12,10 @@ from optuna.distributions import FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
-from tuning_operator.studies.storage import PostgresStorage, StorageUnavailable
+from tuning_operator.studies.storage import PostgresStorage, StorageUnavailable, loader
 
 MINIMIZE = [StudyDirection.MINIMIZE]
 
@@ -45,6 +47,32 @@ def test_an_enqueued_trial_is_asked_for_next(
     assert trial.user_attrs == {"from": "dashboard"}
     assert theirs.trials[1].state == TrialState.RUNNING
     assert theirs.trials[1].params == {"x": 0.25}
+
+
+def test_an_older_read_does_not_undo_a_start(
+    storage: PostgresStorage, plain: RDBStorage, study_id: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh that read a waiting trial just before it was started, and ends just after."""
+    number = plain.create_new_trial(study_id, create_trial(state=TrialState.WAITING))
+    storage.refresh(study_id)
+    waiting = storage.get_trial(number)
+    read, ready, original = threading.Event(), threading.Event(), loader.trials
+
+    def read_early(*arguments: Any) -> list[FrozenTrial]:
+        if read.is_set():
+            return original(*arguments)
+        read.set()
+        assert ready.wait(20)
+        return [waiting]
+
+    monkeypatch.setattr(loader, "trials", read_early)
+    with ThreadPoolExecutor(1) as pool:
+        refresh = pool.submit(storage.refresh, study_id)
+        assert read.wait(20)
+        assert storage.set_trial_state_values(number, TrialState.RUNNING)
+        ready.set()
+        refresh.result(20)
+    assert storage.get_trial(number).state == TrialState.RUNNING
 
 
 def test_numbers_never_collide(storage: PostgresStorage, plain: RDBStorage, study_id: int) -> None:
