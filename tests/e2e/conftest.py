@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dev.cluster import images, kind, programs
 from dev.cluster.cache import lock
 from dev.demo import system
-from tests.e2e.kit import Kubectl
+from tests.e2e.kit import Kubectl, Plugin
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -49,6 +51,15 @@ def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubect
         cluster.run("create", "namespace", namespace)
         yield cluster.within(namespace)
         cluster.run("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture
+def plugin(kubectl: Kubectl, tmp_path: Path) -> Plugin:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "kubectl").symlink_to(kubectl.kubectl)
+    (programs / "kubectl-tuning").symlink_to(Path(sys.executable).with_name("kubectl-tuning"))
+    return Plugin(programs, kubectl.kubeconfig, kubectl.namespace)
 
 
 def _system(test: pytest.Item) -> contextlib.AbstractContextManager[None]:

@@ -6,11 +6,13 @@ import atexit
 import contextlib
 import functools
 import json
+import os
 import subprocess
 import textwrap
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -204,3 +206,23 @@ def _database() -> Record:
     connection = contextlib.ExitStack()
     atexit.register(connection.close)
     return connection.enter_context(record())
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Runs commands in a shell in which kubectl finds the plugin."""
+
+    programs: Path
+    kubeconfig: str
+    namespace: str
+
+    def __call__(
+        self, command: str, *arguments: str, folder: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
+        line = ["kubectl", "tuning", command, *arguments]
+        if command not in ("init", "validate"):
+            line += ["-n", self.namespace, "--kubeconfig", self.kubeconfig]
+        return subprocess.run(
+            line, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )

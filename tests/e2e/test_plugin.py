@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.e2e.kit import Kubectl, code, phase, study
+from tests.e2e.kit import Kubectl, Plugin, code, phase, study
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "kubectl-plugin.md"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -42,35 +39,6 @@ SCRIPT = """
     study.optimize(objective, n_trials=2)
     print("best:", study.best_params)
 """
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """Runs commands in a shell in which kubectl finds the plugin."""
-
-    programs: Path
-    kubeconfig: str
-    namespace: str
-
-    def __call__(
-        self, command: str, *arguments: str, folder: Path | None = None
-    ) -> subprocess.CompletedProcess[str]:
-        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
-        line = ["kubectl", "tuning", command, *arguments]
-        if command != "init":
-            line += ["-n", self.namespace, "--kubeconfig", self.kubeconfig]
-        return subprocess.run(
-            line, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
-        )
-
-
-@pytest.fixture
-def plugin(kubectl: Kubectl, tmp_path: Path) -> Plugin:
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    (programs / "kubectl").symlink_to(kubectl.kubectl)
-    (programs / "kubectl-tuning").symlink_to(Path(sys.executable).with_name("kubectl-tuning"))
-    return Plugin(programs, kubectl.kubeconfig, kubectl.namespace)
 
 
 @pytest.mark.long
@@ -131,6 +99,9 @@ def test_roles_in_the_guide_are_sufficient_and_necessary(
     assert "forbidden" in ada("best", "shared").stderr
     kubectl.apply(*reader)
     assert ada("best", "shared").returncode == 0
+    assert ada("logs", "shared", "0").returncode == 0
+    assert ada("suspend", "shared").stderr.startswith("error: shared has already ended")
+    assert ada("extend", "shared", "--failed-trials", "+1").returncode == 0
     barred = ada("plot", "shared", folder=tmp_path)
     assert barred.returncode == 1
     assert "create pods/portforward" in barred.stderr
@@ -138,6 +109,7 @@ def test_roles_in_the_guide_are_sufficient_and_necessary(
     try:
         drawn = ada("plot", "shared", "--plot", "slice", "--format", "png", folder=tmp_path)
         assert drawn.stdout.split() == ["shared-plots/slice.png"], drawn.stderr
+        assert "shared-0-" in ada("trials", "shared").stdout
     finally:
         kubectl.within(reach[0]["metadata"]["namespace"]).run("delete", "rolebinding", kubectl.namespace)
 
