@@ -103,7 +103,7 @@ def test_roles_in_the_guide_are_sufficient_and_necessary(
     assert ada("suspend", "shared").stderr.startswith("error: shared has already ended")
     assert ada("extend", "shared", "--failed-trials", "+1").returncode == 0
     barred = ada("plot", "shared", folder=tmp_path)
-    assert barred.returncode == 1
+    assert barred.returncode == 4
     assert "create pods/portforward" in barred.stderr
     kubectl.within(reach[0]["metadata"]["namespace"]).apply(*reach)
     try:

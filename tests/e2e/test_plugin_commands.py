@@ -124,7 +124,7 @@ def test_trials_and_studies_are_stopped_and_resumed(
 
     assert plugin("stop", "slow").stdout.startswith("slow is suspended, and 2 running trials are being")
     kubectl.wait("slow", lambda found: phase("Suspended")(found) and counts(found).get("pruned") == 3)
-    assert kubectl.items("jobs", "tuning.dev/study=slow") == []
+    kubectl.run("wait", "--for=delete", "job", "--selector=tuning.dev/study=slow", "--timeout=60s")
     assert plugin("resume", "slow").stdout == "slow continues.\n"
     kubectl.wait("slow", running(2))
     assert plugin("suspend", "slow").returncode == 0

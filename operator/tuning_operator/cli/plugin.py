@@ -1,6 +1,10 @@
 """The plugin `kubectl tuning`."""
 
+import contextlib
 import inspect
+import io
+import os
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -95,3 +99,23 @@ def main() -> None:
     except PluginError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.code)
+
+
+def complete() -> None:
+    """Print completions of `kubectl tuning` as kubectl asks for them: the program kubectl_complete-tuning."""
+    from typer.completion import completion_init
+
+    completion_init()
+    words = ["kubectl-tuning", *sys.argv[1:]]
+    os.environ |= {
+        "_KUBECTL_TUNING_COMPLETE": "complete_bash",
+        "COMP_WORDS": shlex.join(words[:-1]) + f" {words[-1]}",
+        "COMP_CWORD": str(len(words) - 1),
+    }
+    found = io.StringIO()
+    with contextlib.redirect_stdout(found), contextlib.suppress(SystemExit):
+        app(prog_name="kubectl-tuning", obj=connect_cluster)
+    typer.echo(found.getvalue(), nl=False)
+    typer.echo(
+        ":4" if found.getvalue() else ":0"
+    )  # the shell completes names of files only if there is nothing

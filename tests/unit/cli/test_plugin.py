@@ -287,3 +287,38 @@ def test_the_program_prints_an_error_and_best_imports_nothing_heavy(cluster: Clu
     failed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert failed.returncode == 3
     assert failed.stderr.startswith('error: study "mnist" not found in namespace default')
+
+
+@pytest.mark.parametrize(
+    ("words", "completions"),
+    [
+        (["tri"], ["trials", "trial", ":4"]),
+        (["trials", "mnist", "--so"], ["--sort", ":4"]),
+        (["trials", "mnist", "-o", ""], ["wide", "json", "yaml", "csv", ":4"]),
+        (["validate", "stu"], [":0"]),
+    ],
+)
+def test_completion_as_kubectl_asks_for_it(words: list[str], completions: list[str]) -> None:
+    program = Path(sys.executable).with_name("kubectl_complete-tuning")
+    done = subprocess.run([program, *words], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == completions
+
+
+@pytest.mark.parametrize("command", [*plugin.COMMANDS, "apply", "doctor", "dashboard", "init", "validate"])
+def test_each_command_has_help(command: str) -> None:
+    shown = Ran(command, "--help").out
+    assert ("kubectl tuning" in shown) or command == "init"
+    assert "{program}" not in shown
+
+
+def test_each_command_is_in_the_reference() -> None:
+    reference = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+    for command in (*plugin.COMMANDS, "apply", "doctor", "dashboard", "init", "validate"):
+        assert f"`kubectl tuning {command}" in reference, command
+
+
+def test_colors_are_for_terminals_only(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.answer("get-tuningstudies", {"items": []})
+    cluster.study(best=BEST)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b" not in Ran("best", "mnist").out

@@ -19,6 +19,14 @@ def test_the_best_trial_by_the_metrics_names() -> None:
     assert best_of(resource(status)) == {"number": 4, "values": {"accuracy": 0.5}, "parameters": {"lr": 0.1}}
 
 
+def test_parameters_are_in_the_order_of_the_search_space() -> None:
+    study = resource({"best": {"number": 4, "values": [0.5], "parameters": {"a": 1, "lr": 2, "own": 3}}})
+    study["spec"]["searchSpace"] = [{"name": name} for name in ("lr", "later", "a")]
+    best = best_of(study)
+    assert isinstance(best, dict)
+    assert [*best["parameters"]] == ["lr", "a", "own"]
+
+
 def test_the_pareto_front() -> None:
     status = {"paretoFront": [{"number": n, "values": [0.5, n], "parameters": {}} for n in (1, 2)]}
     front = best_of(resource(status, "accuracy", "latency"))

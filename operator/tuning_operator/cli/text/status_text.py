@@ -17,9 +17,9 @@ def best_of(study: Resource) -> dict[str, Any] | list[dict[str, Any]] | None:
     metrics = metrics_of(study)
     status = study.get("status", {})
     if len(metrics) > 1:
-        return [_trial(trial, metrics) for trial in status.get("paretoFront") or []] or None
+        return [_trial(trial, metrics, study) for trial in status.get("paretoFront") or []] or None
     best = status.get("best")
-    return _trial(best, metrics) if best else None
+    return _trial(best, metrics, study) if best else None
 
 
 def best_in_short(study: Resource) -> str | None:
@@ -35,11 +35,15 @@ def metrics_of(study: Resource) -> list[str]:
     return [objective["metric"] for objective in study["spec"]["objectives"]]
 
 
-def _trial(trial: Resource, metrics: list[str]) -> dict[str, Any]:
+def _trial(trial: Resource, metrics: list[str], study: Resource) -> dict[str, Any]:
+    """Return a trial, with its parameters in the order of the search space: the API server sorts them."""
+    parameters = dict(trial.get("parameters", {}))
+    declared = [each["name"] for each in study["spec"].get("searchSpace") or ()]
+    ordered = [name for name in declared if name in parameters]
     return {
         "number": trial["number"],
         "values": dict(zip(metrics, trial["values"], strict=True)),
-        "parameters": dict(trial.get("parameters", {})),
+        "parameters": {name: parameters[name] for name in dict.fromkeys([*ordered, *parameters])},
     }
 
 
