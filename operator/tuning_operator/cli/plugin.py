@@ -103,7 +103,7 @@ def main() -> None:
 
 def complete() -> None:
     """Print completions of `kubectl tuning` as kubectl asks for them: the program kubectl_complete-tuning."""
-    from typer.completion import completion_init
+    from typer.completion import completion_init  # type: ignore[attr-defined]
 
     completion_init()
     words = ["kubectl-tuning", *sys.argv[1:]]
@@ -115,7 +115,6 @@ def complete() -> None:
     found = io.StringIO()
     with contextlib.redirect_stdout(found), contextlib.suppress(SystemExit):
         app(prog_name="kubectl-tuning", obj=connect_cluster)
-    typer.echo(found.getvalue(), nl=False)
-    typer.echo(
-        ":4" if found.getvalue() else ":0"
-    )  # the shell completes names of files only if there is nothing
+    completions = found.getvalue().strip()
+    # 4: nothing else. 0: the shell completes names of files.
+    typer.echo(f"{completions}\n:4" if completions else ":0")
