@@ -354,6 +354,14 @@ def test_failures_that_the_script_catches_do_not_count_as_too_many() -> None:
     )
 
 
+def test_a_search_space_whose_trials_have_all_failed_can_only_be_tried_from_scratch() -> None:
+    failed = decision(study(), seen(summary(fail=4, exhausted=True)), NOW)
+    condition = find(failed.status.conditions, "Failed")
+    assert condition
+    assert "raise maxTrials" not in condition.message
+    assert "apply it again with existingRecord: Replace" in condition.message
+
+
 def test_each_failed_trial_has_its_own_event() -> None:
     def events(before: int, *numbers: int) -> list[tuple[str, str]]:
         status = decision(study(), seen(summary(fail=before)), NOW).status

@@ -230,6 +230,42 @@ def test_the_server_away_leaves_the_refit_as_it_was() -> None:
     assert after.refit == before.refit
 
 
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [
+        (
+            {"pruned": 10},
+            "No trial completed, so there are no best parameters to train with. For more trials, raise maxTrials.",
+        ),
+        (
+            {"pruned": 9, "fail": 1},
+            "No trial completed, so there are no best parameters to train with. For more trials, raise maxTrials.",
+        ),
+        (
+            {"complete": 10},
+            "No trial satisfies its constraints, so there are no best parameters to train with. For more trials, "
+            "raise maxTrials.",
+        ),
+        (
+            {"pruned": 4, "exhausted": True},
+            "No trial completed, so there are no best parameters to train with. To try again, delete the "
+            "TuningStudy and apply it again with existingRecord: Replace, because the sampler has tried the whole "
+            "search space.",
+        ),
+    ],
+)
+def test_without_a_best_trial_the_refit_says_how_to_get_one(end: dict[str, Any], message: str) -> None:
+    refit = decision(spec(), seen(summary(**end)), NOW).status.refit
+    assert refit is not None
+    assert (refit.phase, refit.message) == ("Failed", message)
+
+
+def test_after_a_timeout_more_trials_need_a_longer_one() -> None:
+    refit = decision(spec(timeout="30s"), seen(summary(pruned=4)), NOW).status.refit
+    assert refit is not None
+    assert (refit.message or "").endswith("For more trials, raise the study's timeout.")
+
+
 def test_copied_trials_are_counted_where_there_can_be_any() -> None:
     given_summary = summary(complete=2)
     given_summary = given_summary.model_copy(

@@ -13,6 +13,11 @@ from tuning_operator.resource.text import count, sentence
 from tuning_operator.resource.times import parse_time
 
 ENDED = ("Completed", "Failed")
+START_OVER = (
+    "delete the TuningStudy and apply it again with existingRecord: Replace, because the sampler has tried "
+    "the whole search space"
+)
+"""What to do about a study that can't continue."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime
         return None
     failed = summary.counts.fail
     message = "The only trial failed." if failed == 1 else f"All {failed} trials failed."
-    remedy = "Fix the cause, then raise maxTrials to continue."
+    remedy = f"Fix the cause, then {START_OVER if _is_exhausted(summary) else 'raise maxTrials to continue'}."
     return Verdict(
         "Failed", "AllTrialsFailed", _sentences(message, _failures(summary.recent_failures), remedy)
     )

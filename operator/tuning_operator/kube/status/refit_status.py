@@ -7,9 +7,10 @@ from typing import Any
 from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, Run
 from tuning_operator.kube.plan.refit import at_its_end, is_new
+from tuning_operator.kube.plan.verdict import START_OVER, Verdict
 from tuning_operator.kube.plan.work import Refit
 from tuning_operator.kube.status.conditions import MESSAGE_LIMIT
-from tuning_operator.protocol import RefitRecord
+from tuning_operator.protocol import RefitRecord, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.resource.study import RefitStatus, TuningStudy
 from tuning_operator.resource.text import sentence, shorten
@@ -18,9 +19,12 @@ ATTRIBUTES = 20
 ATTRIBUTE_LIMIT = 500
 """Characters of JSON: a status is no place for a training history."""
 
-NO_BEST = (
-    "No trial completed, so there are no best parameters to train with. Raise maxTrials for more trials."
-)
+MORE_TRIALS = {
+    "MaxTrialsReached": "For more trials, raise maxTrials.",
+    "TimeoutReached": "For more trials, raise the study's timeout.",
+    "SearchSpaceExhausted": f"To try again, {START_OVER}.",
+}
+"""How a study that completed for a reason gets more trials."""
 
 
 def refit_status(study: TuningStudy, seen: Observation, plan: Plan) -> RefitStatus | None:
@@ -35,8 +39,15 @@ def refit_status(study: TuningStudy, seen: Observation, plan: Plan) -> RefitStat
     if record:
         return _of_record(record, seen.runs.get(Refit(record.trial, record.digest)), job)
     if at_its_end(study, seen.summary, plan.verdict):
-        return RefitStatus(phase="Failed", job=job, message=NO_BEST)
+        return RefitStatus(phase="Failed", job=job, message=_without_best(seen.summary, plan.verdict))
     return None
+
+
+def _without_best(summary: StudySummary, verdict: Verdict | None) -> str:
+    why = "No trial satisfies its constraints" if summary.counts.complete else "No trial completed"
+    message = f"{why}, so there are no best parameters to train with."
+    remedy = MORE_TRIALS.get(verdict.reason) if verdict else None
+    return f"{message} {remedy}" if remedy else message
 
 
 def _why_not_yet(study: TuningStudy, seen: Observation) -> str | None:
