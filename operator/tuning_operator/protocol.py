@@ -311,6 +311,20 @@ class FinishedStudy(Model):
     user_attrs: Attributes = Field(default_factory=dict)
 
 
+class RecordSummary(Model):
+    """A study's record, which may be that of a TuningStudy that was deleted."""
+
+    name: str
+    trials: int = Field(description="Number of trials, those that are queued included.")
+    finished: datetime | None = Field(None, description="When the last trial ended.")
+
+
+class Records(Model):
+    """GET /v1/studies/{namespace}: the records of a namespace, for its readers and for the operator."""
+
+    records: list[RecordSummary]
+
+
 class Changes(Model):
     """GET /v1/changes?after=CURSOR&timeout=SECONDS: the studies that changed; waits until there is one.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.e2e.kit import Kubectl, Plugin, code, phase, study
+from tests.e2e.kit import Kubectl, Plugin, code, holds, phase, study
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "kubectl-plugin.md"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -82,6 +82,28 @@ def test_best_and_plots(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: 
     assert alone.returncode == 0
     assert "no param-importances: at least two complete trials are needed" in alone.stderr
     assert "single-plots/optimization-history.html" in alone.stdout
+
+
+def test_records_outlive_their_studies_until_they_are_deleted(
+    kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path
+) -> None:
+    manifest = study("kept", image, maxTrials=2, searchSpace=SPACE)
+    kubectl.apply(code("kept-code", OBJECTIVE), manifest)
+    kubectl.wait("kept", phase("Completed"))
+    kubectl.run("delete", "tuningstudy", "kept")
+    kubectl.apply(manifest)
+    kubectl.wait("kept", phase("Completed"))  # at once: the record has its trials
+    drawn = plugin("plot", "kept", "--plot", "slice", "--format", "png", folder=tmp_path)
+    assert drawn.stdout.split() == ["kept-plots/slice.png"], drawn.stderr
+
+    assert plugin("records").stdout.splitlines()[1].split()[:2] == ["kept", "2"]
+    assert "delete it first" in plugin("records", "--delete", "kept", "--yes").stderr
+    kubectl.run("delete", "tuningstudy", "kept")
+    kubectl.apply(study("other", image, suspend=True, searchSpace=SPACE))
+    kubectl.wait("other", holds("Accepted"))
+    deleted = plugin("records", "--delete", "kept", "--yes")
+    assert deleted.stdout == "The record kept was deleted.\n", deleted.stderr
+    assert [row.split()[0] for row in plugin("records").stdout.splitlines()] == ["NAME", "other"]
 
 
 def test_roles_in_the_guide_are_sufficient_and_necessary(

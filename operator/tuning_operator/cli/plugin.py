@@ -11,6 +11,7 @@ from collections.abc import Callable
 import typer
 
 from tuning_operator.cli import PluginError
+from tuning_operator.cli.cluster.records import records
 from tuning_operator.cli.commands.best import best
 from tuning_operator.cli.commands.change import extend, resume, retry, stop, suspend
 from tuning_operator.cli.commands.cluster import apply, dashboard, doctor
@@ -80,7 +81,7 @@ EXIT_CODES = (
 )
 
 app = make_app(PROGRAM, "Tune models on Kubernetes: create studies, follow their trials, use their results.")
-for command in (apply, doctor, dashboard):
+for command in (apply, records, doctor, dashboard):
     add_command(app, on_studies(command))
 
 

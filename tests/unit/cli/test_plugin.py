@@ -253,9 +253,9 @@ def test_the_servers_reply_is_shown(
     assert message in (Ran("plot", "mnist").error or "")
 
 
-def test_a_study_without_a_trial_has_no_record_to_fetch(ready: Cluster) -> None:
+def test_a_study_that_is_not_accepted_has_no_record_to_fetch(ready: Cluster) -> None:
     ready.answer("get-configmaps", {"items": []})
-    assert "creates it with the next trial" in (Ran("plot", "mnist").error or "")
+    assert "creates it when it has accepted the study" in (Ran("plot", "mnist").error or "")
 
 
 def test_a_server_that_is_gone(ready: Cluster, server: StudyServer) -> None:
@@ -304,7 +304,9 @@ def test_completion_as_kubectl_asks_for_it(words: list[str], completions: list[s
     assert done.stdout.split() == completions
 
 
-@pytest.mark.parametrize("command", [*plugin.COMMANDS, "apply", "doctor", "dashboard", "init", "validate"])
+@pytest.mark.parametrize(
+    "command", [*plugin.COMMANDS, "apply", "records", "doctor", "dashboard", "init", "validate"]
+)
 def test_each_command_has_help(command: str) -> None:
     shown = Ran(command, "--help").out
     assert ("kubectl tuning" in shown) or command == "init"
@@ -313,7 +315,7 @@ def test_each_command_has_help(command: str) -> None:
 
 def test_each_command_is_in_the_reference() -> None:
     reference = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
-    for command in (*plugin.COMMANDS, "apply", "doctor", "dashboard", "init", "validate"):
+    for command in (*plugin.COMMANDS, "apply", "records", "doctor", "dashboard", "init", "validate"):
         assert f"`kubectl tuning {command}" in reference, command
 
 

@@ -123,3 +123,12 @@ async def test_namespaces_are_watched_each() -> None:
     async with watching(runs, lambda _: None):
         await asyncio.sleep(1)
     assert {namespace for namespace, _, _ in kube.asked} == {"ml", "research"}
+
+
+async def test_an_accepted_study_has_the_servers_address() -> None:
+    kube = FakeKube()
+    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    for _ in range(2):
+        assert await runs.check(study()) == ()
+    [config] = [one for (kind, *_), one in kube.objects.items() if kind == "ConfigMap"]
+    assert config["data"]["server-url"] == RUNTIME.server_url

@@ -63,6 +63,7 @@ CALLS: dict[tuple[str, str], tuple[Any, set[str]]] = {
     ("POST", f"{TRIAL}/attributes"): ({"userAttrs": {"a": 1}}, {"pod"}),
     ("POST", f"{TRIAL}/result"): ({"state": "FAIL"}, {"operator", "pod"}),
     ("GET", f"{STUDY}/record"): (None, {"operator", "reader"}),
+    ("GET", "/v1/studies/ml"): (None, {"operator", "reader"}),
     ("PUT", REFIT): (REQUEST, {"operator"}),
     ("GET", REFIT): (None, {"refit"}),
     ("GET", f"{REFIT}/study"): (None, {"refit"}),

@@ -17,6 +17,8 @@ from optuna.distributions import (
 )
 from optuna.trial import TrialState, create_trial
 from tuning_operator.protocol import FinishedStudy
+from tuning_operator.studies.storage.base import MemoryStore
+from tuning_operator.studies.storage.store import PostgresStore
 from tuning_operator.studies.study.optuna_study import ServedStudy
 from tuning_operator.studies.study.records import TRIALS_IN_A_PIECE, json_pieces
 
@@ -55,6 +57,25 @@ def test_the_record_from_a_trial_on(server: RunningServer) -> None:
     assert [trial.number for trial in FinishedStudy.model_validate_json(content).trials] == [2, 3]
     beyond = server.reader("ml").get(f"{STUDY}/record", params={"first": 9}).content
     assert FinishedStudy.model_validate_json(beyond).trials == []
+
+
+@pytest.mark.parametrize("kind", ["memory", "Postgres"])
+def test_the_records_of_a_namespace(database_url: str, kind: str) -> None:
+    store = MemoryStore() if kind == "memory" else PostgresStore(database_url)
+    with running_server(store) as server:
+        for name in ("ml/mnist", "ml/cnn", "mlx/other", "m_/odd"):
+            run_study(server, name, DEFINITION, objective, 3 if name == "ml/mnist" else 0)
+        server.operator().delete(STUDY)  # its TuningStudy is gone
+        found = server.reader("ml").get("/v1/studies/ml").json()["records"]
+        assert [(record["name"], record["trials"]) for record in found] == [("cnn", 0), ("mnist", 3)]
+        last = json.loads(server.operator().get(f"{STUDY}/record").content)["trials"][-1]
+        assert found[1]["finished"][:19] == last["finished"][:19]
+        assert found[0]["finished"] is None
+        assert [record["name"] for record in server.operator().get("/v1/studies/m_").json()["records"]] == [
+            "odd"
+        ]
+        assert server.reader("mlx").get("/v1/studies/ml").status_code == 403
+        assert server.pod("ml", "cnn", 0).get(f"{server.url}/v1/studies/ml").status_code == 403
 
 
 def test_the_record_is_the_study(server: RunningServer) -> None:

@@ -3,17 +3,17 @@
 import contextlib
 import re
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tuning_operator.cli import NotFoundError, NotPermittedError, NotReachableError, PluginError
 from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
-from tuning_operator.protocol import FinishedStudy
+from tuning_operator.protocol import FinishedStudy, Records, RecordSummary
 from tuning_operator.resource import names
 
 ACCOUNT = "default"
@@ -21,6 +21,8 @@ ACCOUNT = "default"
 TOKEN_DURATION = "10m"  # noqa: S105  the shortest that Kubernetes allows
 REPLY_SECONDS = 120.0
 """A record of 20,000 trials is tens of megabytes, sent through the API server."""
+
+T = TypeVar("T", bound=BaseModel)
 
 _HOST = re.compile(r"(?:(?P<pod>[^.]+)\.)?(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(?:\..+)?")
 
@@ -61,25 +63,37 @@ class Address:
         return found["namespace"], target
 
 
-class ServedRecord:
-    """The record of a study, read from the study server."""
+class StudyServer:
+    """A connection to the study server."""
 
-    def __init__(self, client: httpx.Client, address: Address, path: str) -> None:
-        self._client, self._address, self._path = client, address, path
+    def __init__(self, client: httpx.Client, address: Address) -> None:
+        self._client, self._address = client, address
 
-    def read(self, first: int = 0) -> FinishedStudy:
-        """Return the trials from this number on. Raises PluginError."""
-        secure = self._address.secure
+    def get(self, path: str, model: type[T], token: str, **parameters: int) -> T:
+        """Return what the server has under a path. Raises PluginError."""
         # The certificate is for the Service, not the local address.
-        extensions = {"sni_hostname": self._address.host} if secure else {}
-        parameters = {"first": first} if first else {}
+        extensions = {"sni_hostname": self._address.host} if self._address.secure else {}
+        headers = {"Authorization": f"Bearer {token}"}
         try:
-            return _record(self._client.get(self._path, params=parameters, extensions=extensions))
+            response = self._client.get(path, params=parameters, headers=headers, extensions=extensions)
         except httpx.TransportError as error:
             raise NotReachableError(
                 f"can't connect to the study server {self._address.host}: {error or type(error).__name__}"
                 f"{_certificate_hint(error)}"
             ) from None
+        return _read(response, model)
+
+
+class ServedRecord:
+    """The record of a study, read from the study server."""
+
+    def __init__(self, server: StudyServer, path: str, token: str) -> None:
+        self._server, self._path, self._token = server, path, token
+
+    def read(self, first: int = 0) -> FinishedStudy:
+        """Return the trials from this number on. Raises PluginError."""
+        parameters = {"first": first} if first else {}
+        return self._server.get(self._path, FinishedStudy, self._token, **parameters)
 
 
 @contextlib.contextmanager
@@ -88,9 +102,27 @@ def served_record(kubectl: Kubectl, namespace: str, study: str) -> Iterator[Serv
     kubectl = kubectl.within(namespace)
     address = find_address(kubectl, study)
     token = _token(kubectl, namespace)
+    with _connected(kubectl, address) as server:
+        yield ServedRecord(server, f"/v1/studies/{namespace}/{study}/record", token)
+
+
+@contextlib.contextmanager
+def served_records(kubectl: Kubectl, address: Address) -> Iterator[Callable[[str], Sequence[RecordSummary]]]:
+    """Connect to the study server; yields a function that returns the records of a namespace."""
+    with _connected(kubectl, address) as server:
+
+        def read(namespace: str) -> Sequence[RecordSummary]:
+            token = _token(kubectl.within(namespace), namespace)
+            return server.get(f"/v1/studies/{namespace}", Records, token).records
+
+        yield read
+
+
+@contextlib.contextmanager
+def _connected(kubectl: Kubectl, address: Address) -> Iterator[StudyServer]:
     server_namespace, target = address.target()
     verify = ssl.create_default_context(cadata=address.ca)
-    headers = {"Host": f"{address.host}:{address.port}", "Authorization": f"Bearer {token}"}
+    headers = {"Host": f"{address.host}:{address.port}"}
     with contextlib.ExitStack() as connection:
         try:
             forwarded = kubectl.within(server_namespace).port_forward(target, address.port)
@@ -103,22 +135,43 @@ def served_record(kubectl: Kubectl, namespace: str, study: str) -> Iterator[Serv
             base_url=base, headers=headers, verify=verify, timeout=REPLY_SECONDS, trust_env=False
         )
         connection.enter_context(client)
-        yield ServedRecord(client, address, f"/v1/studies/{namespace}/{study}/record")
+        yield StudyServer(client, address)
 
 
 def find_address(kubectl: Kubectl, study: str) -> Address:
     """Return the address that the study's pods use. Raises PluginError."""
     label = f"--selector={names.LABEL_STUDY}={study}"
-    found = [
-        config
-        for config in kubectl.json("get", "configmaps", label)["items"]
-        if config["metadata"]["name"].startswith(f"{study}-trainer-") and "server-url" in config["data"]
-    ]
-    if not found:
+    configs = kubectl.json("get", "configmaps", label)["items"]
+    address = _newest([one for one in configs if one["metadata"]["name"].startswith(f"{study}-trainer-")])
+    if address is None:
         raise NotFoundError(
             f"the ConfigMap {study}-trainer-... with the study server's address does not exist: the operator "
-            f"creates it with the next trial (see `kubectl tuning best {study}`)"
+            f"creates it when it has accepted the study (see `kubectl tuning best {study}`)"
         )
+    return address
+
+
+def any_address(kubectl: Kubectl) -> Address:
+    """Return the address that pods of some study use, of this namespace if possible. Raises PluginError."""
+    for scope in ([], ["--all-namespaces"]):
+        try:
+            configs = kubectl.json("get", "configmaps", *scope, f"--selector={names.LABEL_STUDY}")["items"]
+        except KubectlError as error:
+            if not scope or not error.forbidden:
+                raise
+            configs = []  # not permitted in other namespaces
+        if address := _newest(configs):
+            return address
+    raise NotFoundError(
+        "the study server's address is not known, because there is no TuningStudy in this namespace. Create "
+        "one, which may be suspended, and try again"
+    )
+
+
+def _newest(configs: Sequence[Any]) -> Address | None:
+    found = [config for config in configs if "server-url" in config.get("data", {})]
+    if not found:
+        return None
     newest = max(found, key=lambda config: str(config["metadata"]["creationTimestamp"]))
     return Address(newest["data"]["server-url"], newest["data"].get("ca.crt"))
 
@@ -162,13 +215,13 @@ def _certificate_hint(error: Exception) -> str:
     )
 
 
-def _record(response: httpx.Response) -> FinishedStudy:
+def _read(response: httpx.Response, model: type[T]) -> T:
     if response.status_code != httpx.codes.OK:
         errors = {404: NotFoundError, 403: NotPermittedError, 503: NotReachableError}
         kind = errors.get(response.status_code, PluginError)
         raise kind(f"the study server replied {response.status_code}: {_detail(response)}")
     try:
-        return FinishedStudy.model_validate_json(response.content)
+        return model.model_validate_json(response.content)
     except ValidationError as error:
         raise PluginError(
             "this version of the plugin can't read the record: install the version of the operator "

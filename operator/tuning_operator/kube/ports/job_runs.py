@@ -123,7 +123,20 @@ class JobRuns:
                     problems += template_problems(error.message, _fields(study, work).template, nearest_field)
                 elif error.status not in (403, 409):
                     raise
+        if not problems:
+            await self._provide_address(study)
         return tuple(problems)
+
+    async def _provide_address(self, study: TuningStudy) -> None:
+        """Create the trainer's ConfigMap, in which `kubectl tuning` finds the study server.
+
+        A study that continues a record may have no trial to start.
+        """
+        try:
+            await self._provide_trainer(study)
+        except KubeError as error:
+            if error.status not in REFUSED:  # otherwise the first start reports it
+                raise
 
     async def start(self, study: TuningStudy, work: Work) -> None:
         """Create the work's Job, and the trainer's ConfigMap if the study does not have it yet."""

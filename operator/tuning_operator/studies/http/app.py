@@ -11,6 +11,7 @@ from tuning_operator.protocol import (
     AttributesRequest,
     Changes,
     FinishedStudy,
+    Records,
     StudyDefinition,
     StudySummary,
     SuggestReply,
@@ -36,6 +37,7 @@ from tuning_operator.studies.service import Service
 LONGEST_POLL = 300.0
 
 public = APIRouter()
+records = APIRouter(prefix="/v1/studies/{namespace}")
 studies = APIRouter(prefix=STUDY)
 trials = APIRouter(prefix=f"{STUDY}/trials/{{number}}")
 changes = APIRouter(prefix="/v1/changes")
@@ -56,7 +58,7 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for router in (public, changes, studies, refit, trials, reports):
+    for router in (public, changes, records, studies, refit, trials, reports):
         app.include_router(router)
     add_error_handlers(app)
     app.add_middleware(FastReports, service=service)
@@ -92,6 +94,12 @@ async def forget(service: Served, key: Study) -> None:
 async def record(service: Served, key: Study, first: Annotated[int, Query(ge=0)] = 0) -> Response:
     """Return the record of a study, with the trials from a number on."""
     return record_reply(await (await service.studies.find(key)).whole(first))
+
+
+@records.get("", dependencies=[Depends(reader)], response_model=Records)
+async def all_records(service: Served, namespace: str) -> Response:
+    """Return the records of a namespace, also those whose TuningStudy was deleted."""
+    return reply(await service.studies.records(namespace))
 
 
 @changes.get("", dependencies=OPERATOR, response_model=Changes)

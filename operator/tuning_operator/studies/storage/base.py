@@ -1,9 +1,10 @@
 """What the server needs of its storage beyond Optuna's BaseStorage, and a storage in memory."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 import optuna
 from optuna.storages import BaseStorage
@@ -23,6 +24,14 @@ class Writes(Protocol):
 
     async def durable(self) -> None:
         """Return when all are durable; raise the error of the first that was refused."""
+
+
+class Extent(NamedTuple):
+    """How large a study is."""
+
+    trials: int
+    finished: datetime | None
+    """When its last trial ended, in local time as in Optuna."""
 
 
 class Store(Protocol):
@@ -76,6 +85,9 @@ class Store(Protocol):
 
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial; blocking."""
+
+    def extents(self, prefix: str) -> Mapping[str, Extent]:
+        """Return the studies whose names start with a prefix, by name; blocking."""
 
     def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
         """Create trials, with numbers in this order, and return when that is durable; blocking.
@@ -135,6 +147,16 @@ class MemoryStore:
             for study in self.storage.get_all_studies()
             if self.storage.get_n_trials(study._study_id, TrialState.RUNNING)  # noqa: SLF001
         ]
+
+    def extents(self, prefix: str) -> Mapping[str, Extent]:
+        """Return the studies whose names start with a prefix, by name."""
+        found = {}
+        for study in self.storage.get_all_studies():
+            if study.study_name.startswith(prefix):
+                trials = self.storage.get_all_trials(study._study_id, deepcopy=False)  # noqa: SLF001
+                ends = [trial.datetime_complete for trial in trials if trial.datetime_complete]
+                found[study.study_name] = Extent(len(trials), max(ends, default=None))
+        return found
 
     def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
         """Create trials."""

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
 from tuning_operator.studies.storage import loader, schema
-from tuning_operator.studies.storage.base import StorageUnavailable
+from tuning_operator.studies.storage.base import Extent, StorageUnavailable
 from tuning_operator.studies.storage.batch import Done, Known
 from tuning_operator.studies.storage.changes import Change, CreateTrial, SetState, SetStudyAttr, TrialChange
 from tuning_operator.studies.storage.fence import CONNECT_ARGS, is_away
@@ -105,6 +105,10 @@ class Library:
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial."""
         return self._read(loader.running)
+
+    def extents(self, prefix: str) -> dict[str, Extent]:
+        """Return the studies of the database whose names start with a prefix, by name."""
+        return self._read(lambda connection: loader.extents(connection, prefix))
 
     def forget(self, study_id: int) -> None:
         """Drop a study that is deleted."""

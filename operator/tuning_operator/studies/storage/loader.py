@@ -21,6 +21,7 @@ from sqlalchemy import (
     any_,
     bindparam,
     exists,
+    func,
     literal,
     null,
     select,
@@ -30,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import CollectionAggregate, ColumnElement
 
 from tuning_operator.studies.storage import schema
+from tuning_operator.studies.storage.base import Extent
 from tuning_operator.studies.storage.changes import AttrKind, distribution_of
 
 _Ids: TypeAlias = CollectionAggregate[Any]  # ANY of an array or of a subquery
@@ -126,6 +128,18 @@ def running(connection: Connection) -> list[str]:
     studies, table = schema.studies, schema.trials
     has_running = exists().where(table.c.study_id == studies.c.study_id, table.c.state == TrialState.RUNNING)
     return list(connection.execute(select(studies.c.study_name).where(has_running)).scalars())
+
+
+def extents(connection: Connection, prefix: str) -> dict[str, Extent]:
+    """Return the studies whose names start with a prefix, by name."""
+    studies, table = schema.studies, schema.trials
+    rows = connection.execute(
+        select(studies.c.study_name, func.count(table.c.trial_id), func.max(table.c.datetime_complete))
+        .outerjoin(table, table.c.study_id == studies.c.study_id)
+        .where(studies.c.study_name.startswith(prefix, autoescape=True))
+        .group_by(studies.c.study_name)
+    )
+    return {name: Extent(trials, schema.local_time(finished)) for name, trials, finished in rows}
 
 
 def study_of(connection: Connection, trial_id: int) -> int | None:

@@ -22,7 +22,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuning_operator.studies.storage import schema
-from tuning_operator.studies.storage.base import StorageUnavailable
+from tuning_operator.studies.storage.base import Extent, StorageUnavailable
 from tuning_operator.studies.storage.changes import (
     AttrKind,
     Change,
@@ -171,6 +171,10 @@ class PostgresStorage(BaseStorage):
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial, as the database has them."""
         return self._library.running()
+
+    def extents(self, prefix: str) -> dict[str, Extent]:
+        """Return the studies of the database whose names start with a prefix, by name."""
+        return self._library.extents(prefix)
 
     def _answer(self, change: Change) -> Any:
         """Write a change whose outcome only the database knows; return it."""

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from tuning_operator.studies.storage.base import Extent
 from tuning_operator.studies.storage.storage import PostgresStorage
 from tuning_operator.studies.storage.writes import Writes
 
@@ -73,6 +74,10 @@ class PostgresStore:
     def running(self) -> list[str]:
         """Return the names of the studies with a running trial; blocking."""
         return self._postgres.running()
+
+    def extents(self, prefix: str) -> dict[str, Extent]:
+        """Return the studies whose names start with a prefix, by name; blocking."""
+        return self._postgres.extents(prefix)
 
     def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
         """Create trials, with numbers in this order; blocking. Raises KeyError, StorageUnavailable."""

@@ -10,7 +10,14 @@ from weakref import WeakValueDictionary
 
 from optuna.exceptions import DuplicatedStudyError
 
-from tuning_operator.protocol import Failure, StudyDefinition, StudyKey, StudySummary
+from tuning_operator.protocol import (
+    Failure,
+    Records,
+    RecordSummary,
+    StudyDefinition,
+    StudyKey,
+    StudySummary,
+)
 from tuning_operator.resource import names
 from tuning_operator.studies.definition.compatibility import (
     delete_by_hand,
@@ -24,7 +31,7 @@ from tuning_operator.studies.study.context import Context, freeze_heap, in_threa
 from tuning_operator.studies.study.earlier import CONTINUED, WAYS_OUT, EarlierRecord, earlier_record
 from tuning_operator.studies.study.engine import StudyEngine
 from tuning_operator.studies.study.optuna_study import METRIC_NAMES, ServedStudy
-from tuning_operator.studies.study.records import DEFINITION, definition_in
+from tuning_operator.studies.study.records import DEFINITION, definition_in, utc
 from tuning_operator.studies.study.refit import REFIT, STUDY_DELETED, record_in
 from tuning_operator.studies.study.warm_start import Source, copy_trials, find_source, is_done
 
@@ -112,6 +119,18 @@ class Registry:
         if delete:
             await in_thread(self._records, self._store.storage.delete_study, engine.study.study_id)
         await self._drop(engine)
+
+    async def records(self, namespace: str) -> Records:
+        """Return the records of a namespace by name, also those whose TuningStudy was deleted."""
+        await self._context.settle()
+        prefix = names.optuna_study_name(namespace, "")
+        found = await in_thread(self._records, self._store.extents, prefix)
+        return Records(
+            records=[
+                RecordSummary(name=name.removeprefix(prefix), trials=trials, finished=utc(finished))
+                for name, (trials, finished) in sorted(found.items())
+            ]
+        )
 
     async def unsettled(self) -> list[StudyKey]:
         """Return the studies that need the attention of an operator that has just started.
