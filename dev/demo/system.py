@@ -62,7 +62,7 @@ def install() -> None:
     """Install or upgrade the chart and wait until it is ready."""
     with step("install the chart"):
         _remove_interrupted_release()
-        values = f"--set=image.tag={operator_tag()}"
+        values = f"--set=image.tag={operator_tag()},trainer.image.tag={TRAINER.rpartition(':')[2]}"
         _helm("upgrade", RELEASE, CHART, values, "--install", "--create-namespace", "--wait", "--timeout=5m")
 
 

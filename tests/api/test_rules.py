@@ -517,8 +517,8 @@ REFUSALS = [
         "script-that-is-no-file",
         {"spec.trial.script": "train", "spec.trial.objective": REMOVED},
         "spec.trial.script",
-        "train must be a Python file, for example train.py",
-        {"spec.trial.script": "examples/train.py", "spec.trial.objective": REMOVED},
+        "train must be a Python file, which arguments may follow, for example train.py --epochs 3",
+        {"spec.trial.script": "examples/train.py --epochs 3", "spec.trial.objective": REMOVED},
     ),
     Refusal(
         "study-without-script",
@@ -582,7 +582,6 @@ REFUSALS = [
         "python3 -u must be an executable without arguments, for example python3",
         {"spec.trial.python": "/opt/conda/bin/python"},
     ),
-    Refusal("template-missing", {"spec.trial.template": REMOVED}, "spec.trial.template", "Required value"),
     Refusal(
         "no-container-trainer",
         {f"{CONTAINERS}.0.name": "main"},
@@ -598,9 +597,17 @@ REFUSALS = [
     ),
     Refusal(
         "container-without-image",
+        {f"{CONTAINERS}.1": {"name": "sidecar"}},
+        "spec.trial.template.spec.containers",
+        "only the container `trainer` has a default image: set image",
         {f"{CONTAINERS}.0.image": REMOVED},
-        "spec.trial.template.spec.containers[0].image",
-        "Required value",
+    ),
+    Refusal(
+        "negative-gpus",
+        {"spec.trial.gpus": -1},
+        "spec.trial.gpus",
+        "should be greater than or equal to 0",
+        {"spec.trial.gpus": 0, "spec.trial.template": REMOVED},
     ),
     *(
         Refusal(
@@ -683,7 +690,7 @@ REFUSALS = [
         "refit-script-that-is-no-file",
         {"spec.refit": {"script": "final"}},
         "spec.refit.script",
-        "final must be a Python file, for example train.py",
+        "final must be a Python file, which arguments may follow, for example train.py --epochs 3",
         {"spec.refit": {"script": "final.py"}},
     ),
     Refusal(

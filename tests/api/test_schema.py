@@ -312,12 +312,13 @@ def test_kubectl_applies_what_init_writes(api: Api) -> None:
         sampler=Sampler(name="GridSampler", args={"search_space": {"y": values}}),
         initial_trials=[{"y": value, "n": 1} for value in values],
     )
-    text = manifest(script, Options("train.py", [], "written", "image", 0))
+    text = manifest(script, Options("train.py", [], "written", "image", 0, arguments=["--data", "a b"]))
     try:
         api.expect("apply", "-f", "-", stdin=text)
         spec = json.loads(api.expect("get", "tuningstudy", "written", "-o", "json"))["spec"]
     finally:
         api.kubectl("delete", "tuningstudy", "written")
+    assert spec["trial"]["script"] == "train.py --data 'a b'"
     assert spec["sampler"]["args"] == {"search_space": {"y": values}}
     assert spec["initialTrials"] == [{"y": value, "n": 1} for value in values]
 

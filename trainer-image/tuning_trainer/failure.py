@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 MESSAGE_LIMIT = 1000  # characters
 TRACEBACK_LIMIT = 32_000  # characters; the last ones are kept
 ARGUMENTS = (
-    "argparse ended the process (see its message in the log): a trial runs your code without command-line "
-    "arguments. Give each argument a default, or read environment variables instead."
+    "argparse ended the process (see its message in the log). Give the script its arguments in the manifest, "
+    "for example `script: train.py --epochs 3`, or give each a default."
 )
 CAUGHT = "Caught"
 """The category of a failure that the script expects: an exception in the argument `catch` of optimize."""

@@ -73,7 +73,13 @@ async def operate(settings: OperatorSettings) -> None:
 def runtime(settings: OperatorSettings) -> Runtime:
     """Return what every trial needs; the CA as it is now, since it may be rotated."""
     ca = settings.study_server_ca_file.read_text() if settings.study_server_ca_file else None
-    return Runtime(trainer_archive().content, settings.study_server_url, ca)
+    return Runtime(
+        trainer_archive().content,
+        settings.study_server_url,
+        ca,
+        settings.trainer_image,
+        settings.gpu_resource,
+    )
 
 
 async def _watch(kube: KubernetesApi, settings: OperatorSettings, registry: kopf.OperatorRegistry) -> None:

@@ -26,6 +26,12 @@ class OperatorSettings(BaseSettings):
         default_factory=list,
         description='JSON list of the namespaces to serve, such as `["ml"]`. Empty: all namespaces.',
     )
+    trainer_image: str | None = Field(
+        None, description="The image of trials whose template names none. Unset: a template must name one."
+    )
+    gpu_resource: str = Field(
+        "nvidia.com/gpu", description="The resource that `trial.gpus` counts, such as amd.com/gpu."
+    )
     workers: int = Field(4, ge=1, description="Number of studies reconciled at the same time.")
     resync_seconds: float = Field(
         180, gt=0, description="Each study gets a pass at least this often, even if no event came."

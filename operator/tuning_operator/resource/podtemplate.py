@@ -16,14 +16,18 @@ CONTAINER: dict[str, Any] = {
     "type": "object",
     "description": "A container of the pod.",
     **_ANY,
-    "required": ["name", "image"],
+    "required": ["name"],
     "properties": {
         "name": {
             "type": "string",
             "maxLength": 63,
             "description": "Name of the container. The one named `trainer` runs the trial.",
         },
-        "image": {"type": "string", "minLength": 1, "description": "Container image."},
+        "image": {
+            "type": "string",
+            "minLength": 1,
+            "description": "Container image. Defaults for `trainer` to the operator's trainer image.",
+        },
         "command": _strings(_NOT_FOR_TRAINER),
         "args": _strings(_NOT_FOR_TRAINER),
     },

@@ -397,6 +397,12 @@ POD = rules(
         "FieldValueForbidden",
     ),
     Rule(
+        f"self.containers.all(c, c.name == '{_TRAINER}' || has(c.image))",
+        f"only the container `{_TRAINER}` has a default image: set image",
+        ".containers",
+        "FieldValueRequired",
+    ),
+    Rule(
         "!has(self.restartPolicy) || self.restartPolicy == 'Never'",
         "must be Never or omitted: failed pods are not restarted; they count as failed trials",
         ".restartPolicy",

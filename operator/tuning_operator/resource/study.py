@@ -191,9 +191,11 @@ Function = Annotated[
 Script = Annotated[
     str,
     Field(
-        pattern=r"^\S+\.py$",
+        pattern=r"^\S+\.py( .*)?$",
         max_length=500,
-        json_schema_extra=rules.pattern_message("{self} must be a Python file, for example train.py"),
+        json_schema_extra=rules.pattern_message(
+            "{self} must be a Python file, which arguments may follow, for example train.py --epochs 3"
+        ),
     ),
 ]
 
@@ -244,7 +246,9 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
         description="Optuna objective, as `module:function`. Takes a trial and returns its value or values.",
     )
     script: Script | None = Field(
-        None, description="Unmodified Optuna script. Its `study.optimize` runs a single trial in each pod."
+        None,
+        description="Unmodified Optuna script, with arguments if it takes any, for example "
+        "`train.py --epochs 3`. Its `study.optimize` runs a single trial in each pod.",
     )
     study: str | None = Field(
         None,
@@ -289,9 +293,19 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     job: JobMetadata | None = Field(
         None, description="Labels and annotations of the Jobs themselves, the refit's included."
     )
-    template: PodTemplate = Field(
-        description="Pod template (a PodTemplateSpec). Its container `trainer` runs the trial and requests "
-        "GPUs."
+    gpus: int | None = Field(
+        None,
+        description="GPUs of a trial: the limit of the container `trainer` on the resource that the operator "
+        "is installed with, by default nvidia.com/gpu. Defaults to 1 without a template; with a template, to "
+        "the limits in it.",
+        ge=0,
+        le=1000,
+    )
+    template: PodTemplate | None = Field(
+        None,
+        description="Pod template (a PodTemplateSpec). Its container `trainer` runs the trial, in the "
+        "trainer image that the operator is installed with unless it names another. Defaults to this "
+        "container alone.",
     )
 
 

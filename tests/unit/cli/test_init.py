@@ -74,6 +74,22 @@ def test_what_the_manifest_cannot_express_is_printed_and_added_as_a_comment(tmp_
     assert "constraints_func stays in the script" in (tmp_path / "study.yaml").read_text()
 
 
+def test_arguments_gpus_and_the_image(tmp_path: Path) -> None:
+    script = write(
+        tmp_path,
+        SCRIPT.replace("import optuna", "import optuna, sys; assert sys.argv[1:] == ['--epochs', '3']"),
+    )
+    assert init(script, "--gpus", "0", "--", "--epochs", "3").code == 0
+    trial = load(tmp_path / "study.yaml")["spec"]["trial"]
+    assert trial["script"] == "train.py --epochs 3"
+    assert trial["gpus"] == 0
+    assert "template" not in trial
+    assert init(script, "--force", "--image", "mine:2", "--", "--epochs", "3").code == 0
+    trial = load(tmp_path / "study.yaml")["spec"]["trial"]
+    assert trial["gpus"] == 1
+    assert trial["template"]["spec"]["containers"] == [{"name": "trainer", "image": "mine:2"}]
+
+
 def test_existing_files_are_overwritten_only_with_force(tmp_path: Path) -> None:
     script = write(tmp_path)
     (tmp_path / "kustomization.yaml").write_text("mine")

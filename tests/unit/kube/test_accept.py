@@ -102,3 +102,12 @@ def test_a_study_that_continues_itself() -> None:
     [problem] = check(study(warmStart={"study": "mnist"}))
     assert (problem.field, "itself" in problem.message) == ("warmStart.study", True)
     assert check(study(warmStart={"study": "earlier"})) == ()
+
+
+def test_arguments_of_a_script_that_no_shell_could_read() -> None:
+    unclosed = "train.py --data 'a b"
+    [problem] = check(study(trial={"objective": None, "script": unclosed}))
+    assert problem.field == "trial.script"
+    assert "No closing quotation" in problem.message
+    refit = {"script": unclosed}
+    assert [problem.field for problem in check(study(refit=refit))] == ["refit.script"]

@@ -236,6 +236,46 @@ def test_a_whole_script() -> None:
     script = {"objective": None, "script": "examples/train.py"}
     trainer = container(trial_job(study(trial=script), 0, RUNTIME))
     assert trainer["command"][2:] == ["script", "examples/train.py"]
+    script = {"objective": None, "script": "train.py --epochs 3 --data 'a b'"}
+    trainer = container(trial_job(study(trial=script), 0, RUNTIME))
+    assert trainer["command"][2:] == ["script", "train.py", "--epochs", "3", "--data", "a b"]
+
+
+INSTALLED = Runtime(b"zip", "https://studies:8443", image="tuning-trainer:1", gpu_resource="amd.com/gpu")
+
+
+def test_without_a_template_a_trial_runs_in_the_trainer_image_on_one_gpu() -> None:
+    """In a pod that the Pod Security Standard `restricted` admits."""
+    job = trial_job(study(trial={"template": None}), 0, INSTALLED)
+    pod, trainer = job["spec"]["template"]["spec"], container(job)
+    assert trainer["image"] == "tuning-trainer:1"
+    assert trainer["resources"] == {"limits": {"amd.com/gpu": 1}}
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    assert trainer["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+@pytest.mark.parametrize(
+    ("gpus", "limits"), [(None, {"memory": "1Gi"}), (2, {"memory": "1Gi", "amd.com/gpu": 2})]
+)
+def test_the_image_and_the_gpus_complete_a_template(gpus: int | None, limits: dict[str, Any]) -> None:
+    trainer = {"name": "trainer", "resources": {"limits": {"memory": "1Gi"}}}
+    trial = {"gpus": gpus, "template": {"spec": {"containers": [trainer]}}}
+    found = container(trial_job(study(trial=trial), 0, INSTALLED))
+    assert found["image"] == "tuning-trainer:1"
+    assert found["resources"] == {"limits": limits}
+    named = {"template": {"spec": {"containers": [{**trainer, "image": "mine:2"}]}}}
+    assert container(trial_job(study(trial=named), 0, INSTALLED))["image"] == "mine:2"
+
+
+def test_a_refit_with_a_template_has_the_gpus_in_it() -> None:
+    own = {"spec": {"containers": [{"name": "trainer"}]}}
+    refit = study(trial={"template": None, "gpus": 2}, refit={"template": own})
+    assert "resources" not in container(refit_job(refit))
+    refit = study(trial={"template": None, "gpus": 2}, refit={})
+    assert container(refit_job(refit))["resources"] == {"limits": {"nvidia.com/gpu": 2}}
 
 
 def test_without_source_and_certificate_authority() -> None:
@@ -392,6 +432,11 @@ def test_the_digest_of_what_a_job_runs() -> None:
         {"template": {"spec": {"containers": [{"name": "trainer", "image": "torch:3"}]}}},
     ]  # fmt: skip
     assert len({base, *(digest(trial={**SPEC, **change}) for change in changes)}) == 7
+
+
+def test_the_digest_depends_on_the_gpus() -> None:
+    digests = {program(study(trial={"gpus": gpus}), Trial(0)).digest for gpus in (None, 0, 1)}
+    assert len(digests) == 3
 
 
 def test_the_digest_of_a_refit() -> None:

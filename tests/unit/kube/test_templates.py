@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tuning_operator.kube.jobs.templates import template_problems
+from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
+from tuning_operator.kube.plan.work import Refit, Trial, program
 from tuning_operator.kube.ports.kubernetes import nearest_field
+
+from tests.unit.kube.builders import study
 
 POD = "spec.template.spec"
 TRAINER = f"{POD}.containers[0]"
@@ -64,3 +68,28 @@ def test_several_invalid_values() -> None:
 def test_what_a_policy_denies_may_be_allowed_later() -> None:
     message = 'jobs.batch "mnist-0" is forbidden: ValidatingAdmissionPolicy "gpu" denied request: no GPU'
     assert template_problems(message, "spec.trial.template", nearest_field) == []
+
+
+def test_a_trainer_without_an_image_where_none_is_installed() -> None:
+    own = {"spec": {"containers": [{"name": "logger", "image": "l"}, {"name": "trainer"}]}}
+    without = study(trial={"template": None}, refit={"template": own})
+    fields = [
+        [problem.field for problem in trainer_problems(program(without, work), Runtime(b"", "", None, image))]
+        for work in (Trial(0), Refit.of(without.spec.refit, 0))  # type: ignore[arg-type]
+        for image in (None, "tuning-trainer:1")
+    ]
+    assert fields == [
+        ["trial.template.spec.containers[0].image"],
+        [],
+        ["refit.template.spec.containers[1].image"],
+        [],
+    ]
+
+
+@pytest.mark.parametrize(("gpus", "found"), [(None, 0), (1, 0), (2, 1), (0, 1)])
+def test_gpus_that_contradict_the_template(gpus: int | None, found: int) -> None:
+    problems = trainer_problems(program(study(trial={"gpus": gpus}), Trial(0)), Runtime(b"", ""))
+    assert len(problems) == found
+    if found:
+        assert problems[0].field == "trial.gpus"
+        assert f"{gpus} contradicts the template's limit of 1 for nvidia.com/gpu" in problems[0].message

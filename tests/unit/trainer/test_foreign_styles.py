@@ -216,12 +216,6 @@ def test_the_refit_has_attributes_and_constraints_and_one_study_however_it_is_lo
     assert not (pod.folder / "study.db").exists()
 
 
-def test_a_script_with_arguments_in_its_name_is_rejected(pod: Pod, twin: Twin) -> None:
-    pod.write("import optuna")
-    assert pod.run("script", "train.py --epochs 3", python=BARE).code == 1
-    assert "the name of a file, without arguments" in (twin.failure.remedy or "")
-
-
 def test_several_objectives_with_constraints_and_their_pareto_front_in_the_refit(
     study_server: RunningServer,  # noqa: F811
     tmp_path: Path,

@@ -310,7 +310,6 @@ def test_a_script_without_one_study_says_why(folder: Path, code: str, says: str)
 
 @both
 def test_a_script_that_needs_arguments_is_refused(folder: Path, python: tuple[str, ...]) -> None:
-    """A trial would run it without arguments."""
     code = """
         import argparse
         parser = argparse.ArgumentParser()
@@ -319,7 +318,7 @@ def test_a_script_that_needs_arguments_is_refused(folder: Path, python: tuple[st
     """
     failure = init(folder, code, python=python)["failure"]
     assert failure["message"] == "train.py ended before it called study.optimize: SystemExit: 2"
-    assert failure["remedy"].endswith("Give each argument a default, or read environment variables instead.")
+    assert failure["remedy"].endswith("for example `script: train.py --epochs 3`, or give each a default.")
 
 
 def test_a_file_that_is_not_there_and_wrong_arguments(folder: Path) -> None:

@@ -349,9 +349,8 @@ def find_script(name: str, source: str | None) -> Path:
         if (place / name).is_file():
             return place / name
     searched = " or ".join(map(str, places))
-    arguments = " trial.script is the name of a file, without arguments." if " " in name else ""
     raise _script_failure(
-        f"Script '{name}' not found in {searched}.", f"Correct trial.script or trial.source.{arguments}"
+        f"Script '{name}' not found in {searched}.", "Correct trial.script or trial.source."
     )
 
 

@@ -5,19 +5,24 @@ from typing import Annotated
 
 import typer
 
-IMAGE = "tuning-trainer:dev"
-"""The image that trainer-image/Dockerfile builds."""
-
 
 def init(
     script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="Optuna script, for example train.py.")],
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ARGUMENTS]...", help="Of the script, after `--`: init train.py -- --epochs 3."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Path of the manifest.", show_default="study.yaml beside the script")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name of the study.", show_default="from the script")
     ] = None,
-    image: Annotated[str, typer.Option(help="Image of the trials.")] = IMAGE,
+    image: Annotated[
+        str | None, typer.Option(help="Image of the trials.", show_default="the operator's trainer image")
+    ] = None,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs per trial.")] = 1,
     python: Annotated[
         str | None, typer.Option(help="Python that runs the script on this machine.", show_default="python")
@@ -36,7 +41,7 @@ def init(
     from tuning_operator.cli.scripts.init import Request
     from tuning_operator.cli.scripts.init import init as make
 
-    result = make(Request(script, out, name, image, gpus, python, study, force))
+    result = make(Request(script, arguments or [], out, name, image, gpus, python, study, force))
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
     for file in result.files:

@@ -1,6 +1,7 @@
 """Creates the files of a study from an Optuna script."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +19,12 @@ class Request:
     """The arguments of `init`."""
 
     script: Path
+    arguments: Sequence[str]
+    """Of the script."""
     out: Path | None
     """Path of the manifest. Defaults to `study.yaml` beside the script."""
     name: str | None
-    image: str
+    image: str | None
     gpus: int
     python: str | None
     study: str | None
@@ -42,10 +45,12 @@ class Result:
 def init(request: Request) -> Result:
     """Write the manifest of the study that a script creates, and its kustomization. Raises PluginError."""
     script, files = request.script, _files(request)
-    study = probe(script, request.python, request.study)
+    study = probe(script, request.python, request.study, request.arguments)
     modules, packages = local_modules(script)
     name = study_name(request.name, study.study_name, script.name)
-    options = Options(script.name, modules, name, request.image, request.gpus, request.study)
+    options = Options(
+        script.name, modules, name, request.image, request.gpus, request.study, request.arguments
+    )
     texts = [manifest(study, options), kustomization(options, files[0].name)]
     for file, text in zip(files, texts, strict=True):
         file.write_text(text)

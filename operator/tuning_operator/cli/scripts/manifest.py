@@ -1,6 +1,7 @@
 """The manifest of a study that an Optuna script creates. Pure."""
 
 import re
+import shlex
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,10 +66,13 @@ class Options:
     modules: Sequence[str]
     """Names of the files in its folder that it imports."""
     name: str
-    image: str
+    image: str | None
+    """None: the operator's trainer image."""
     gpus: int
     study: str | None = None
     """Which of the script's studies is tuned."""
+    arguments: Sequence[str] = ()
+    """Of the script."""
 
 
 def study_name(given: str | None, in_script: str | None, script: str) -> str:
@@ -135,8 +139,7 @@ def _code(study: str) -> str:
 
 
 def _spec(study: ScriptStudy, options: Options) -> dict[str, Any]:
-    resources = {"resources": {"limits": {GPU: options.gpus}}} if options.gpus else {}
-    container = {"name": names.TRAINER_CONTAINER, "image": options.image, **resources}
+    container = {"name": names.TRAINER_CONTAINER, "image": options.image}
     spec: dict[str, Any] = {
         "objectives": _objectives(study),
         "sampler": study.sampler and study.sampler.model_dump(),
@@ -146,10 +149,11 @@ def _spec(study: ScriptStudy, options: Options) -> dict[str, Any]:
         "timeout": None if study.timeout is None else f"{max(1, round(study.timeout))}s",
         "initialTrials": study.initial_trials or None,
         "trial": {
-            "script": options.script,
+            "script": shlex.join([options.script, *options.arguments]),
             **({"study": options.study} if options.study else {}),
             "source": {"configMap": _code(options.name)},
-            "template": {"spec": {"containers": [container]}},
+            "gpus": options.gpus,
+            **({"template": {"spec": {"containers": [container]}}} if options.image else {}),
         },
     }
     return {field: value for field, value in spec.items() if value is not None}

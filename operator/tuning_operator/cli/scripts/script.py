@@ -4,6 +4,7 @@ import ast
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tuning_operator.cli import PluginError
@@ -26,14 +27,16 @@ class Probed(Model):
     study: ScriptStudy | None = None
 
 
-def probe(script: Path, python: str | None, study: str | None = None) -> ScriptStudy:
+def probe(
+    script: Path, python: str | None, study: str | None = None, arguments: Sequence[str] = ()
+) -> ScriptStudy:
     """Run a script up to its `optimize`; its output goes to standard error. Raises PluginError."""
     program = _python(python)
     with tempfile.TemporaryDirectory(prefix="kubectl-tuning-") as folder:
         trainer, output = Path(folder, "trainer.zip"), Path(folder, "study.json")
         trainer.write_bytes(trainer_archive().content)
         choice = ["--study", study] if study else []
-        command = [program, str(trainer), "init", "--output", str(output), *choice, str(script)]
+        command = [program, str(trainer), "init", "--output", str(output), *choice, str(script), *arguments]
         done = subprocess.run(command, stdout=STDERR, check=False)  # noqa: S603
         if not output.exists():
             raise PluginError(f"{program} could not run {script}: it exited with code {done.returncode}")

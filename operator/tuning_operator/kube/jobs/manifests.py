@@ -25,8 +25,6 @@ TOKEN_SECONDS = 3600
 """The kubelet renews the token after 80 % of this time; the trainer reads it again for each request."""
 
 
-POD_RETRIES = 3
-"""How often a trial's pod is replaced that was deleted, or that its node rejected or lost."""
 STARTUP_SECONDS = 3600
 """Time for images and init containers, in addition to the timeout, after which the kubelet ends a pod."""
 MAX_PARAMETERS = 4096
@@ -43,6 +41,10 @@ class Runtime:
     server_url: str
     ca: str | None = None
     """PEM of the server's certificate authority; None for plain HTTP, or if the image trusts it already."""
+    image: str | None = None
+    """The image of a container `trainer` that names none."""
+    gpu_resource: str = "nvidia.com/gpu"
+    """What `gpus` of a trial counts."""
 
 
 def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
@@ -77,7 +79,7 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
         "kind": "Job",
         "metadata": metadata,
         "spec": {
-            "backoffLimit": POD_RETRIES if isinstance(work, Trial) else runs.retries,
+            "backoffLimit": runs.retries,
             "podFailurePolicy": {"rules": _failure_rules(work, runs.template)},
             "ttlSecondsAfterFinished": max(seconds(study.spec.trial.ttl_after_finished), SHORTEST_TTL),
             "template": _pod_template(study, work, runs, runtime),
@@ -188,9 +190,14 @@ def _trainer(
         mounts["tuning-source"] = SOURCE_PATH
     ours = _environment(study, work, runs, runtime)
     theirs = [variable for variable in container.get("env", []) if variable["name"] not in ours]
+    resources = dict(container.get("resources") or {})
+    if runs.gpus is not None:
+        resources["limits"] = {**(resources.get("limits") or {}), runtime.gpu_resource: runs.gpus}
     return {
+        **({"image": runtime.image} if runtime.image else {}),
         "terminationMessagePolicy": "FallbackToLogsOnError",  # after a crash, it has the last lines of output
         **container,
+        **({"resources": resources} if resources else {}),
         "command": [runs.python, f"{TRAINER_PATH}/trainer.zip", *runs.arguments],
         "env": [*theirs, *({"name": name, "value": value} for name, value in ours.items())],
         "volumeMounts": [

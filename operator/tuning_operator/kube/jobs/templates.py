@@ -1,11 +1,34 @@
-"""What the API server finds wrong with a Job, in terms of the manifest."""
+"""What is wrong with the template of a Job, in terms of the manifest."""
 
 import re
 from collections.abc import Callable
 
+from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.plan.work import Program
 from tuning_operator.protocol import Problem
+from tuning_operator.resource import names
 
 IN_A_JOB = "spec.template"
+
+
+def trainer_problems(runs: Program, runtime: Runtime) -> list[Problem]:
+    """Return what the container `trainer` lacks, or has in contradiction to the spec beside the template."""
+    containers = [container["name"] for container in runs.template["spec"]["containers"]]
+    position = containers.index(names.TRAINER_CONTAINER)
+    trainer = runs.template["spec"]["containers"][position]
+    problems = []
+    if not (trainer.get("image") or runtime.image):
+        field = f"{runs.fields.template.removeprefix('spec.')}.spec.containers[{position}].image"
+        message = "Required value: the operator is installed without a default image (TUNING_TRAINER_IMAGE)."
+        problems.append(Problem(field=field, message=message))
+    limit = ((trainer.get("resources") or {}).get("limits") or {}).get(runtime.gpu_resource)
+    if runs.gpus is not None and limit is not None and str(limit) != str(runs.gpus):
+        message = (
+            f"{runs.gpus} contradicts the template's limit of {limit} for {runtime.gpu_resource}: "
+            "remove one of the two."
+        )
+        problems.append(Problem(field="trial.gpus", message=message))
+    return problems
 
 
 def template_problems(message: str, field: str, nearest: Callable[[str], str | None]) -> list[Problem]:

@@ -1,5 +1,6 @@
 """What the operator itself rejects in a spec, before the study server checks it."""
 
+import shlex
 from collections.abc import Iterator
 
 from tuning_trainer.failure import TrialFailure
@@ -21,6 +22,7 @@ def check(study: TuningStudy) -> tuple[Problem, ...]:
         *_name(study.metadata["name"]),
         *(Problem(field=field, message=message) for field, message in problems),
         *_commands(spec),
+        *_scripts(spec),
         *_metrics(spec),
         *_warm_start(study),
     )
@@ -51,6 +53,17 @@ def _commands(spec: TuningStudySpec) -> Iterator[Problem]:
             variables(dict.fromkeys(parameters))
         except TrialFailure as error:
             yield Problem(field="searchSpace", message=f"{error.failure.message} {error.failure.remedy}")
+
+
+def _scripts(spec: TuningStudySpec) -> Iterator[Problem]:
+    for field, script in {
+        "trial.script": spec.trial.script,
+        "refit.script": spec.refit and spec.refit.script,
+    }.items():
+        try:
+            shlex.split(script or "")
+        except ValueError as error:
+            yield Problem(field=field, message=f"{error}: arguments are separated and quoted as in a shell.")
 
 
 def _metrics(spec: TuningStudySpec) -> Iterator[Problem]:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -106,6 +107,23 @@ def work_of(labels: Mapping[str, str]) -> Work | None:
     return Trial(int(number)) if role == names.ROLE_TRIAL else None
 
 
+POD_RETRIES = 3
+"""How often a trial's pod is replaced that was deleted, or that its node rejected or lost."""
+
+DEFAULT_TEMPLATE: Mapping[str, Any] = {
+    "spec": {
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [
+            {
+                "name": names.TRAINER_CONTAINER,
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+            }
+        ],
+    }
+}
+"""What runs without a template: the trainer image, as the Pod Security Standard `restricted` requires."""
+
+
 @dataclass(frozen=True)
 class Fields:
     """Where the manifest says what a run executes."""
@@ -131,15 +149,19 @@ class Program:
     """The ConfigMap with the code."""
     timeout: str | None
     retries: int
+    """How often its pod may be replaced."""
     fields: Fields
+    gpus: int | None = None
+    """None: as the template says."""
 
     @property
     def digest(self) -> str:
         """Differs when a user has changed something that a run which has not started should use."""
-        content = [
+        content: list[Any] = [
             list(self.arguments), self.python, self.template, self.job.model_dump(), self.source, self.timeout
         ]  # fmt: skip
         content += [self.study] if self.study else []
+        content += [self.gpus] if self.gpus is not None else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -159,22 +181,27 @@ def program(study: TuningStudy, work: Work) -> Program:
         arguments=_arguments(own if own and runs_own else trial),
         study=None if runs_own else trial.study,
         python=trial.python,
-        template=(own and own.template) or trial.template,
+        template=(own and own.template) or trial.template or DEFAULT_TEMPLATE,
         job=trial.job or JobMetadata(),
         source=source.config_map if source else None,
         timeout=own.timeout if own else trial.timeout,
-        retries=own.retries if own else 0,
+        retries=own.retries if own else POD_RETRIES,
         fields=Fields(
             template="spec.refit.template" if own and own.template else Fields.template,
             source="spec.refit.source" if own and own.source else Fields.source,
             timeout="spec.refit.timeout" if own else Fields.timeout,
         ),
+        gpus=None if own and own.template else _gpus(trial),
     )
+
+
+def _gpus(trial: TrialSpec) -> int | None:
+    return trial.gpus if trial.gpus is not None or trial.template else 1
 
 
 def _arguments(spec: TrialSpec | RefitSpec) -> list[str]:
     if spec.objective:
         return ["objective", spec.objective]
     if spec.script:
-        return ["script", spec.script]
+        return ["script", *shlex.split(spec.script)]
     return ["command", "--", *(spec.command or [])]

@@ -20,7 +20,7 @@ from tuning_operator.kube.jobs.evidence import (
 )
 from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map, trainer_name
 from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
-from tuning_operator.kube.jobs.templates import template_problems
+from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, program, work_of
 from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError, nearest_field
@@ -108,7 +108,7 @@ class JobRuns:
         self._provided.pop(key, None)
 
     async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
-        """Return what the API server finds wrong with the templates: invalid values, and unknown fields.
+        """Return what is wrong with the templates: contradictions, invalid values, and unknown fields.
 
         What quotas and policies deny may change, so that is reported once a Job is refused.
         """
@@ -116,6 +116,9 @@ class JobRuns:
         works: list[Work] = [Trial(0), *([Refit.of(refit, 0)] if refit and refit.template else [])]
         problems: list[Problem] = []
         for work in works:
+            if found := trainer_problems(program(study, work), self._runtime()):
+                problems += found
+                continue
             try:
                 await self._kube.dry_run(job(study, work, self._runtime()))
             except KubeError as error:
