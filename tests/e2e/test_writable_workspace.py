@@ -126,6 +126,12 @@ def one_trial(name: str, user: int | None = None, **trial: str) -> dict[str, Any
     return manifest
 
 
+def without_template(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The same study in the operator's trainer image, which is this one."""
+    del manifest["spec"]["trial"]["template"]
+    return manifest
+
+
 @pytest.mark.long
 def test_results_logs_and_checkpoints_are_written_to_the_working_directory(kubectl: Kubectl) -> None:
     results = one_trial("results", script="train.py")
@@ -134,12 +140,14 @@ def test_results_logs_and_checkpoints_are_written_to_the_working_directory(kubec
         code("results-code", RESULTS),
         results,
         code("lightning-code", LIGHTNING),
-        one_trial("lightning", script="train.py"),
+        without_template(one_trial("lightning", script="train.py")),
         code("arbitrary-code", HUGGING_FACE),
         one_trial("arbitrary", user=1000650000, objective="train:objective"),
     )
     for name in ("results", "lightning", "arbitrary"):
         completed(kubectl, name)
+    [container] = kubectl.json("get", "job", "lightning-0")["spec"]["template"]["spec"]["containers"]
+    assert (container["image"], container["resources"]["limits"]) == (TRAINER, {GPU: "1"})
     assert "logs in /workspace/lightning_logs/version_0" in kubectl.logs_of_trial("lightning", 0)
     saved = kubectl.logs_of_trial("arbitrary", 0)
     assert "'model'" in saved
