@@ -234,6 +234,8 @@ def test_applying_twice_changes_nothing(api: Api) -> None:
         ),
         ("tuningstudy.spec.warmStart", ["study", "are copied once"]),
         ("tuningstudy.status.refit", ["model", "the user attribute `model`", "kubectl logs job/NAME"]),
+        ("tuningstudy.spec.parallelism", ["at the same time. Defaults to 1."]),
+        ("tuningstudy.spec.trial.pruneGrace", ["before its pod is deleted. Defaults to 30s."]),
         ("tuningstudy.status.phase", ["Overall state of the study."]),
         ("tuningstudy.status.conditions.reason", ["Machine-readable reason."]),
         ("tuningstudy.status.conditions.message", ["Human-readable message, with a suggested fix."]),

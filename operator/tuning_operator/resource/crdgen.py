@@ -3,6 +3,7 @@
 `python -m tuning_operator.resource.crdgen > crds/tuningstudies.tuning.dev.yaml`
 """
 
+import json
 import sys
 from typing import Any
 
@@ -65,7 +66,17 @@ def structural(schema: Schema, definitions: Schema) -> Schema:
         kept["default"] = schema["default"]
     if "description" in kept:  # unwrap the lines of docstrings
         kept["description"] = "\n\n".join(" ".join(p.split()) for p in kept["description"].split("\n\n"))
+        kept["description"] += _default_in_words(schema, kept["description"])
     return kept | _bounds(schema) | _contents(schema, definitions) | _validations(schema)
+
+
+def _default_in_words(schema: Schema, description: str) -> str:
+    """Return a sentence about the default, which `kubectl explain` does not show."""
+    default = schema.get("default")
+    worth_saying = isinstance(default, str | bool | int) and "default" not in description.lower()
+    if not worth_saying or (default == 0 and default is not False):  # counts of the status
+        return ""
+    return f" Defaults to {default if isinstance(default, str) else json.dumps(default)}."
 
 
 _REWRITTEN = {

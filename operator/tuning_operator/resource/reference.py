@@ -59,7 +59,8 @@ def _object(field: Schema) -> tuple[Schema | None, str]:
 
 
 def _row(name: str, field: Schema, required: bool) -> str:
-    default = [f"Default: `{json.dumps(field['default'])}`."] if "default" in field else []
+    described = "default" not in field or "Defaults to" in field.get("description", "")
+    default = [] if described else [f"Default: `{json.dumps(field['default'])}`."]
     need = ["**Required.**"] if required else []
     summary = field["description"].partition("\n\n")[0]  # the object's own section has the rest
     text = " ".join([*need, summary, *_bounds(field), *default])
