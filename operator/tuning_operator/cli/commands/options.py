@@ -7,9 +7,26 @@ from typing import Annotated, Any
 
 import typer
 
+from tuning_operator.cli import PluginError
 from tuning_operator.cli.studies import Place, Studies
 
-Study = Annotated[str, typer.Argument(metavar="STUDY", help="Name of the TuningStudy.")]
+
+def _studies_to_complete(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of studies that start like this; none if they can't be listed."""
+    connect: Callable[[Place], Studies] = ctx.find_root().obj
+    given = (ctx.params.get(name) for name in ("namespace", "context", "kubeconfig"))
+    try:
+        found = connect(Place(*given)).list_studies()
+    except PluginError:
+        return []
+    names = [study["metadata"]["name"] for study in found]
+    return [name for name in names if name.startswith(incomplete)]
+
+
+Study = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="Name of the TuningStudy.", autocompletion=_studies_to_complete),
+]
 TrialNumber = Annotated[int, typer.Argument(metavar="TRIAL", min=0, help="Number of the trial.")]
 Everywhere = Annotated[bool, typer.Option("--all-namespaces", "-A", help="All namespaces.")]
 Namespace = Annotated[
