@@ -169,7 +169,7 @@ class Copy:
             return True
         finally:
             file.write_text(fault.original)
-        if code > 1 and not re.search("ERROR collecting|while loading conftest", output):
+        if code > 1 and not re.search("ERROR collecting|while loading conftest|from pytest-timeout", output):
             sys.exit(f"pytest failed by itself:\n{output}")
         return code != 0
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from dev.demo.system import TRAINER
 from tests.e2e.kit import Kubectl, phase
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -82,7 +83,7 @@ def run_python(kubectl: Kubectl, pod_name: str, code: str, volumes: dict[str, di
     """Run code in a pod with the trainer image and volumes; return its output."""
     container = {
         "name": "main",
-        "image": load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"],
+        "image": TRAINER,
         "command": ["python3", "-c", code],
         "volumeMounts": [{"name": volume["name"], "mountPath": path} for path, volume in volumes.items()],
     }

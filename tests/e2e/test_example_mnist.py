@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dev.demo.system import TRAINER
 from tests.e2e import examples
 from tests.e2e.kit import Kubectl, optuna_record
 
@@ -59,11 +60,10 @@ def test_good_network_is_found_and_a_bad_one_pruned(kubectl: Kubectl) -> None:
 @pytest.mark.timeout(600)
 def test_mnist_files_are_used_if_they_exist(kubectl: Kubectl) -> None:
     """The files are on a volume, as described in the manifest's comments."""
-    image = examples.load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"]
     mounts = [{"name": "data", "mountPath": "/data"}]
     files = {
         "name": "files",
-        "image": image,
+        "image": TRAINER,
         "command": ["python3", "-c", WRITE_MNIST],
         "volumeMounts": mounts,
     }
@@ -80,10 +80,9 @@ def test_mnist_files_are_used_if_they_exist(kubectl: Kubectl) -> None:
 def test_image_runs_restricted_and_has_all_packages(kubectl: Kubectl) -> None:
     """With any user ID and a read-only root file system, all packages of the examples can be imported."""
     imports = f"import {', '.join(PACKAGES)}, os; print('uid', os.getuid())"
-    image = examples.load("mnist")["spec"]["trial"]["template"]["spec"]["containers"][0]["image"]
     container = {
         "name": "main",
-        "image": image,
+        "image": TRAINER,
         "command": ["python3", "-c", imports],
         "securityContext": {"runAsUser": 12345, "readOnlyRootFilesystem": True, "runAsNonRoot": True},
         "volumeMounts": [{"name": "cache", "mountPath": "/cache"}, {"name": "tmp", "mountPath": "/tmp"}],

@@ -95,6 +95,18 @@ def test_operator_reads_its_environment(chart: Chart, monkeypatch: pytest.Monkey
     assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
 
 
+def test_trials_run_in_the_trainer_image(chart: Chart) -> None:
+    def of_the_operator(**values: Any) -> tuple[str, str]:
+        (container,) = pod(chart.render(values).one("Deployment", "operator"))["containers"]
+        variables = environment(container)
+        return variables["TUNING_TRAINER_IMAGE"], variables["TUNING_GPU_RESOURCE"]
+
+    version = yaml.safe_load((chart.folder / "Chart.yaml").read_text())["appVersion"]
+    assert of_the_operator() == (f"tuning-trainer:{version}", "nvidia.com/gpu")
+    mine = {"image": {"repository": "ghcr.io/me/trainer", "tag": "2"}, "gpuResource": "amd.com/gpu"}
+    assert of_the_operator(trainer=mine) == ("ghcr.io/me/trainer:2", "amd.com/gpu")
+
+
 def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = chart.render(release="other")
     (container,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from tuning_operator.protocol import Changes, StudySummary, TrialRecord, TrialView
 from tuning_operator.studies.auth.tokens import mint_operator, mint_pod, mint_reader
+from tuning_operator.studies.http.replies import error_reply
 
 from tests.support.study_server import NO_TLS, SECRET, RunningServer, running_server
 
@@ -308,3 +309,11 @@ def test_metrics(server: RunningServer, operator: httpx.Client) -> None:
     assert 'tuning_trials{namespace="ml",state="running",study="mnist"} 2.0' in metrics
     for call in ("ask", "report", "tell"):
         assert f"tuning_{call}_seconds_count" in metrics
+
+
+def test_a_fault_of_the_server_itself_is_a_500() -> None:
+    """Which clients try again later, unlike what is wrong with their request."""
+    reply = error_reply(RuntimeError("a secret of the server's"))
+    assert reply.status_code == 500
+    assert b"internal error (RuntimeError)" in reply.body
+    assert b"secret" not in reply.body

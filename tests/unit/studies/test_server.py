@@ -213,6 +213,12 @@ def test_settings_that_cannot_work(
         StudySettings()  # type: ignore[call-arg]
 
 
+def test_a_free_port_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (LOCAL | {"TUNING_PORT": "0"}).items():
+        monkeypatch.setenv(name, value)
+    assert StudySettings().port == 0  # type: ignore[call-arg]
+
+
 class SlowStore(MemoryStore):
     """A store whose lock another server holds for a while, and whose commits take until they are let go."""
 

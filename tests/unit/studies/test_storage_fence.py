@@ -1,5 +1,6 @@
 """One writer at a time: the next waits for the lock, and the former can write no more."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -223,3 +224,15 @@ def test_an_error_of_the_writer_reaches_all_callers(
     assert isinstance(ended[0], ZeroDivisionError)
     with pytest.raises(ZeroDivisionError):
         storage.set_study_user_attr(study_id, "key", 1)
+
+
+def test_a_writer_that_ends_without_a_server_has_nobody_to_notify(database_url: str) -> None:
+    """Before `open`, and after the server's event loop was closed."""
+    store = PostgresStore(database_url)
+    store._note_end(Fenced())
+    loop = asyncio.new_event_loop()
+    store._loop = loop
+    store._note_end(Fenced())
+    loop.run_until_complete(asyncio.wait_for(store.lost(), 20))
+    loop.close()
+    store._note_end(Fenced())
