@@ -588,6 +588,33 @@ async def test_a_refit_is_tried_again_and_then_has_failed(cluster: Cluster) -> N
     assert (record["state"], record["failure"]["message"]) == ("FAIL", "ValueError: try 3")
 
 
+async def test_a_refit_without_retries_gets_another_pod_for_a_deleted_one(cluster: Cluster) -> None:
+    begun, refits = asyncio.Event(), list[Pod]()
+
+    async def life(pod: Pod) -> None:
+        if not pod.final:
+            await completes(pod)
+            return
+        refits.append(pod)
+        await pod.runs()
+        if len(refits) == 2:
+            await pod.completes(0.5)
+            return
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await pod.fails(143)
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=1, parallelism=1, refit={"retries": 0})
+    await asyncio.wait_for(begun.wait(), 30)
+    await cluster.node.core.delete_namespaced_pod(refits[0].name, cluster.namespace)
+    ended = ("Completed", "Failed")
+    status = await cluster.wait(lambda status: status.get("refit", {}).get("phase") in ended, seconds=60)
+    assert (status["refit"]["phase"], status["refit"]["values"]) == ("Completed", [0.5])
+
+
 async def test_a_deleted_study_takes_its_refit_with_it(cluster: Cluster) -> None:
     runs = asyncio.Event()
 

@@ -374,7 +374,11 @@ def test_the_refits_own_fields() -> None:
     }
     job = refit_job(study(trial=SPEC, refit=refit))
     pod = job["spec"]["template"]["spec"]
-    assert job["spec"]["backoffLimit"] == 0
+    assert job["spec"]["backoffLimit"] == 3, "pods that were deleted are replaced ..."
+    failure = job["spec"]["podFailurePolicy"]["rules"][1]
+    assert (failure["action"], failure["onExitCodes"]["containerName"]) == ("FailJob", "trainer"), (
+        "... no others"
+    )
     assert container(job)["image"] == "torch:full"
     assert container(job)["command"][2:] == ["script", "final.py"]
     assert pod["activeDeadlineSeconds"] == 7 * 3600

@@ -11,7 +11,7 @@ from typing import Any
 from tuning_trainer.wire.codec import to_wire
 
 from tuning_operator.kube.jobs.evidence import STOPPED
-from tuning_operator.kube.plan.work import Program, Trial, Work, program
+from tuning_operator.kube.plan.work import POD_RETRIES, Program, Trial, Work, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
@@ -79,8 +79,8 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
         "kind": "Job",
         "metadata": metadata,
         "spec": {
-            "backoffLimit": runs.retries,
-            "podFailurePolicy": {"rules": _failure_rules(work, runs.template)},
+            "backoffLimit": runs.retries or POD_RETRIES,
+            "podFailurePolicy": {"rules": _failure_rules(work, runs)},
             "ttlSecondsAfterFinished": max(seconds(study.spec.trial.ttl_after_finished), SHORTEST_TTL),
             "template": _pod_template(study, work, runs, runtime),
         },
@@ -102,17 +102,18 @@ def _parameters(work: Work) -> dict[str, str]:
     return {names.ANNOTATION_PARAMETERS: json.dumps(shown)}
 
 
-def _failure_rules(work: Work, template: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _failure_rules(work: Work, runs: Program) -> list[dict[str, Any]]:
     """Return when another pod gets the work.
 
-    A drained node or a preemption is not a failure: the next pod resumes the work. A trial fails once its
-    trainer or an init container fails by itself. A pod without such an exit code was deleted, or its node
-    rejected or lost it: it is replaced a few times. A refit is attempted again whatever fails.
+    A drained node or a preemption is not a failure: the next pod resumes the work. A trial, or a refit
+    without retries, fails once its trainer or an init container fails by itself. A pod without such an exit
+    code was deleted, or its node rejected or lost it: it is replaced a few times. A refit with retries is
+    attempted again whatever fails.
     """
     disruption = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    if not isinstance(work, Trial):
+    if not isinstance(work, Trial) and runs.retries:
         return [disruption]
-    inits = template["spec"].get("initContainers") or []
+    inits = runs.template["spec"].get("initContainers") or []
     ending = [container["name"] for container in inits if container.get("restartPolicy") != "Always"]
     failures = (
         {"containerName": name, "operator": "NotIn", "values": [STOPPED]}
