@@ -11,14 +11,16 @@ import kopf
 
 from tuning_operator.kube import probes
 from tuning_operator.kube.jobs.manifests import Runtime
-from tuning_operator.kube.loop.handlers import follow_changes, follow_runs, kopf_settings, register
+from tuning_operator.kube.loop.changes import follow_changes, follow_runs
+from tuning_operator.kube.loop.handlers import kopf_settings, register
 from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.loop.worker import work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
 from tuning_operator.kube.ports.job_runs import JobRuns
-from tuning_operator.kube.ports.kubernetes import KubeError, KubernetesApi, connect
+from tuning_operator.kube.ports.kube_api import KubeError
+from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.study_server import HttpStudyServer
 from tuning_operator.kube.settings import OperatorSettings

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError
+from tuning_operator.kube.ports.kube_api import KubeApi, KubeError
 from tuning_operator.resource import names
 
 from tests.unit.kube.builders import body

@@ -7,7 +7,7 @@ import copy
 import re
 from typing import TYPE_CHECKING, Any
 
-from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.resource import names
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 
 if TYPE_CHECKING:

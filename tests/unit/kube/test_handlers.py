@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import kopf
 import pytest
-from tuning_operator.kube.loop.handlers import (
+from tuning_operator.kube.loop.changes import (
     POLL_SECONDS,
     RECONNECT_SECONDS,
     RUN_EVENT_SECONDS,
     follow_changes,
     follow_runs,
-    kopf_settings,
-    register,
 )
+from tuning_operator.kube.loop.handlers import kopf_settings, register
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Changes, StudyKey

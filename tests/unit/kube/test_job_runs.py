@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tuning_operator.kube.plan.work import Trial, Work
 from tuning_operator.kube.ports.job_runs import MAX_SELECTED, JobRuns
-from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 from kubernetes.aio import client
-from tuning_operator.kube.ports.kubernetes import KubeError, KubernetesApi
+from tuning_operator.kube.ports.kube_api import KubeError
+from tuning_operator.kube.ports.kubernetes import KubernetesApi
 from tuning_operator.kube.probes import Metrics
 
 from tests.unit.kube.contract import event, job

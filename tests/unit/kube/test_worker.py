@@ -11,7 +11,7 @@ import pytest
 from tuning_operator.kube.loop.reconciler import Result
 from tuning_operator.kube.loop.worker import work
 from tuning_operator.kube.loop.workqueue import WorkQueue
-from tuning_operator.kube.ports.kubernetes import KubeError
+from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.probes import Metrics
 from tuning_operator.protocol import StudyKey
 

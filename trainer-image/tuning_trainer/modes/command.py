@@ -191,8 +191,9 @@ def _outcome(
     output = "".join(f"{shown(line)}\n" for line in program.last_lines)
     if program.exit_code:
         work = "refit" if settings.final else trial.number
-        log_command = f"kubectl logs job/{settings.study.rpartition('/')[2]}-{work} -c trainer"
-        raise TrialFailure(_exit_failure(program.exit_code, output, log_command))
+        in_cluster = f"`kubectl logs job/{settings.study.rpartition('/')[2]}-{work} -c trainer`"
+        log_place = settings.config.get("log") or in_cluster
+        raise TrialFailure(_exit_failure(program.exit_code, output, log_place))
     missing = reader.missing()
     if missing and settings.final:
         return Outcome("COMPLETE")
@@ -206,7 +207,7 @@ def _outcome(
     return outcome_of_value(values, metrics)
 
 
-def _exit_failure(code: int, output: str, log_command: str) -> Failure:
+def _exit_failure(code: int, output: str, log_place: str) -> Failure:
     last = output.rstrip().rpartition("\n")[2].strip()
     number = (
         -code if code < 0 else code - SHELL_SIGNALS
@@ -214,7 +215,7 @@ def _exit_failure(code: int, output: str, log_command: str) -> Failure:
     what = f"exited with code {code}"
     if code < 0:
         what = f"was killed by signal {number} ({signal.strsignal(number)})"
-    message = f"The program {what}{': ' + last if last else ''}; see `{log_command}`"
+    message = f"The program {what}{': ' + last if last else ''}; see {log_place}"
     remedy = "Exit with code 0 on success."
     if number == signal.SIGKILL:
         remedy = "If it ran out of memory, raise the container's memory limit."

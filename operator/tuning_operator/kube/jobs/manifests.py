@@ -189,7 +189,11 @@ def _trainer(
     mounts = {names.TRAINER_VOLUME: TRAINER_PATH, "tuning-token": TOKEN_PATH}
     if runs.source:
         mounts["tuning-source"] = SOURCE_PATH
-    ours = _environment(study, work, runs, runtime)
+    ours = environment(study, work, runs, runtime.server_url, f"{TOKEN_PATH}/token")
+    if runtime.ca:
+        ours["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
+    if runs.source:
+        ours["TUNING_SOURCE"] = SOURCE_PATH
     theirs = [variable for variable in container.get("env", []) if variable["name"] not in ours]
     resources = dict(container.get("resources") or {})
     if runs.gpus is not None:
@@ -208,21 +212,19 @@ def _trainer(
     }
 
 
-def _environment(study: TuningStudy, work: Work, runs: Program, runtime: Runtime) -> dict[str, str]:
+def environment(
+    study: TuningStudy, work: Work, runs: Program, server_url: str, token_file: str
+) -> dict[str, str]:
+    """Return the variables that the trainer runtime reads, wherever it runs."""
     namespace, name = study.metadata["namespace"], study.metadata["name"]
-    environment = {
-        "TUNING_TRIAL_URL": f"{runtime.server_url.rstrip('/')}/v1/studies/{namespace}/{name}/{work.path}",
-        "TUNING_TOKEN_FILE": f"{TOKEN_PATH}/token",
+    return {
+        "TUNING_TRIAL_URL": f"{server_url.rstrip('/')}/v1/studies/{namespace}/{name}/{work.path}",
+        "TUNING_TOKEN_FILE": token_file,
         "TUNING_STUDY": f"{namespace}/{name}",
         "TUNING_TRIAL_NUMBER": str(work.trial),
         "TUNING_ROLE": work.role,
         "TUNING_CONFIG": json.dumps(_config(study.spec, runs)),
     }
-    if runtime.ca:
-        environment["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
-    if runs.source:
-        environment["TUNING_SOURCE"] = SOURCE_PATH
-    return environment
 
 
 def _config(spec: TuningStudySpec, runs: Program) -> dict[str, Any]:

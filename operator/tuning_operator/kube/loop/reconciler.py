@@ -12,8 +12,7 @@ from tuning_operator.kube.plan.actions import Action, Plan
 from tuning_operator.kube.plan.decide import decide
 from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.ports.act import Actor, Expected
-from tuning_operator.kube.ports.job_runs import REFUSED
-from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError
+from tuning_operator.kube.ports.kube_api import REFUSED, KubeError, Resources
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.publish import publish
 from tuning_operator.kube.ports.runs import RunRefused, RunsUnavailable
@@ -62,13 +61,14 @@ class Reconciler:
 
     def __init__(
         self,
-        kube: KubeApi,
+        resources: Resources,
         server: StudyServer,
         observer: Observer,
         actor: Actor,
         clock: Callable[[], datetime],
     ) -> None:
-        self._kube, self._server, self._observer, self._actor = kube, server, observer, actor
+        self._resources, self._server = resources, server
+        self._observer, self._actor = observer, actor
         self._clock = clock
         self._last: dict[StudyKey, tuple[Action, ...]] = {}
 
@@ -78,7 +78,7 @@ class Reconciler:
         Raises:
             RunsUnavailable, StudyServerUnavailable, ActionsFailed: try again after a back-off.
         """
-        body = await self._kube.get(names.KIND, key.namespace, key.name)
+        body = await self._resources.get(names.KIND, key.namespace, key.name)
         if body is None or body["metadata"].get("deletionTimestamp"):
             await self._forget(key)
             return Result("gone")
@@ -148,7 +148,7 @@ class Reconciler:
         if error and (failure := _failure(error)):
             work = error.work if isinstance(error, RunRefused) else None
             status = with_failure(status, study.metadata["generation"], failure, now, work)
-        await publish(self._kube, body, status, new_events(study.status, status, summary), now)
+        await publish(self._resources, body, status, new_events(study.status, status, summary), now)
 
     async def _refuse(self, body: dict[str, Any], error: ValidationError) -> None:
         """A spec that the CRD lets pass and the operator cannot read, for example from another version."""
@@ -158,7 +158,7 @@ class Reconciler:
             for detail in error.errors()
         )
         status = refused(old, body["metadata"]["generation"], problems, now)
-        await publish(self._kube, body, status, new_events(old, status, StudySummary()), now)
+        await publish(self._resources, body, status, new_events(old, status, StudySummary()), now)
 
     async def _forget(self, key: StudyKey) -> None:
         """End the study in the record; its runs go by their owner reference."""

@@ -23,7 +23,8 @@ from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why
 from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, program, work_of
-from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError, nearest_field
+from tuning_operator.kube.ports.kube_api import REFUSED, KubeApi, KubeError
+from tuning_operator.kube.ports.kubernetes import nearest_field
 from tuning_operator.kube.ports.runs import RunRefused
 from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource import names
@@ -33,9 +34,6 @@ from tuning_operator.resource.times import parse_time
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
-
-REFUSED = frozenset({400, 403, 422})
-"""The API server will give the same answer next time, until someone changes something."""
 
 GONE = 410
 """The API server no longer knows the version from which to watch."""

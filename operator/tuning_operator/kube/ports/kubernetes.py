@@ -5,7 +5,7 @@ import difflib
 import json
 import re
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 from urllib.parse import quote
 
 import aiohttp
@@ -13,10 +13,8 @@ from kubernetes.aio import client, config
 from prometheus_client import Counter
 
 from tuning_operator.kube.jobs.resources import largest_of
-from tuning_operator.kube.ports.runs import RunsUnavailable
+from tuning_operator.kube.ports.kube_api import Json, KubeError
 from tuning_operator.resource import names
-
-Json = dict[str, Any]
 
 REQUEST_SECONDS = 30.0
 WATCH_SECONDS = 300
@@ -42,59 +40,6 @@ RESOURCES = {
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     names.KIND: f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}",
 }
-
-
-class KubeError(RunsUnavailable):
-    """The API server rejected a request; or, with status 0, it gave no valid reply."""
-
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        super().__init__(f"{reason or status}: {message}")
-        self.status, self.reason, self.message = status, reason, message
-
-
-class KubeApi(Protocol):
-    """The requests that the operator makes. Every method raises KubeError."""
-
-    async def get(self, kind: str, namespace: str, name: str) -> Json | None:
-        """Return an object; None if it doesn't exist."""
-
-    async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
-        """Return the objects that match the label and the field selector, up to date."""
-
-    def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:
-        """Yield the metadata of objects as they change or are deleted, until the API server ends the watch.
-
-        Args:
-            kind: of the objects.
-            namespace: of the objects, or "" for all.
-            labels: a label selector.
-            version: the resource version of the last change that is known; without it, the objects that
-                exist come first. Some metadata may be of no object, but a newer version only.
-
-        Raises:
-            KubeError: with status 410 if the version is too old.
-        """
-
-    async def create(self, body: Json) -> bool:
-        """Create an object; return False if one of this name exists already."""
-
-    async def dry_run(self, body: Json) -> None:
-        """Have an object validated as if it were created, unknown fields included."""
-
-    async def patch_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
-        """Change fields of an object's spec, if the object exists."""
-
-    async def delete_job(self, namespace: str, name: str) -> None:
-        """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
-
-    async def replace_status(self, body: Json) -> None:
-        """Write a study's status; rejected (409) if the study changed since `body` was read."""
-
-    async def record_event(self, body: Json) -> None:
-        """Create an Event, or update the one of this name: its message, count and last time."""
-
-    async def largest_nodes(self) -> Mapping[str, str] | None:
-        """Return the most that a single node has of each resource; None if nodes may not be read."""
 
 
 class KubernetesApi:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from tuning_operator.kube.ports.kubernetes import KubeApi, KubeError
+from tuning_operator.kube.ports.kube_api import KubeError, Resources
 from tuning_operator.kube.status.events import Event
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudyStatus
@@ -20,7 +20,11 @@ EVENT_MESSAGE_LIMIT = 1000
 
 
 async def publish(
-    kube: KubeApi, body: dict[str, Any], status: TuningStudyStatus, events: Sequence[Event], now: datetime
+    resources: Resources,
+    body: dict[str, Any],
+    status: TuningStudyStatus,
+    events: Sequence[Event],
+    now: datetime,
 ) -> None:
     """Write the status if it differs from the study's, then the Events.
 
@@ -30,10 +34,10 @@ async def publish(
     written = status.model_dump(by_alias=True, exclude_none=True, mode="json")
     if written == body.get("status", {}):
         return
-    await kube.replace_status({**body, "status": written})
+    await resources.replace_status({**body, "status": written})
     for event in events:
         try:
-            await kube.record_event(_event(body, event, now))
+            await resources.record_event(_event(body, event, now))
         except KubeError as error:  # an Event is a courtesy; the status is written
             log.warning("Event %s was not recorded: %s", event.reason, error)
 

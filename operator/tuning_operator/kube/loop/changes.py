@@ -1,0 +1,49 @@
+"""Turns changes of runs and at the study server into keys in the queue."""
+
+import asyncio
+import logging
+from collections.abc import Collection
+
+from tuning_operator.kube.loop.workqueue import WorkQueue
+from tuning_operator.kube.ports.runs import Runs
+from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
+from tuning_operator.protocol import StudyKey
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 25.0
+"""How long the study server may wait for changes before it replies: less than proxies' usual idle timeout."""
+RECONNECT_SECONDS = 2.0
+RUN_EVENT_SECONDS = 0.1
+"""Delay before a pass over the study of a Job or pod that changed. A Job and its pod change several times as
+they start and end, and a study's runs often do so together: one pass serves all. No result waits for it, as
+results come through the study server's change feed."""
+
+
+async def follow_runs(runs: Runs, queue: WorkQueue[StudyKey]) -> None:
+    """Add a study's key shortly after one of its runs changed."""
+    await runs.watch(lambda key: queue.add_after(key, RUN_EVENT_SECONDS))
+
+
+async def follow_changes(
+    server: StudyServer, queue: WorkQueue[StudyKey], namespaces: Collection[str] = ()
+) -> None:
+    """Add the key of each study that changed at the study server, so that results are acted on at once.
+
+    With `namespaces`, studies in other namespaces are ignored: other operators serve them.
+    """
+    cursor, unavailable = None, False
+    while True:
+        try:
+            changes = await server.changes(cursor, 0 if unavailable else POLL_SECONDS)
+        except StudyServerUnavailable as error:
+            log.warning("The study server is unavailable; retrying in %.0f s: %s", RECONNECT_SECONDS, error)
+            unavailable = True
+            await asyncio.sleep(RECONNECT_SECONDS)
+            continue
+        if unavailable:
+            queue.retry_now()
+        cursor, unavailable = changes.cursor, False
+        for namespace, name in changes.studies:
+            if not namespaces or namespace in namespaces:
+                queue.add(StudyKey(namespace, name))

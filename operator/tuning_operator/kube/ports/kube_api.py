@@ -1,0 +1,68 @@
+"""The requests to the Kubernetes API that the operator makes, and how they fail."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Protocol
+
+from tuning_operator.kube.ports.runs import RunsUnavailable
+
+Json = dict[str, Any]
+
+REFUSED = frozenset({400, 403, 422})
+"""The API server will give the same answer next time, until someone changes something."""
+
+
+class KubeError(RunsUnavailable):
+    """The API server rejected a request; or, with status 0, it gave no valid reply."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(f"{reason or status}: {message}")
+        self.status, self.reason, self.message = status, reason, message
+
+
+class Resources(Protocol):
+    """Where TuningStudies are kept: the API server, or this machine. Every method raises KubeError."""
+
+    async def get(self, kind: str, namespace: str, name: str) -> Json | None:
+        """Return an object; None if it doesn't exist."""
+
+    async def replace_status(self, body: Json) -> None:
+        """Write a study's status; rejected (409) if the study changed since `body` was read."""
+
+    async def record_event(self, body: Json) -> None:
+        """Create an Event, or update the one of this name: its message, count and last time."""
+
+
+class KubeApi(Resources, Protocol):
+    """The requests that the operator makes. Every method raises KubeError."""
+
+    async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
+        """Return the objects that match the label and the field selector, up to date."""
+
+    def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:
+        """Yield the metadata of objects as they change or are deleted, until the API server ends the watch.
+
+        Args:
+            kind: of the objects.
+            namespace: of the objects, or "" for all.
+            labels: a label selector.
+            version: the resource version of the last change that is known; without it, the objects that
+                exist come first. Some metadata may be of no object, but a newer version only.
+
+        Raises:
+            KubeError: with status 410 if the version is too old.
+        """
+
+    async def create(self, body: Json) -> bool:
+        """Create an object; return False if one of this name exists already."""
+
+    async def dry_run(self, body: Json) -> None:
+        """Have an object validated as if it were created, unknown fields included."""
+
+    async def patch_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
+        """Change fields of an object's spec, if the object exists."""
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
+
+    async def largest_nodes(self) -> Mapping[str, str] | None:
+        """Return the most that a single node has of each resource; None if nodes may not be read."""
