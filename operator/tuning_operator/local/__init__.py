@@ -1,0 +1,5 @@
+"""The local mode: studies whose trials are processes of this machine, with the rules of the operator."""
+
+
+class LocalError(Exception):
+    """What keeps a study from running on this machine; whole sentences that say how to fix it."""

@@ -1,0 +1,207 @@
+"""Where local studies live: a folder for each, with its manifest and status, database, logs and results."""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from tuning_operator.local import LocalError
+from tuning_operator.resource import names
+
+NAMESPACE = "local"
+"""The namespace of all local studies, whatever the manifest says."""
+HOME = "TUNING_HOME"
+
+Json = dict[str, Any]
+
+
+def home(given: Path | None, environ: Mapping[str, str]) -> "Home":
+    """Return the home: as given, or TUNING_HOME, or `tuning` in the user's data folder (XDG)."""
+    if given is None and environ.get(HOME):
+        given = Path(environ[HOME])
+    if given is None:
+        data = environ.get("XDG_DATA_HOME") or "~/.local/share"
+        given = Path(data).expanduser() / "tuning"
+    return Home(given.expanduser().absolute())
+
+
+@dataclass(frozen=True)
+class Home:
+    """The folder with all local studies."""
+
+    path: Path
+
+    @property
+    def gpus(self) -> Path:
+        """The folder with the locks of GPUs."""
+        return self.path / "gpus"
+
+    def study(self, name: str) -> "StudyFolder":
+        """Return a study's folder, which may not exist."""
+        return StudyFolder(self.path / "studies" / name)
+
+    def studies(self) -> list["StudyFolder"]:
+        """Return the folders of all studies, by name."""
+        return [StudyFolder(file.parent) for file in sorted(self.path.glob("studies/*/study.json"))]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """A study's folder."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return self.path.name
+
+    @property
+    def database(self) -> Path:
+        """The folder of its Postgres."""
+        return self.path / "postgres"
+
+    @property
+    def runs(self) -> Path:
+        """The folder with a folder for each trial, and one for the refit."""
+        return self.path / "runs"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of its plots."""
+        return self.path / "plots"
+
+    @property
+    def log(self) -> Path:
+        """The log of `tuning run`."""
+        return self.path / "tuning.log"
+
+    @property
+    def address(self) -> Path:
+        """The file with the address of the study server, while there is one."""
+        return self.path / "server.json"
+
+    @property
+    def mark(self) -> str:
+        """The beginning of the marks of its processes."""
+        return f"{self.path}:"
+
+    def new_mark(self) -> str:
+        """Return the beginning of the marks of one command's processes."""
+        return f"{self.mark}{uuid.uuid4().hex}:"
+
+    def read(self) -> Json | None:
+        """Return the TuningStudy with its status; None if there is none."""
+        try:
+            found: Json = json.loads((self.path / "study.json").read_text())
+        except FileNotFoundError:
+            return None
+        return found
+
+    def write(self, body: Json) -> None:
+        """Keep the TuningStudy; a reader sees the old one or the new one, also after a crash."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_private(self.path / "study.json", json.dumps(body, indent=1))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Be the only command that runs or removes the study. Raises LocalError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._open("run.lock") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise LocalError(
+                    f"Another command is using the study {self.name}: wait for its end, stop it with Ctrl-C, "
+                    "or change metadata.name to start another study."
+                ) from None
+            yield
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a command runs the study now."""
+        try:
+            with self.locked():
+                return False
+        except LocalError:
+            return True
+
+    def guard_lock(self, waiting: Callable[[], None]) -> IO[str]:
+        """Return the guard's lock, locked; `waiting` is called if an earlier guard is not done yet."""
+        lock = self._open("guard.lock")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return lock
+
+    def remove(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.path)
+
+    def _open(self, name: str) -> IO[str]:
+        return (self.path / name).open("a")
+
+
+class LocalResources:
+    """The TuningStudy of a folder, in place of the API server: `kube.ports.kube_api.Resources`."""
+
+    def __init__(self, folder: StudyFolder, on_event: Callable[[Json], None]) -> None:
+        """`on_event` gets what would be an Event on a cluster."""
+        self._folder, self._on_event = folder, on_event
+        self.body: Json = folder.read() or {}
+        """The TuningStudy as it is now."""
+
+    async def get(self, _kind: str, _namespace: str, _name: str) -> Json | None:
+        """Return the study."""
+        return self.body
+
+    async def replace_status(self, body: Json) -> None:
+        """Keep the study with its new status."""
+        self.body = body
+        self._folder.write(body)
+
+    async def record_event(self, body: Json) -> None:
+        """Pass on what happened."""
+        self._on_event(body)
+
+
+def applied(body: Json, before: Json | None) -> Json:
+    """Return a manifest as the API server would keep it: with a uid, a generation and the status so far.
+
+    The study's time starts again, since nothing ran in between.
+    """
+    status = dict((before or {}).get("status", {}))
+    if status.get("phase") not in ("Completed", "Failed"):
+        status.pop("startTime", None)
+    metadata = (before or {}).get("metadata") or {"uid": str(uuid.uuid4()), "generation": 0}
+    changed = before is None or before["spec"] != body["spec"]
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": names.KIND,
+        "metadata": {
+            **body["metadata"],
+            "namespace": NAMESPACE,
+            "uid": metadata["uid"],
+            "generation": metadata["generation"] + changed,
+            "resourceVersion": "1",
+        },
+        "spec": body["spec"],
+        "status": status,
+    }
+
+
+def write_private(file: Path, text: str) -> None:
+    """Replace a file at once, readable by its owner only."""
+    new = file.with_name(f".{file.name}.new")
+    new.unlink(missing_ok=True)
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(text)
+    new.replace(file)

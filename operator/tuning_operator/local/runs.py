@@ -1,0 +1,340 @@
+"""Runs as processes of this machine: the same port as Jobs of a cluster."""
+
+import asyncio
+import contextlib
+import shutil
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import ValidationError
+
+from tuning_operator.kube.jobs.ended import SIGNALS
+from tuning_operator.kube.jobs.evidence import STOPPED, diagnosis
+from tuning_operator.kube.jobs.manifests import POD_RETRIES, environment
+from tuning_operator.kube.plan.observation import Diagnosis, Run
+from tuning_operator.kube.plan.work import Program as Executed
+from tuning_operator.kube.plan.work import Refit, Trial, Work, program
+from tuning_operator.local.gpus import Gpus
+from tuning_operator.local.home import StudyFolder, write_private
+from tuning_operator.local.pods import Machine, Place, config_folder, place
+from tuning_operator.local.processes import Program, sweep
+from tuning_operator.protocol import Failure, Problem, StudyKey
+from tuning_operator.resource.duration import seconds
+from tuning_operator.resource.study import TuningStudy
+from tuning_operator.resource.trainer_archive import trainer_archive
+
+DEADLINE_GRACE = 60.0
+"""Seconds that a run may exceed its timeout: the trainer stops itself, and this is in case it can't."""
+FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
+"""Seconds between attempts, doubled each time."""
+OUTPUT_LINES = 5
+OUTPUT_BYTES = 4096
+
+State = Literal["starting", "running", "ended", "stopping"]
+
+
+class Server(Protocol):
+    """What a run needs to know of the study server."""
+
+    @property
+    def url(self) -> str:
+        """Its address."""
+
+    def run_token(self, run: str) -> str:
+        """Return the token of a run."""
+
+
+@dataclass
+class _LocalRun:
+    work: Work
+    digest: str
+    """Of the program, to see when the manifest has changed."""
+    state: State = "starting"
+    diagnosis: Diagnosis | None = None
+    task: asyncio.Task[None] | None = None
+    program: Program | None = None
+    grace: float = field(default=0.0)
+
+
+class LocalRuns:
+    """Runs of one study as processes. Each has a folder with its log, and its code and results in `work`."""
+
+    def __init__(
+        self,
+        folder: StudyFolder,
+        machine: Machine,
+        gpus: Gpus,
+        python: str | None,
+        server: Server,
+        clock: Callable[[], datetime],
+        mark: str,
+    ) -> None:
+        """Start with no runs.
+
+        Args:
+            folder: the study's folder.
+            machine: what pods would get from this machine.
+            gpus: its GPUs.
+            python: the interpreter of all runs; None: the one that the manifest names.
+            server: the study server.
+            clock: returns the time.
+            mark: the beginning of the marks of all processes that are started.
+        """
+        self._folder, self._machine, self._gpus, self._python = folder, machine, gpus, python
+        self._server, self._clock = server, clock
+        self._runs: dict[StudyKey, dict[str, _LocalRun]] = {}
+        """Runs by the name that their Job would have."""
+        self._changed: Callable[[StudyKey], None] = lambda _: None
+        self._mark = mark
+
+    def watch(self, changed: Callable[[StudyKey], None]) -> None:
+        """Have `changed` called whenever a run starts or ends."""
+        self._changed = changed
+
+    def forget(self, key: StudyKey) -> None:
+        """Drop what is remembered of a study that is gone."""
+        self._runs.pop(key, None)
+
+    async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
+        """Return what the templates need and this machine does not have."""
+        found = problems(study, self._machine, self._python)
+        return tuple(dict.fromkeys(found))
+
+    async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
+        """Return the runs of the unfinished work, and those of other work that are not over yet."""
+        refit = any(isinstance(work, Refit) for work in unfinished)
+        return {
+            run.work: Run(
+                run.state,
+                run.diagnosis if run.state in ("starting", "ended") else None,
+                outdated=_is_outdated(run, study),
+            )
+            for run in self._runs.get(_key(study), {}).values()
+            if run.state != "ended" or run.work in unfinished or (refit and isinstance(run.work, Refit))
+        }
+
+    async def start(self, study: TuningStudy, work: Work) -> None:
+        """Have the work's program started, once it has its GPUs."""
+        runs = self._runs.setdefault(_key(study), {})
+        name = work.job_name(study.metadata["name"])
+        if name not in runs:
+            runs[name] = run = _LocalRun(work, program(study, work).digest)
+            run.task = asyncio.create_task(self._live(study, run, name))
+
+    async def stop(self, key: StudyKey, work: Work) -> None:
+        """Send SIGTERM to the work's processes, and SIGKILL after the grace period; return before."""
+        run = self._runs.get(key, {}).get(work.job_name(key.name))
+        if run is None or run.state == "stopping":
+            return
+        if run.state == "ended" or run.task is None:
+            self._remove(key, run)
+            return
+        run.state = "stopping"
+        run.task.cancel()
+
+    async def finish(self, key: StudyKey, work: Work, *, again: bool) -> None:
+        """Do nothing: what a program leaves behind ends with it."""
+
+    async def close(self) -> None:
+        """Stop all runs, and return when nothing of them is left."""
+        tasks = [
+            (key, run) for key, runs in self._runs.items() for run in runs.values() if run.task is not None
+        ]
+        for key, run in tasks:
+            await self.stop(key, run.work)
+        await asyncio.gather(*(run.task for _, run in tasks if run.task), return_exceptions=True)
+        await asyncio.to_thread(sweep, self._mark)
+
+    def kill(self) -> None:
+        """End all runs at once: those that are being stopped get no more time."""
+        for runs in self._runs.values():
+            for run in runs.values():
+                if run.program:
+                    run.program.kill()
+
+    async def _live(self, study: TuningStudy, run: _LocalRun, name: str) -> None:
+        key = _key(study)
+        try:
+            await self._attempts(study, run, name)
+        except asyncio.CancelledError:
+            if run.program:
+                await run.program.stop(run.grace)
+            self._remove(key, run)
+        except Exception as error:
+            run.state = "ended"
+            run.diagnosis = diagnosis("StartError", f"The {run.work.noun} could not be started: {error}")
+            raise
+        finally:
+            run.program = None
+            self._changed(key)
+
+    async def _attempts(self, study: TuningStudy, run: _LocalRun, name: str) -> None:
+        runs, folder = program(study, run.work), self._folder.runs / name
+        found = self._place(study, run.work, runs, folder)
+        run.grace = float(found.grace)
+        retries = POD_RETRIES if isinstance(run.work, Trial) else runs.retries
+        if found.gpus:
+            total = len(self._gpus.devices)
+            waits = f"It waits for {found.gpus} of this machine's {total} GPUs; others use them."
+            run.diagnosis = diagnosis("Capacity", waits, since=self._clock())
+        async with self._gpus.lend(found.gpus) as devices:
+            for attempt in range(retries + 1):
+                code = await self._attempt(study, run, runs, found, devices, folder, attempt)
+                retry = code == STOPPED or (code != 0 and isinstance(run.work, Refit))
+                if not retry or attempt == retries:
+                    break
+                self._set(study, run, "starting")
+                await asyncio.sleep(min(FIRST_BACKOFF * 2**attempt, LONGEST_BACKOFF))
+        self._set(study, run, "ended", run.diagnosis)
+
+    async def _attempt(
+        self,
+        study: TuningStudy,
+        run: _LocalRun,
+        runs: Executed,
+        found: Place,
+        devices: tuple[str, ...],
+        folder: Path,
+        attempt: int,
+    ) -> int:
+        """Run the program once; return its exit code, and set the diagnosis."""
+        environ = self._prepare(study, run.work, runs, found, folder)
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        log, mark = folder / "log", f"{self._mark}{folder.name}:{attempt}:"
+        start = log.stat().st_size if log.exists() else 0
+        arguments = [found.localized(argument) for argument in runs.arguments]
+        python = _interpreter(self._python or runs.python, self._machine)
+        command = [python, str(self._folder.path / "trainer.zip"), *arguments]
+        run.program = await Program.start(command, self._working_dir(runs, found, folder), environ, mark, log)
+        self._set(study, run, "running")
+        limit = seconds(runs.timeout) + DEADLINE_GRACE if runs.timeout else None
+        expired = False
+        try:
+            code = await asyncio.wait_for(
+                asyncio.shield(ending := asyncio.ensure_future(run.program.end())), limit
+            )
+        except TimeoutError:
+            expired = True
+            run.program.kill()
+            code = await ending
+        run.diagnosis = _why_ended(run.work, runs, code, expired, folder, _tail(log, start))
+        shutil.rmtree(folder / "volumes", ignore_errors=True)
+        return code
+
+    def _place(self, study: TuningStudy, work: Work, runs: Executed, folder: Path) -> Place:
+        metadata = study.metadata
+        fields = {
+            "metadata.name": work.job_name(metadata["name"]),
+            "metadata.namespace": metadata["namespace"],
+            "metadata.uid": metadata["uid"],
+            "spec.nodeName": "localhost",
+            "status.hostIP": "127.0.0.1",
+            "status.podIP": "127.0.0.1",
+        }
+        return place(runs, self._machine, folder, fields)
+
+    def _prepare(
+        self, study: TuningStudy, work: Work, runs: Executed, found: Place, folder: Path
+    ) -> dict[str, str]:
+        """Make the run's folder as its pod would be at its start; return the environment."""
+        (self._folder.path / "trainer.zip").write_bytes(trainer_archive().content)
+        for name in ("work", "volumes", "config"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "work").mkdir(parents=True)
+        for name, files in self._machine.config_maps.items():
+            target = config_folder(folder, name)
+            target.mkdir(parents=True)
+            for key, content in files.items():
+                (target / key).write_text(content)
+        for mounted in found.mounts.values():
+            mounted.mkdir(parents=True, exist_ok=True)
+        (folder / "failure.json").write_text("")
+        token = folder / "token"
+        write_private(token, self._server.run_token(folder.name))
+        ours = environment(study, work, runs, self._server.url, str(token))
+        ours["TUNING_TERMINATION_LOG"] = str(folder / "failure.json")
+        if runs.source:
+            ours["TUNING_SOURCE"] = str(config_folder(folder, runs.source))
+        return {**self._machine.environ, **found.environ, **ours}
+
+    def _working_dir(self, runs: Executed, found: Place, folder: Path) -> Path:
+        if found.working_dir is not None:
+            found.working_dir.mkdir(parents=True, exist_ok=True)
+            return found.working_dir
+        return folder / "work" if runs.source else self._machine.folder
+
+    def _set(self, study: TuningStudy, run: _LocalRun, state: State, why: Diagnosis | None = None) -> None:
+        run.state, run.diagnosis = state, why
+        self._changed(_key(study))
+
+    def _remove(self, key: StudyKey, run: _LocalRun) -> None:
+        runs = self._runs.get(key, {})
+        runs.pop(run.work.job_name(key.name), None)
+
+
+def problems(study: TuningStudy, machine: Machine, python: str | None) -> list[Problem]:
+    """Return what the study's runs need and this machine does not have."""
+    found: list[Problem] = []
+    for _, executed in programs(study):
+        found += place(executed, machine, Path("/nowhere")).problems
+        name = python or executed.python
+        if shutil.which(name, path=machine.environ.get("PATH")) is None:
+            where = "--python" if python else "trial.python"
+            message = f"{name} is not a program of this machine: name the interpreter with --python."
+            found.append(Problem(field=where, message=message))
+    return found
+
+
+def programs(study: TuningStudy) -> list[tuple[Work, Executed]]:
+    """Return what a trial executes, and the refit, if it differs from that."""
+    refit = study.spec.refit
+    works: list[Work] = [Trial(0), *([Refit.of(refit, 0)] if refit else [])]
+    return [(work, program(study, work)) for work in works]
+
+
+def _interpreter(name: str, machine: Machine) -> str:
+    return shutil.which(name, path=machine.environ.get("PATH")) or name
+
+
+def _why_ended(
+    work: Work, runs: Executed, code: int, expired: bool, folder: Path, output: str
+) -> Diagnosis | None:
+    """Return why a program ended, for when no result has come from it."""
+    noun, log = work.noun, folder / "log"
+    if expired:
+        timeout = runs.fields.timeout
+        text = f"The {noun} ran longer than its timeout ({timeout}) and was stopped."
+        return diagnosis("Timeout", text, f"Raise {timeout}, or make the {noun} faster.")
+    if code == 0:
+        text = f"The {noun}'s program exited without an error, but did not report a result."
+        remedy = "Make sure that the code runs to its end: os._exit ends the process before the result is"
+        return diagnosis("NoResult", text, f"{remedy} reported. See {log}.")
+    with contextlib.suppress(OSError, ValidationError):
+        return Diagnosis(Failure.model_validate_json((folder / "failure.json").read_text()))
+    signal = f" ({SIGNALS[code]})" if code in SIGNALS else ""
+    exited = f"The {noun}'s program exited with code {code}{signal}"
+    text = f"{exited}: {output}" if output else f"{exited} before it had a result."
+    advice = "If the machine ran out of memory, run fewer trials at a time. " if "KILL" in signal else ""
+    return diagnosis("ExitCode", text, f"{advice}See {log}.")
+
+
+def _tail(log: Path, start: int) -> str:
+    """Return the last lines that were written to a log from a position on."""
+    with log.open("rb") as stream:
+        end = stream.seek(0, 2)
+        stream.seek(max(start, end - OUTPUT_BYTES))
+        lines = stream.read().decode(errors="replace").strip().splitlines()
+    return "\n".join(lines[-OUTPUT_LINES:])
+
+
+def _is_outdated(run: _LocalRun, study: TuningStudy) -> bool:
+    if isinstance(run.work, Refit) and study.spec.refit is None:
+        return False
+    return run.digest != program(study, run.work).digest
+
+
+def _key(study: TuningStudy) -> StudyKey:
+    return StudyKey(study.metadata["namespace"], study.metadata["name"])

@@ -1,0 +1,131 @@
+"""The study server in this process: a thread with an event loop of its own, on a loopback port."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import optuna
+import uvloop
+from pydantic import SecretStr
+
+from tuning_operator.local import LocalError, postgres
+from tuning_operator.local.home import NAMESPACE, StudyFolder, write_private
+from tuning_operator.studies.auth.tokens import mint_operator, mint_pod, mint_reader
+from tuning_operator.studies.server import SWITCH_INTERVAL, StudyServer, make_store
+from tuning_operator.studies.settings import StudySettings
+
+TOKEN_SECONDS = 10 * 365 * 86_400
+"""Tokens are good as long as the server that issued them: its secret is made at its start."""
+START_SECONDS = 60.0
+SHUTDOWN_SECONDS = 2
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the study server is, and a token to read records with."""
+
+    url: str
+    token: str
+
+
+class LocalServer:
+    """A study server that runs in a thread."""
+
+    def __init__(self, database_url: str) -> None:
+        self._secret = secrets.token_hex(32)
+        settings = StudySettings(
+            database_url=SecretStr(database_url),
+            token_secret=SecretStr(self._secret),
+            shutdown_seconds=SHUTDOWN_SECONDS,
+        )
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._server = StudyServer(settings, make_store(settings))
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="study-server", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def operator_token(self) -> str:
+        """Return the token of what makes the passes."""
+        return mint_operator(self._secret, TOKEN_SECONDS)
+
+    def run_token(self, run: str) -> str:
+        """Return the token of a run, by the name of its Job."""
+        return mint_pod(self._secret, NAMESPACE, f"{run}-local", TOKEN_SECONDS)
+
+    def reader_token(self) -> str:
+        """Return a token that may only read records."""
+        return mint_reader(self._secret, NAMESPACE, TOKEN_SECONDS)
+
+    def start(self) -> None:
+        """Start, and return once the server is ready. Raises LocalError."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        self._thread.start()
+        ready = threading.Event()
+        for _ in range(int(START_SECONDS / 0.01)):
+            if self._server.service.ready and self._server.started:
+                return
+            if not self._thread.is_alive():
+                break
+            ready.wait(0.01)
+        raise LocalError(
+            f"The study server did not start: {self._error or 'it is not ready'}. See the log of the study."
+        )
+
+    def close(self) -> None:
+        """Make everything durable and stop."""
+        self._server.should_exit = True
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._listener.close()
+
+    def _run(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._server.run([self._listener]))
+        except BaseException as error:  # noqa: BLE001  reported by `start`
+            self._error = error
+
+
+@contextlib.contextmanager
+def serving(folder: StudyFolder) -> Iterator[LocalServer]:
+    """Run a study's Postgres and study server for the length of the block. Raises LocalError."""
+    url = postgres.start(folder.database)
+    try:
+        server = LocalServer(url)
+        try:
+            server.start()
+            address = {"url": server.url, "token": server.reader_token()}
+            write_private(folder.address, json.dumps(address))
+            yield server
+        finally:
+            folder.address.unlink(missing_ok=True)
+            server.close()
+    finally:
+        postgres.stop(folder.database)
+
+
+@contextlib.contextmanager
+def reading(folder: StudyFolder) -> Iterator[Address]:
+    """Yield the study server of a study: that of the command that runs it, or one just for this."""
+    if folder.in_use:
+        try:
+            found = json.loads(folder.address.read_text())
+        except FileNotFoundError:
+            raise LocalError(
+                f"The study {folder.name} is starting or stopping: try again in a few seconds."
+            ) from None
+        yield Address(**found)
+        return
+    with folder.locked(), serving(folder) as server:
+        yield Address(server.url, server.reader_token())

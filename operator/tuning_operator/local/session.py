@@ -1,0 +1,227 @@
+"""Runs a study on this machine, to its end or until it is stopped: the operator's passes, without a cluster."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from tuning_operator.kube.loop.changes import follow_changes
+from tuning_operator.kube.loop.reconciler import Reconciler, Result
+from tuning_operator.kube.loop.worker import work
+from tuning_operator.kube.loop.workqueue import WorkQueue
+from tuning_operator.kube.plan.validation import check
+from tuning_operator.kube.ports.act import Actor
+from tuning_operator.kube.ports.observe import Observer
+from tuning_operator.kube.ports.study_server import HttpStudyServer
+from tuning_operator.kube.probes import Metrics
+from tuning_operator.kube.status.conditions import find
+from tuning_operator.local.guard import Guard
+from tuning_operator.local.gpus import Gpus
+from tuning_operator.local.home import NAMESPACE, LocalResources, StudyFolder, applied
+from tuning_operator.local.manifests import Manifest, parse, refusal
+from tuning_operator.local.pods import Machine
+from tuning_operator.local.processes import sweep
+from tuning_operator.local.runs import LocalRuns, problems
+from tuning_operator.local.server import LocalServer, serving
+from tuning_operator.protocol import Problem, StudyKey
+from tuning_operator.resource.study import TuningStudy
+
+RESYNC_SECONDS = 180.0
+ENDED = ("Completed", "Failed")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a study runs on."""
+
+    machine: Machine
+    gpus: Gpus
+    python: str | None = None
+
+
+@dataclass
+class Listener:
+    """Who is told what happens; every function returns at once."""
+
+    on_event: Callable[[Json], None] = lambda _: None
+    """Gets what would be an Event on a cluster."""
+    on_waiting: Callable[[], None] = lambda: None
+    """The processes of a command that was killed are still being ended."""
+    on_stopping: Callable[[int], None] = lambda _: None
+    """A signal came: the runs are being stopped."""
+
+
+@dataclass
+class Session:
+    """A study that runs."""
+
+    resources: LocalResources
+    server: LocalServer
+    runs: LocalRuns
+    stopped_by: int | None = field(default=None)
+    """The signal that stopped it before its end."""
+
+    @property
+    def body(self) -> Json:
+        """The TuningStudy with its status as it is now."""
+        return self.resources.body
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the study has ended, and its refit, too."""
+        return _is_over(TuningStudy.model_validate(self.body))
+
+
+def prepare(manifest: Manifest, settings: Settings) -> TuningStudy:
+    """Return the study as it would run here. Raises LocalError with everything that keeps it from running."""
+    body = applied({**manifest.body, "metadata": {**manifest.body.get("metadata", {})}}, None)
+    study = parse(manifest, {**body, "apiVersion": manifest.body.get("apiVersion")})
+    found = problems(study, settings.machine, settings.python)
+    if study.spec.suspend:
+        found.append(Problem(field="suspend", message="the study is suspended: set it to false to run it."))
+    if found:
+        raise refusal(manifest.file, found)
+    return study
+
+
+@contextlib.contextmanager
+def opened(
+    folder: StudyFolder, manifest: Manifest, settings: Settings, listener: Listener
+) -> Iterator[Session]:
+    """Have everything that the study needs for the length of the block. Raises LocalError.
+
+    A command that was killed has left nothing that still runs once the block begins.
+    """
+    with folder.locked(), _guarded(folder, listener) as mark:
+        _log_to(folder)
+        folder.write(applied(dict(manifest.body), folder.read()))
+        with serving(folder) as server:
+            runs = LocalRuns(folder, settings.machine, settings.gpus, settings.python, server, _now, mark)
+            yield Session(LocalResources(folder, listener.on_event), server, runs)
+
+
+async def run(session: Session, folder: StudyFolder, listener: Listener) -> None:
+    """Run the study until it is over, or a signal stops it. Raises LocalError if it is not accepted."""
+    key = StudyKey(NAMESPACE, folder.name)
+    queue = WorkQueue[StudyKey]()
+    stopping, over = asyncio.Event(), asyncio.Event()
+    session.runs.watch(queue.add)
+    token = folder.path / "operator-token"
+    token.write_text(session.server.operator_token())
+    async with _server(session, folder) as server, _signals(session, listener, stopping):
+        observer = Observer(session.runs, server, check, _now)
+        reconciler = Reconciler(session.resources, server, observer, Actor(session.runs, server), _now)
+        passes = _Passes(reconciler, lambda: over.set() if _settled(session) else None)
+        queue.add(key)
+        parts = [
+            asyncio.ensure_future(part)
+            for part in (
+                work(queue, passes, Metrics(lambda: len(queue)), RESYNC_SECONDS),
+                follow_changes(server, queue),
+                over.wait(),
+                stopping.wait(),
+            )
+        ]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+            await session.runs.close()
+        for part in done:
+            part.result()
+
+
+class _Passes:
+    """The reconciler, and a look after each pass."""
+
+    def __init__(self, reconciler: Reconciler, after: Callable[[], None]) -> None:
+        self._reconciler, self._after = reconciler, after
+
+    async def reconcile(self, key: StudyKey) -> Result:
+        """Do a pass."""
+        result = await self._reconciler.reconcile(key)
+        self._after()
+        return result
+
+
+def _settled(session: Session) -> bool:
+    """Return whether the study goes no further: it is over, or was not accepted."""
+    study = TuningStudy.model_validate(session.body)
+    accepted = find(study.status.conditions, "Accepted")
+    return _is_over(study) or (accepted is not None and accepted.status == "False")
+
+
+def _is_over(study: TuningStudy) -> bool:
+    status, trials = study.status, study.status.trials
+    if status.phase not in ENDED or (trials and (trials.running or trials.pending)):
+        return False
+    if status.phase == "Failed" or study.spec.refit is None:
+        return True
+    return status.refit is not None and status.refit.phase in ENDED
+
+
+@contextlib.contextmanager
+def _guarded(folder: StudyFolder, listener: Listener) -> Iterator[str]:
+    """Have a guard, once that of an earlier command is done; yields the beginning of the runs' marks."""
+    mark = folder.new_mark()
+    with folder.guard_lock(listener.on_waiting) as lock:
+        guard = Guard.start(folder, mark, lock.fileno())
+    try:
+        sweep(folder.mark)
+        yield mark
+    finally:
+        guard.end()
+
+
+@contextlib.asynccontextmanager
+async def _server(session: Session, folder: StudyFolder) -> AsyncIterator[HttpStudyServer]:
+    server = HttpStudyServer(session.server.url, folder.path / "operator-token")
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
+@contextlib.asynccontextmanager
+async def _signals(session: Session, listener: Listener, stopping: asyncio.Event) -> AsyncIterator[None]:
+    """The first signal stops the runs gently, the next one at once."""
+    loop = asyncio.get_running_loop()
+
+    def received(number: int) -> None:
+        if session.stopped_by is not None:
+            session.runs.kill()
+            return
+        session.stopped_by = number
+        listener.on_stopping(number)
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, received, number)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _log_to(folder: StudyFolder) -> None:
+    """Send the log of all parts to the study's folder: the terminal has the view."""
+    logging.basicConfig(
+        filename=folder.log,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        force=True,
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
