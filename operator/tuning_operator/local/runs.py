@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.trainer_archive import trainer_archive
+
+log = logging.getLogger(__name__)
 
 DEADLINE_GRACE = 60.0
 """Seconds that a run may exceed its timeout: the trainer stops itself, and this is in case it can't."""
@@ -123,6 +126,7 @@ class LocalRuns:
         if name not in runs:
             runs[name] = run = _LocalRun(work, program(study, work).digest)
             run.task = asyncio.create_task(self._live(study, run, name))
+            run.task.add_done_callback(lambda task: self._note_end(_key(study), run, task))
 
     async def stop(self, key: StudyKey, work: Work) -> None:
         """Send SIGTERM to the work's processes, and SIGKILL after the grace period; return before."""
@@ -162,14 +166,19 @@ class LocalRuns:
         except asyncio.CancelledError:
             if run.program:
                 await run.program.stop(run.grace)
-            self._remove(key, run)
-        except Exception as error:
+            raise
+        except Exception as error:  # such as a full disk; it must not leave the trial without an end
+            log.exception("%s of %s could not be started", run.work, key)
             run.state = "ended"
             run.diagnosis = diagnosis("StartError", f"The {run.work.noun} could not be started: {error}")
-            raise
         finally:
             run.program = None
-            self._changed(key)
+
+    def _note_end(self, key: StudyKey, run: _LocalRun, task: asyncio.Task[None]) -> None:
+        """A run that was stopped is gone, as a Job is; also one that was stopped before it began."""
+        if task.cancelled():
+            self._remove(key, run)
+        self._changed(key)
 
     async def _attempts(self, study: TuningStudy, run: _LocalRun, name: str) -> None:
         runs, folder = program(study, run.work), self._folder.runs / name
@@ -188,7 +197,7 @@ class LocalRuns:
                     break
                 self._set(study, run, "starting")
                 await asyncio.sleep(min(FIRST_BACKOFF * 2**attempt, LONGEST_BACKOFF))
-        self._set(study, run, "ended", run.diagnosis)
+        run.state = "ended"
 
     async def _attempt(
         self,
@@ -203,12 +212,14 @@ class LocalRuns:
         """Run the program once; return its exit code, and set the diagnosis."""
         environ = self._prepare(study, run.work, runs, found, folder)
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-        log, mark = folder / "log", f"{self._mark}{folder.name}:{attempt}:"
-        start = log.stat().st_size if log.exists() else 0
+        output, mark = folder / "log", f"{self._mark}{folder.name}:{attempt}:"
+        start = output.stat().st_size if output.exists() else 0
         arguments = [found.localized(argument) for argument in runs.arguments]
         python = _interpreter(self._python or runs.python, self._machine)
-        command = [python, str(self._folder.path / "trainer.zip"), *arguments]
-        run.program = await Program.start(command, self._working_dir(runs, found, folder), environ, mark, log)
+        command = [python, str(self._trainer()), *arguments]
+        run.program = await Program.start(
+            command, self._working_dir(runs, found, folder), environ, mark, output
+        )
         self._set(study, run, "running")
         limit = seconds(runs.timeout) + DEADLINE_GRACE if runs.timeout else None
         expired = False
@@ -220,7 +231,7 @@ class LocalRuns:
             expired = True
             run.program.kill()
             code = await ending
-        run.diagnosis = _why_ended(run.work, runs, code, expired, folder, _tail(log, start))
+        run.diagnosis = _why_ended(run.work, runs, code, expired, folder, _tail(output, start))
         shutil.rmtree(folder / "volumes", ignore_errors=True)
         return code
 
@@ -240,7 +251,6 @@ class LocalRuns:
         self, study: TuningStudy, work: Work, runs: Executed, found: Place, folder: Path
     ) -> dict[str, str]:
         """Make the run's folder as its pod would be at its start; return the environment."""
-        (self._folder.path / "trainer.zip").write_bytes(trainer_archive().content)
         for name in ("work", "volumes", "config"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "work").mkdir(parents=True)
@@ -254,11 +264,19 @@ class LocalRuns:
         (folder / "failure.json").write_text("")
         token = folder / "token"
         write_private(token, self._server.run_token(folder.name))
-        ours = environment(study, work, runs, self._server.url, str(token))
+        ours = environment(study, work, runs, self._server.url, str(token), str(folder / "log"))
         ours["TUNING_TERMINATION_LOG"] = str(folder / "failure.json")
         if runs.source:
             ours["TUNING_SOURCE"] = str(config_folder(folder, runs.source))
         return {**self._machine.environ, **found.environ, **ours}
+
+    def _trainer(self) -> Path:
+        """Return the file with the trainer runtime; the name has its digest, as that of a ConfigMap does."""
+        archive = trainer_archive()
+        file = self._folder.path / f"trainer-{archive.digest[:10]}.zip"
+        if not file.exists():
+            write_private(file, archive.content)
+        return file
 
     def _working_dir(self, runs: Executed, found: Place, folder: Path) -> Path:
         if found.working_dir is not None:
@@ -303,7 +321,7 @@ def _why_ended(
     work: Work, runs: Executed, code: int, expired: bool, folder: Path, output: str
 ) -> Diagnosis | None:
     """Return why a program ended, for when no result has come from it."""
-    noun, log = work.noun, folder / "log"
+    noun, file = work.noun, folder / "log"
     if expired:
         timeout = runs.fields.timeout
         text = f"The {noun} ran longer than its timeout ({timeout}) and was stopped."
@@ -311,19 +329,19 @@ def _why_ended(
     if code == 0:
         text = f"The {noun}'s program exited without an error, but did not report a result."
         remedy = "Make sure that the code runs to its end: os._exit ends the process before the result is"
-        return diagnosis("NoResult", text, f"{remedy} reported. See {log}.")
+        return diagnosis("NoResult", text, f"{remedy} reported. See {file}.")
     with contextlib.suppress(OSError, ValidationError):
         return Diagnosis(Failure.model_validate_json((folder / "failure.json").read_text()))
     signal = f" ({SIGNALS[code]})" if code in SIGNALS else ""
     exited = f"The {noun}'s program exited with code {code}{signal}"
     text = f"{exited}: {output}" if output else f"{exited} before it had a result."
     advice = "If the machine ran out of memory, run fewer trials at a time. " if "KILL" in signal else ""
-    return diagnosis("ExitCode", text, f"{advice}See {log}.")
+    return diagnosis("ExitCode", text, f"{advice}See {file}.")
 
 
-def _tail(log: Path, start: int) -> str:
+def _tail(file: Path, start: int) -> str:
     """Return the last lines that were written to a log from a position on."""
-    with log.open("rb") as stream:
+    with file.open("rb") as stream:
         end = stream.seek(0, 2)
         stream.seek(max(start, end - OUTPUT_BYTES))
         lines = stream.read().decode(errors="replace").strip().splitlines()

@@ -1,4 +1,4 @@
-"""Runs a study on this machine, to its end or until it is stopped: the operator's passes, without a cluster."""
+"""Runs a study on this machine, to its end or until it is stopped, by the operator's passes."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from tuning_operator.kube.loop.changes import follow_changes
@@ -19,13 +20,14 @@ from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.study_server import HttpStudyServer
 from tuning_operator.kube.probes import Metrics
 from tuning_operator.kube.status.conditions import find
-from tuning_operator.local.guard import Guard
+from tuning_operator.local import postgres
 from tuning_operator.local.gpus import Gpus
+from tuning_operator.local.guard import Guard
 from tuning_operator.local.home import NAMESPACE, LocalResources, StudyFolder, applied
 from tuning_operator.local.manifests import Manifest, parse, refusal
-from tuning_operator.local.pods import Machine
+from tuning_operator.local.pods import Machine, place, unused_fields
 from tuning_operator.local.processes import sweep
-from tuning_operator.local.runs import LocalRuns, problems
+from tuning_operator.local.runs import LocalRuns, problems, programs
 from tuning_operator.local.server import LocalServer, serving
 from tuning_operator.protocol import Problem, StudyKey
 from tuning_operator.resource.study import TuningStudy
@@ -88,6 +90,21 @@ def prepare(manifest: Manifest, settings: Settings) -> TuningStudy:
     if found:
         raise refusal(manifest.file, found)
     return study
+
+
+def ignored_fields(manifest: Manifest, settings: Settings) -> list[str]:
+    """Return the fields of the manifest that have no effect here."""
+    study = prepare(manifest, settings)
+    places = [place(executed, settings.machine, Path("/nowhere")) for _, executed in programs(study)]
+    return unused_fields(places)
+
+
+def remove(folder: StudyFolder) -> None:
+    """Delete a study and all its data. Raises LocalError while a command runs it."""
+    with folder.locked(), folder.guard_lock(lambda: None):
+        sweep(folder.mark)
+        postgres.stop(folder.database)
+        folder.remove()
 
 
 @contextlib.contextmanager

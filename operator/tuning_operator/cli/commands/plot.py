@@ -65,6 +65,20 @@ def plot(
         raise PluginError(f"no plot of {study} could be drawn")
 
 
+def save_plots(record: "FinishedStudy", study: Resource, folder: Path) -> None:
+    """Draw all plots as HTML, without a word about those that the study has no data for."""
+    import optuna
+
+    from tuning_operator.cli.plots.kinds import Missing, drawings, write
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / PLOTLY).unlink(missing_ok=True)
+    for drawing in drawings(record, study["metadata"]["name"], metrics_of(study), list(PlotName)):
+        if not isinstance(drawing, Missing):
+            write(drawing, folder, Format.html.value)
+
+
 def _draw(
     record: "FinishedStudy", study: Resource, plots: list[PlotName], folder: Path, formats: list[Format]
 ) -> int:

@@ -213,9 +213,18 @@ def _trainer(
 
 
 def environment(
-    study: TuningStudy, work: Work, runs: Program, server_url: str, token_file: str
+    study: TuningStudy, work: Work, runs: Program, server_url: str, token_file: str, log: str | None = None
 ) -> dict[str, str]:
-    """Return the variables that the trainer runtime reads, wherever it runs."""
+    """Return the variables that the trainer runtime reads, wherever it runs.
+
+    Args:
+        study: the study.
+        work: what the run is for.
+        runs: what it executes.
+        server_url: the study server's address.
+        token_file: the file with the run's token.
+        log: the file with the run's output; None: the log of its pod.
+    """
     namespace, name = study.metadata["namespace"], study.metadata["name"]
     return {
         "TUNING_TRIAL_URL": f"{server_url.rstrip('/')}/v1/studies/{namespace}/{name}/{work.path}",
@@ -223,7 +232,7 @@ def environment(
         "TUNING_STUDY": f"{namespace}/{name}",
         "TUNING_TRIAL_NUMBER": str(work.trial),
         "TUNING_ROLE": work.role,
-        "TUNING_CONFIG": json.dumps(_config(study.spec, runs)),
+        "TUNING_CONFIG": json.dumps({**_config(study.spec, runs), **({"log": log} if log else {})}),
     }
 
 

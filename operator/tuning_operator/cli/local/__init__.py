@@ -1,0 +1,1 @@
+"""The studies of this machine: `tuning run`, and what the other commands need of them."""

@@ -1,0 +1,260 @@
+"""The commands `run` and `rm`."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tuning_operator.cli import NotFoundError, PluginError
+
+if TYPE_CHECKING:
+    from tuning_operator.cli.local.view import View
+    from tuning_operator.local.home import StudyFolder
+    from tuning_operator.local.manifests import Manifest
+    from tuning_operator.local.session import Session, Settings
+
+VIEW_SECONDS = 0.5
+FAILED = 1
+REFUSED = 2
+
+HELP = """Run a study on this machine: the same manifest as on a cluster, and its trials are processes.
+
+STUDY is a manifest, or a folder with a kustomization.yaml whose generated ConfigMaps are the study's code.
+Ctrl-C stops the trials; the same command continues the study. So does a higher maxTrials.
+
+Examples:
+
+  tuning run examples/digits
+
+  tuning run study.yaml --gpus 2 --python .venv/bin/python --volume data=/data/images
+
+Exit codes: 0 the study completed (and its refit, if it has one), 1 it failed, 2 the manifest can't be run on
+this machine, 128 + N it was stopped by signal N (130: Ctrl-C).
+"""
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="FOLDER",
+        help="Folder with all local studies.",
+        envvar="TUNING_HOME",
+        show_default="~/.local/share/tuning",
+    ),
+]
+
+
+def run(
+    study: Annotated[Path, typer.Argument(metavar="STUDY", help="Manifest, or folder with a kustomization.")],
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="GPUs to use; 0: trials run without, whatever they request.", show_default="all"
+        ),
+    ] = None,
+    python: Annotated[
+        str | None,
+        typer.Option(help="Python interpreter of the trials.", show_default="spec.trial.python, from PATH"),
+    ] = None,
+    volume: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PATH", help="Folder for a volume of the pod template; can be repeated."),
+    ] = None,
+    data: Data = None,
+) -> None:
+    """Run a study on this machine."""
+    from rich.console import Console
+
+    from tuning_operator.cli.local.view import View
+
+    console = Console(highlight=False)
+    with _explained(REFUSED):
+        manifest, folder, settings = _prepare(study, gpus, python, volume or [], data)
+    with _explained(FAILED), View(console) as view:
+        _announce(view, manifest, settings)
+        try:
+            code = _run(view, folder, manifest, settings)
+        except KeyboardInterrupt:  # before the trials have started, or after they have ended
+            code = 128 + signal.SIGINT
+    raise typer.Exit(code)
+
+
+def rm(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="Name of the study.")],
+    data: Data = None,
+) -> None:
+    """Delete a local study: its record, logs, results and plots."""
+    from tuning_operator.local.home import home
+
+    folder = home(data, os.environ).study(study)
+    if folder.read() is None:
+        raise NotFoundError(f'study "{study}" not found in {folder.path.parent}: `tuning list` lists studies')
+    from tuning_operator.local.session import remove
+
+    with _explained(FAILED):
+        remove(folder)
+    typer.echo(f"{study} deleted")
+
+
+@contextlib.contextmanager
+def _explained(code: int) -> Iterator[None]:
+    """Turn errors of the local mode into those of commands."""
+    from tuning_operator.local import LocalError
+
+    try:
+        yield
+    except LocalError as error:
+        problem = PluginError(str(error))
+        problem.code = code
+        raise problem from None
+
+
+def _prepare(
+    study: Path, gpus: int | None, python: str | None, volumes: list[str], data: Path | None
+) -> "tuple[Manifest, StudyFolder, Settings]":
+    from tuning_operator.local.gpus import Gpus, visible_gpus
+    from tuning_operator.local.home import home
+    from tuning_operator.local.manifests import read
+    from tuning_operator.local.pods import Machine
+    from tuning_operator.local.session import Settings, prepare
+
+    manifest, place = read(study), home(data, os.environ)
+    devices = _chosen(gpus, visible_gpus(os.environ))
+    machine = Machine(
+        manifest.folder,
+        manifest.config_maps,
+        dict(map(_volume, volumes)),
+        dict(os.environ),
+        len(devices),
+        gpus_chosen=gpus is not None,
+    )
+    settings = Settings(machine, Gpus(devices, place.gpus), python)
+    prepare(manifest, settings)
+    return manifest, place.study(manifest.name), settings
+
+
+def _chosen(gpus: int | None, devices: list[str]) -> list[str]:
+    """Return the GPUs to use; a number beyond those that were found names GPUs that nvidia-smi does not."""
+    if gpus is None or gpus <= len(devices):
+        return devices[:gpus]
+    return [*devices, *(str(number) for number in range(gpus) if str(number) not in devices)][:gpus]
+
+
+def _volume(text: str) -> tuple[str, Path]:
+    from tuning_operator.local import LocalError
+
+    name, _, path = text.partition("=")
+    if not name or not path:
+        raise LocalError(f"--volume {text}: use NAME=PATH, for example data=/data/images.")
+    folder = Path(path).expanduser().absolute()
+    if not folder.is_dir():
+        raise LocalError(f"--volume {text}: {folder} is not a folder: create it, or correct the path.")
+    return name, folder
+
+
+def _announce(view: "View", manifest: "Manifest", settings: "Settings") -> None:
+    from tuning_operator.local.session import ignored_fields
+
+    if fields := ignored_fields(manifest, settings):
+        view.say(f"Without effect on this machine: {', '.join(fields)}", "dim")
+
+
+def _run(view: "View", folder: "StudyFolder", manifest: "Manifest", settings: "Settings") -> int:
+    from tuning_operator.local.session import Listener, opened
+
+    def stopping(number: int) -> None:
+        view.say(f"{signal.Signals(number).name}: stopping the trials (again: at once)", "yellow")
+
+    listener = Listener(
+        on_event=view.event,
+        on_waiting=lambda: view.say("Waiting for the trials of a command that was killed to end"),
+        on_stopping=stopping,
+    )
+    with opened(folder, manifest, settings, listener) as session:
+        asyncio.run(_until_end(view, session, folder, listener))
+        if session.stopped_by is None and session.is_over:
+            _draw_plots(view, session, folder)
+    return _conclude(view, session, folder, manifest)
+
+
+async def _until_end(view: "View", session: "Session", folder: "StudyFolder", listener: Any) -> None:
+    from tuning_operator.local.session import run as run_session
+
+    showing = asyncio.ensure_future(_show(view, session, folder))
+    try:
+        await run_session(session, folder, listener)
+    finally:
+        showing.cancel()
+        await asyncio.gather(showing, return_exceptions=True)
+
+
+async def _show(view: "View", session: "Session", folder: "StudyFolder") -> None:
+    from tuning_operator.local.home import NAMESPACE
+    from tuning_operator.local.progress import running_trials
+    from tuning_operator.protocol import StudyKey
+
+    while view.is_live:
+        view.update(session.body, await running_trials(session.server, StudyKey(NAMESPACE, folder.name)))
+        await asyncio.sleep(VIEW_SECONDS)
+
+
+def _draw_plots(view: "View", session: "Session", folder: "StudyFolder") -> None:
+    from importlib.util import find_spec
+
+    if find_spec("plotly") is None:
+        return
+    from tuning_operator.cli.commands.plot import save_plots
+    from tuning_operator.cli.local.studies import fetch
+    from tuning_operator.local.server import Address
+
+    record = fetch(Address(session.server.url, session.server.reader_token()), folder.name)
+    view.update(session.body, [])
+    save_plots(record, session.body, folder.plots)
+
+
+def _conclude(view: "View", session: "Session", folder: "StudyFolder", manifest: "Manifest") -> int:
+    """Print how the study ended; return the exit code."""
+    from tuning_operator.cli.text.status_text import best_of, blocking_conditions
+    from tuning_operator.cli.text.tables import show_best
+
+    body, status = session.body, session.body.get("status", {})
+    conditions = {condition["type"]: condition for condition in status.get("conditions", [])}
+    if conditions.get("Accepted", {}).get("status") == "False":
+        error = PluginError(f"{manifest.file} is not valid: {conditions['Accepted']['message']}")
+        error.code = REFUSED
+        raise error
+    best = best_of(body)
+    if best is not None:
+        show_best(body, best)
+    else:
+        for text in blocking_conditions(body):
+            view.say(text, "red")
+    if refit := status.get("refit"):
+        view.say(_refit_text(refit), "red" if refit["phase"] == "Failed" else "")
+    _say_places(view, folder)
+    if session.stopped_by is not None:
+        view.say("Stopped. The same command continues the study.", "yellow")
+        return 128 + session.stopped_by
+    failed = status.get("phase") != "Completed" or (refit and refit["phase"] == "Failed")
+    return FAILED if failed else 0
+
+
+def _refit_text(refit: dict[str, Any]) -> str:
+    values = f": {', '.join(f'{value:.6g}' for value in refit['values'])}" if refit.get("values") else ""
+    model = f", model: {refit['model']}" if refit.get("model") else ""
+    message = f" ({refit['message']})" if refit.get("message") else ""
+    return (
+        f"Refit with the parameters of trial {refit.get('trial')}: {refit['phase']}{values}{model}{message}"
+    )
+
+
+def _say_places(view: "View", folder: "StudyFolder") -> None:
+    if folder.plots.is_dir():
+        view.say(f"Plots:   {folder.plots}{os.sep}*.html")
+    if folder.runs.is_dir():
+        view.say(f"Results: {folder.runs} (a folder for each trial, with its log and the files it wrote)")

@@ -1,0 +1,122 @@
+"""The studies of this machine, in place of a cluster's: the port that commands use."""
+
+import contextlib
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
+from tuning_operator.cli.studies import Resource, Run
+from tuning_operator.local import LocalError
+from tuning_operator.local.home import NAMESPACE, Home
+from tuning_operator.protocol import FinishedStudy
+from tuning_operator.resource import names
+
+if TYPE_CHECKING:
+    from tuning_operator.local.server import Address
+
+REPLY_SECONDS = 120.0
+POLL_SECONDS = 0.2
+"""How often to look whether a log has grown."""
+
+
+class LocalRecord:
+    """The record of a study, read from its study server."""
+
+    def __init__(self, address: "Address", name: str) -> None:
+        self._address, self._name = address, name
+
+    def read(self, first: int = 0) -> FinishedStudy:
+        """Return the trials as they are now, from the one with this number on. Raises PluginError."""
+        record = fetch(self._address, self._name)
+        return record.model_copy(update={"trials": [t for t in record.trials if t.number >= first]})
+
+
+class LocalStudies:
+    """Studies whose trials are processes of this machine."""
+
+    program = "tuning"
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+
+    def list_studies(self, *, everywhere: bool = False) -> Sequence[Resource]:  # noqa: ARG002  one namespace
+        """Return all studies."""
+        return [body for folder in self._home.studies() if (body := folder.read())]
+
+    def get(self, name: str) -> Resource:
+        """Return a study. Raises NotFoundError."""
+        body = self._home.study(name).read()
+        if body is None:
+            raise NotFoundError(
+                f'study "{name}" not found in {self._home.path}: `tuning list` lists all studies'
+            )
+        return body
+
+    @contextlib.contextmanager
+    def record(self, study: Resource) -> Iterator[LocalRecord]:
+        """Connect to the study server of a study, which is started if the study does not run."""
+        from tuning_operator.local.server import reading  # here, since it takes a while
+
+        name = study["metadata"]["name"]
+        try:
+            with reading(self._home.study(name)) as address:
+                yield LocalRecord(address, name)
+        except LocalError as error:
+            raise NotReachableError(str(error)) from None
+
+    def runs(self, study: Resource) -> Mapping[Run, str]:
+        """Return the name of each run's folder."""
+        name = study["metadata"]["name"]
+        found: dict[Run, str] = {}
+        for folder in sorted(self._home.study(name).runs.glob(f"{name}-*")):
+            _, run = names.parse_job_name(folder.name)
+            if run == names.REFIT or run.isdecimal():
+                found["refit" if run == names.REFIT else int(run)] = folder.name
+        return found
+
+    def logs(self, study: Resource, run: Run, *, follow: bool) -> None:
+        """Print the log of a run to standard output. Raises NotFoundError."""
+        name = study["metadata"]["name"]
+        folder = self._home.study(name)
+        log = folder.runs / names.job_name(name, run) / "log"
+        while not log.exists():
+            if not (follow and folder.in_use):
+                what = "The refit" if run == names.REFIT else f"Trial {run}"
+                raise NotFoundError(f"{what} has no log: it has not started yet")
+            time.sleep(POLL_SECONDS)
+        with log.open() as stream:
+            while True:
+                alive = follow and folder.in_use
+                shutil.copyfileobj(stream, sys.stdout)
+                sys.stdout.flush()
+                if not alive:
+                    return
+                time.sleep(POLL_SECONDS)
+
+    def change(self, study: Resource, spec: Mapping[str, Any]) -> None:
+        """Refuse: the manifest is the file that `tuning run` is given."""
+        fields = ", ".join(f"spec.{field}" for field in spec)
+        raise PluginError(
+            f"{study['metadata']['name']} runs on this machine: change {fields} in its manifest, and start "
+            "`tuning run` again"
+        )
+
+
+def fetch(address: "Address", name: str) -> FinishedStudy:
+    """Return the record of a study. Raises PluginError."""
+    url = f"{address.url}/v1/studies/{NAMESPACE}/{name}/record"
+    try:
+        with httpx.Client(timeout=REPLY_SECONDS, trust_env=False) as client:
+            reply = client.get(url, headers={"Authorization": f"Bearer {address.token}"})
+    except httpx.TransportError as error:
+        raise NotReachableError(f"the study server of {name} does not answer: {error}") from None
+    if reply.status_code == httpx.codes.NOT_FOUND:
+        raise NotFoundError(f"{name} has no record yet: no trial has started")
+    if reply.status_code != httpx.codes.OK:
+        raise PluginError(f"the study server replied {reply.status_code}: {reply.text[:500]}")
+    return FinishedStudy.model_validate_json(reply.content)

@@ -1,0 +1,242 @@
+"""Processes as runs: they keep the contract of Jobs, and end as pods do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from tuning_operator.kube.plan.work import Refit, Trial, Work
+from tuning_operator.local.gpus import Gpus
+from tuning_operator.local.home import StudyFolder
+from tuning_operator.local.pods import Machine
+from tuning_operator.local.processes import marked
+from tuning_operator.local.runs import LocalRuns
+from tuning_operator.protocol import StudyKey
+from tuning_operator.resource.study import RefitSpec, TuningStudy
+
+from tests.unit.kube.builders import body, study
+from tests.unit.kube.runs_contract import FIRST, SECONDS, RunsContract
+
+KEY = StudyKey("ml", "mnist")
+PROGRAM = """#!/bin/sh
+attempt=0
+while [ -e "$PIPES/$TUNING_ROLE-$TUNING_TRIAL_NUMBER-$attempt.done" ]; do attempt=$((attempt + 1)); done
+pipe="$PIPES/$TUNING_ROLE-$TUNING_TRIAL_NUMBER-$attempt"
+mkfifo "$pipe" 2>/dev/null
+read -r line < "$pipe"
+touch "$pipe.done"
+eval "$line"
+"""
+"""In place of Python: a program that runs the line of shell that the test sends to its attempt."""
+
+
+class Server:
+    """What runs need to know of a study server that none of them calls."""
+
+    url = "http://127.0.0.1:1"
+
+    def run_token(self, run: str) -> str:
+        return f"token of {run}"
+
+
+class Place:
+    """A machine whose programs the test ends, and whose GPUs it holds."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.pipes = StudyFolder(folder / "study"), folder / "pipes"
+        self.pipes.mkdir()
+        self.program = folder / "program"
+        self.program.write_text(PROGRAM)
+        self.program.chmod(0o755)
+        self.locks = folder / "gpus"
+        self.held: list[contextlib.AsyncExitStack] = []
+        self.sent: Counter[Work] = Counter()
+
+    def runs(self, gpus: int = 2, **environ: str) -> LocalRuns:
+        devices = [str(number) for number in range(gpus)]
+        variables = {"PATH": os.environ["PATH"], "PIPES": str(self.pipes), **environ}
+        machine = Machine(self.folder.path, {}, {}, variables, gpus)
+        runs = LocalRuns(
+            self.folder, machine, Gpus(devices, self.locks), str(self.program), Server(),
+            lambda: datetime.now(UTC), self.folder.new_mark(),
+        )  # fmt: skip
+        self.all_gpus = Gpus(devices, self.locks)
+        return runs
+
+    async def hold_gpus(self) -> None:
+        """Have all GPUs in use by someone else."""
+        for _ in self.all_gpus.devices:
+            stack = contextlib.AsyncExitStack()
+            await stack.enter_async_context(self.all_gpus.lend(1))
+            self.held.append(stack)
+
+    async def free_gpu(self) -> None:
+        await self.held.pop().aclose()
+
+    async def send(self, work: Work, line: str) -> None:
+        """Have the work's program run a line of shell."""
+        attempt = self.sent[work]
+        self.sent[work] += 1
+        pipe = self.pipes / f"{work.role}-{work.trial}-{attempt}"
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(pipe)
+        await asyncio.to_thread(pipe.write_text, f"{line}\n")
+
+    def processes(self) -> list[psutil.Process]:
+        return list(marked(self.folder.mark))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+class TestLocalRuns(RunsContract):
+    @pytest.fixture
+    async def runs(self, place: Place) -> AsyncIterator[LocalRuns]:
+        self._place, runs = place, place.runs()
+        await place.hold_gpus()
+        yield runs
+        await runs.close()
+        assert place.processes() == []
+
+    @pytest.fixture
+    def study(self) -> TuningStudy:
+        return study(refit={})
+
+    @pytest.fixture
+    def changed(self, runs: LocalRuns) -> Callable[[], set[StudyKey]]:
+        seen: set[StudyKey] = set()
+        runs.watch(seen.add)
+        return lambda: seen
+
+    async def begin(self, study: TuningStudy, work: Work) -> None:
+        """Runs get GPUs in the order in which they were started."""
+        await self._place.free_gpu()
+
+    async def end(self, study: TuningStudy, work: Work, exit_code: int) -> None:
+        await self._place.send(work, f"exit {exit_code}")
+
+    async def settle(self) -> None:
+        if self._place.held:
+            await self._place.free_gpu()
+        await asyncio.sleep(0.01)
+
+
+async def until(runs: LocalRuns, study: TuningStudy, work: Work, state: str) -> Any:
+    async with asyncio.timeout(SECONDS):
+        while True:
+            found = (await runs.list_runs(study, {work})).get(work)
+            if (found.state if found else "gone") == state:
+                return found
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def runs(place: Place) -> AsyncIterator[LocalRuns]:
+    runs = place.runs()
+    yield runs
+    await runs.close()
+    assert place.processes() == []
+
+
+async def test_the_last_lines_of_output_explain_an_exit_code(place: Place, runs: LocalRuns) -> None:
+    await runs.start(study(), FIRST)
+    await place.send(FIRST, "echo one; echo libcuda.so.1: cannot open >&2; exit 3")
+    failure = (await until(runs, study(), FIRST, "ended")).diagnosis.failure
+    assert failure.category == "ExitCode"
+    assert "exited with code 3: one\nlibcuda.so.1: cannot open" in failure.message
+    log = place.folder.runs / "mnist-0" / "log"
+    assert failure.remedy == f"See {log}."
+    assert "libcuda" in log.read_text()
+
+
+async def test_what_the_trainer_wrote_explains_it_better(place: Place, runs: LocalRuns) -> None:
+    await runs.start(study(), FIRST)
+    failure = '{"category": "Exception", "message": "ValueError: boom", "remedy": null, "traceback": null}'
+    await place.send(FIRST, f"echo '{failure}' > $TUNING_TERMINATION_LOG; exit 1")
+    found = (await until(runs, study(), FIRST, "ended")).diagnosis.failure
+    assert (found.category, found.message) == ("Exception", "ValueError: boom")
+
+
+async def test_a_signal_from_elsewhere_is_named(place: Place, runs: LocalRuns) -> None:
+    await runs.start(study(), FIRST)
+    await place.send(FIRST, "kill -9 $$")
+    failure = (await until(runs, study(), FIRST, "ended")).diagnosis.failure
+    assert "code 137 (SIGKILL)" in failure.message
+    assert "memory" in failure.remedy
+
+
+async def test_a_trial_that_was_terminated_is_started_again(place: Place, runs: LocalRuns) -> None:
+    await runs.start(study(), FIRST)
+    await place.send(FIRST, "exit 143")
+    await place.send(FIRST, "echo again; exit 3")
+    assert "code 3: again" in (await until(runs, study(), FIRST, "ended")).diagnosis.failure.message
+
+
+async def test_a_refit_is_attempted_again(place: Place, runs: LocalRuns) -> None:
+    refit = Refit.of(RefitSpec(retries=1), 0)
+    given = study(refit={"retries": 1})
+    await runs.start(given, refit)
+    await place.send(refit, "exit 1")
+    await place.send(refit, "exit 2")
+    assert "code 2" in (await until(runs, given, refit, "ended")).diagnosis.failure.message
+
+
+async def test_what_a_program_leaves_behind_ends_with_it(place: Place, runs: LocalRuns) -> None:
+    await runs.start(study(), FIRST)
+    await place.send(FIRST, "setsid sleep 1000 & sleep 1000 & exit 0")
+    await until(runs, study(), FIRST, "ended")
+    assert place.processes() == []
+
+
+async def test_stop_gives_time_and_then_none(place: Place, runs: LocalRuns) -> None:
+    template = body()["spec"]["trial"]["template"]
+    template["spec"]["terminationGracePeriodSeconds"] = 0.2
+    given = study(trial={"template": template})
+    await runs.start(given, FIRST)
+    await place.send(FIRST, "trap 'echo stopping' TERM; echo ready; while :; do sleep 0.05; done")
+    log = place.folder.runs / "mnist-0" / "log"
+    async with asyncio.timeout(SECONDS):
+        while "ready" not in log.read_text():  # noqa: ASYNC110  another process writes it
+            await asyncio.sleep(0.02)
+    await runs.stop(KEY, FIRST)
+    await until(runs, given, FIRST, "gone")
+    assert "stopping" in log.read_text()
+    assert place.processes() == []
+
+
+async def test_each_run_has_its_own_gpus_and_waits_for_them(place: Place, runs: LocalRuns) -> None:
+    waiting = Trial(2)
+    for number in range(3):
+        await runs.start(study(), Trial(number))
+    for number in range(2):
+        await until(runs, study(), Trial(number), "running")
+    found = await until(runs, study(), waiting, "starting")
+    assert found.diagnosis.failure.category == "Capacity"
+    assert found.diagnosis.failure.message == "It waits for 1 of this machine's 2 GPUs; others use them."
+    for number in range(2):
+        await place.send(Trial(number), "echo GPUs $CUDA_VISIBLE_DEVICES; exit 0")
+    await place.send(waiting, "echo GPUs $CUDA_VISIBLE_DEVICES; exit 0")
+    await until(runs, study(), waiting, "ended")
+    logs = [(place.folder.runs / f"mnist-{number}" / "log").read_text() for number in range(3)]
+    assert sorted(logs[:2]) == ["GPUs 0\n", "GPUs 1\n"]
+    assert logs[2] in logs[:2]
+
+
+async def test_a_run_gets_what_its_pod_would(place: Place, runs: LocalRuns) -> None:
+    await runs.start(study(), FIRST)
+    await place.send(FIRST, "env; pwd; cat $TUNING_TOKEN_FILE; exit 0")
+    await until(runs, study(), FIRST, "ended")
+    log = (place.folder.runs / "mnist-0" / "log").read_text()
+    assert "TUNING_TRIAL_URL=http://127.0.0.1:1/v1/studies/ml/mnist/trials/0\n" in log
+    assert "TUNING_ROLE=trial\n" in log
+    assert log.endswith("token of mnist-0")
