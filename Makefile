@@ -1,10 +1,13 @@
 .DEFAULT_GOAL := help
-.PHONY: help sync lint format generate unit api e2e mutants test demo demo-down kubeconfig
+.PHONY: help try demo demo-down kubeconfig test lint unit api e2e mutants generate format sync uv
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+try: uv ## Run examples/digits on this machine, without a cluster (installs only what that needs)
+	@UV_PROJECT_ENVIRONMENT=.venv-try $(RUN) --quiet --only-group try tuning run examples/digits
 
 demo: sync ## Start a kind cluster, install the operator and run examples/mnist
 	@$(RUN) python -m dev.demo
@@ -45,8 +48,10 @@ format: sync ## Format the code and apply the linter's fixes
 	$(RUN) ruff format .
 	$(RUN) ruff check --fix .
 
-sync: # Install the workspace from the lock file, and uv if it is missing
+sync: uv # Install the workspace from the lock file
+	@$(UV) sync --locked --quiet
+
+uv: # Install uv if it is missing
 	@test -x "$(UV)" || python3 -m venv $(HOME)/.cache/tuning-operator/uv && test -x "$(UV)" || \
 	  { $(HOME)/.cache/tuning-operator/uv/bin/pip install --quiet uv && mkdir -p $(HOME)/.local/bin && \
 	    ln -sf $(HOME)/.cache/tuning-operator/uv/bin/uv $(HOME)/.local/bin/uv; }
-	@$(UV) sync --locked --quiet

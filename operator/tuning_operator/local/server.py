@@ -2,23 +2,25 @@
 
 import asyncio
 import contextlib
+import importlib
 import json
 import secrets
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import optuna
-import uvloop
 from pydantic import SecretStr
 
 from tuning_operator.local import LocalError, postgres
 from tuning_operator.local.home import NAMESPACE, StudyFolder, write_private
 from tuning_operator.studies.auth.tokens import mint_operator, mint_pod, mint_reader
-from tuning_operator.studies.server import SWITCH_INTERVAL, StudyServer, make_store
 from tuning_operator.studies.settings import StudySettings
+
+SERVER = "tuning_operator.studies.server"
+"""Imported while Postgres starts, since both take a second or two."""
 
 TOKEN_SECONDS = 10 * 365 * 86_400
 """Tokens are good as long as the server that issued them: its secret is made at its start."""
@@ -38,6 +40,8 @@ class LocalServer:
     """A study server that runs in a thread."""
 
     def __init__(self, database_url: str) -> None:
+        from tuning_operator.studies.server import StudyServer, make_store
+
         self._secret = secrets.token_hex(32)
         settings = StudySettings(
             database_url=SecretStr(database_url),
@@ -68,6 +72,10 @@ class LocalServer:
 
     def start(self) -> None:
         """Start, and return once the server is ready. Raises LocalError."""
+        import optuna
+
+        from tuning_operator.studies.server import SWITCH_INTERVAL
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._thread.start()
@@ -90,6 +98,8 @@ class LocalServer:
         self._listener.close()
 
     def _run(self) -> None:
+        import uvloop
+
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(self._server.run([self._listener]))
@@ -100,9 +110,11 @@ class LocalServer:
 @contextlib.contextmanager
 def serving(folder: StudyFolder) -> Iterator[LocalServer]:
     """Run a study's Postgres and study server for the length of the block. Raises LocalError."""
-    url = postgres.start(folder.database)
     try:
-        server = LocalServer(url)
+        with ThreadPoolExecutor(1) as threads:
+            starting = threads.submit(postgres.start, folder.database)
+            importlib.import_module(SERVER)
+        server = LocalServer(starting.result())
         try:
             server.start()
             address = {"url": server.url, "token": server.reader_token()}

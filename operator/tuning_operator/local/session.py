@@ -66,13 +66,23 @@ class Session:
     resources: LocalResources
     server: LocalServer
     runs: LocalRuns
-    stopped_by: int | None = field(default=None)
+    stopped_by: int | None = None
     """The signal that stopped it before its end."""
+    trials_before: Json | None = field(init=False)
+    """The numbers of trials when it began."""
+
+    def __post_init__(self) -> None:
+        self.trials_before = self.body["status"].get("trials")
 
     @property
     def body(self) -> Json:
         """The TuningStudy with its status as it is now."""
         return self.resources.body
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether trials have ended since it began."""
+        return bool(self.body["status"].get("trials") != self.trials_before)
 
     @property
     def is_over(self) -> bool:

@@ -1,0 +1,119 @@
+"""`tuning run` with real processes and a real Postgres: to the end, stopped, killed, refused."""
+
+from __future__ import annotations
+
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.unit.local.study import LocalStudy, finished, kill_group, wait_until
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> LocalStudy:
+    return LocalStudy(tmp_path)
+
+
+def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
+    small.write(refit={"objective": "train:final"})
+    code, output = small.run()
+    assert code == 0, output
+    record = small.record()
+    assert [trial.number for trial in record.trials] == [0, 1, 2, 3]
+    assert {trial.state for trial in record.trials} == {"COMPLETE"}
+    best = max(record.trials, key=lambda trial: trial.parameters["x"])
+    assert f"Best trial {best.number}: x {best.values[0]:.6g}" in output
+    model = small.folder.runs / "small-refit" / "work" / "model"
+    assert model.read_text() == str(best.parameters["x"])
+    assert f"Refit with the parameters of trial {best.number}: Completed, model: {model}" in output
+    assert f"Plots:   {small.folder.plots}/*.html" in output
+    assert (small.folder.plots / "optimization-history.html").exists()
+    assert small.nothing_runs()
+
+    shown = small.tuning("best", "small", "--output", "json")
+    assert f'"number": {best.number}' in shown.stdout
+
+    small.write(refit={"objective": "train:final"}, maxTrials=5)
+    code, output = small.run()
+    assert code == 0, output
+    assert "5/5 trials finished" in output
+    assert len(small.started()) == 5, "the first four did not run again"
+
+    assert small.tuning("rm", "small").stdout == "small deleted\n"
+    assert not small.folder.path.exists()
+    missing = small.tuning("rm", "small")
+    assert missing.returncode == 3
+    assert 'study "small" not found' in missing.stderr
+
+
+def test_ctrl_c_stops_gently_and_the_same_command_continues(small: LocalStudy) -> None:
+    small.hold()
+    process = small.start()
+    wait_until("two trials run", lambda: set(small.started()) == {0, 1})
+
+    code, output = small.run()
+    assert code == 1
+    assert "Another command is using the study small: wait for its end" in output
+
+    process.send_signal(signal.SIGINT)
+    code, output = finished(process)
+    assert code == 128 + signal.SIGINT
+    assert "SIGINT: stopping the trials" in output
+    assert "Stopped. The same command continues the study." in output
+    assert small.nothing_runs()
+    small.let_go()
+    code, output = small.run()
+    assert code == 0, output
+    _audit(small)
+
+
+def test_after_kill_9_of_everything_the_same_command_continues(small: LocalStudy) -> None:
+    small.hold()
+    process = small.start()
+    wait_until("two trials run", lambda: set(small.started()) == {0, 1})
+    kill_group(process)
+    small.let_go()
+    code, output = small.run()
+    assert code == 0, output
+    _audit(small)
+
+
+def test_nothing_outlives_a_command_that_was_killed(small: LocalStudy) -> None:
+    small.hold()
+    process = small.start()
+    wait_until("two trials run", lambda: set(small.started()) == {0, 1})
+    kill_group(process)
+    wait_until("the guard has ended all", small.nothing_runs)
+
+
+def _audit(small: LocalStudy) -> None:
+    """Each trial is recorded once, those that were interrupted with the parameters that they had before."""
+    record, started = small.record(), small.started()
+    assert [(trial.number, trial.state) for trial in record.trials] == [
+        (number, "COMPLETE") for number in range(4)
+    ]
+    assert {number: len(starts) for number, starts in started.items()} == {0: 2, 1: 2, 2: 1, 3: 1}
+    for trial in record.trials:
+        assert set(started[trial.number]) == {trial.parameters["x"]}
+        assert trial.reported == {0: trial.parameters["x"]}
+        assert trial.values == [trial.parameters["x"]]
+    assert small.nothing_runs()
+
+
+def test_a_study_that_fails(small: LocalStudy) -> None:
+    (small.source / "train.py").write_text("def objective(trial):\n    raise ValueError('boom')\n")
+    small.write(maxTrials=2)
+    code, output = small.run()
+    assert code == 1
+    assert "ValueError: boom" in output
+    assert re.search(r"Failed=True \(AllTrialsFailed\): All 2 trials failed", output)
+
+
+def test_a_spec_that_the_study_server_refuses(small: LocalStudy) -> None:
+    small.write(sampler={"name": "TPESampler", "args": {"sed": 1}})
+    code, output = small.run()
+    assert code == 2
+    assert "spec.sampler.args.sed" in output
+    assert small.nothing_runs()
