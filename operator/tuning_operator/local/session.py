@@ -49,7 +49,7 @@ class Settings:
 
 @dataclass
 class Listener:
-    """Who is told what happens; every function returns at once."""
+    """Functions that are called when something happens; they return at once."""
 
     on_event: Callable[[Json], None] = lambda _: None
     """Gets what would be an Event on a cluster."""
