@@ -2,39 +2,25 @@
 
 import os
 import sys
-from pathlib import Path
 
 import typer
 
 from tuning_operator.cli import PluginError
-from tuning_operator.cli.commands.best import best
-from tuning_operator.cli.commands.init import init
-from tuning_operator.cli.commands.options import on_studies
-from tuning_operator.cli.commands.plot import plot
-from tuning_operator.cli.local.run import HELP, rm, run
+from tuning_operator.cli.local.run import rm, run
+from tuning_operator.cli.plugin import add_command, make_app
 from tuning_operator.cli.studies import Place, Studies
 
-app = typer.Typer(
-    name="tuning",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Tune models on this machine: run a study, show its best trial, plot it.",
-)
-
-app.command(help=HELP)(run)
-for command in (best, plot):
-    app.command()(on_studies(command))
-app.command()(rm)
-app.command()(init)
+app = make_app("tuning", "Tune models on this machine: run studies, follow their trials, use their results.")
+for command in (run, rm):
+    add_command(app, command)
 
 
 def connect_local(_: Place) -> Studies:
     """Return the studies of this machine."""
     from tuning_operator.cli.local.studies import LocalStudies
-    from tuning_operator.local.home import HOME, home
+    from tuning_operator.local.home import home
 
-    given = os.environ.get(HOME)
-    return LocalStudies(home(Path(given) if given else None, os.environ))
+    return LocalStudies(home(None, os.environ))
 
 
 def main() -> None:

@@ -17,6 +17,8 @@ from tuning_operator.resource import names
 NAMESPACE = "local"
 """The namespace of all local studies, whatever the manifest says."""
 HOME = "TUNING_HOME"
+STOP = "stop"
+"""The file in a run's folder that has the run end, as an annotation has a Job."""
 
 Json = dict[str, Any]
 

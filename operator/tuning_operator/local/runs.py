@@ -19,7 +19,7 @@ from tuning_operator.kube.plan.observation import Diagnosis, Run
 from tuning_operator.kube.plan.work import Program as Executed
 from tuning_operator.kube.plan.work import Refit, Trial, Work, program
 from tuning_operator.local.gpus import Gpus
-from tuning_operator.local.home import StudyFolder, write_private
+from tuning_operator.local.home import STOP, StudyFolder, write_private
 from tuning_operator.local.pods import Machine, Place, config_folder, place
 from tuning_operator.local.processes import Program, sweep
 from tuning_operator.protocol import Failure, Problem, StudyKey
@@ -33,6 +33,8 @@ DEADLINE_GRACE = 60.0
 """Seconds that a run may exceed its timeout: the trainer stops itself, and this is in case it can't."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 """Seconds between attempts, doubled each time."""
+STOP_SECONDS = 0.5
+"""How often to look whether a user has stopped a run."""
 OUTPUT_LINES = 5
 OUTPUT_BYTES = 4096
 
@@ -93,9 +95,19 @@ class LocalRuns:
         self._changed: Callable[[StudyKey], None] = lambda _: None
         self._mark = mark
 
-    def watch(self, changed: Callable[[StudyKey], None]) -> None:
-        """Have `changed` called whenever a run starts or ends."""
+    async def watch(self, changed: Callable[[StudyKey], None]) -> None:
+        """Call `changed` whenever a run starts or ends, until cancelled."""
         self._changed = changed
+        for key in self._runs:
+            changed(key)
+        while True:
+            await asyncio.sleep(STOP_SECONDS)
+            for key, runs in self._runs.items():
+                if any(self._is_to_stop(name) for name, run in runs.items() if run.state == "running"):
+                    changed(key)
+
+    def _is_to_stop(self, name: str) -> bool:
+        return (self._folder.runs / name / STOP).exists()
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
@@ -114,8 +126,9 @@ class LocalRuns:
                 run.state,
                 run.diagnosis if run.state in ("starting", "ended") else None,
                 outdated=_is_outdated(run, study),
+                stop_requested=self._is_to_stop(name),
             )
-            for run in self._runs.get(_key(study), {}).values()
+            for name, run in self._runs.get(_key(study), {}).items()
             if run.state != "ended" or run.work in unfinished or (refit and isinstance(run.work, Refit))
         }
 
@@ -126,6 +139,7 @@ class LocalRuns:
         if name not in runs:
             runs[name] = run = _LocalRun(work, program(study, work).digest)
             run.task = asyncio.create_task(self._live(study, run, name))
+            self._changed(_key(study))
             run.task.add_done_callback(lambda task: self._note_end(_key(study), run, task))
 
     async def stop(self, key: StudyKey, work: Work) -> None:
@@ -254,6 +268,7 @@ class LocalRuns:
         for name in ("work", "volumes", "config"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "work").mkdir(parents=True)
+        (folder / STOP).unlink(missing_ok=True)
         for name, files in self._machine.config_maps.items():
             target = config_folder(folder, name)
             target.mkdir(parents=True)

@@ -20,11 +20,10 @@ from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.study_server import HttpStudyServer
 from tuning_operator.kube.probes import Metrics
 from tuning_operator.kube.status.conditions import find
-from tuning_operator.local import postgres
+from tuning_operator.local import LocalError, postgres
 from tuning_operator.local.gpus import Gpus
 from tuning_operator.local.guard import Guard
 from tuning_operator.local.home import NAMESPACE, LocalResources, StudyFolder, applied
-from tuning_operator.local.manifests import Manifest, parse, refusal
 from tuning_operator.local.pods import Machine, place, unused_fields
 from tuning_operator.local.processes import sweep
 from tuning_operator.local.runs import LocalRuns, problems, programs
@@ -36,6 +35,19 @@ RESYNC_SECONDS = 180.0
 ENDED = ("Completed", "Failed")
 
 Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A study that was found to be valid, and its file."""
+
+    file: Path
+    body: Json
+
+    @property
+    def study(self) -> TuningStudy:
+        """The study as it would be on a new cluster."""
+        return TuningStudy.model_validate(applied(self.body, None))
 
 
 @dataclass(frozen=True)
@@ -90,22 +102,23 @@ class Session:
         return _is_over(TuningStudy.model_validate(self.body))
 
 
-def prepare(manifest: Manifest, settings: Settings) -> TuningStudy:
-    """Return the study as it would run here. Raises LocalError with everything that keeps it from running."""
-    body = applied({**manifest.body, "metadata": {**manifest.body.get("metadata", {})}}, None)
-    study = parse(manifest, {**body, "apiVersion": manifest.body.get("apiVersion")})
+def check_machine(manifest: Manifest, settings: Settings) -> None:
+    """Check that the study can run here. Raises LocalError with everything that keeps it from running."""
+    study = manifest.study
     found = problems(study, settings.machine, settings.python)
     if study.spec.suspend:
         found.append(Problem(field="suspend", message="the study is suspended: set it to false to run it."))
     if found:
-        raise refusal(manifest.file, found)
-    return study
+        lines = [
+            f"  {p.field if p.field.startswith('--') else f'spec.{p.field}'}: {p.message}" for p in found
+        ]
+        raise LocalError("\n".join([f"{manifest.file} can't run on this machine:", *dict.fromkeys(lines)]))
 
 
 def ignored_fields(manifest: Manifest, settings: Settings) -> list[str]:
     """Return the fields of the manifest that have no effect here."""
-    study = prepare(manifest, settings)
-    places = [place(executed, settings.machine, Path("/nowhere")) for _, executed in programs(study)]
+    executed = (program for _, program in programs(manifest.study))
+    places = [place(found, settings.machine, Path("/nowhere")) for found in executed]
     return unused_fields(places)
 
 
@@ -127,7 +140,7 @@ def opened(
     """
     with folder.locked(), _guarded(folder, listener) as mark:
         _log_to(folder)
-        folder.write(applied(dict(manifest.body), folder.read()))
+        folder.write(applied(manifest.body, folder.read()))
         with serving(folder) as server:
             runs = LocalRuns(folder, settings.machine, settings.gpus, settings.python, server, _now, mark)
             yield Session(LocalResources(folder, listener.on_event), server, runs)
@@ -138,7 +151,6 @@ async def run(session: Session, folder: StudyFolder, listener: Listener) -> None
     key = StudyKey(NAMESPACE, folder.name)
     queue = WorkQueue[StudyKey]()
     stopping, over = asyncio.Event(), asyncio.Event()
-    session.runs.watch(queue.add)
     token = folder.path / "operator-token"
     token.write_text(session.server.operator_token())
     async with _server(session, folder) as server, _signals(session, listener, stopping):
@@ -151,6 +163,7 @@ async def run(session: Session, folder: StudyFolder, listener: Listener) -> None
             for part in (
                 work(queue, passes, Metrics(lambda: len(queue)), RESYNC_SECONDS),
                 follow_changes(server, queue),
+                session.runs.watch(queue.add),
                 over.wait(),
                 stopping.wait(),
             )

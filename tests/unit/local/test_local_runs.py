@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -112,23 +112,12 @@ class TestLocalRuns(RunsContract):
     def study(self) -> TuningStudy:
         return study(refit={})
 
-    @pytest.fixture
-    def changed(self, runs: LocalRuns) -> Callable[[], set[StudyKey]]:
-        seen: set[StudyKey] = set()
-        runs.watch(seen.add)
-        return lambda: seen
-
     async def begin(self, study: TuningStudy, work: Work) -> None:
         """Runs get GPUs in the order in which they were started."""
         await self._place.free_gpu()
 
     async def end(self, study: TuningStudy, work: Work, exit_code: int) -> None:
         await self._place.send(work, f"exit {exit_code}")
-
-    async def settle(self) -> None:
-        if self._place.held:
-            await self._place.free_gpu()
-        await asyncio.sleep(0.01)
 
 
 async def until(runs: LocalRuns, study: TuningStudy, work: Work, state: str) -> Any:

@@ -15,27 +15,11 @@ from tuning_operator.cli import NotFoundError, PluginError
 if TYPE_CHECKING:
     from tuning_operator.cli.local.view import View
     from tuning_operator.local.home import StudyFolder
-    from tuning_operator.local.manifests import Manifest
-    from tuning_operator.local.session import Session, Settings
+    from tuning_operator.local.session import Manifest, Session, Settings
 
 VIEW_SECONDS = 0.5
 FAILED = 1
 REFUSED = 2
-
-HELP = """Run a study on this machine: the same manifest as on a cluster, and its trials are processes.
-
-STUDY is a manifest, or a folder with a kustomization.yaml whose generated ConfigMaps are the study's code.
-Ctrl-C stops the trials; the same command continues the study. So does a higher maxTrials.
-
-Examples:
-
-  tuning run examples/digits
-
-  tuning run study.yaml --gpus 2 --python .venv/bin/python --volume data=/data/images
-
-Exit codes: 0 the study completed (and its refit, if it has one), 1 it failed, 2 the manifest can't be run on
-this machine, 128 + N it was stopped by signal N (130: Ctrl-C).
-"""
 
 Data = Annotated[
     Path | None,
@@ -67,7 +51,20 @@ def run(
     ] = None,
     data: Data = None,
 ) -> None:
-    """Run a study on this machine."""
+    """Run a study on this machine: the same manifest as on a cluster, and its trials are processes.
+
+    STUDY is a manifest, or a folder with a kustomization.yaml: the ConfigMaps that it generates are the
+    study's code. Ctrl-C stops the trials; the same command continues the study. So does a higher maxTrials.
+
+    Exit codes: 0 the study completed, and its refit, 1 one of them failed, 2 the manifest can't run on this
+    machine, 128 + N signal N stopped it (130: Ctrl-C).
+
+    Examples:
+
+        {program} run examples/digits
+
+        {program} run study.yaml --gpus 2 --python .venv/bin/python --volume data=/data/images
+    """
     from rich.console import Console
 
     from tuning_operator.cli.local.view import View
@@ -117,25 +114,27 @@ def _explained(code: int) -> Iterator[None]:
 def _prepare(
     study: Path, gpus: int | None, python: str | None, volumes: list[str], data: Path | None
 ) -> "tuple[Manifest, StudyFolder, Settings]":
+    from tuning_operator.cli.local.manifests import check, read
     from tuning_operator.local.gpus import Gpus, visible_gpus
     from tuning_operator.local.home import home
-    from tuning_operator.local.manifests import read
     from tuning_operator.local.pods import Machine
-    from tuning_operator.local.session import Settings, prepare
+    from tuning_operator.local.session import Manifest, Settings, check_machine
 
-    manifest, place = read(study), home(data, os.environ)
+    given, place = read(study), home(data, os.environ)
+    check(given)
+    manifest = Manifest(given.file, given.document.data)
     devices = _chosen(gpus, visible_gpus(os.environ))
     machine = Machine(
-        manifest.folder,
-        manifest.config_maps,
+        given.file.parent,
+        given.config_maps,
         dict(map(_volume, volumes)),
         dict(os.environ),
         len(devices),
         gpus_chosen=gpus is not None,
     )
     settings = Settings(machine, Gpus(devices, place.gpus), python)
-    prepare(manifest, settings)
-    return manifest, place.study(manifest.name), settings
+    check_machine(manifest, settings)
+    return manifest, place.study(manifest.body["metadata"]["name"]), settings
 
 
 def _chosen(gpus: int | None, devices: list[str]) -> list[str]:

@@ -12,7 +12,7 @@ import httpx
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.studies import Resource, Run
 from tuning_operator.local import LocalError
-from tuning_operator.local.home import NAMESPACE, Home
+from tuning_operator.local.home import NAMESPACE, STOP, Home
 from tuning_operator.protocol import FinishedStudy
 from tuning_operator.resource import names
 
@@ -105,6 +105,14 @@ class LocalStudies:
             f"{study['metadata']['name']} runs on this machine: change {fields} in its manifest, and start "
             "`tuning run` again"
         )
+
+    def stop(self, study: Resource, trials: Sequence[int]) -> None:
+        """Have these running trials end: the command that runs the study looks for the files."""
+        name = study["metadata"]["name"]
+        for trial in trials:
+            folder = self._home.study(name).runs / names.job_name(name, trial)
+            if folder.is_dir():
+                (folder / STOP).touch()
 
 
 def fetch(address: "Address", name: str) -> FinishedStudy:
