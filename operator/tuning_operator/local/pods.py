@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from tuning_operator.kube.plan.work import Program
+from tuning_operator.kube.plan.work import DEFAULT_TEMPLATE, Program
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import names
 
@@ -187,6 +187,8 @@ class _Reading:
             if name in refused:
                 self._problem(f"{path}.{name}", refused[name])
             elif name in ignored:
+                if self._runs.template is DEFAULT_TEMPLATE:
+                    continue  # nobody has written it
                 self._place.ignored.append(f"{path}.{name}")
             elif name not in used and not (name in ("command", "args") and used is CONTAINER):
                 known = get_close_matches(name, used | ignored, n=1)
@@ -262,6 +264,8 @@ class _Reading:
         resources = self._container.get("resources") or {}
         wanted = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
         requested = sum(int(quantity(amount)) for name, amount in wanted.items() if _GPU.search(name))
+        if self._runs.gpus is not None:
+            requested = self._runs.gpus
         for name in wanted:
             if not _GPU.search(name) and "/" in name:
                 self._place.ignored.append(f"{self._own}.resources ({name})")
@@ -275,7 +279,7 @@ class _Reading:
             elif not self._machine.gpus_chosen:
                 have += " (by CUDA_VISIBLE_DEVICES and nvidia-smi)"
             self._problem(
-                f"{self._own}.resources.limits",
+                f"{self._own}.resources.limits" if self._runs.gpus is None else "trial.gpus",
                 f"a {'refit' if 'refit' in self._path else 'trial'} requests {_gpus(requested)}, and {have}. "
                 "To run without GPUs, use --gpus 0.",
             )

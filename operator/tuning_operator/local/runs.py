@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from tuning_operator.kube.jobs.ended import SIGNALS
 from tuning_operator.kube.jobs.evidence import STOPPED, diagnosis
-from tuning_operator.kube.jobs.manifests import POD_RETRIES, environment
+from tuning_operator.kube.jobs.manifests import environment
 from tuning_operator.kube.plan.observation import Diagnosis, Run
 from tuning_operator.kube.plan.work import Program as Executed
 from tuning_operator.kube.plan.work import Refit, Trial, Work, program
@@ -198,16 +198,15 @@ class LocalRuns:
         runs, folder = program(study, run.work), self._folder.runs / name
         found = self._place(study, run.work, runs, folder)
         run.grace = float(found.grace)
-        retries = POD_RETRIES if isinstance(run.work, Trial) else runs.retries
         if found.gpus:
             total = len(self._gpus.devices)
             waits = f"It waits for {found.gpus} of this machine's {total} GPUs; others use them."
             run.diagnosis = diagnosis("Capacity", waits, since=self._clock())
         async with self._gpus.lend(found.gpus) as devices:
-            for attempt in range(retries + 1):
+            for attempt in range(runs.retries + 1):
                 code = await self._attempt(study, run, runs, found, devices, folder, attempt)
                 retry = code == STOPPED or (code != 0 and isinstance(run.work, Refit))
-                if not retry or attempt == retries:
+                if not retry or attempt == runs.retries:
                     break
                 self._set(study, run, "starting")
                 await asyncio.sleep(min(FIRST_BACKOFF * 2**attempt, LONGEST_BACKOFF))

@@ -51,7 +51,7 @@ def read(path: Path) -> Manifest:
     else:
         found = list(_documents(path))
         beside = _kustomization(path.parent)
-        if beside and any(entry == path.name for entry in _mapping(beside).get("resources") or ()):
+        if beside:
             found += [_Found(beside, body) for body in _generated(beside, _mapping(beside))]
     studies = [entry for entry in found if entry.body.get("kind") == names.KIND]
     if not studies:
