@@ -92,7 +92,7 @@ class Progress:
 
         A pruned trial would have run for as long as the complete ones did on average.
         """
-        gpus = _gpus(self.study["spec"].get("trial", {}).get("template", {}))
+        gpus = _gpus(self.study["spec"].get("trial", {}))
         if not gpus:
             return None
         used = sum(trial.seconds or 0 for trial in self.trials)
@@ -112,9 +112,12 @@ class Progress:
         return [objective["metric"] for objective in self.study["spec"]["objectives"]]
 
 
-def _gpus(template: Mapping[str, Any]) -> float:
-    """Return the GPUs of a pod."""
-    return sum(_limits(template))
+def _gpus(trial: Mapping[str, Any]) -> float:
+    """Return the GPUs of a trial."""
+    template = trial.get("template")
+    if trial.get("gpus") is not None:
+        return float(trial["gpus"])
+    return sum(_limits(template)) if template else 1
 
 
 def _limits(template: Mapping[str, Any]) -> Iterator[float]:

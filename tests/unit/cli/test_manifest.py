@@ -50,13 +50,13 @@ def test_everything_that_a_script_can_set() -> None:
         "trial": {
             "script": "train.py",
             "source": {"configMap": "mnist-code"},
+            "gpus": 2,
             "template": {
                 "spec": {
                     "containers": [
                         {
                             "name": "trainer",
                             "image": "my/image:1",
-                            "resources": {"limits": {"nvidia.com/gpu": 2}},
                         }
                     ]
                 }

@@ -92,6 +92,24 @@ def test_rate_time_left_and_gpu_hours() -> None:
     assert saved == pytest.approx(2 * (30 - 10) / 60)
 
 
+@pytest.mark.parametrize(
+    ("trial_spec", "gpus"),
+    [
+        ({}, 1),
+        ({"gpus": 3}, 3),
+        ({"gpus": 0}, None),
+        ({"template": {"spec": {"containers": [{"name": "trainer"}]}}}, None),
+    ],
+)
+def test_gpus_of_a_trial(trial_spec: dict[str, Any], gpus: int | None) -> None:
+    found = study(phase="Completed")
+    found["spec"]["trial"] = trial_spec
+    progress = Progress(found)
+    progress.read(Served(SOME[0]))
+    hours = progress.gpu_hours()
+    assert (hours[0] if hours else None) == (gpus and pytest.approx(gpus / 3))
+
+
 def test_the_rate_is_that_of_the_last_trials() -> None:
     progress = Progress(study(phase="Running"))
     progress.read(Served(*(trial(n, "COMPLETE", 1000 - n, 100 - n, values=[0]) for n in range(50))))
