@@ -17,7 +17,7 @@ def trainer_problems(runs: Program, runtime: Runtime) -> list[Problem]:
     position = containers.index(names.TRAINER_CONTAINER)
     trainer = runs.template["spec"]["containers"][position]
     problems = []
-    if not (trainer.get("image") or runtime.image):
+    if trainer.get("image") is None and not runtime.image:
         field = f"{runs.fields.template.removeprefix('spec.')}.spec.containers[{position}].image"
         message = "Required value: the operator is installed without a default image (TUNING_TRAINER_IMAGE)."
         problems.append(Problem(field=field, message=message))
