@@ -22,6 +22,7 @@ OLDEST_GO = (1, 26)
 MODULES = {
     "etcd": ("go.etcd.io/etcd/server/v3", "v3.6.8"),
     "coredns": ("github.com/coredns/coredns", "v1.15.0"),
+    "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.7"),
     "helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
     "kind": ("sigs.k8s.io/kind", "v0.33.0"),
     "crictl": ("sigs.k8s.io/cri-tools/cmd/crictl", "v1.36.0"),
