@@ -97,6 +97,14 @@ def test_the_line_of_what_is_wrong(tmp_path: Path, old: str, new: str, line: int
     assert (ran.code, ran.error) == (1, "1 problem was found")
 
 
+@pytest.mark.parametrize("value", ["1" + "0" * 30, "1e400", ".nan", "[[1]]", "{a: 1}", "\u0000"])
+def test_strange_values_are_reported_without_a_traceback(tmp_path: Path, value: str) -> None:
+    for field in ("high: 3", "maxTrials: 10"):
+        (tmp_path / "study.yaml").write_text(STUDY.replace(field, f"{field.split(':')[0]}: {value}"))
+        ran = Ran("validate", str(tmp_path / "study.yaml"))
+        assert (ran.code, bool(ran.error)) == (1, True), ran.out
+
+
 def test_several_problems_by_line(tmp_path: Path) -> None:
     ran = validated(tmp_path, "maxTrials: 10", "maxTrials: 0\n  parallelism: 0")
     assert [line.split(":")[1] for line in ran.err.splitlines()] == ["17", "18"]

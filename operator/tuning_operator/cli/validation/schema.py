@@ -134,9 +134,14 @@ def _broken_rules(data: Any, schema: Schema, field: str) -> Iterator[Flaw]:
     if data is None:
         return
     for rule in schema.get(RULES, ()):
-        if "oldSelf" not in rule["rule"] and not _evaluated(rule["rule"], data):
-            message = _evaluated(rule["messageExpression"], data) if "messageExpression" in rule else None
-            yield Flaw(f"{field}{rule.get('fieldPath', '')}", message or rule["message"])
+        if "oldSelf" in rule["rule"]:
+            continue
+        try:
+            if not _evaluated(rule["rule"], data):
+                message = _evaluated(rule["messageExpression"], data) if "messageExpression" in rule else None
+                yield Flaw(f"{field}{rule.get('fieldPath', '')}", message or rule["message"])
+        except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+            yield Flaw(field, f"can't be checked: {error}")
     if isinstance(data, dict):
         others = schema.get("additionalProperties")
         for name, value in data.items():
