@@ -8,11 +8,13 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
 from tuning_operator.local import LocalError
 from tuning_operator.resource import names
+from tuning_operator.resource.times import rfc3339
 
 NAMESPACE = "local"
 """The namespace of all local studies, whatever the manifest says."""
@@ -183,7 +185,8 @@ def applied(body: Json, before: Json | None) -> Json:
     status = dict((before or {}).get("status", {}))
     if status.get("phase") not in ("Completed", "Failed"):
         status.pop("startTime", None)
-    metadata = (before or {}).get("metadata") or {"uid": str(uuid.uuid4()), "generation": 0}
+    new: Json = {"uid": str(uuid.uuid4()), "generation": 0, "creationTimestamp": rfc3339(datetime.now(UTC))}
+    metadata = (before or {}).get("metadata") or new
     changed = before is None or before["spec"] != body["spec"]
     return {
         "apiVersion": names.API_VERSION,
@@ -192,6 +195,7 @@ def applied(body: Json, before: Json | None) -> Json:
             **body["metadata"],
             "namespace": NAMESPACE,
             "uid": metadata["uid"],
+            "creationTimestamp": metadata["creationTimestamp"],
             "generation": metadata["generation"] + changed,
             "resourceVersion": "1",
         },

@@ -27,11 +27,13 @@ def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
     assert f"Best trial {best.number}: x {best.values[0]:.6g}" in output
     model = small.folder.runs / "small-refit" / "work" / "model"
     assert model.read_text() == str(best.parameters["x"])
-    assert f"Refit with the parameters of trial {best.number}: Completed, model: {model}" in output
+    assert f"Refit: Completed, model {model}" in output
     assert f"Plots:   {small.folder.plots}/*.html" in output
     assert (small.folder.plots / "optimization-history.html").exists()
     assert small.nothing_runs()
 
+    assert "Completed" in small.tuning("list").stdout
+    assert len(small.tuning("trials", "small").stdout.splitlines()) == 5
     shown = small.tuning("best", "small", "--output", "json")
     assert f'"number": {best.number}' in shown.stdout
 

@@ -178,6 +178,7 @@ def _run(view: "View", folder: "StudyFolder", manifest: "Manifest", settings: "S
         asyncio.run(_until_end(view, session, folder, listener))
         if session.stopped_by is None and session.is_over:
             _draw_plots(view, session, folder)
+    view.close()
     return _conclude(view, session, folder, manifest)
 
 
@@ -236,23 +237,12 @@ def _conclude(view: "View", session: "Session", folder: "StudyFolder", manifest:
     else:
         for text in blocking_conditions(body):
             view.say(text, "red")
-    if refit := status.get("refit"):
-        view.say(_refit_text(refit), "red" if refit["phase"] == "Failed" else "")
     _say_places(view, folder)
     if session.stopped_by is not None:
         view.say("Stopped. The same command continues the study.", "yellow")
         return 128 + session.stopped_by
-    failed = status.get("phase") != "Completed" or (refit and refit["phase"] == "Failed")
-    return FAILED if failed else 0
-
-
-def _refit_text(refit: dict[str, Any]) -> str:
-    values = f": {', '.join(f'{value:.6g}' for value in refit['values'])}" if refit.get("values") else ""
-    model = f", model: {refit['model']}" if refit.get("model") else ""
-    message = f" ({refit['message']})" if refit.get("message") else ""
-    return (
-        f"Refit with the parameters of trial {refit.get('trial')}: {refit['phase']}{values}{model}{message}"
-    )
+    refit_failed = (status.get("refit") or {}).get("phase") == "Failed"
+    return FAILED if refit_failed or status.get("phase") != "Completed" else 0
 
 
 def _say_places(view: "View", folder: "StudyFolder") -> None:

@@ -26,9 +26,9 @@ class View:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._live = (
-            Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
-        )
+        self._live: Live | None = None
+        if console.is_terminal:
+            self._live = Live(console=console, transient=True, auto_refresh=False)
 
     def __enter__(self) -> "View":
         if self._live:
@@ -36,8 +36,13 @@ class View:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove what is redrawn; lines can still be printed."""
         if self._live:
             self._live.stop()
+            self._live = None
 
     @property
     def is_live(self) -> bool:
@@ -64,13 +69,18 @@ def _drawn(study: Mapping[str, Any], running: Sequence["RunningTrial"]) -> Rende
     counts = study.get("status", {}).get("trials") or {}
     done, wanted = _done(counts), study["spec"]["maxTrials"]
     head = Table.grid(padding=(0, 1))
-    head.add_row(ProgressBar(total=wanted, completed=done, width=BAR_WIDTH), Text(headline(study)))
+    head.add_row(ProgressBar(total=wanted, completed=done, width=BAR_WIDTH), Text(_headline(study)))
     parts: list[RenderableType] = [head]
     if best := _best(study):
         parts.append(Text(best, style="bold green"))
     if running:
         parts.append(_table(study, running))
     return Group(*parts)
+
+
+def _headline(study: Mapping[str, Any]) -> str:
+    has_begun = study.get("status", {}).get("phase") is not None
+    return headline(study) if has_begun else f"{study['metadata']['name']}: starting"
 
 
 def _done(counts: Mapping[str, int]) -> int:
