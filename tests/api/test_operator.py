@@ -5,6 +5,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -831,11 +832,12 @@ async def test_a_seed_gives_the_same_trials_on_a_cluster_and_on_a_machine(
     }  # fmt: skip
     code = {"kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"train.py": TRIAL}}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump_all([body, code]))
-    command = [Path(sys.executable).with_name("tuning"), "run", "study.yaml", "--data", "home"]
-    await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, check=True, timeout=240)
-    studies = LocalStudies(Home(tmp_path / "home"))
-    with studies.record(studies.get("seeded")) as record:
-        on_this_machine = record.read()
+    with tempfile.TemporaryDirectory(prefix="tuning-local-", ignore_cleanup_errors=True) as home:
+        command = [Path(sys.executable).with_name("tuning"), "run", "study.yaml", "--data", home]
+        await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, check=True, timeout=240)
+        studies = LocalStudies(Home(Path(home)))
+        with studies.record(studies.get("seeded")) as record:
+            on_this_machine = record.read()
 
     assert [_content(trial) for trial in on_this_machine.trials] == [
         _content(trial) for trial in on_cluster.trials

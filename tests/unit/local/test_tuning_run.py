@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,10 @@ from tests.unit.local.study import LocalStudy, finished, kill_group, wait_until
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> LocalStudy:
-    return LocalStudy(tmp_path)
+def small() -> Iterator[LocalStudy]:
+    """Not in pytest's own folder: if the user is root, Postgres runs as another user, who can't access that."""
+    with tempfile.TemporaryDirectory(prefix="tuning-local-", ignore_cleanup_errors=True) as folder:
+        yield LocalStudy(Path(folder))
 
 
 def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
