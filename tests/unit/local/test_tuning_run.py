@@ -15,7 +15,7 @@ from tests.unit.local.study import LocalStudy, finished, kill_group, wait_until
 
 @pytest.fixture
 def small() -> Iterator[LocalStudy]:
-    """Not in pytest's own folder: if the user is root, Postgres runs as another user, who can't access that."""
+    """Not in pytest's folder: if the user is root, Postgres runs as another user, who can't access that."""
     with tempfile.TemporaryDirectory(prefix="tuning-local-", ignore_cleanup_errors=True) as folder:
         yield LocalStudy(Path(folder))
 
