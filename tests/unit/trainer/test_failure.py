@@ -101,5 +101,5 @@ def test_arguments_that_argparse_misses_are_not_blamed_on_the_objective() -> Non
     with pytest.raises(SystemExit) as caught:
         parser.parse_args([])
     remedy = failure_of(caught.value).remedy or ""
-    assert "without command-line arguments" in remedy
+    assert "script: train.py --epochs 3" in remedy
     assert "objective" not in remedy
