@@ -89,8 +89,10 @@ def test_operator_reads_its_environment(chart: Chart, monkeypatch: pytest.Monkey
     assert settings.namespaces == ["ml", "vision"]
     assert settings.workers == 7
     assert settings.probe_port == container["ports"][0]["containerPort"]
-    known = {f"TUNING_{field.upper()}" for field in OperatorSettings.model_fields}
-    assert set(variables) <= known
+    fields = OperatorSettings.model_fields
+    assert set(variables) <= {f"TUNING_{field.upper()}" for field in fields}
+    (defaults,) = pod(chart.render().one("Deployment", "operator"))["containers"]
+    assert environment(defaults)["TUNING_WORKERS"] == str(fields["workers"].default)
     (token,) = [v for v in pod(rendered.one("Deployment", "operator"))["volumes"] if v["name"] == "token"]
     assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
 
