@@ -161,6 +161,7 @@ def test_the_trainer_container() -> None:
     assert len(trainer["env"]) == len(env) + 1, "no variable is there twice: the last one would be used"
     mounts = {m["name"]: m["mountPath"] for m in trainer["volumeMounts"]}
     assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+    assert [m["name"] for m in trainer["volumeMounts"] if not m.get("readOnly")] == ["data"]
     token = next(v for v in pod["volumes"] if v["name"] == "tuning-token")["projected"]["sources"][0]
     assert token["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
     assert pod["restartPolicy"] == "Never"

@@ -18,6 +18,8 @@ from tuning_operator.studies.storage import (
     schema,
 )
 from tuning_operator.studies.storage.committer import Committer
+from tuning_operator.studies.storage.fence import FencedConnection
+from tuning_operator.studies.storage.library import Library
 
 from tests.support.postgres import EmbeddedPostgres
 
@@ -236,3 +238,26 @@ def test_a_writer_that_ends_without_a_server_has_nobody_to_notify(database_url: 
     loop.run_until_complete(asyncio.wait_for(store.lost(), 20))
     loop.close()
     store._note_end(Fenced())
+
+
+def test_attempts_to_get_the_lock_are_some_time_apart(
+    new_storage: NewStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = new_storage(), new_storage()
+    first.create_new_study(MINIMIZE, "study")
+    attempts: list[object] = []
+    original = FencedConnection._log
+    monkeypatch.setattr(
+        FencedConnection, "_log", lambda self, attempt: (attempts.append(attempt), original(self, attempt))
+    )
+    with pytest.raises(StorageUnavailable):
+        second.wait_for_lock(1.0)
+    assert 1 <= len(attempts) < 30
+
+
+def test_a_read_gives_up_when_the_database_is_away() -> None:
+    library = Library(make_url("postgresql+psycopg2://nobody@127.0.0.1:1/nothing"), timeout=0.2)
+    library._prepared = True
+    with pytest.raises(StorageUnavailable, match="The database is away"):
+        library.id_of_name("study")
+    library.close()
