@@ -45,6 +45,12 @@ def tune_forest():
 """
 
 SEVERAL = {
+    "twice in a line": """
+        a = optuna.create_study(direction="maximize"); a.optimize(objective); a.optimize(objective)
+    """,
+    "a loop in a line": """
+        for name in "ab": optuna.create_study(study_name=name, direction="maximize").optimize(objective)
+    """,
     "dict comprehension": "best = {name: tune(name, x) for name, x in {1: 0.2, 2: 0.8}.items()}",
     "list comprehension in a function": """
         def main(names):
@@ -134,6 +140,10 @@ def test_a_script_that_will_optimize_again_is_rejected_before_training(
 
 
 ONE = {
+    "several statements in a line": """
+        study = optuna.create_study(direction="maximize"); study.optimize(objective, n_trials=2); print("done")
+        if study: print("all"); print(len(study.trials))
+    """,
     "nested study": """
         def outer(t):
             scores = []

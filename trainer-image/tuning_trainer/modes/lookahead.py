@@ -11,6 +11,8 @@ import ast
 import builtins
 import functools
 import inspect
+import itertools
+import sys
 import sysconfig
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +76,7 @@ def _failure(name: str, lines: Sequence[int]) -> Failure:
 def _repeated(frame: FrameType, running: set[CodeType]) -> list[int]:
     """Return the line of the current call and those of later ones; none if it is the only one."""
     scope = _scope(frame.f_code)
-    path = list(_path(scope, frame.f_lineno)) if scope is not None else []
+    path = list(_path(scope, *_position(frame))) if scope is not None else []
     if scope is None or not path:
         return []
     reader = _Reader(scope, {**frame.f_globals, **frame.f_locals}, running)
@@ -105,14 +107,25 @@ def _until_exit(statements: list[ast.stmt]) -> tuple[list[ast.stmt], ast.stmt | 
     return statements, None
 
 
-def _path(scope: ast.AST, line: int) -> Iterator[tuple[ast.AST, list[ast.stmt], ast.stmt]]:
-    """Yield the statements that contain a line, from the outside, each with its block and its parent."""
+def _position(frame: FrameType) -> tuple[int, int]:
+    """Return where a frame is: line and column; before Python 3.11, the end of the line."""
+    positions = getattr(frame.f_code, "co_positions", None)
+    line, _, column, _ = (
+        next(itertools.islice(positions(), frame.f_lasti // 2, None)) if positions else [None] * 4
+    )
+    return (frame.f_lineno, sys.maxsize) if line is None or column is None else (line, column)
+
+
+def _path(scope: ast.AST, line: int, column: int) -> Iterator[tuple[ast.AST, list[ast.stmt], ast.stmt]]:
+    """Yield the statements that contain a place, from the outside, each with its block and its parent."""
     for block in _blocks(scope):
-        for statement in block:
-            if statement.lineno <= line <= (statement.end_lineno or line):
+        for statement in reversed(block):  # of several in one line, the last that begins before it
+            if (statement.lineno, statement.col_offset) <= (line, column) and line <= (
+                statement.end_lineno or line
+            ):
                 yield scope, block, statement
                 if not isinstance(statement, SCOPES):
-                    yield from _path(statement, line)
+                    yield from _path(statement, line, column)
                 return
 
 
