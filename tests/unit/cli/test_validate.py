@@ -83,6 +83,12 @@ def test_a_valid_file(tmp_path: Path) -> None:
         ("maxTrials: 10", "maxTrials: 10\n  maxTrials: 20", 18, "maxTrials: is set twice"),
         ("  maxTrials: 10\n", "", 5, "spec.maxTrials: Required value"),
         ("name: mnist", "name: m.nist", 4, "metadata.name: m.nist contains a dot"),
+        (
+            "name: mnist",
+            "name: my_study",
+            4,
+            "metadata.name: 'my_study' must consist of lower-case letters",
+        ),
         ("{name: mnist}", "{}", 4, "metadata.name: Required value: the name of the study"),
         ("tuning.dev/v1alpha1", "tuning.dev/v1", 2, "apiVersion: must be tuning.dev/v1alpha1"),
         ("name: trainer,", "name: main,", 22, "exactly one container must be named `trainer`"),

@@ -141,7 +141,7 @@ def test_a_script_that_will_optimize_again_is_rejected_before_training(
 
 ONE = {
     "several statements in a line": """
-        study = optuna.create_study(direction="maximize"); study.optimize(objective, n_trials=2); print("done")
+        study = optuna.create_study(direction="maximize"); study.optimize(objective); print("done")
         if study: print("all"); print(len(study.trials))
     """,
     "nested study": """

@@ -1,17 +1,21 @@
 """All checks of a TuningStudy: those of the API server, of the operator and of the study server."""
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tuning_operator.cli.validation.schema import schema_flaws
+from tuning_operator.cli.validation.schema import Flaw, schema_flaws
 from tuning_operator.cli.validation.source import Document
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.observe import definition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.studies.definition.samplers import problems_of
+
+NAME = "lower-case letters, digits and dashes, and begin and end with a letter or digit"
+"""What Kubernetes allows in names. A dot is refused by the schema's own rule."""
 
 
 class Finding(NamedTuple):
@@ -40,7 +44,10 @@ def _problems(data: Any) -> Iterator[tuple[str, str]]:
     if not isinstance(data.get("metadata"), dict) or not isinstance(data["metadata"].get("name"), str):
         yield "metadata.name", "Required value: the name of the study"
         return
-    if flaws := schema_flaws(data):
+    name, flaws = data["metadata"]["name"], schema_flaws(data)
+    if not re.fullmatch(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", name):
+        flaws = [Flaw("metadata.name", f"{name!r} must consist of {NAME}"), *flaws]
+    if flaws:
         yield from flaws
         return
     metadata = {"namespace": "default", "uid": "", **data["metadata"]}
