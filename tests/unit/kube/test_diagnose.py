@@ -310,7 +310,7 @@ ENDED: dict[str, tuple[Evidence, str, list[str]]] = {
         Evidence(failed_job(), [pod(**terminated(3, message="libcuda.so.1: cannot open"))]),
         "ExitCode", ["Container trainer exited with code 3: libcuda.so.1: cannot open. See `kubectl logs job/mnist-0`."]),
     "segmentation fault": (Evidence(failed_job(), [pod(**terminated(139))]), "ExitCode", ["Container trainer exited with code 139 (SIGSEGV) before the trial had a result."]),
-    "killed": (Evidence(failed_job(), [pod(**terminated(137, "Error"))]), "ExitCode", ["137 (SIGKILL)"]),
+    "killed": (Evidence(failed_job(), [pod(**terminated(137, "Error"))]), "ExitCode", ["137 (SIGKILL)", "It may have run out of memory: raise resources.limits.memory in spec.trial.template. See `kubectl logs"]),
     "a bus error": (
         Evidence(failed_job(), [pod(**terminated(135))]), "ExitCode", ["135 (SIGBUS)", "an emptyDir volume with medium: Memory is mounted at /dev/shm in spec.trial.template"]),
     "a data loader without shared memory": (

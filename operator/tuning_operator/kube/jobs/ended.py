@@ -145,6 +145,8 @@ def _exit_code(evidence: Evidence) -> Diagnosis | None:
 def _advice(text: str, evidence: Evidence) -> str | None:
     """Return how to fix what the image and the pod template cause, by what programs print about it."""
     template = evidence.fields.template
+    if "SIGKILL" in text:  # the kubelet may miss that the kernel did this for lack of memory
+        return f"It may have run out of memory: raise resources.limits.memory in {template}."
     if re.search(r"SIGBUS|[Bb]us error|insufficient shared memory|out of shared memory|/dev/shm", text):
         return (
             "Shared memory (/dev/shm) is probably full: it has 64 MiB unless an emptyDir volume with medium: "
