@@ -14,7 +14,7 @@ from tuning_operator.kube.jobs.manifests import Runtime
 from tuning_operator.kube.loop.changes import follow_changes, follow_runs
 from tuning_operator.kube.loop.handlers import kopf_settings, register
 from tuning_operator.kube.loop.reconciler import Reconciler
-from tuning_operator.kube.loop.worker import work
+from tuning_operator.kube.loop.worker import until_first_ends, work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
@@ -59,7 +59,7 @@ async def operate(settings: OperatorSettings) -> None:
     )
     try:
         parts = [work(queue, reconciler, metrics, settings.resync_seconds) for _ in range(settings.workers)]
-        await _until_first_ends(
+        await until_first_ends(
             _watch(kube, settings, registry),
             follow_runs(runs, queue),
             follow_changes(server, queue, settings.namespaces),
@@ -122,19 +122,6 @@ def _signals() -> Callable[[], Coroutine[Any, Any, None]]:
         await received.wait()
 
     return wait
-
-
-async def _until_first_ends(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run the parts concurrently; when one ends or fails, cancel the others and raise its failure."""
-    tasks = [asyncio.create_task(part) for part in parts]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
 
 
 def _now() -> datetime:

@@ -18,6 +18,7 @@ from tuning_operator.kube.jobs.manifests import environment
 from tuning_operator.kube.plan.observation import Diagnosis, Run
 from tuning_operator.kube.plan.work import Program as Executed
 from tuning_operator.kube.plan.work import Refit, Trial, Work, program
+from tuning_operator.kube.ports.runs import key_of
 from tuning_operator.local.gpus import Gpus
 from tuning_operator.local.home import STOP, StudyFolder, write_private
 from tuning_operator.local.pods import Machine, Place, config_folder, place
@@ -128,19 +129,19 @@ class LocalRuns:
                 outdated=_is_outdated(run, study),
                 stop_requested=self._is_to_stop(name),
             )
-            for name, run in self._runs.get(_key(study), {}).items()
+            for name, run in self._runs.get(key_of(study), {}).items()
             if run.state != "ended" or run.work in unfinished or (refit and isinstance(run.work, Refit))
         }
 
     async def start(self, study: TuningStudy, work: Work) -> None:
         """Have the work's program started, once it has its GPUs."""
-        runs = self._runs.setdefault(_key(study), {})
+        runs = self._runs.setdefault(key_of(study), {})
         name = work.job_name(study.metadata["name"])
         if name not in runs:
             runs[name] = run = _LocalRun(work, program(study, work).digest)
             run.task = asyncio.create_task(self._live(study, run, name))
-            self._changed(_key(study))
-            run.task.add_done_callback(lambda task: self._note_end(_key(study), run, task))
+            self._changed(key_of(study))
+            run.task.add_done_callback(lambda task: self._note_end(key_of(study), run, task))
 
     async def stop(self, key: StudyKey, work: Work) -> None:
         """Send SIGTERM to the work's processes, and SIGKILL after the grace period; return before."""
@@ -174,7 +175,7 @@ class LocalRuns:
                     run.program.kill()
 
     async def _live(self, study: TuningStudy, run: _LocalRun, name: str) -> None:
-        key = _key(study)
+        key = key_of(study)
         try:
             await self._attempts(study, run, name)
         except asyncio.CancelledError:
@@ -300,7 +301,7 @@ class LocalRuns:
 
     def _set(self, study: TuningStudy, run: _LocalRun, state: State, why: Diagnosis | None = None) -> None:
         run.state, run.diagnosis = state, why
-        self._changed(_key(study))
+        self._changed(key_of(study))
 
     def _remove(self, key: StudyKey, run: _LocalRun) -> None:
         runs = self._runs.get(key, {})
@@ -366,7 +367,3 @@ def _is_outdated(run: _LocalRun, study: TuningStudy) -> bool:
     if isinstance(run.work, Refit) and study.spec.refit is None:
         return False
     return run.digest != program(study, run.work).digest
-
-
-def _key(study: TuningStudy) -> StudyKey:
-    return StudyKey(study.metadata["namespace"], study.metadata["name"])

@@ -12,7 +12,7 @@ from typing import Any
 
 from tuning_operator.kube.loop.changes import follow_changes
 from tuning_operator.kube.loop.reconciler import Reconciler, Result
-from tuning_operator.kube.loop.worker import work
+from tuning_operator.kube.loop.worker import until_first_ends, work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
@@ -158,25 +158,20 @@ async def run(session: Session, folder: StudyFolder, listener: Listener) -> None
         reconciler = Reconciler(session.resources, server, observer, Actor(session.runs, server), _now)
         passes = _Passes(reconciler, lambda: over.set() if _settled(session) else None)
         queue.add(key)
-        parts = [
-            asyncio.ensure_future(part)
-            for part in (
+        try:
+            await until_first_ends(
                 work(queue, passes, Metrics(lambda: len(queue)), RESYNC_SECONDS),
                 follow_changes(server, queue),
                 session.runs.watch(queue.add),
-                over.wait(),
-                stopping.wait(),
+                _wait(over),
+                _wait(stopping),
             )
-        ]
-        try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
             await session.runs.close()
-        for part in done:
-            part.result()
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 class _Passes:

@@ -18,7 +18,6 @@ from tuning_operator.studies.definition.samplers import problems_of
 
 DEFAULT_TRIALS = 100
 """Used if the script sets no limit, since maxTrials is required."""
-GPU = "nvidia.com/gpu"
 
 REFIT = """\
   # One more Job after the study has completed: runs the code below `optimize` with the best parameters.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from tuning_trainer.wire.codec import to_wire
@@ -141,9 +142,14 @@ def _metadata(study: TuningStudy, name: str, labels: Mapping[str, str]) -> dict[
 
 def trainer_name(study: TuningStudy, runtime: Runtime) -> str:
     """Return the name of the ConfigMap that carries the trainer."""
+    return f"{study.metadata['name']}-trainer-{_digest(runtime)[:10]}"
+
+
+@lru_cache(maxsize=4)
+def _digest(runtime: Runtime) -> str:
+    """Return the digest of what the ConfigMap holds. It is needed for every Job, and seldom changes."""
     address = json.dumps(_address(runtime), sort_keys=True)
-    digest = hashlib.sha256(runtime.trainer + address.encode()).hexdigest()
-    return f"{study.metadata['name']}-trainer-{digest[:10]}"
+    return hashlib.sha256(runtime.trainer + address.encode()).hexdigest()
 
 
 def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtime) -> dict[str, Any]:

@@ -1,7 +1,12 @@
-"""Workers take keys from the queue and reconcile them; an error delays a study, and never ends the worker."""
+"""Workers take keys from the queue and reconcile them, beside the other parts of the process.
 
+An error delays a study, and never ends the worker.
+"""
+
+import asyncio
 import logging
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from tuning_operator.kube.loop.reconciler import ActionsFailed, Result
 from tuning_operator.kube.loop.workqueue import WorkQueue
@@ -57,3 +62,16 @@ async def _once(
         queue.succeeded(key)
         queue.add_after(key, resync_seconds if result.after is None else min(result.after, resync_seconds))
     return result.outcome
+
+
+async def until_first_ends(*parts: Coroutine[Any, Any, None]) -> None:
+    """Run the parts concurrently; when one ends or fails, cancel the others and raise its failure."""
+    tasks = [asyncio.create_task(part) for part in parts]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -25,7 +25,7 @@ from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, program, work_of
 from tuning_operator.kube.ports.kube_api import REFUSED, KubeApi, KubeError
 from tuning_operator.kube.ports.kubernetes import nearest_field
-from tuning_operator.kube.ports.runs import RunRefused
+from tuning_operator.kube.ports.runs import RunRefused, key_of
 from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
@@ -110,15 +110,15 @@ class JobRuns:
 
         What quotas and policies deny may change, so that is reported once a Job is refused.
         """
-        refit = study.spec.refit
+        refit, runtime = study.spec.refit, self._runtime()
         works: list[Work] = [Trial(0), *([Refit.of(refit, 0)] if refit and refit.template else [])]
         problems: list[Problem] = []
         for work in works:
-            if found := trainer_problems(program(study, work), self._runtime()):
+            if found := trainer_problems(program(study, work), runtime):
                 problems += found
                 continue
             try:
-                await self._kube.dry_run(job(study, work, self._runtime()))
+                await self._kube.dry_run(job(study, work, runtime))
             except KubeError as error:
                 if error.status in (400, 422):
                     problems += template_problems(error.message, _fields(study, work).template, nearest_field)
@@ -134,22 +134,23 @@ class JobRuns:
         A study that continues a record may have no trial to start.
         """
         try:
-            await self._provide_trainer(study)
+            await self._provide_trainer(study, self._runtime())
         except KubeError as error:
             if error.status not in REFUSED:  # otherwise the first start reports it
                 raise
 
     async def start(self, study: TuningStudy, work: Work) -> None:
         """Create the work's Job, and the trainer's ConfigMap if the study does not have it yet."""
+        runtime = self._runtime()
         try:
-            await self._provide_trainer(study)
-            if not await self._kube.create(job(study, work, self._runtime())):
+            await self._provide_trainer(study, runtime)
+            if not await self._kube.create(job(study, work, runtime)):
                 await self._check_owner(study, work)
         except KubeError as error:
             if error.status not in REFUSED:
                 raise
             if JOB_QUOTA.search(error.message):
-                await self._delete_finished(_key(study))
+                await self._delete_finished(key_of(study))
             raise RunRefused(work, _explained(error, study, work)) from error
 
     async def _delete_finished(self, key: StudyKey) -> None:
@@ -181,7 +182,7 @@ class JobRuns:
 
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that have not succeeded."""
-        key = _key(study)
+        key = key_of(study)
         # Jobs that succeeded are left out by the API server: a long study has thousands of them.
         jobs = await self._jobs(key, fields="status.successful=0")
         if missing := [work for work in unfinished if work not in jobs]:
@@ -233,7 +234,7 @@ class JobRuns:
         """Read the pods of these Jobs, and Events where the status may not say it all."""
         if not jobs:
             return {}
-        key, pods = _key(study), await self._pods(_key(study), jobs)
+        key, pods = key_of(study), await self._pods(key_of(study), jobs)
         unscheduled = any(is_unscheduled(pod) for found in pods.values() for pod in found)
         silent = [
             item
@@ -285,18 +286,17 @@ class JobRuns:
             self._nodes = now, await self._kube.largest_nodes()
         return self._nodes[1]
 
-    async def _provide_trainer(self, study: TuningStudy) -> None:
-        runtime = self._runtime()
+    async def _provide_trainer(self, study: TuningStudy, runtime: Runtime) -> None:
         mark = study.metadata["uid"], trainer_name(study, runtime)
         async with self._providing:  # runs start side by side, and one request is enough
-            provided = self._provided.setdefault(_key(study), set())
+            provided = self._provided.setdefault(key_of(study), set())
             if mark not in provided:
                 await self._kube.create(trainer_config_map(study, runtime))
                 provided.add(mark)
 
     async def _check_owner(self, study: TuningStudy, work: Work) -> None:
         """Refuse a run whose name belongs to something else."""
-        key = _key(study)
+        key = key_of(study)
         name = work.job_name(key.name)
         there = await self._kube.get("Job", key.namespace, name)
         if there is None or _belongs(there, study.metadata["uid"]) or _of_a_study(there):
@@ -316,10 +316,6 @@ def _run(evidence: Evidence, now: datetime) -> Run:
         check_at = now + min(max(now - created, DIAGNOSIS_DELAY), LONGEST_DELAY)
     exited = None if evidence.pod and is_ending(evidence.pod) else exited_at(evidence)
     return Run(state, diagnosis, exited, check_at=check_at)
-
-
-def _key(study: TuningStudy) -> StudyKey:
-    return StudyKey(study.metadata["namespace"], study.metadata["name"])
 
 
 def _belongs(body: Json, study_uid: str) -> bool:

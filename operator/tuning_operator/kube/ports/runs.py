@@ -58,3 +58,8 @@ class Runs(Protocol):
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
+
+
+def key_of(study: TuningStudy) -> StudyKey:
+    """Return the key that the study has in the record, and in the queue."""
+    return StudyKey(study.metadata["namespace"], study.metadata["name"])
