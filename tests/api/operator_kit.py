@@ -266,6 +266,17 @@ async def completes(pod: Pod) -> None:
     await pod.completes(float(pod.trial))
 
 
+def completes_after(event: asyncio.Event) -> Life:
+    """A life: the trial runs until the event, and then completes."""
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        await event.wait()
+        await pod.completes(1.0)
+
+    return life
+
+
 @dataclass
 class Node:
     """A node with GPUs whose kubelet is this object."""

@@ -30,6 +30,7 @@ from tests.api.operator_kit import (
     Pod,
     System,
     completes,
+    completes_after,
     condition,
     eventually,
     holds,
@@ -404,13 +405,7 @@ async def test_a_deleted_job_comes_back_with_its_trial(cluster: Cluster) -> None
 
 async def test_suspend_and_resume(cluster: Cluster) -> None:
     go_on = asyncio.Event()
-
-    async def life(pod: Pod) -> None:
-        await pod.runs()
-        await go_on.wait()
-        await pod.completes(1.0)
-
-    cluster.node.life = life
+    cluster.node.life = completes_after(go_on)
     await cluster.apply()
     await cluster.wait(lambda status: status.get("trials", {}).get("running") == 2)
     await cluster.patch(suspend=True)
@@ -512,13 +507,7 @@ async def test_a_record_that_does_not_fit_is_refused_until_it_is_replaced(cluste
 async def test_a_study_that_is_replaced_goes_on(cluster: Cluster) -> None:
     """As `kubectl replace --force` does: what was running is not a failure of the new study."""
     released = asyncio.Event()
-
-    async def life(pod: Pod) -> None:
-        await pod.runs()
-        await released.wait()
-        await pod.completes(1.0)
-
-    cluster.node.life = life
+    cluster.node.life = completes_after(released)
     await cluster.apply(maxTrials=5, maxFailedTrials=0, parallelism=2)
     await cluster.wait(lambda s: s.get("trials", {}).get("running") == 2)
     await cluster.delete()
