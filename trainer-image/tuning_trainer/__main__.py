@@ -56,8 +56,15 @@ def _objective(arguments: list[str], run: Run, trial: Trial, metrics: list[str])
     from tuning_trainer.outcome import outcome_of_refit, outcome_of_value
 
     prepare_path(run.settings.source)
-    judge = outcome_of_refit if run.settings.final else outcome_of_value
-    return run_objective(arguments[0], trial, metrics, judge)
+    if not run.settings.final:
+        return run_objective(arguments[0], trial, metrics, outcome_of_value)
+    from tuning_trainer.modes.figures import Figures
+
+    figures = Figures()
+    figures.install()
+    outcome = run_objective(arguments[0], trial, metrics, outcome_of_refit)
+    figures.record(trial)
+    return outcome
 
 
 def _script(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:

@@ -11,6 +11,9 @@ from tuning_trainer import TrialPruned
 from tuning_trainer.failure import Failure, failure_of
 from tuning_trainer.wire.codec import number_to_wire
 
+BAD_VALUE = "BadValue"
+"""The category of a failure without an exception: the objective returned something that isn't its value."""
+
 
 class Outcome(NamedTuple):
     """The final state of a trial, and its values or the failure."""
@@ -91,4 +94,4 @@ def _problem(value: Any) -> str | None:
 def _invalid(message: str, metrics: list[str]) -> Outcome:
     wanted = f"{metrics[0]} as a float" if len(metrics) == 1 else f"{', '.join(metrics)} as a tuple of floats"
     remedy = f"Return {wanted} (spec.objectives), or raise optuna.TrialPruned. NaN is not a valid value."
-    return Outcome("FAIL", failure=Failure("BadValue", message, remedy))
+    return Outcome("FAIL", failure=Failure(BAD_VALUE, message, remedy))

@@ -37,6 +37,8 @@ class Run:
         self._stopping = stopping
         self._limit = TimeLimit(settings.config.get("timeoutSeconds"), self._announce_timeout)
         self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
+        self.recorded: dict[str, Any] | None = None
+        """The protocol's TrialRecord of the trial, once its result is delivered."""
         self._outbox = (SilentOutbox if settings.follower else Outbox)(self._client)
 
     def execute(self, work: Callable[[Trial, list[str]], Outcome]) -> int:
@@ -120,11 +122,11 @@ class Run:
             write_termination_message(self.settings.termination_log, outcome.failure)
         try:
             self._outbox.drain(PATIENCE)
-            record = self._client.call("POST", "/result", outcome.to_wire(), patience=PATIENCE)
+            self.recorded = self._client.call("POST", "/result", outcome.to_wire(), patience=PATIENCE)
         except (Refused, Unreachable) as error:
             return self._give_up(error)
-        if record["state"] != outcome.state:
-            log(f"the trial already has a result, which is kept: {record['state']}")
+        if self.recorded["state"] != outcome.state:
+            log(f"the trial already has a result, which is kept: {self.recorded['state']}")
         return _exit_code(outcome.state)
 
     def _give_up(self, error: Refused | Unreachable) -> int:

@@ -158,3 +158,53 @@ def test_a_second_study_in_the_refit_is_rejected(refit: Pod, twin: Twin, python:
     """)
     assert refit.run("script", "train.py", python=python).code == 1
     assert "optimizes a second study" in twin.failure.message
+
+
+SHOW = """
+    import pathlib
+    import matplotlib.pyplot as plt
+    import plotly.graph_objects as go
+
+    pathlib.Path("MODEL").parent.mkdir(exist_ok=True)
+    pathlib.Path("MODEL").write_text("weights")
+    for _ in range(2):
+        go.Figure(layout={"title": {"text": "Optimization History Plot"}}).show()
+        plt.figure()
+        plt.plot([1, 2])
+        plt.show()
+"""
+
+
+def test_figures_that_a_script_shows_are_files_beside_the_model(refit: Pod, twin: Twin) -> None:
+    model = refit.folder / "volume" / "model.pt"
+    refit.write(
+        SHOW.replace("MODEL", str(model))
+        + f"""
+    import optuna
+    study = optuna.create_study(direction="maximize")
+    study.optimize(None)
+    study.set_user_attr("model", "{model}")
+    """
+    )
+    ended = refit.run("script", "train.py")
+    assert ended.code == 0, ended
+    names = ["optimization-history-plot.html", "figure.png"]
+    names += ["optimization-history-plot-2.html", "figure-2.png"]
+    saved = twin.study.trials[-1].user_attrs["plots"]
+    assert saved == [str(model.parent / "plots" / name) for name in names]
+    assert all(f"tuning: figure: {file}\n" in ended.err for file in saved)
+    assert {file.name for file in (model.parent / "plots").iterdir()} == {*names, "plotly.min.js"}
+    assert not (refit.working_directory / "plots").exists()
+
+
+def test_figures_without_a_model_stay_in_the_working_directory(refit: Pod, twin: Twin) -> None:
+    refit.write("""
+        def objective(trial):
+            import matplotlib.pyplot as plt
+            plt.title("Loss, all")
+            plt.show()
+    """)
+    ended = refit.run()
+    assert ended.code == 0, ended
+    file = refit.working_directory / "plots" / "loss-all.png"
+    assert twin.study.trials[-1].user_attrs == {"plots": [str(file)]}

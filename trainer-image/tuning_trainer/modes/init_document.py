@@ -12,6 +12,7 @@ from tuning_trainer.modes.manifest_check import (
     inexpressible,
     is_expressible,
 )
+from tuning_trainer.optuna_api.callbacks import ENDS, OF_THE_STUDY, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,6 +140,12 @@ def _further_notes(
     if made.has_storage:
         yield "the script's storage is ignored: the study server keeps the study"
     for callback in arguments.get("callbacks") or ():
-        if not hasattr(callback, "_n_trials"):
-            name = getattr(callback, "__name__", type(callback).__name__)
-            yield f"the callback {name} is ignored: spec.objectives[].target can end a study early"
+        yield from _callback_notes(callback)
+
+
+def _callback_notes(callback: Any) -> Iterator[str]:
+    name, field = name_of(callback), OF_THE_STUDY.get(type(callback).__name__)
+    if field is None:
+        yield f"the callback {name} runs in each trial's pod, where it can't end the study: {ENDS}"
+    elif not hasattr(callback, "_n_trials"):
+        yield f"the callback {name} is not run: use {field}"

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import dis
 import functools
 import inspect
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import Failure, TrialFailure, failure_of
 from tuning_trainer.log import log
+from tuning_trainer.modes.figures import Figures
 from tuning_trainer.modes.lookahead import WAY_OUT
 from tuning_trainer.modes.script import execute, find_script
 from tuning_trainer.modes.workers import connect_spawned_processes
 from tuning_trainer.optuna_api.bridge import Inside
 from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
-from tuning_trainer.optuna_api.stand_in import FinishedTrial
-from tuning_trainer.optuna_api.trial_storage import split
+from tuning_trainer.optuna_api.finished import trial_of_record
 from tuning_trainer.outcome import Outcome, is_pruned
-from tuning_trainer.wire.codec import from_wire, numbers_from_wire
+from tuning_trainer.wire.codec import from_wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,6 +38,8 @@ def refit_script(arguments: list[str], settings: Settings, trial: Trial, finishe
         BaseException: whatever the script raises.
     """
     bridge = FinishedBridge(finished, Choice(settings.config.get("study")))
+    figures = Figures()
+    figures.install()
     connect_spawned_processes()
     try:
         execute(find_script(arguments[0], settings.source), arguments, bridge)
@@ -52,6 +52,7 @@ def refit_script(arguments: list[str], settings: Settings, trial: Trial, finishe
         raise TrialFailure(_without_objective(error, bridge.objectives)) from error
     for key, value in bridge.new_attributes().items():
         trial.set_user_attr(key, value)
+    figures.record(trial)
     return Outcome("COMPLETE")
 
 
@@ -116,10 +117,9 @@ class FinishedBridge:
         kept = {name: arguments[name] for name in ("sampler", "pruner", "study_name") if arguments.get(name)}
         if arguments.get("storage") is not None and not isinstance(arguments["storage"], str):
             kept["storage"] = arguments["storage"]
-        optuna = sys.modules["optuna"]
         with self.inside:
-            study = optuna.create_study(directions=self._finished["directions"], **kept)
-            _fill(optuna, study, self._finished)
+            study = sys.modules["optuna"].create_study(directions=self._finished["directions"], **kept)
+            _fill(study, self._finished)
         self._study = study
         return study
 
@@ -159,52 +159,12 @@ class FinishedBridge:
     tell = ask
 
 
-def _fill(optuna: Any, study: Any, finished: dict[str, Any]) -> None:
+def _fill(study: Any, finished: dict[str, Any]) -> None:
     trials = sorted(finished["trials"], key=lambda trial: trial["number"])
+    finished_trials = [trial_of_record(trial) for trial in trials]
     if hasattr(study, "add_trials"):
-        study.add_trials([_frozen(optuna, trial) for trial in trials])
+        study.add_trials(finished_trials)
     else:
-        study.trials = [_plain(trial) for trial in trials]
+        study.trials = finished_trials
     for key, value in from_wire(finished.get("userAttrs") or {}).items():
         study.set_user_attr(key, value)
-
-
-def _values(trial: dict[str, Any]) -> list[float] | None:
-    return None if trial.get("values") is None else [float(value) for value in trial["values"]]
-
-
-def _plain(trial: dict[str, Any]) -> FinishedTrial:
-    return FinishedTrial(trial["number"], trial["state"], _values(trial), trial.get("parameters") or {})
-
-
-def _frozen(optuna: Any, trial: dict[str, Any]) -> Any:
-    """Return Optuna's FrozenTrial."""
-    read = optuna.distributions.json_to_distribution
-    constraints = numbers_from_wire(trial.get("constraints"))
-    user_attrs, system_attrs = split(from_wire(trial.get("userAttrs") or {}))
-    reported = numbers_from_wire(trial.get("reported"))
-    frozen = optuna.trial.create_trial(
-        state=optuna.trial.TrialState[trial["state"]],
-        values=_values(trial),
-        params=trial.get("parameters") or {},
-        distributions={name: read(json.dumps(form)) for name, form in trial.get("distributions", {}).items()},
-        user_attrs=user_attrs,
-        system_attrs={**system_attrs, **_constraints(constraints)},
-        intermediate_values={int(step): value for step, value in reported.items()},
-    )
-    frozen.datetime_start = _local(trial.get("started"))
-    frozen.datetime_complete = _local(trial.get("finished"))
-    return frozen
-
-
-def _constraints(named: dict[str, float]) -> dict[str, Any]:
-    """Return constraint values as Optuna stores them: those of a sampler's constraints_func as one list."""
-    if list(named) == [str(position) for position in range(len(named))]:
-        return {"constraints": list(named.values())} if named else {}
-    return {f"constraints:{name}": value for name, value in named.items()}
-
-
-def _local(time: str | None) -> dt.datetime | None:
-    if time is None:
-        return None
-    return dt.datetime.fromisoformat(time.replace("Z", "+00:00")).astimezone().replace(tzinfo=None)

@@ -25,13 +25,14 @@ from tuning_trainer.modes.manifest_check import (
 from tuning_trainer.modes.workers import IN_OBJECTIVE, TrialOverInWorker, Workers, start_workers
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import Inside
+from tuning_trainer.optuna_api.callbacks import chosen, run_callbacks
 from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
-from tuning_trainer.outcome import Outcome, exceptions, outcome_of_exception, outcome_of_value
+from tuning_trainer.outcome import BAD_VALUE, Outcome, exceptions, outcome_of_exception, outcome_of_value
 from tuning_trainer.runner import TrialOver
 from tuning_trainer.stopping import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tuning_trainer.optuna_api.bridge import Bridge
     from tuning_trainer.optuna_api.trial import Trial
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 IGNORED = {
     "n_trials": "spec.maxTrials",
     "timeout": "spec.timeout",
-    "callbacks": "spec.maxTrialsWithoutImprovement and spec.objectives[].target",
 }
 """Arguments of `optimize` that concern the whole study, and the fields to use instead."""
 INTEGRATIONS = "optuna_integration."
@@ -118,13 +118,14 @@ class TrialBridge:
             check_only_call(calling_frame())
         for name in [name for name in IGNORED if arguments.get(name)]:
             log(f"the argument {name} of optimize is ignored: use {IGNORED[name]}")
+        callbacks = chosen(arguments.get("callbacks"))
         trial = self._take(study)
         if trial is not None:
             func, metrics = arguments["func"], self._open()[1]
             outcome = self._run_user_code(
                 lambda: outcome_of_value(func(trial), metrics), arguments.get("catch")
             )
-            self._end(study, trial, outcome)
+            self._end(study, trial, outcome, callbacks)
 
     def ask(self, study: Any, arguments: dict[str, Any]) -> Trial:
         """Return the pod's trial, with the parameters that the call names.
@@ -235,12 +236,17 @@ class TrialBridge:
             trial.set_constraint(str(position), value)
         return outcome
 
-    def _end(self, study: Any, trial: Trial, outcome: Outcome) -> None:
+    def _end(self, study: Any, trial: Trial, outcome: Outcome, callbacks: Iterable[Any] = ()) -> None:
         trial.study.describe(study.study_name, study.user_attrs)
         ended = outcome
         if outcome.state != "FAIL":
             ended = self._run_user_code(lambda: self._constrained(trial, outcome))
-        self._finish(self._run.deliver(ended))
+        exit_code = self._run.deliver(ended)
+        raised = ended.failure is not None and ended.failure.category not in (CAUGHT, BAD_VALUE)
+        if self._run.recorded is not None and not raised:  # an exception ends Optuna's loop before callbacks
+            with self.inside:
+                run_callbacks(callbacks, trial, self._run.recorded)
+        self._finish(exit_code)
 
     def _finish(self, exit_code: int) -> None:
         self._workers.finish(exit_code)

@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-NO_STOP = "study.stop is ignored: spec.objectives[].target or spec.maxTrials ends the study"
-
-
+IGNORED = {
+    "enqueue_trial": "study.enqueue_trial is ignored: put known good points into spec.initialTrials",
+    "add_trial": "study.add_trial is ignored: spec.warmStart continues from another study",
+    "add_trials": "study.add_trials is ignored: spec.warmStart continues from another study",
+    "stop": "study.stop is ignored: spec.objectives[].target, spec.maxTrialsWithoutImprovement or "
+    "spec.maxTrials ends the study",
+}
+"""Methods of a study that concern more than one trial, and the fields to use instead."""
 STUDY_ARGUMENTS = ("sampler", "pruner", "study_name", "direction", "directions")
 """Arguments of create_study for a study in memory."""
 

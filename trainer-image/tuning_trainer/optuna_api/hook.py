@@ -14,7 +14,7 @@ from importlib.util import module_from_spec
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.log import PACKAGE, log
-from tuning_trainer.optuna_api.bridge import NO_STOP
+from tuning_trainer.optuna_api.bridge import IGNORED
 from tuning_trainer.optuna_api.choice import is_left_alone, unknown
 from tuning_trainer.optuna_api.storages import replace_storages
 
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 STAND_IN = f"{PACKAGE}/standin"
 SPAWNED = f"{PACKAGE}/spawned"
 """First on the module path in script mode; only processes that the script spawns find Optuna there."""
-IGNORED = {
-    "enqueue_trial": "study.enqueue_trial is ignored: put known good points into spec.initialTrials",
-    "add_trial": "study.add_trial is ignored: spec.warmStart continues from another study",
-    "add_trials": "study.add_trials is ignored: spec.warmStart continues from another study",
-    "stop": NO_STOP,
-}
-"""Methods that concern more than one trial, and the fields to use instead."""
 RESULTS = ("best_trial", "best_trials", "best_params", "best_value", "trials")
 RESULT_METHODS = ("get_trials", "trials_dataframe")
 

@@ -32,16 +32,29 @@ class TrialState(enum.IntEnum):
     FAIL = 3
     WAITING = 4
 
+    def is_finished(self) -> bool:
+        """Return whether a trial in this state has ended."""
+        return self not in (TrialState.RUNNING, TrialState.WAITING)
 
-class FinishedTrial:
-    """A finished trial, in the refit."""
 
-    def __init__(self, number: int, state: str, values: list[float] | None, params: dict[str, Any]) -> None:
+class FrozenTrial:
+    """A finished trial: of the study in the refit, or the pod's own for a callback."""
+
+    def __init__(
+        self,
+        number: int,
+        state: TrialState,
+        params: dict[str, Any],
+        values: list[float] | None,
+        **details: Any,
+    ) -> None:
+        """Create a trial; the details are those of Optuna's constructor, all of them attributes."""
         self.number = number
-        self.state = TrialState[state]
-        self.values = values
+        self.state = state
         self.params = params
+        self.values = values
         self.system_attrs: dict[str, Any] = {}
+        self.__dict__.update(details)
 
     @property
     def value(self) -> float | None:
@@ -59,7 +72,7 @@ class Study:
         self.sampler, self.pruner = arguments.get("sampler"), arguments.get("pruner")
         self.user_attrs: dict[str, Any] = {}
         self.metric_names: list[str] | None = None
-        self.trials: list[FinishedTrial] = []
+        self.trials: list[FrozenTrial] = []
 
     @property
     def direction(self) -> StudyDirection:
@@ -67,7 +80,7 @@ class Study:
         return self.directions[0]
 
     @property
-    def best_trial(self) -> FinishedTrial:
+    def best_trial(self) -> FrozenTrial:
         """The best trial of the finished study, in the refit."""
         sign = -1 if self.direction is StudyDirection.MAXIMIZE else 1
         found = [(sign * trial.values[0], trial.number, trial) for trial in self.trials if trial.values]
@@ -96,7 +109,7 @@ class Study:
     def enqueue_trial(self, params: dict[str, Any], user_attrs: Any = None) -> None:
         """Record a known good point for `init`; in a pod the hook ignores it."""
         del user_attrs
-        waiting = FinishedTrial(len(self.trials), "WAITING", None, {})
+        waiting = FrozenTrial(len(self.trials), TrialState.WAITING, {}, None)
         waiting.system_attrs["fixed_params"] = params
         self.trials.append(waiting)
 
@@ -208,7 +221,7 @@ def fill(optuna: ModuleType) -> None:
         create_study=create_study,
         load_study=load_study,
         study=study,
-        trial=_module("trial", Trial=Trial, BaseTrial=Trial, TrialState=TrialState),
+        trial=_module("trial", Trial=Trial, BaseTrial=Trial, FrozenTrial=FrozenTrial, TrialState=TrialState),
         exceptions=_module("exceptions", TrialPruned=pruned, OptunaError=Exception),
         samplers=_module("samplers", __getattr__=_named),
         pruners=_module("pruners", __getattr__=_named),

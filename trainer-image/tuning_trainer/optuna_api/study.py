@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tuning_trainer.log import log
-from tuning_trainer.optuna_api.bridge import NO_STOP
+from tuning_trainer.optuna_api.bridge import IGNORED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,7 +94,7 @@ class TrialStudy:
 
     def stop(self) -> None:
         """Log that a trial does not end its study."""
-        log(NO_STOP)
+        log(IGNORED["stop"])
 
     def __getattr__(self, name: str) -> NoReturn:
         """Explain why the rest of Optuna's Study is missing; an AttributeError, so that `hasattr` works."""

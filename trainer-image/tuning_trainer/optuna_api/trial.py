@@ -258,6 +258,11 @@ class Trial:
         return dict(self._constraints)
 
     @property
+    def reported(self) -> dict[int, float]:
+        """A copy of the intermediate values, by step."""
+        return dict(self._reported)
+
+    @property
     def datetime_start(self) -> dt.datetime | None:
         """When the trial started, in local time without a zone, as in Optuna."""
         if self._started is None:
