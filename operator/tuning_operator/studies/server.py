@@ -18,7 +18,7 @@ from tuning_operator.studies.http.app import create_app
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage import PostgresStore
-from tuning_operator.studies.storage.base import MemoryStore, Store
+from tuning_operator.studies.storage.base import Fenced, MemoryStore, Store
 from tuning_operator.studies.study.context import COMMIT_SECONDS, freeze_heap
 
 log = logging.getLogger(__name__)
@@ -40,12 +40,12 @@ def run() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL)
     try:
         uvloop.run(StudyServer(settings, make_store(settings)).run())
-    except Replaced as end:
+    except WriterEnded as end:
         raise SystemExit(str(end)) from None
 
 
-class Replaced(Exception):  # noqa: N818  a state, not an error
-    """Another study server has become the only writer of the database."""
+class WriterEnded(Exception):  # noqa: N818  a state, not an error
+    """This server can never write to the database again, so that its process must end."""
 
 
 class StudyServer(uvicorn.Server):
@@ -58,7 +58,7 @@ class StudyServer(uvicorn.Server):
         super().__init__(uvicorn_config(create_app(self.service), settings, self._certificate))
 
     async def run(self, sockets: list[socket.socket] | None = None) -> None:  # type: ignore[override]
-        """Serve until a signal comes, or another server takes over (Replaced)."""
+        """Serve until a signal comes, or nothing can be written any more (WriterEnded)."""
         writing = asyncio.create_task(self._stay_only_writer())
         following = asyncio.create_task(self._certificate.follow()) if self._certificate else None
         try:
@@ -77,13 +77,15 @@ class StudyServer(uvicorn.Server):
         await self.service.stop()  # here, since the signal ends the process once `serve` returns
 
     async def _stay_only_writer(self) -> None:
-        """Become the only writer; stop the server when that fails or another server takes over."""
+        """Become the only writer; stop the server when that fails, or when it can write no more."""
         try:
             await self.service.start()
             freeze_heap()
             log.info("Ready: this server is the only writer")
-            await self.service.lost()
-            raise Replaced("another study server has taken over; this one stops")
+            error = await self.service.lost()
+            if isinstance(error, Fenced):
+                raise WriterEnded(f"another study server has taken over; this one stops. {error}")
+            raise WriterEnded(f"the database can't be written, so this study server stops: {error}")
         finally:
             self.should_exit = True
 

@@ -45,9 +45,9 @@ class Service:
         await self._store.open()
         self._open.set()
 
-    async def lost(self) -> None:
-        """Return when this server is no longer the only writer."""
-        await self._store.lost()
+    async def lost(self) -> Exception:
+        """Return when this server can write no more, with the reason: Fenced if another one took over."""
+        return await self._store.lost()
 
     async def stop(self) -> None:
         """Make everything durable and release the record."""

@@ -23,9 +23,9 @@ from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 from tuning_operator.studies.auth.tokens import mint_operator
 from tuning_operator.studies.certificate import Certificate
-from tuning_operator.studies.server import Replaced
+from tuning_operator.studies.server import WriterEnded
 from tuning_operator.studies.settings import StudySettings
-from tuning_operator.studies.storage.base import MemoryStore, NothingToWait
+from tuning_operator.studies.storage.base import Fenced, MemoryStore, NothingToWait
 
 from tests.support.study_server import NO_TLS, SECRET, running_server
 
@@ -308,14 +308,25 @@ def test_the_database_is_away(store: SlowStore, monkeypatch: pytest.MonkeyPatch)
         assert pod.post("/report", json={"values": [[0, 0.5]]}).json()["prune"] is False
 
 
-def test_a_server_that_is_replaced_ends() -> None:
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        (Fenced(), "another study server has taken over; this one stops"),
+        (
+            RuntimeError("no permission"),
+            "the database can't be written, so this study server stops: no permission",
+        ),
+    ],
+)
+def test_a_server_that_can_write_no_more_ends(reason: Exception, message: str) -> None:
     class ReplacedStore(MemoryStore):
         def __init__(self) -> None:
             super().__init__()
             self.replaced, self.closed = threading.Event(), threading.Event()
 
-        async def lost(self) -> None:
+        async def lost(self) -> Exception:
             await asyncio.to_thread(self.replaced.wait)
+            return reason
 
         async def close(self) -> None:
             self.closed.set()
@@ -328,5 +339,5 @@ def test_a_server_that_is_replaced_ends() -> None:
     server.thread.join(30)
     assert not server.thread.is_alive()
     assert store.closed.is_set()
-    with pytest.raises(Replaced):
+    with pytest.raises(WriterEnded, match=message):
         serving.__exit__(None, None, None)

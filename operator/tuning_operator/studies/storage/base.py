@@ -52,8 +52,8 @@ class Store(Protocol):
     async def open(self) -> None:
         """Become the only writer; return when that is so."""
 
-    async def lost(self) -> None:
-        """Return when another writer may have taken over: from then on nothing can be written."""
+    async def lost(self) -> Exception:
+        """Return when nothing can be written any more, and why: Fenced if another writer took over."""
 
     async def close(self) -> None:
         """Make durable what is not yet, and let others write."""
@@ -115,9 +115,10 @@ class MemoryStore:
     async def open(self) -> None:
         """There is no other writer."""
 
-    async def lost(self) -> None:
+    async def lost(self) -> Exception:
         """Never return: nobody can take over."""
-        await asyncio.get_running_loop().create_future()
+        never: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def close(self) -> None:
         """There is nothing to flush."""

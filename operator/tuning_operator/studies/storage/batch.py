@@ -13,8 +13,10 @@ from typing import Any, TypeVar
 
 from optuna.distributions import distribution_to_json
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
+from sqlalchemy.dialects.postgresql import insert
 
 from tuning_operator.studies.storage import loader, schema, statements
 from tuning_operator.studies.storage.changes import (
@@ -78,6 +80,44 @@ class Batch:
             done.changed_by_others[trial._trial_id] = trial  # noqa: SLF001
         return done
 
+    def restore(self, connection: Connection, header: loader.Header, trials: Sequence[FrozenTrial]) -> None:
+        """Execute the statements that bring back a study under its former ids, where rows are missing.
+
+        Trials that have ended in the database are complete there: their end is the last that is written.
+        """
+        connection.execute(
+            insert(schema.studies)
+            .values(study_id=header.study_id, study_name=header.name)
+            .on_conflict_do_nothing(index_elements=["study_id"])
+        )
+        there = select(schema.study_directions.c.objective).where(
+            schema.study_directions.c.study_id == header.study_id
+        )
+        if not connection.execute(there).all():
+            connection.execute(
+                schema.study_directions.insert(), _direction_rows(header.study_id, header.directions)
+            )
+        for kind, attrs in header.attrs.items():
+            texts = ((header.study_id, key, json.dumps(value)) for key, value in attrs.items())
+            _execute(connection, statements.STUDY_ATTRS[kind], texts)
+        known = loader.states(connection, [trial._trial_id for trial in trials])  # noqa: SLF001
+        missing = [t for t in trials if (state := known.get(t._trial_id)) is None or not state.is_finished()]  # noqa: SLF001
+        rows = [
+            (
+                trial._trial_id,  # noqa: SLF001
+                header.study_id,
+                trial.number,
+                trial.state.name,
+                schema.stored_time(trial.datetime_start),
+                schema.stored_time(trial.datetime_complete),
+            )
+            for trial in missing
+        ]
+        _execute(connection, statements.RESTORE_TRIALS, rows)
+        for trial in missing:
+            self._take(trial)
+        self._write_rows(connection)
+
     def _refuse(self, change: Change, error: Exception) -> None:
         self._done.refused[change] = error
         self._done.results.pop(change)
@@ -90,11 +130,7 @@ class Batch:
             if study_id is None:
                 self._refuse(change, DuplicatedStudyError(f"There is a study {change.name!r} already."))
                 continue
-            rows = [
-                {"study_id": study_id, "objective": objective, "direction": direction}
-                for objective, direction in enumerate(change.directions)
-            ]
-            connection.execute(schema.study_directions.insert(), rows)
+            connection.execute(schema.study_directions.insert(), _direction_rows(study_id, change.directions))
             self._done.results[change] = study_id
 
     def _set_study_attrs(self, connection: Connection, changes: Sequence[SetStudyAttr]) -> None:
@@ -232,6 +268,13 @@ class Batch:
                 continue
             for statement in statements.DELETE_STUDY:
                 connection.execute(statement, {"study_id": change.study_id})
+
+
+def _direction_rows(study_id: int, directions: Sequence[StudyDirection]) -> list[dict[str, Any]]:
+    return [
+        {"study_id": study_id, "objective": objective, "direction": direction}
+        for objective, direction in enumerate(directions)
+    ]
 
 
 def _only(kind: type[C], changes: Iterable[Change]) -> list[C]:

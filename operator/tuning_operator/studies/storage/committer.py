@@ -4,10 +4,12 @@ import logging
 import math
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
+from optuna.trial import TrialState
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
 from tuning_operator.studies.storage import statements
 from tuning_operator.studies.storage.base import Fenced, StorageUnavailable
@@ -23,11 +25,24 @@ _PATIENCE = 5  # attempts at a change in a deadlock; a batch is halved, so that 
 _HEARTBEAT = 5.0  # seconds without a write after which the connection is tried
 
 
+class WriterRowLocked(Exception):  # noqa: N818
+    """Another session locks the row that names the writer, so that no transaction can begin."""
+
+
 class Ledger(Protocol):
     """The memory that takes in what became of the changes. Called from the committer's thread only."""
 
-    def begin(self) -> None:
-        """Forget what was read before this process became the writer."""
+    def begin(self, guard: Mapping[str, Any]) -> None:
+        """Forget what was read before this process became the writer, as `guard` names it."""
+
+    def committed(self, number: int) -> None:
+        """Remember the number of the last transaction: a database without it is not to be read."""
+
+    def restore(self, connection: Connection, unsettled: Container[int]) -> int:
+        """Write what is in memory to a database that has lost it; return the number of studies.
+
+        The ends of the `unsettled` trials are left out, since they are still to be written.
+        """
 
     def known_trials(self, study_id: int) -> Known:
         """Return how much of a study's trials is in memory."""
@@ -53,6 +68,8 @@ class Committer:
         self._seq = 0
         self._taken: deque[Change] = deque()
         self._attempts = 0
+        self._acknowledged = 0
+        """The number of the last transaction with changes that was committed."""
         self._closing = False
         self._end: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="study-committer", daemon=True)
@@ -116,7 +133,7 @@ class Committer:
     def _run(self) -> None:
         try:
             self._fenced_connection.open()
-            self._ledger.begin()
+            self._ledger.begin(self._fenced_connection.guard)
             self.ready.set()
             while self._take():
                 for part in _parts(self._taken):
@@ -193,10 +210,10 @@ class Committer:
     def _refuse(self, change: Change, error: Exception) -> None:
         while True:
             try:
-                self._ledger.refuse(self._fenced_connection.open(), change, self._rest)
+                self._ledger.refuse(self._open(), change, self._rest)
                 break
             except Exception as problem:
-                if not is_away(problem):
+                if not _is_away(problem):
                     raise
                 self._fenced_connection.drop()
         self._taken.popleft()
@@ -208,7 +225,7 @@ class Committer:
         failures = 0
         number, done = 0, None
         while True:
-            connection = self._fenced_connection.open()
+            connection = self._open()
             if done is not None and self._fenced_connection.last_committed == number:
                 return done  # it was committed; only the answer was lost
             self._attempts += 1
@@ -217,7 +234,7 @@ class Committer:
                 with connection.begin():
                     done = self._execute(connection, number, changes)
             except Exception as error:
-                if is_away(error):
+                if _is_away(error):
                     log.warning("The database is away, writes wait: %s", error)
                     self._fenced_connection.drop()
                 elif is_transient(error) and len(changes) == 1 and failures < _PATIENCE:
@@ -226,16 +243,64 @@ class Committer:
                     raise
             else:
                 self.commits += 1
+                self._fenced_connection.last_committed = number
+                if changes:
+                    self._acknowledged = number
+                    self._ledger.committed(number)
                 return done
+
+    def _open(self) -> Connection:
+        """Return the connection. A database that has lost transactions gets what is in memory first."""
+        while True:
+            connection = self._fenced_connection.open()
+            if self._fenced_connection.last_committed >= self._acknowledged:
+                return connection
+            try:
+                self._restore(connection)
+            except Exception as error:
+                if not _is_away(error):
+                    raise
+                self._fenced_connection.drop()
+
+    def _restore(self, connection: Connection) -> None:
+        log.error(
+            "The database has lost transactions: its last is %d, but %d was committed. It was restored from "
+            "a backup, or a standby took over that had not received them. What is in memory is written "
+            "again; studies that were not in memory are as they were at the time of the backup.",
+            self._fenced_connection.last_committed,
+            self._acknowledged,
+        )
+        with self._changed:
+            pending = [*self._taken, *self._queue]
+        unsettled = {change.trial_id for change in pending if isinstance(change, SetState)}
+        with connection.begin():
+            self._begin(connection, self._acknowledged, [])
+            studies = self._ledger.restore(connection, unsettled)
+        self._fenced_connection.last_committed = self._acknowledged
+        log.error("The database has the %d studies that are in memory again", studies)
 
     def _execute(self, connection: Connection, number: int, changes: Sequence[Change]) -> Done:
         ids = sorted({change.trial_id for change in changes if isinstance(change, TrialChange)})
+        states = self._begin(connection, number, ids)
+        return Batch(self._ledger.known_trials).write(connection, states, changes)
+
+    def _begin(self, connection: Connection, number: int, ids: Sequence[int]) -> dict[int, TrialState]:
+        """Begin a transaction if this process is still the writer; return the trials' states by id."""
         parameters = {**self._fenced_connection.guard, "number": number, "ids": ids}
-        rows = connection.execute(statements.BEGIN, parameters).all()
+        try:
+            rows = connection.execute(statements.BEGIN, parameters).all()
+        except DBAPIError as error:
+            if is_locked(error):
+                raise WriterRowLocked("another session locks the table tuning_writers") from error
+            raise
         if not rows:
             raise Fenced("Another process has become the writer.")
-        states = {row.trial_id: row.state for row in rows if row.trial_id is not None}
-        return Batch(self._ledger.known_trials).write(connection, states, changes)
+        return {row.trial_id: row.state for row in rows if row.trial_id is not None}
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether nothing can be written now, so that all changes wait."""
+    return is_away(error) or isinstance(error, WriterRowLocked)
 
 
 def _parts(changes: Sequence[Change]) -> Iterator[list[Change]]:

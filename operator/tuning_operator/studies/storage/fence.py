@@ -74,7 +74,12 @@ class FencedConnection:
         self._stopping = threading.Event()
         self._logged = ""
         self.last_committed = 0
-        """The number of the last transaction that the database has, as seen when the connection was made."""
+        """The number of the last transaction that the database has."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopping.is_set()
 
     @property
     def is_open(self) -> bool:
@@ -114,7 +119,9 @@ class FencedConnection:
 
     def _patiently(self, connect: Callable[[], Connection]) -> Connection:
         attempts = Retrying(
-            retry=retry_if_exception(lambda error: isinstance(error, LockHeldError) or is_away(error)),
+            retry=retry_if_exception(
+                lambda error: isinstance(error, LockHeldError) or is_away(error) or is_locked(error)
+            ),
             wait=wait_random_exponential(multiplier=_SHORTEST_WAIT, max=_LONGEST_WAIT),
             stop=stop_when_event_set(self._stopping),
             sleep=sleep_using_event(self._stopping),
@@ -125,6 +132,8 @@ class FencedConnection:
         try:
             return attempts(connect)
         except (LockHeldError, DBAPIError) as error:
+            if not self.stopped:  # another attempt would fail as well: the process must not continue
+                raise
             raise StorageUnavailable(f"Shard {self._shard} cannot be written: {error}") from error
 
     def _log(self, attempt: RetryCallState) -> None:
@@ -170,7 +179,10 @@ class FencedConnection:
         writers = schema.writers
         holder = connection.execute(select(writers.c.holder).where(writers.c.shard == self._shard)).scalar()
         if holder != self._holder:
-            raise Fenced(f"Another process writes shard {self._shard} now ({holder}).")
+            raise Fenced(
+                f"Another process writes shard {self._shard} now ({holder}), or the database was restored to "
+                "a state from before this process started."
+            )
 
     def _note_holder(self, connection: Connection) -> None:
         writers = schema.writers

@@ -1,17 +1,25 @@
 """Memory and database together: what is not in memory is read once; what others wrote, at a refresh."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeVar
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL, Connection, create_engine
 from sqlalchemy.exc import DBAPIError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, stop_never, wait_random_exponential
 
-from tuning_operator.studies.storage import loader, schema
+from tuning_operator.studies.storage import loader, schema, statements
 from tuning_operator.studies.storage.base import Extent, StorageUnavailable
-from tuning_operator.studies.storage.batch import Done, Known
-from tuning_operator.studies.storage.changes import Change, CreateTrial, SetState, SetStudyAttr, TrialChange
+from tuning_operator.studies.storage.batch import Batch, Done, Known
+from tuning_operator.studies.storage.changes import (
+    Change,
+    CreateTrial,
+    DeleteStudy,
+    SetState,
+    SetStudyAttr,
+    TrialChange,
+)
 from tuning_operator.studies.storage.fence import CONNECT_ARGS, is_away
 from tuning_operator.studies.storage.memory import (
     Memory,
@@ -30,6 +38,9 @@ class Library:
     def __init__(self, url: URL, timeout: float | None) -> None:
         """`timeout`: seconds until a read that the database does not answer raises StorageUnavailable."""
         self._url = url
+        self._guard: Mapping[str, Any] = {}
+        self._at_least = 0
+        """The number of the last transaction that this process committed; 0: it has not written yet."""
         self._timeout = timeout
         self._memory = Memory()
         self._prepared = False
@@ -110,10 +121,6 @@ class Library:
         """Return the studies of the database whose names start with a prefix, by name."""
         return self._read(lambda connection: loader.extents(connection, prefix))
 
-    def forget(self, study_id: int) -> None:
-        """Drop a study that is deleted."""
-        self._memory.drop(study_id)
-
     def conflicts(self, study_id: int) -> int:
         """Return how often memory was corrected after a refused write to a trial of a study."""
         record = self._memory.study(study_id)
@@ -145,7 +152,7 @@ class Library:
 
         attrs, trials = self._read(look)
         if attrs is None:
-            self.forget(study_id)
+            self._memory.drop(study_id)
             raise KeyError(f"Another process deleted the study with study_id {study_id}.")
         self._take_attrs(record, attrs, settled)
         with record.lock:
@@ -180,14 +187,41 @@ class Library:
 
     def _read_once(self, work: Callable[[Connection], _T]) -> _T:
         self.prepare()
+        at_least = self._at_least
         with self._engine.connect() as connection:
+            if at_least and loader.batch(connection, self._guard, at_least) < at_least:
+                raise StorageUnavailable("The database has lost transactions, which are being written again.")
             return work(connection)
 
     # The committer's ledger
 
-    def begin(self) -> None:
-        """Forget what was read before this process became the writer."""
+    def begin(self, guard: Mapping[str, Any]) -> None:
+        """Forget what was read before this process became the writer, as `guard` names it."""
+        self._guard = guard
         self._memory.clear()
+
+    def committed(self, number: int) -> None:
+        """Remember the number of the last transaction: a database without it is not to be read."""
+        self._at_least = number
+
+    def restore(self, connection: Connection, unsettled: Container[int]) -> int:
+        """Write the studies in memory to a database that has lost the last transactions; return how many.
+
+        Studies that were deleted are deleted again. The ends of the `unsettled` trials are left out.
+        """
+        records = self._memory.all()
+        gone = self._memory.gone()
+        for study_id in gone:
+            for statement in statements.DELETE_STUDY:
+                connection.execute(statement, {"study_id": study_id})
+        for record in records:
+            header, trials = record.snapshot()
+            Batch(self.known_trials).restore(
+                connection, header, [_running(t) if id_of(t) in unsettled else t for t in trials]
+            )
+        schema.skip_ids(connection, schema.studies.c.study_id, max(gone, default=0))
+        schema.skip_ids(connection, schema.trials.c.trial_id, 0)
+        return len(records)
 
     def known_trials(self, study_id: int) -> Known:
         """Return how much of a study's trials is in memory."""
@@ -214,8 +248,10 @@ class Library:
                 put_back_trial(record, trial, list)
 
     def _settle_answer(self, change: Change, result: Any) -> None:
-        """Take in a trial that we created or started: it is ours."""
-        if isinstance(change, CreateTrial) and (record := self._memory.study(change.study_id)):
+        """Take in what only the database could answer, also when nobody waits for it any more."""
+        if isinstance(change, DeleteStudy):
+            self._memory.drop(change.study_id)
+        elif isinstance(change, CreateTrial) and (record := self._memory.study(change.study_id)):
             with record.lock:
                 record.note_ours(result, change.seq)
         elif (
@@ -241,3 +277,10 @@ class Library:
                     return
                 if attrs := loader.study_attrs(connection, change.study_id):
                     put_back_attrs(record, attrs, rest)
+
+
+def _running(trial: FrozenTrial) -> FrozenTrial:
+    """Return a trial without its end."""
+    running = copy.copy(trial)
+    running.state, running.values, running.datetime_complete = TrialState.RUNNING, None, None
+    return running

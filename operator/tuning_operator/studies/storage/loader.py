@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from sys import intern
 from typing import Any, TypeAlias, TypeVar
@@ -140,6 +140,14 @@ def extents(connection: Connection, prefix: str) -> dict[str, Extent]:
         .group_by(studies.c.study_name)
     )
     return {name: Extent(trials, schema.local_time(finished)) for name, trials, finished in rows}
+
+
+def batch(connection: Connection, guard: Mapping[str, Any], otherwise: int) -> int:
+    """Return the number of a writer's last transaction; `otherwise`: another one has become the writer."""
+    table = schema.writers
+    mine = (table.c.shard == guard["of_shard"]) & (table.c.holder == guard["me"])
+    found = connection.execute(select(table.c.batch).where(mine)).scalar()
+    return otherwise if found is None else found
 
 
 def study_of(connection: Connection, trial_id: int) -> int | None:

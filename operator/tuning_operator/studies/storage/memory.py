@@ -131,6 +131,11 @@ class StudyRecord:
         """Set a study's attribute; a reader of the former ones is not disturbed."""
         self.attrs = self.attrs | {kind: self.attrs[kind] | {key: value}}
 
+    def snapshot(self) -> tuple[Header, list[FrozenTrial]]:
+        """Return all that is known of the study."""
+        with self.lock:
+            return Header(self.study_id, self.name, self.directions, self.attrs), list(self.trials.values())
+
     def freeze(self) -> FrozenStudy:
         """Return the study as Optuna lists it."""
         with self.lock:
@@ -157,6 +162,16 @@ class Memory:
     def study(self, study_id: int) -> StudyRecord | None:
         """Return a study that is in memory."""
         return self._records.get(study_id)
+
+    def all(self) -> list[StudyRecord]:
+        """Return the studies that are in memory, by id."""
+        with self._lock:
+            return sorted(self._records.values(), key=lambda record: record.study_id)
+
+    def gone(self) -> list[int]:
+        """Return the ids of the studies that were deleted."""
+        with self._lock:
+            return sorted(self._gone)
 
     def id_of_name(self, name: str) -> int | None:
         """Return the id of a study that is in memory."""

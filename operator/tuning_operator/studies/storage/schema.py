@@ -15,6 +15,7 @@ from sqlalchemy import (
     URL,
     BigInteger,
     Column,
+    Connection,
     Integer,
     MetaData,
     String,
@@ -85,6 +86,13 @@ def prepare(url: URL) -> None:
 def lock_key(shard: int) -> tuple[int, int]:
     """Return the advisory lock that only the writer of a shard holds."""
     return _LOCK_CLASS, shard
+
+
+def skip_ids(connection: Connection, column: Column[int], used: int) -> None:
+    """Let new rows have ids above those of a table, above `used`, and above those that were given before."""
+    sequence = func.pg_get_serial_sequence(column.table.name, column.name)
+    highest = select(func.coalesce(func.max(column), 0)).scalar_subquery()
+    connection.execute(select(func.setval(sequence, func.greatest(func.nextval(sequence), highest, used))))
 
 
 def stored_time(time: datetime | None) -> datetime | None:

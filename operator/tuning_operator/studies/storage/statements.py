@@ -81,15 +81,17 @@ def _set_state(condition: ColumnElement[bool]) -> RowsStatement:
     return RowsStatement(sql, tuple(map(_parameter, columns)))
 
 
+_TRIAL: _Columns = {
+    "study_id": Integer(),
+    "number": Integer(),
+    "state": String(),
+    "datetime_start": DateTime(),
+    "datetime_complete": DateTime(),
+}
+
+
 def _create_trials() -> RowsStatement:
-    table = schema.trials
-    columns: _Columns = {
-        "study_id": Integer(),
-        "number": Integer(),
-        "state": String(),
-        "datetime_start": DateTime(),
-        "datetime_complete": DateTime(),
-    }
+    table, columns = schema.trials, _TRIAL
     rows = _rows(columns)
     values = [cast(rows.c[name], table.c[name].type) for name in columns]
     sql = insert(table).from_select(list(columns), select(*values).order_by(rows.c.number))
@@ -138,6 +140,8 @@ STUDY_ATTRS = {
 DELETE_STUDY = _delete_study()
 
 CREATE_TRIALS = _create_trials()
+RESTORE_TRIALS = _upsert(schema.trials, ("trial_id",), {"trial_id": Integer(), **_TRIAL})
+"""Trials under their former ids."""
 TRIAL_ATTRS = {
     "user": _upsert(schema.trial_user_attrs, ("trial_id", "key"), {"trial_id": Integer(), **_ATTR}),
     "system": _upsert(schema.trial_system_attrs, ("trial_id", "key"), {"trial_id": Integer(), **_ATTR}),

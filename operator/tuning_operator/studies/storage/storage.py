@@ -218,7 +218,6 @@ class PostgresStorage(BaseStorage):
     def delete_study(self, study_id: int) -> None:
         """Delete a study with its trials. Raises KeyError."""
         self._answer(DeleteStudy(study_id))
-        self._library.forget(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Set a user attribute. Raises KeyError."""

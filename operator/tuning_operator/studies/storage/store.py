@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from tuning_operator.studies.storage.base import Extent
+from tuning_operator.studies.storage.base import Extent, Fenced
 from tuning_operator.studies.storage.storage import PostgresStorage
 from tuning_operator.studies.storage.writes import Writes
 
@@ -21,6 +21,7 @@ class PostgresStore:
             url, shard=shard, write_timeout=write_timeout, wait=False, on_end=self._note_end
         )
         self._lost = asyncio.Event()
+        self._end: Exception = Fenced()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -43,9 +44,10 @@ class PostgresStore:
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._postgres.wait_for_lock)
 
-    async def lost(self) -> None:
-        """Return when another writer may have taken over: from then on nothing can be written."""
+    async def lost(self) -> Exception:
+        """Return when nothing can be written any more, and why: Fenced if another writer took over."""
         await self._lost.wait()
+        return self._end
 
     async def close(self) -> None:
         """Make durable what is not yet, and let others write."""
@@ -83,6 +85,7 @@ class PostgresStore:
         """Create trials, with numbers in this order; blocking. Raises KeyError, StorageUnavailable."""
         self._postgres.create_trials(study_id, trials)
 
-    def _note_end(self, _: Exception) -> None:
+    def _note_end(self, error: Exception) -> None:
+        self._end = error
         if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._lost.set)

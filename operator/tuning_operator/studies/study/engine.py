@@ -28,7 +28,7 @@ from tuning_operator.studies.definition.samplers import build_pruner, build_samp
 from tuning_operator.studies.errors import unknown_study, unknown_trial
 from tuning_operator.studies.pruning import Pruning, make_pruning
 from tuning_operator.studies.pruning.base import OptunaPruning
-from tuning_operator.studies.storage.base import Writes
+from tuning_operator.studies.storage.base import StorageUnavailable, Writes
 from tuning_operator.studies.study import checks
 from tuning_operator.studies.study.context import Context, in_thread
 from tuning_operator.studies.study.earlier import CONTINUED
@@ -86,14 +86,14 @@ class StudyEngine:
         self._pruning: Pruning = OptunaPruning(study.pruner, study)
         self._conflicts = 0
         """The store's conflicts when the trials were last counted."""
+        self._in_doubt = False
+        """Whether the database did not answer when a trial was to be started, so that it may start later."""
 
     async def load(self) -> None:
         """Take in the record."""
         async with self._lock:
             await in_thread(self._threads.records, self._recount)
-            for number in filter(self._tuner.lacks_parameters, self._board.running):
-                await self._write(self._threads.sampling, self._tuner.resume, number)
-                self._note(self.study.frozen(number))
+            await self._resume()
         await self._settle()
 
     async def redefine(self, definition: StudyDefinition) -> None:
@@ -145,9 +145,14 @@ class StudyEngine:
             raise unknown_study(*self.key) from None
         await self._catch_up()
         async with self._lock:
+            if self._in_doubt:
+                await self._context.settle()
             count = self.study.storage.get_n_trials(self.study.study_id)
             for number in [*self._board.unfinished, *range(self._board.total, count)]:
                 self._note(self.study.frozen(number))
+            if self._in_doubt:
+                await self._resume()
+                self._in_doubt = False
 
     async def ask(self, request: AskRequest) -> StudySummary:
         """Start trials until as many run as requested, at most 16; return the summary after that."""
@@ -285,11 +290,21 @@ class StudyEngine:
         async with self._lock:
             if not (self._tuner.has_incomplete or self._room(request)):
                 return False
+            if self._in_doubt:
+                raise StorageUnavailable("The database did not answer when a trial was started.")
+            self._in_doubt = True
             number, written = await self._write(self._threads.sampling, self._tuner.start)
+            self._in_doubt = False
             writes.append(written)
             trial = self.study.frozen(number)
             self._note(trial)
             return trial.state == TrialState.RUNNING
+
+    async def _resume(self) -> None:
+        """Give the running trials without all their parameters those that they lack. The lock is held."""
+        for number in filter(self._tuner.lacks_parameters, self._board.running):
+            await self._write(self._threads.sampling, self._tuner.resume, number)
+            self._note(self.study.frozen(number))
 
     def _room(self, request: AskRequest) -> bool:
         board = self._board

@@ -88,6 +88,7 @@ class Registry:
         if problems := await in_thread(self._records, problems_of, definition):
             raise Refused(*problems)
         async with self._lock(key):
+            await self._context.settle()  # what an earlier request wrote, also if it stopped waiting
             earlier = await in_thread(
                 self._records, earlier_record, self._store, names.optuna_study_name(*key), definition
             )
@@ -106,6 +107,7 @@ class Registry:
     async def forget(self, key: StudyKey) -> None:
         """Stop a study whose resource is gone; its record goes too if its definition says so."""
         async with self._lock(key):
+            await self._context.settle()  # an earlier request, which stopped waiting, may have deleted it
             try:
                 engine = await self._find(key)
             except NotFound:  # it was forgotten before

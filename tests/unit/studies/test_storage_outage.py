@@ -1,0 +1,224 @@
+"""A database that hangs, is locked, refuses, or has lost transactions: no acknowledged write is lost."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
+from tuning_operator.studies.server import WriterEnded
+from tuning_operator.studies.storage import PostgresStorage, PostgresStore, StorageUnavailable, schema
+
+from tests.support.postgres import EmbeddedPostgres
+from tests.support.study_server import RunningServer, running_server
+
+MINIMIZE = [StudyDirection.MINIMIZE]
+NewStorage = Callable[..., PostgresStorage]
+STUDY = "/v1/studies/ml/mnist"
+X = {"name": "x", "type": "float", "low": 0, "high": 1}
+DEFINITION = {"objectives": [{"metric": "acc", "direction": "maximize"}], "searchSpace": [X]}
+WRITERS = (
+    "SELECT pid FROM pg_stat_activity"
+    " WHERE application_name LIKE 'tuning-studies-%' AND datname = current_database()"
+)
+
+
+def execute(url: str, statement: str) -> Any:
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        result = connection.execute(text(statement))
+        return result.all() if result.returns_rows else None
+
+
+@contextmanager
+def hung_writer(url: str) -> Iterator[None]:
+    """Stop the process in the database that serves the writer, which therefore does not answer."""
+    [(pid,)] = execute(url, WRITERS)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def locked_writers(url: str) -> Iterator[None]:
+    """Lock the table that names the writer, as a schema migration or a backup might."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE tuning_writers IN ACCESS EXCLUSIVE MODE"))
+        yield
+
+
+def in_database(url: str, study: int | str) -> list[FrozenTrial]:
+    plain = RDBStorage(url, skip_table_creation=True)
+    study_id = study if isinstance(study, int) else plain.get_study_id_from_name(study)
+    found = plain.get_all_trials(study_id)
+    plain.engine.dispose()
+    return found
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch, database_url: str) -> Iterator[RunningServer]:
+    """A server that waits for the database for a short time only."""
+    monkeypatch.setattr("tuning_operator.studies.study.context.COMMIT_SECONDS", 0.3)
+    with running_server(PostgresStore(database_url, write_timeout=0.3)) as server:
+        yield server
+
+
+def answered(server: RunningServer, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    """Send a request of the operator until it is answered."""
+    operator, replies = server.operator(), []
+
+    def is_answered() -> bool:
+        replies.append(operator.request(method, path, json=body))
+        return replies[-1].status_code != 503
+
+    server.wait_until("answers", is_answered)
+    assert replies[-1].status_code in (200, 204), replies[-1].text
+    return replies[-1].json() if replies[-1].content else {}
+
+
+@pytest.mark.parametrize("initial", [[], [{"x": 0.5}]], ids=["new", "enqueued"])
+def test_a_trial_that_starts_after_its_request_was_given_up(
+    impatient: RunningServer, database_url: str, initial: list[dict[str, float]]
+) -> None:
+    """It gets its parameters, and it is the only one of a study with maxTrials: 1."""
+    operator = impatient.operator()
+    operator.put(STUDY, json=DEFINITION | {"initialTrials": initial})
+    request = {"parallelism": 2, "maxTrials": 1}
+    with hung_writer(database_url):
+        assert [operator.post(f"{STUDY}/ask", json=request).status_code for _ in range(2)] == [503, 503]
+    answered(impatient, "POST", f"{STUDY}/ask", request)
+    [trial] = answered(impatient, "POST", f"{STUDY}/ask", request)["running"]
+    assert trial["parameters"].keys() == {"x"}
+    [recorded] = in_database(database_url, "ml/mnist")
+    assert (recorded.state, recorded.params) == (TrialState.RUNNING, trial["parameters"])
+
+
+def test_initial_trials_enqueued_after_their_request_was_given_up(
+    impatient: RunningServer, database_url: str
+) -> None:
+    impatient.operator().put(STUDY, json=DEFINITION)
+    wanted = DEFINITION | {"initialTrials": [{"x": 0.5}, {"x": 0.25}]}
+    with hung_writer(database_url):
+        assert impatient.operator().put(STUDY, json=wanted).status_code == 503
+    answered(impatient, "PUT", STUDY, wanted)
+    fixed = [trial.system_attrs["fixed_params"] for trial in in_database(database_url, "ml/mnist")]
+    assert fixed == [{"x": 0.5}, {"x": 0.25}]
+
+
+def test_a_study_deleted_after_its_request_was_given_up(impatient: RunningServer, database_url: str) -> None:
+    operator = impatient.operator()
+    operator.put(STUDY, json=DEFINITION | {"deletionPolicy": "Delete"})
+    with hung_writer(database_url):
+        assert operator.delete(STUDY).status_code == 503
+    answered(impatient, "DELETE", STUDY)
+    assert operator.get(STUDY).status_code == 404
+    assert answered(impatient, "PUT", STUDY, DEFINITION)["counts"]["waiting"] == 0
+
+
+@pytest.mark.parametrize("connected", [True, False])
+def test_writes_wait_for_a_lock_on_the_row_that_names_the_writer(
+    new_storage: NewStorage, database_url: str, connected: bool
+) -> None:
+    ended: list[Exception] = []
+    storage = new_storage(on_end=ended.append)
+    study_id = storage.create_new_study(MINIMIZE)
+    trial_id = storage.create_new_trial(study_id)
+    with locked_writers(database_url):
+        if not connected:
+            execute(database_url, WRITERS.replace("pid", "pg_terminate_backend(pid)", 1))
+        with storage.deferred(wait=False) as writes:
+            storage.set_trial_intermediate_value(trial_id, 0, 0.5)
+        with pytest.raises(StorageUnavailable):
+            writes.wait(1.5)  # longer than a statement waits for a lock
+    writes.wait(30)
+    assert in_database(database_url, study_id)[0].intermediate_values == {0: 0.5}
+    assert ended == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "repair", "message"),
+    [
+        (
+            "ALTER TABLE tuning_writers RENAME TO elsewhere",
+            "ALTER TABLE elsewhere RENAME TO tuning_writers",
+            'relation "tuning_writers" does not exist',
+        ),
+        (
+            "ALTER TABLE tuning_writers RENAME COLUMN batch TO elsewhere",
+            "ALTER TABLE tuning_writers RENAME COLUMN elsewhere TO batch",
+            "column tuning_writers.batch does not exist",
+        ),
+    ],
+)
+def test_an_error_at_reconnect_ends_the_process(
+    database_url: str, break_it: str, repair: str, message: str
+) -> None:
+    serving = running_server(PostgresStore(database_url))
+    server = serving.__enter__()
+    try:
+        execute(database_url, break_it)
+        execute(database_url, WRITERS.replace("pid", "pg_terminate_backend(pid)", 1))
+        server.operator().put(STUDY, json=DEFINITION)
+        server.thread.join(30)
+        assert not server.thread.is_alive()
+    finally:
+        execute(database_url, repair)
+    with pytest.raises(WriterEnded, match=message):
+        serving.__exit__(None, None, None)
+
+
+def test_what_a_restored_database_has_lost_is_written_again(
+    postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a standby that lagged behind, the backup lacks the last transactions; pods notice nothing."""
+    url = schema.database_url(postgres.url).render_as_string(hide_password=False)
+    store = PostgresStore(url, shard=9)
+    storage = store._postgres
+    ask = {"parallelism": 1, "maxTrials": 2}
+    with running_server(store) as server:
+        study_id = storage.create_new_study(MINIMIZE, "before")
+        deleted = storage.create_new_study(MINIMIZE, "deleted")
+        running, ended = (storage.create_new_trial(study_id) for _ in range(2))
+        storage.set_trial_intermediate_value(running, 0, 0.5)
+        postgres.back_up()
+        storage.set_trial_intermediate_value(running, 1, 0.25)
+        storage.set_trial_user_attr(running, "note", {"kept": True})
+        storage.set_trial_state_values(ended, TrialState.COMPLETE, [1.0])
+        storage.set_study_system_attr(study_id, "definition", "the second")
+        storage.delete_study(deleted)
+        lost = storage.create_new_trial(study_id)
+        several = storage.create_new_study([*MINIMIZE, StudyDirection.MAXIMIZE], "after")
+        last = storage.create_new_trial(several)
+        answered(server, "PUT", STUDY, DEFINITION)
+        asked = answered(server, "POST", f"{STUDY}/ask", ask)
+        pod = server.pod("ml", "mnist", 0)
+        assert pod.post("/report", json={"values": [[0, 0.5]]}).status_code == 200
+        memory = storage.get_all_trials(study_id)
+        postgres.restore()
+        assert answered(server, "POST", f"{STUDY}/ask", ask) == asked
+        assert pod.post("/report", json={"values": [[1, 0.25]]}).status_code == 200
+        assert pod.post("/result", json={"state": "COMPLETE", "values": [1]}).status_code == 200
+        assert storage.get_all_trials(study_id) == memory
+        storage.set_trial_intermediate_value(lost, 1, 0.5)
+        assert storage.create_new_trial(study_id) > last
+        assert storage.create_new_study(MINIMIZE, "deleted") > several
+    assert "The database has lost transactions" in caplog.text
+    assert in_database(url, study_id)[:2] == memory[:2]
+    assert [trial.number for trial in in_database(url, study_id)] == [0, 1, 2, 3]
+    assert in_database(url, study_id)[2].intermediate_values == {1: 0.5}
+    assert len(in_database(url, several)) == 1
+    [trial] = in_database(url, "ml/mnist")
+    assert (trial.state, trial.intermediate_values) == (TrialState.COMPLETE, {0: 0.5, 1: 0.25})
+    plain = RDBStorage(url, skip_table_creation=True)
+    assert plain.get_study_system_attrs(study_id) == {"definition": "the second"}
+    assert plain.get_study_directions(several) == [*MINIMIZE, StudyDirection.MAXIMIZE]
+    plain.engine.dispose()
