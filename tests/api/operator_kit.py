@@ -306,6 +306,21 @@ class Node:
             elif uid not in self._lives:
                 self._lives[uid] = asyncio.create_task(self._live(Pod(self, body)))
 
+    async def register(self, name: str, gpus: int) -> None:
+        """Have the scheduler know a node, of which this object is the kubelet."""
+        capacity = {"cpu": "64", "memory": "64Gi", "pods": "500", GPU: str(gpus)}
+        ready = {
+            "type": "Ready",
+            "status": "True",
+            "reason": "KubeletReady",
+            "lastHeartbeatTime": _now(),
+            "lastTransitionTime": _now(),
+        }
+        await self.core.create_node({"metadata": {"name": name, "labels": {"for": self.namespace}}})
+        status = {"capacity": capacity, "allocatable": capacity, "conditions": [ready]}
+        await self.core.patch_node_status(name, {"status": status})
+        await self.core.patch_node(name, {"spec": {"taints": None}})
+
     async def _live(self, pod: Pod) -> None:
         self.pods.append(pod)
         self.jobs |= {owner["uid"] for owner in pod.body["metadata"]["ownerReferences"]}
@@ -339,18 +354,7 @@ class Node:
 async def node_of(connection: client.ApiClient, namespace: str, gpus: int = GPUS) -> AsyncIterator[Node]:
     """Have a node that takes the pods of one namespace, and no others."""
     node, name = Node(connection, namespace), f"node-{namespace}"
-    capacity = {"cpu": "64", "memory": "64Gi", "pods": "500", GPU: str(gpus)}
-    ready = {
-        "type": "Ready",
-        "status": "True",
-        "reason": "KubeletReady",
-        "lastHeartbeatTime": _now(),
-        "lastTransitionTime": _now(),
-    }
-    await node.core.create_node({"metadata": {"name": name, "labels": {"for": namespace}}})
-    status = {"capacity": capacity, "allocatable": capacity, "conditions": [ready]}
-    await node.core.patch_node_status(name, {"status": status})
-    await node.core.patch_node(name, {"spec": {"taints": None}})
+    await node.register(name, gpus)
     kubelet = asyncio.create_task(node.run())
     try:
         yield node

@@ -290,6 +290,39 @@ async def test_pods_that_were_lost_are_replaced(cluster: Cluster) -> None:
     assert [pod.trial for pod in cluster.node.pods] == [0, 0, 0]
 
 
+async def test_a_node_that_rejects_pods_fails_no_trial(cluster: Cluster) -> None:
+    """The scheduler prefers it, since it has the most free GPUs. A deleted pod that has to be killed is replaced."""
+    black_hole, begun = f"black-hole-{cluster.namespace}", asyncio.Event()
+
+    async def life(pod: Pod) -> None:
+        if pod.body["spec"]["nodeName"] == black_hole:
+            await pod.is_rejected("OutOfnvidia.com/gpu", "Node didn't have enough resource: nvidia.com/gpu")
+            return
+        await pod.runs()
+        if pod.trial == 2 and not begun.is_set():
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await pod.fails(137)
+        await pod.completes(1.0)
+
+    cluster.node.life = life
+    await cluster.node.register(black_hole, 1000)
+    try:
+        await cluster.apply(maxTrials=6, parallelism=2, maxFailedTrials=0)
+        await asyncio.wait_for(begun.wait(), 60)
+        [running] = [pod for pod in cluster.node.pods if pod.trial == 2]
+        await cluster.node.core.delete_namespaced_pod(running.name, cluster.namespace)
+        status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    finally:
+        await cluster.node.core.delete_node(black_hole)
+    assert (status["trials"]["complete"], status["trials"]["failed"]) == (6, 0)
+    rejected = [pod for pod in cluster.node.pods if pod.body["spec"]["nodeName"] == black_hole]
+    assert len(rejected) == 2, "later pods did not go there"
+    assert "OutOfnvidia.com/gpu" in (await cluster.told("PodFailed"))["PodFailed"]
+
+
 async def test_a_pod_without_python_is_told(cluster: Cluster) -> None:
     async def life(pod: Pod) -> None:
         await pod.fails(128, "StartError", 'exec: "python3": executable file not found in $PATH')

@@ -23,6 +23,9 @@ ANNOTATION_PARAMETERS = f"{GROUP}/parameters"
 ANNOTATION_STOP = f"{GROUP}/stop"
 """On a trial's Job: a user wants the trial to end now. It is recorded as PRUNED."""
 
+ANNOTATION_RESTARTS = f"{GROUP}/restarts"
+"""On a Job, as JSON: how often its work was started again after it was lost, and which nodes it avoids."""
+
 REFIT = "refit"
 """Takes the place of the trial's number in the name of the refit's Job."""
 

@@ -162,7 +162,8 @@ def pod(
     containers = [{"name": "trainer", "image": "python:3.12", "resources": {"limits": {GPU: 4}}}]
     return {
         "metadata": {"name": f"mnist-{trial}-abcde", "namespace": "ml", "uid": f"pod-{trial}",
-                     "labels": labels, "creationTimestamp": rfc3339(ago(age))},
+                     "labels": labels, "creationTimestamp": rfc3339(ago(age)),
+                     "ownerReferences": [{"kind": "Job", "name": f"mnist-{trial}", "uid": f"job-{trial}"}]},
         "spec": {"containers": containers, **(spec or {})},
         "status": status,
     }  # fmt: skip

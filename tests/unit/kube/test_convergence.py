@@ -111,6 +111,7 @@ class History:
         self._user(event, pick)
         if alive := world.alive():
             self.trial(event, alive[pick % len(alive)])
+            self._node(event, alive[pick % len(alive)])
         if world.refit_lives():
             self.refit(event)
         for _ in range(pick // 2 + 1 if event == "tick" else 0):
@@ -170,6 +171,13 @@ class History:
             case "hangs on its image":
                 stuck = pod(number, age=0, phase="Pending", **waiting("ImagePullBackOff"))
                 world.kube.put({**stuck, "kind": "Pod"})
+
+    def _node(self, event: str, number: int) -> None:
+        match event:
+            case "is lost":
+                self.world.lose(number)
+            case "is rejected":
+                self.world.reject(number, "gpu-1" if number % 2 else "gpu-2")
 
     def refit(self, event: str) -> None:
         world = self.world
@@ -255,7 +263,7 @@ EVENTS = [
     "tick", "tick", "tick", "tick", "time passes", "restart", "quota", "admission denies",
     "suspend", "parallelism", "more trials", "fewer trials", "edit refit",
     "begins", "completes", "completes", "reports only", "is to be pruned", "obeys", "crashes",
-    "exits without a report", "is deleted", "hangs on its image",
+    "exits without a report", "is deleted", "is lost", "is rejected", "hangs on its image",
     "refit begins", "refit completes", "an attempt fails", "refit fails", "refit ends without a report",
     "refit reports only", "refit is gone",
 ]  # fmt: skip

@@ -378,9 +378,12 @@ async def test_a_deleted_trainer_config_map_is_created_again() -> None:
 
 
 async def test_a_copied_job_is_not_the_trials() -> None:
-    """Someone copies a Job to debug it, labels and all; it fails."""
+    """Someone copies a Job to debug it, labels and all; it fails, and so does its pod."""
     world = World(parallelism=1)
     await world.settle()
+    failed = pod(0, **waiting("ImagePullBackOff"))
+    failed["metadata"]["ownerReferences"][0]["name"] = "mnist-0-debug"
+    world.kube.put({**failed, "kind": "Pod"})
     copied = {**failed_job(0), "metadata": {**failed_job(0)["metadata"], "name": "mnist-0-debug"}}
     world.kube.put(copied)
     odd = job(0)
@@ -388,6 +391,7 @@ async def test_a_copied_job_is_not_the_trials() -> None:
     world.kube.put({**odd, "metadata": {**odd["metadata"], "name": "mnist-best"}})
     await world.settle()
     assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
+    assert world.condition("Stalled")["reason"] == "Progressing"
 
 
 async def test_a_young_job_is_not_diagnosed_yet() -> None:
@@ -572,6 +576,7 @@ def refit_pod(world: World, **status: object) -> dict[str, Any]:
     assert world.refit
     made = pod(0, **status)
     made["metadata"]["labels"] = dict(world.refit["metadata"]["labels"])
+    made["metadata"]["ownerReferences"][0]["name"] = "mnist-refit"
     return made
 
 

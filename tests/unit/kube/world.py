@@ -16,8 +16,9 @@ from tuning_operator.kube.ports.runs import RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Failure, StudyKey
 from tuning_operator.resource import names
+from tuning_operator.resource.times import rfc3339
 
-from tests.unit.kube.builders import NOW, body
+from tests.unit.kube.builders import NOW, body, pod
 from tests.unit.kube.fake_kube import FakeKube
 from tests.unit.kube.faults import Faults, Killed
 from tests.unit.kube.model_server import ModelServer
@@ -114,11 +115,39 @@ class World:
         """The pod ends without a report."""
         self.end_job(trial, failed=1, conditions=FAILED)
 
+    def lose(self, trial: int) -> None:
+        """The pod is deleted while it runs, and killed before it has ended by itself."""
+        self.end_job(trial, failed=1, conditions=[{**FAILED[0], "reason": "PodFailurePolicy"}])
+
+    def reject(self, trial: int, node: str, reason: str = "UnexpectedAdmissionError") -> None:
+        """A node rejects the pod; the Job makes another one after a while."""
+        number = sum(kind == "Pod" for kind, _, _ in self.kube.objects)
+        rejected = pod(
+            trial,
+            age=number,
+            spec={"nodeName": node},
+            phase="Failed",
+            reason=reason,
+            message="no healthy devices",
+        )
+        rejected["metadata"] |= {
+            "name": f"mnist-{trial}-{number}",
+            "uid": f"pod-{trial}-{number}",
+            "creationTimestamp": rfc3339(self.now),
+            "ownerReferences": [self.owner(trial)],
+        }
+        self.kube.put({**rejected, "kind": "Pod"})
+
     def end_job(self, trial: int, **status: Any) -> None:
         self.kube.set_status("Job", "ml", f"mnist-{trial}", active=0, ready=0, **status)
 
     def delete_job(self, trial: int) -> None:
         self.kube.remove("Job", "ml", f"mnist-{trial}")
+
+    def owner(self, trial: int) -> dict[str, Any]:
+        """Return the owner reference of a pod of the trial's Job."""
+        name = f"mnist-{trial}"
+        return {"kind": "Job", "name": name, "uid": self.jobs_named(name)["metadata"]["uid"]}
 
     def jobs_named(self, name: str) -> dict[str, Any]:
         return self.kube.objects["Job", "ml", name]

@@ -9,6 +9,7 @@ from datetime import timedelta
 from pydantic import ValidationError
 
 from tuning_operator.kube.jobs.evidence import (
+    NODES,
     Check,
     Container,
     Evidence,
@@ -22,6 +23,7 @@ from tuning_operator.kube.jobs.evidence import (
     request_more,
     trainer,
 )
+from tuning_operator.kube.jobs.lost import DELETED, restarts_of, why_lost
 from tuning_operator.kube.plan.observation import Diagnosis
 from tuning_operator.protocol import Failure
 from tuning_operator.resource import names
@@ -35,7 +37,7 @@ PYTHON = (
     "The image needs Python 3.9 or later: set spec.trial.python to its path (for example, "
     "/opt/conda/bin/python), or use an image that has python3."
 )
-NODES = "The message comes from the node: ask the cluster's administrator if it continues."
+DELETING = "Find out what deletes pods in this namespace, for example with `kubectl get events`."
 OLD_PYTHON = r"future feature annotations is not defined"
 
 
@@ -113,6 +115,20 @@ def _exited_in_time(evidence: Evidence) -> bool:
     return deadline is None or end < start + timedelta(seconds=deadline)
 
 
+def _lost(evidence: Evidence) -> Diagnosis | None:
+    """Starting it again was of no use, or it would not have ended."""
+    text = why_lost(evidence)
+    if text is None:
+        return None
+    times = count(restarts_of(evidence.job).count, "time")
+    text = f"The {evidence.noun} was started again {times}; the last time, {text}"
+    return (
+        diagnosis("PodDeleted", text, DELETING)
+        if text.endswith(DELETED)
+        else diagnosis("PodFailed", text, NODES)
+    )
+
+
 def _cannot_run(evidence: Evidence) -> Diagnosis | None:
     for container in _failed(evidence):
         reason, message = container.terminated.get("reason"), container.terminated.get("message", "")
@@ -188,8 +204,7 @@ def _job_failed(evidence: Evidence) -> Diagnosis | None:
     failed = evidence.job.get("status", {}).get("failed", 0)
     if condition.get("reason") == "BackoffLimitExceeded" and not evidence.pods and failed > 1:
         text = f"{count(failed, 'pod')} of the {evidence.noun} were deleted before it had a result."
-        remedy = "Find out what deletes pods in this namespace, for example with `kubectl get events`."
-        return diagnosis("PodDeleted", text, remedy)
+        return diagnosis("PodDeleted", text, DELETING)
     why = f"({condition.get('reason')}): {condition.get('message', '')}"
     return diagnosis("JobFailed", f"The {evidence.noun}'s Job failed {why}")
 
@@ -198,6 +213,7 @@ POD_CHECKS: tuple[Check, ...] = (
     _out_of_memory,
     _evicted,
     _deadline,
+    _lost,
     _cannot_run,
     _reported_by_trainer,
     _exit_code,

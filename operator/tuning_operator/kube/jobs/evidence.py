@@ -18,8 +18,13 @@ from tuning_operator.resource.times import parse_time
 Json = Mapping[str, Any]
 
 MESSAGE_LIMIT = 800
+NODES = "The message comes from the node: ask the cluster's administrator if it continues."
 ENDING_DEADLINE = 1
 """Seconds; as a pod's deadline, it ends a pod that has run for longer, and keeps it with its logs."""
+LOST_CONTAINER = ("ContainerStatusUnknown", "Unknown")
+"""The reasons that the kubelet gives for the end of a container that is gone, for example after a reboot."""
+OWN_END = ("DeadlineExceeded", "Evicted")
+"""Reasons of a pod's end that are due to its own deadline or use of resources."""
 STOPPED = 143
 """The trainer's exit code after SIGTERM. It has reported nothing, and another pod resumes the work."""
 
@@ -213,12 +218,18 @@ def trainer(pod: Json) -> Container | None:
 
 
 def pod_failure(pod: Json) -> str | None:
-    """Return how the kubelet explains that a pod failed without an exit code of its trainer."""
+    """Return how the kubelet explains that it rejected or lost a pod; None if its trainer ended by itself."""
     status, own = pod.get("status", {}), trainer(pod)
-    if status.get("phase") != "Failed" or not status.get("reason") or (own and own.terminated):
+    ended = own.terminated if own else {}
+    reason, message = status.get("reason"), status.get("message", "")
+    if status.get("phase") != "Failed":
+        return None
+    if ended.get("reason") in LOST_CONTAINER:
+        reason, message = ended["reason"], ended.get("message") or "the node was probably restarted"
+    elif ended and reason in OWN_END:
         return None
     node = f" on node {pod['spec']['nodeName']}" if pod.get("spec", {}).get("nodeName") else ""
-    return f"{status['reason']}{node}: {status.get('message', '')}"
+    return f"{reason}{node}: {message}" if reason else None
 
 
 def logs_command(evidence: Evidence, container: str, pod: Json | None = None) -> str:

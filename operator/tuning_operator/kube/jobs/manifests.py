@@ -12,6 +12,7 @@ from typing import Any
 from tuning_trainer.wire.codec import to_wire
 
 from tuning_operator.kube.jobs.evidence import STOPPED
+from tuning_operator.kube.jobs.lost import Restarts, avoiding
 from tuning_operator.kube.plan.work import POD_RETRIES, Program, Trial, Work, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
@@ -65,8 +66,9 @@ def _address(runtime: Runtime) -> dict[str, str]:
     return {"server-url": runtime.server_url, **({"ca.crt": runtime.ca} if runtime.ca else {})}
 
 
-def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
+def job(study: TuningStudy, work: Work, runtime: Runtime, restarts: Restarts | None = None) -> dict[str, Any]:
     """Return the Job that does the work: the pod template with the container `trainer` completed."""
+    restarts = restarts or Restarts()
     runs = program(study, work)
     metadata = _metadata(study, work.job_name(study.metadata["name"]), work.labels)
     metadata["labels"] = {**runs.job.labels, **metadata["labels"]}
@@ -74,7 +76,12 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
         **runs.job.annotations,
         names.ANNOTATION_PROGRAM: runs.digest,
         **_parameters(work),
+        **restarts.annotations(),
     }
+    template = _pod_template(study, work, runs, runtime)
+    if restarts.avoided:
+        pod = template["spec"]
+        pod["affinity"] = avoiding(pod.get("affinity") or {}, restarts.avoided)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -83,7 +90,7 @@ def job(study: TuningStudy, work: Work, runtime: Runtime) -> dict[str, Any]:
             "backoffLimit": runs.retries or POD_RETRIES,
             "podFailurePolicy": {"rules": _failure_rules(work, runs)},
             "ttlSecondsAfterFinished": max(seconds(study.spec.trial.ttl_after_finished), SHORTEST_TTL),
-            "template": _pod_template(study, work, runs, runtime),
+            "template": template,
         },
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from tuning_operator.kube.jobs.evidence import (
+    NODES,
     Check,
     Container,
     Evidence,
@@ -20,6 +21,7 @@ from tuning_operator.kube.jobs.evidence import (
     pod_failure,
     request_more,
 )
+from tuning_operator.kube.jobs.lost import restarts_of
 from tuning_operator.kube.jobs.resources import excess, missing_resource, quantity, similar_resource
 from tuning_operator.kube.plan.observation import Diagnosis
 from tuning_operator.resource import names
@@ -164,6 +166,13 @@ def _unschedulable(evidence: Evidence) -> Diagnosis | None:
     if too_much := _never_enough(pod, evidence):
         text, advice = too_much
         return diagnosis("Unschedulable", f"{text} ({message})", advice, since)
+    restarts = restarts_of(evidence.job)
+    if restarts.avoided:
+        text = (
+            f"it waits for a node other than {' and '.join(restarts.avoided)}, which rejected pods "
+            f"({restarts.reason}): {message}"
+        )
+        return diagnosis("PodFailed", text, f"{NODES} The nodes are tried again after a few minutes.")
     short = sorted(set(re.findall(r"Insufficient ([^\s,.]+(?:\.[^\s,.]+)*)", message)))
     if short and not re.search(r"affinity|selector|taint|persistentvolumeclaim", message):
         what = f"no node has enough free {', '.join(short)} for its pod: {message}"

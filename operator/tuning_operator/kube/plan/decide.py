@@ -76,6 +76,8 @@ def _ended_without_result(_: Context, trial: TrialRecord, run: Run | None) -> tu
         return ()
     if trial.prune_requested:  # it was to stop, and did; only its report of that was lost
         return (_tell(trial, "PRUNED"),)
+    if run.lost:
+        return ()
     return (_tell(trial, "FAIL", run.diagnosis.failure if run.diagnosis else None),)
 
 
@@ -109,9 +111,13 @@ def _prune_requested(context: Context, trial: TrialRecord, run: Run | None) -> t
     return end if run is None else once(trial.prune_requested + context.prune_grace, context.now, *end)
 
 
-def _outdated(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
-    """Replace a run that has not started and is not what the spec says now; the trial stays as it is."""
-    return (Stop(Trial(trial.number)),) if run and run.state == "starting" and run.outdated else ()
+def _replaced(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
+    """Remove a run that was lost, or that has not started and is not what the spec says now.
+
+    The trial stays as it is, and gets another run.
+    """
+    replaced = run and (run.lost or (run.state == "starting" and run.outdated))
+    return (Stop(Trial(trial.number)),) if replaced else ()
 
 
 def _cannot_start(context: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
@@ -132,7 +138,7 @@ TRIAL_RULES: tuple[Rule, ...] = (
     _study_over,
     _stopped_by_user,
     _prune_requested,
-    _outdated,
+    _replaced,
     _cannot_start,
     _without_run,
 )

@@ -36,6 +36,8 @@ class Run:
     """Whether the spec has changed what the run should execute."""
     stop_requested: bool = False
     """Whether a user wants the trial to end."""
+    lost: bool = False
+    """Whether it ended or can't start through no fault of the study, so that another run may do better."""
     check_at: datetime | None = None
     """When to look at the run again, though nothing may have been reported of it."""
 

@@ -67,13 +67,13 @@ def _continue(study: TuningStudy, seen: Observation, record: RefitRecord, now: d
     run = seen.runs.get(begun)
     if run is None and seen.refit_run:
         yield from _remove(seen)
-    elif run and run.state == "ended":
+    elif run and run.state == "ended" and not run.lost:
         yield _fail(begun, why_failed(record, run))
     elif spec is None:
         yield _fail(begun, REMOVED)
         if run and run.active:
             yield Stop(begun)
-    elif run and run.state == "starting" and run.outdated:
+    elif run and (run.lost or (run.state == "starting" and run.outdated)):
         yield Stop(begun)
     elif needs_start(run):
         if Refit.of(spec, record.trial) == begun:

@@ -49,7 +49,7 @@ def blocked(seen: Observation, now: datetime) -> tuple[tuple[Work, ...], tuple[W
 
 
 def _reported(run: Run, others_run: bool, now: datetime) -> bool | Wait:
-    if run.diagnosis is None or run.state != "starting":
+    if run.diagnosis is None or not (run.state == "starting" or run.lost):
         return False
     category, since = run.diagnosis.failure.category, run.diagnosis.since
     if category not in REPORT_AFTER or since is None:

@@ -12,11 +12,20 @@ from tuning_operator.kube.jobs.ended import why_ended
 from tuning_operator.kube.jobs.evidence import (
     ENDING_DEADLINE,
     Evidence,
+    diagnosis,
     exited_at,
     is_ending,
     is_unscheduled,
     job_state,
     run_state,
+)
+from tuning_operator.kube.jobs.lost import (
+    MOST_RESTARTS,
+    Rejections,
+    Restarts,
+    must_move,
+    restarts_of,
+    why_lost,
 )
 from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map, trainer_name
 from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
@@ -57,7 +66,11 @@ MAX_SELECTED = 100
 
 
 class JobRuns:
-    """Runs as Jobs. Remembers which studies have the trainer's ConfigMap, and briefly the nodes' sizes."""
+    """Runs as Jobs.
+
+    Remembers which studies have the trainer's ConfigMap, and for a few minutes which nodes reject pods and how
+    large nodes are.
+    """
 
     def __init__(
         self,
@@ -73,6 +86,9 @@ class JobRuns:
         """The trainer's ConfigMaps that were created: the study's uid and the name."""
         self._providing = asyncio.Lock()
         self._nodes: tuple[datetime, Mapping[str, str] | None] | None = None
+        self._rejections = Rejections()
+        self._restarts: dict[StudyKey, dict[Work, Restarts]] = {}
+        """What is recorded on the next Jobs of work whose run was lost."""
 
     async def watch(self, changed: Callable[[StudyKey], None]) -> None:
         """Call `changed` whenever a study's Job or one of its pods changes, until cancelled."""
@@ -104,6 +120,7 @@ class JobRuns:
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
         self._provided.pop(key, None)
+        self._restarts.pop(key, None)
 
     async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
         """Return what is wrong with the templates: contradictions, invalid values, and unknown fields.
@@ -144,7 +161,7 @@ class JobRuns:
         runtime = self._runtime()
         try:
             await self._provide_trainer(study, runtime)
-            if not await self._kube.create(job(study, work, runtime)):
+            if not await self._kube.create(job(study, work, runtime, self._next_restarts(study, work))):
                 await self._check_owner(study, work)
         except KubeError as error:
             if error.status not in REFUSED:
@@ -152,6 +169,11 @@ class JobRuns:
             if JOB_QUOTA.search(error.message):
                 await self._delete_finished(key_of(study))
             raise RunRefused(work, _explained(error, study, work)) from error
+
+    def _next_restarts(self, study: TuningStudy, work: Work) -> Restarts:
+        rejecting = self._rejections.nodes(self._clock())
+        restarts = self._restarts.get(key_of(study), {}).get(work, Restarts())
+        return replace(restarts, avoided=tuple(rejecting), reason=next(reversed(rejecting.values()), ""))
 
     async def _delete_finished(self, key: StudyKey) -> None:
         """Make room in a quota on the number of Jobs: those that succeeded have their result recorded."""
@@ -206,14 +228,30 @@ class JobRuns:
             )
             if diagnose_at <= now and (state == "starting" or (state == "ended" and work in unfinished)):
                 unclear[work] = found
-        for work, evidence in (await self._evidence(study, unclear)).items():
+        found_evidence = await self._evidence(study, unclear)
+        for evidence in found_evidence.values():
+            for pod in evidence.pods:
+                self._rejections.see(pod)
+        for work, evidence in found_evidence.items():
             before = runs[work]
-            runs[work] = replace(
-                _run(evidence, now), outdated=before.outdated, stop_requested=before.stop_requested
-            )
+            run = replace(_run(evidence, now), outdated=before.outdated, stop_requested=before.stop_requested)
+            runs[work] = self._judged(key, work, run, evidence)
         if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
             self._provided.pop(key, None)  # the next start creates it again
         return runs
+
+    def _judged(self, key: StudyKey, work: Work, run: Run, evidence: Evidence) -> Run:
+        """Return the run with what the next Job of its work might do better."""
+        restarts, rejecting = restarts_of(evidence.job), self._rejections.nodes(self._clock())
+        why = {"ended": why_lost(evidence), "starting": must_move(evidence, rejecting)}.get(run.state)
+        if why and restarts.count < MOST_RESTARTS:
+            restarts = replace(restarts, count=restarts.count + 1)
+            run = replace(run, lost=True, diagnosis=diagnosis("PodFailed", f"{why}. It is started again."))
+        elif run.state == "starting" and evidence.pod and is_unscheduled(evidence.pod):
+            run = replace(run, outdated=run.outdated or not set(restarts.avoided) <= rejecting.keys())
+        if run.lost or run.outdated:
+            self._restarts.setdefault(key, {})[work] = restarts
+        return run
 
     async def _jobs(self, key: StudyKey, labels: str = "", fields: str = "") -> dict[Work, Json]:
         roles = f"{names.LABEL_ROLE} in ({names.ROLE_TRIAL},{names.ROLE_FINAL})"
@@ -265,7 +303,8 @@ class JobRuns:
             fields = "status.phase!=Succeeded"
             for pod in await self._kube.select("Pod", key.namespace, labels=selector, fields=fields):
                 work = work_of(pod["metadata"]["labels"])
-                if work and work in works:
+                # Not by its labels alone: it may be the pod of a copied Job.
+                if work and work in works and _is_of_job(pod, work.job_name(key.name)):
                     pods.setdefault(work, []).append(pod)
         return pods
 
@@ -320,6 +359,11 @@ def _run(evidence: Evidence, now: datetime) -> Run:
 
 def _belongs(body: Json, study_uid: str) -> bool:
     return any(owner["uid"] == study_uid for owner in body["metadata"].get("ownerReferences", []))
+
+
+def _is_of_job(pod: Json, name: str) -> bool:
+    owners = pod["metadata"].get("ownerReferences", [])
+    return any(owner["kind"] == "Job" and owner["name"] == name for owner in owners)
 
 
 def _of_a_study(body: Json) -> bool:

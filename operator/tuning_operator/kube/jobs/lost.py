@@ -1,0 +1,143 @@
+"""Runs that ended, or never began, through no fault of the study: their Jobs are started again.
+
+A Job itself replaces pods that were deleted or rejected before their trainer ran, but it can't tell a node that
+lost a container from a program that failed, and it does not keep its next pod from the node that rejected the
+last one. The operator does both, with another Job for the same work.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from tuning_operator.kube.jobs.evidence import (
+    STOPPED,
+    Evidence,
+    Json,
+    created,
+    job_condition,
+    pod_failure,
+    trainer,
+)
+from tuning_operator.resource import names
+from tuning_operator.resource.text import shorten
+
+MOST_RESTARTS = 5
+"""How often work is started again; after that, what its Job shows counts."""
+REJECTIONS = 2
+"""A node that rejected so many pods is avoided: a single one may have come at a bad moment."""
+AVOIDED_FOR = timedelta(minutes=5)
+"""Then the node is tried again."""
+MOST_AVOIDED = 50
+KILLED = 137
+"""The exit code of a trainer that was deleted and did not end within its grace period."""
+DELETED = "its pod was deleted while it ran"
+REASON_LIMIT = 300
+"""Characters of the reason in the annotation."""
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """What happened to the earlier Jobs of some work, as an annotation of its Job."""
+
+    count: int = 0
+    avoided: tuple[str, ...] = ()
+    """Nodes on which the Job's pods do not run."""
+    reason: str = ""
+    """How the kubelet explained the last rejection."""
+
+    def annotations(self) -> dict[str, str]:
+        """Return the annotation, if there is anything to record."""
+        if not self.count and not self.avoided:
+            return {}
+        reason = shorten(self.reason, REASON_LIMIT)
+        content = {"count": self.count, "avoidedNodes": self.avoided, "reason": reason}
+        return {names.ANNOTATION_RESTARTS: json.dumps(content)}
+
+
+def restarts_of(job: Json) -> Restarts:
+    """Return what a Job's annotation records; users may have changed it."""
+    try:
+        content = json.loads(job["metadata"].get("annotations", {})[names.ANNOTATION_RESTARTS])
+        avoided = tuple(str(node) for node in content["avoidedNodes"])
+        return Restarts(int(content["count"]), avoided, str(content["reason"]))
+    except (KeyError, ValueError, TypeError):
+        return Restarts()
+
+
+def rejecting_node(pod: Json) -> str | None:
+    """Return the node that rejected a pod before its trainer ran."""
+    own = trainer(pod)
+    if pod_failure(pod) is None or (own and own.terminated):
+        return None
+    if pod["status"].get("reason") == "Evicted":  # admitted, and ended for what it used
+        return None
+    return pod.get("spec", {}).get("nodeName") or None
+
+
+class Rejections:
+    """Which nodes reject pods. A restarted operator learns it from the next pods."""
+
+    def __init__(self) -> None:
+        self._pods: dict[str, dict[str, tuple[datetime, str]]] = {}
+
+    def see(self, pod: Json) -> None:
+        """Remember a pod if its node rejected it."""
+        node, when, text = rejecting_node(pod), created(pod), pod_failure(pod)
+        if node and when and text:
+            self._pods.setdefault(node, {})[pod["metadata"]["uid"]] = when, text
+
+    def nodes(self, now: datetime) -> dict[str, str]:
+        """Return the nodes to avoid, in the order of their last rejection, with the kubelet's explanation."""
+        for pods in self._pods.values():
+            for uid in [uid for uid, (when, _) in pods.items() if when < now - AVOIDED_FOR]:
+                del pods[uid]
+        last = {node: max(pods.values()) for node, pods in self._pods.items() if len(pods) >= REJECTIONS}
+        self._pods = {node: pods for node, pods in self._pods.items() if pods}
+        return {node: text for node, (_, text) in sorted(last.items(), key=lambda n: n[1])[-MOST_AVOIDED:]}
+
+
+def why_lost(evidence: Evidence) -> str | None:
+    """Return how a Job failed through no fault of its own; None if it did not fail, or by itself."""
+    failed, pod = job_condition(evidence.job, "Failed"), evidence.pod
+    if failed is None or failed.get("reason") != "PodFailurePolicy":
+        return None  # otherwise its pods were replaced as often as they may be
+    if pod is None:
+        return DELETED
+    if text := pod_failure(pod):
+        return f"its node ended its pod: {text}"
+    own = trainer(pod)
+    ended = own.terminated if own else {}
+    deleted = pod["metadata"].get("deletionTimestamp") and ended.get("reason") != "OOMKilled"
+    if deleted and ended.get("exitCode") in (KILLED, STOPPED):
+        return DELETED
+    return None
+
+
+def must_move(evidence: Evidence, rejecting: Collection[str]) -> str | None:
+    """Return why a Job has to be started again to get its next pod on another node; None if it need not.
+
+    Args:
+        evidence: of a Job that is starting.
+        rejecting: the nodes that reject pods.
+    """
+    pod = evidence.pod
+    node = rejecting_node(pod) if pod else None
+    if pod is None or node not in rejecting or node in restarts_of(evidence.job).avoided:
+        return None
+    return f"node {node} rejects its pods, so it moves to another node: {pod_failure(pod)}"
+
+
+def avoiding(affinity: Mapping[str, Any], nodes: Collection[str]) -> dict[str, Any]:
+    """Return a pod's affinity such that it does not run on some nodes, whatever else it requires."""
+    node = affinity.get("nodeAffinity") or {}
+    required = node.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    # The API server allows one value for each field, and a term without any requirement matches nothing.
+    others = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in nodes]
+    terms = [
+        {**term, "matchFields": [*term.get("matchFields", []), *others]} if term else term
+        for term in required.get("nodeSelectorTerms") or [{"matchFields": []}]
+    ]
+    required = {**required, "nodeSelectorTerms": terms}
+    return {**affinity, "nodeAffinity": {**node, "requiredDuringSchedulingIgnoredDuringExecution": required}}
