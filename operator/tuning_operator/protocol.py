@@ -193,8 +193,27 @@ class AskRequest(Model):
     max_trials: int = Field(ge=0)
 
 
+class AttributesRequest(Model):
+    """POST .../trials/{number}/attributes: user attributes, and constraint values by name (<= 0: feasible).
+
+    As in Optuna, setting a user attribute again replaces it, and the first value of a constraint is kept.
+    """
+
+    user_attrs: Attributes = Field(default_factory=dict)
+    study_attrs: Attributes = Field(
+        default_factory=dict,
+        description="User attributes of the study, as `study.set_user_attr` sets them. Those that the refit "
+        "sets are the refit's own.",
+    )
+    constraints: dict[str, Number] = Field(default_factory=dict)
+
+
 class TellRequest(Model):
-    """POST .../trials/{number}/result: end a trial. The first result stays; another is not an error."""
+    """POST .../trials/{number}/result: end a trial. The first result stays; another is not an error.
+
+    It is also what a pod leaves as its termination message, in case the study server does not answer: the
+    operator sends it later.
+    """
 
     state: Literal["COMPLETE", "PRUNED", "FAIL"]
     values: list[Value] | None = Field(
@@ -203,6 +222,14 @@ class TellRequest(Model):
         "(NaN, null, strings, too many or too few) make the trial FAIL, with a reason.",
     )
     failure: Failure | None = None
+    attributes: AttributesRequest | None = Field(
+        None,
+        description="What the trial set and its pod could not send before; it is set before the trial ends. "
+        "Invalid attributes do not keep the trial from ending.",
+    )
+    reported: list[tuple[int, Number]] = Field(
+        default_factory=list, description="Intermediate values that its pod could not send before."
+    )
 
 
 class TrialView(Model):
@@ -250,21 +277,6 @@ class ReportReply(Model):
 
     prune: bool
     reason: str | None = Field(None, description="Why the trial should stop, if it should.")
-
-
-class AttributesRequest(Model):
-    """POST .../trials/{number}/attributes: user attributes, and constraint values by name (<= 0: feasible).
-
-    As in Optuna, setting a user attribute again replaces it, and the first value of a constraint is kept.
-    """
-
-    user_attrs: Attributes = Field(default_factory=dict)
-    study_attrs: Attributes = Field(
-        default_factory=dict,
-        description="User attributes of the study, as `study.set_user_attr` sets them. Those that the refit "
-        "sets are the refit's own.",
-    )
-    constraints: dict[str, Number] = Field(default_factory=dict)
 
 
 class CopiedTrial(Model):

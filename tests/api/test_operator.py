@@ -291,7 +291,7 @@ async def test_pods_that_were_lost_are_replaced(cluster: Cluster) -> None:
 
 
 async def test_a_node_that_rejects_pods_fails_no_trial(cluster: Cluster) -> None:
-    """The scheduler prefers it, since it has the most free GPUs. A deleted pod that has to be killed is replaced."""
+    """The scheduler prefers it, as it has the most free GPUs. A deleted pod that was killed is replaced."""
     black_hole, begun = f"black-hole-{cluster.namespace}", asyncio.Event()
 
     async def life(pod: Pod) -> None:

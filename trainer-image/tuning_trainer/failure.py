@@ -98,12 +98,12 @@ def is_argument_error(error: BaseException) -> bool:
     return False
 
 
-def write_termination_message(path: str, failure: Failure) -> None:
-    """Write the failure to where the kubelet reads it; outside a pod there is no such file."""
+def write_termination_message(path: str, content: bytes) -> None:
+    """Write to where the kubelet reads how the container ended; outside a pod there is no such file."""
     target = Path(path)
     try:
         if target.exists():
-            target.write_bytes(termination_message(failure))
+            target.write_bytes(content)
     except OSError as error:  # the result must be reported all the same
         log(f"cannot write the termination message: {error}")
 
@@ -113,7 +113,7 @@ def termination_message(failure: Failure) -> bytes:
     wire = failure.to_wire()
     text = wire["traceback"] or ""
     while True:
-        encoded = json.dumps({**wire, "traceback": text or None}, ensure_ascii=False).encode(errors="replace")
+        encoded = _encoded({**wire, "traceback": text or None})
         excess = len(encoded) - TERMINATION_LIMIT
         if excess <= 0:
             return encoded
@@ -121,3 +121,31 @@ def termination_message(failure: Failure) -> bytes:
             text = text[max(excess // WIDEST, 1) :]
         else:
             wire["message"] = wire["message"][: -max(excess // WIDEST, 1)]
+
+
+def result_message(result: dict[str, Any], attributes: dict[str, Any], reported: list[Any]) -> bytes | None:
+    """Return a result as JSON within the kubelet's limit, with what else could not be sent.
+
+    If that is too much, the oldest reports are left out first, then user attributes, the largest ones first.
+    Constraints stay, since without them an infeasible trial could become the best.
+
+    Returns:
+        None if it does not fit.
+    """
+    attributes = {kind: dict(values) for kind, values in attributes.items()}
+    dispensable = [attributes[kind] for kind in ("userAttrs", "studyAttrs") if kind in attributes]
+    while True:
+        encoded = _encoded({**result, "attributes": attributes, "reported": reported})
+        if len(encoded) <= TERMINATION_LIMIT:
+            return encoded
+        left = next((values for values in dispensable if values), None)
+        if reported:
+            reported = reported[len(reported) // 2 + 1 :]
+        elif left:
+            del left[max(left, key=lambda key: len(_encoded(left[key])))]
+        else:
+            return None
+
+
+def _encoded(content: object) -> bytes:
+    return json.dumps(content, ensure_ascii=False).encode(errors="replace")

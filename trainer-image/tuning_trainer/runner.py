@@ -5,7 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import Failure, write_termination_message
+from tuning_trainer.failure import (
+    Failure,
+    result_message,
+    termination_message,
+    write_termination_message,
+)
 from tuning_trainer.log import log
 from tuning_trainer.optuna_api.trial import PATIENCE, Trial
 from tuning_trainer.outcome import Outcome, outcome_of_exception
@@ -113,21 +118,36 @@ class Run:
     def _announce_timeout(self) -> None:
         """The pod may be unable to report it."""
         log(f"FAIL: {self._timeout.message}")
-        write_termination_message(self.settings.termination_log, self._timeout)
+        self._leave(termination_message(self._timeout))
 
     def _send_result(self, outcome: Outcome) -> int:
         self._stopping.start_delivery()
         _announce(outcome)
-        if outcome.failure is not None:
-            write_termination_message(self.settings.termination_log, outcome.failure)
+        message = self._message(outcome)
+        if message is not None:
+            self._leave(message)
         try:
             self._outbox.drain(PATIENCE)
             self.recorded = self._client.call("POST", "/result", outcome.to_wire(), patience=PATIENCE)
-        except (Refused, Unreachable) as error:
+        except Unreachable as error:
+            if message is None:
+                return self._give_up(error)
+            log(f"{error}; the result is in the pod's termination message, and the operator records it later")
+            return 1
+        except Refused as error:
             return self._give_up(error)
         if self.recorded["state"] != outcome.state:
             log(f"the trial already has a result, which is kept: {self.recorded['state']}")
         return _exit_code(outcome.state)
+
+    def _message(self, outcome: Outcome) -> bytes | None:
+        """Return the termination message: the pod may end before the study server answers."""
+        if outcome.failure is not None:
+            return termination_message(outcome.failure)
+        return result_message(outcome.to_wire(), *self._outbox.unsent())
+
+    def _leave(self, message: bytes) -> None:
+        write_termination_message(self.settings.termination_log, message)
 
     def _give_up(self, error: Refused | Unreachable) -> int:
         if isinstance(error, Refused):
@@ -135,7 +155,7 @@ class Run:
         else:
             failure = Failure("StudyServerUnreachable", str(error), error.remedy)
         log(f"{failure.category}: {failure.message}")
-        write_termination_message(self.settings.termination_log, failure)
+        self._leave(termination_message(failure))
         return 1
 
 

@@ -68,7 +68,7 @@ class ModelServer:
         return self.summarize(key)
 
     async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
-        self.end(key, trial, request.state, failure=request.failure)
+        self.end(key, trial, request.state, (request.values or [None])[0], request.failure)
         return self.trials[key][trial]
 
     async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
@@ -82,8 +82,8 @@ class ModelServer:
         return self.summarize(key)
 
     async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
-        assert request.state == "FAIL", "the operator knows no values"
-        self._change_refit(key, state="FAIL", failure=request.failure or self.refits[key].failure)
+        failure = request.failure or self.refits[key].failure if request.state == "FAIL" else None
+        self._change_refit(key, state=request.state, values=request.values, failure=failure)
         record = self.refits[key]
         return TrialRecord(number=record.trial, state=record.state, failure=record.failure)
 

@@ -8,13 +8,13 @@ import pytest
 from tuning_operator.kube.loop.reconciler import ActionsFailed
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
-from tuning_operator.protocol import Problem
+from tuning_operator.protocol import Problem, TellRequest
 from tuning_operator.resource import names
 from tuning_operator.resource.times import rfc3339
 
 from tests.unit.kube.builders import NOW, body, failed_job, job, pod, terminated, waiting
 from tests.unit.kube.faults import Faults
-from tests.unit.kube.world import FAILED, KEY, World
+from tests.unit.kube.world import COMPLETE, FAILED, KEY, World
 
 
 async def test_a_study_runs_to_its_end() -> None:
@@ -138,6 +138,40 @@ async def test_the_server_away_is_reported_and_nothing_is_lost() -> None:
     world.reconciler = working
     await world.settle()
     assert world.condition("Stalled")["status"] == "False"
+
+
+async def test_a_result_that_a_pod_could_not_send_is_recorded_when_the_server_is_back() -> None:
+    """The study server is away for longer than the pod waits."""
+    world = World(parallelism=1, maxTrials=1, refit={"retries": 2})
+    await world.settle()
+    world.begin(0)
+    world.start_operator(Faults({0: (StudyServerUnavailable("ConnectError"), False)}))
+    result = TellRequest(state="COMPLETE", values=[0.7], reported=[(3, 0.5)])
+    left = terminated(1, message=result.model_dump_json(by_alias=True))
+    world.kube.put({**pod(0, **left), "kind": "Pod"})
+    world.end_job(0, failed=1, conditions=FAILED)
+    await world.tick()
+    assert world.server.running(KEY) != []
+    await world.settle()
+    assert [(t.state, t.values) for t in world.server.trials[KEY]] == [("COMPLETE", [0.7])]
+    assert world.refit_lives()
+    world.kube.put({**refit_pod(world, **left), "kind": "Pod"})
+    world.kube.set_status("Job", "ml", "mnist-refit", active=0, ready=0, failed=1)
+    await world.settle()
+    assert world.server.refits[KEY].state == "COMPLETE"
+    assert world.refit is None, "its Job would train again"
+
+
+async def test_a_result_of_a_completed_pod_that_the_record_lost_is_recorded() -> None:
+    """As after a failover to a standby that lacks the last seconds."""
+    world = World(parallelism=1, maxTrials=1)
+    await world.settle()
+    message = TellRequest(state="PRUNED").model_dump_json(by_alias=True)
+    ended = terminated(0, "Completed", message)
+    world.kube.put({**pod(0, **{**ended, "phase": "Succeeded"}), "kind": "Pod"})
+    world.end_job(0, succeeded=1, conditions=COMPLETE)
+    await world.settle()
+    assert [t.state for t in world.server.trials[KEY]] == ["PRUNED"]
 
 
 async def test_a_failed_list_is_never_no_jobs() -> None:

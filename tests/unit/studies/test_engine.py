@@ -413,6 +413,25 @@ async def test_the_first_result_stays(registry: Registry, servers: Servers) -> N
     assert servers.optuna().best_value == 0.5
 
 
+async def test_a_late_result_brings_what_the_pod_could_not_send(registry: Registry, servers: Servers) -> None:
+    """What is invalid of that, or was sent before, does not matter."""
+    engine = await declared(registry)
+    await ask(engine, 1)
+    await engine.report(0, [(1, 0.25)])
+    late = AttributesRequest(user_attrs={"model": "/m"}, constraints={"memory": -1.0})
+    request = TellRequest(state="COMPLETE", values=[0.5], attributes=late, reported=[(1, 0.75), (2, 0.5)])
+    for _ in range(2):
+        record = await engine.tell(0, request)
+        assert (record.state, record.values) == ("COMPLETE", [0.5])
+    trial = servers.optuna().trials[0]
+    assert trial.intermediate_values == {1: 0.25, 2: 0.5}
+    assert trial.user_attrs["model"] == "/m"
+    assert trial.constraints == {"memory": -1.0}
+    await ask(engine, 1)
+    invalid = AttributesRequest(constraints={"memory": math.nan})
+    assert (await engine.tell(1, TellRequest(state="PRUNED", attributes=invalid))).state == "PRUNED"
+
+
 async def test_simultaneous_results(registry: Registry) -> None:
     engine = await declared(registry)
     await ask(engine, 1)

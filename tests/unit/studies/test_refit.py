@@ -66,6 +66,19 @@ def tell(client: httpx.Client, path: str, state: str, **more: Any) -> Any:
     return reply.json()
 
 
+def test_a_late_result_from_the_operator(server: RunningServer, best: int) -> None:
+    """Its pod could not send it, and left it as its termination message."""
+    start(server, best)
+    attributes = {"userAttrs": {"model": "/models/1"}}
+    tell(server.operator(), f"{PATH}/refit/result", "COMPLETE", values=[0.5], attributes=attributes)
+    refit = refit_of(server)
+    assert (refit["state"], refit["values"], refit["userAttrs"]) == (
+        "COMPLETE",
+        [0.5],
+        {"model": "/models/1"},
+    )
+
+
 def test_started_twice_it_is_one(server: RunningServer, best: int) -> None:
     assert refit_of(server) is None
     started = start(server, best)

@@ -7,7 +7,14 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-from tuning_trainer.failure import Failure, failure_of, termination_message, write_termination_message
+from tuning_trainer.failure import (
+    TERMINATION_LIMIT,
+    Failure,
+    failure_of,
+    result_message,
+    termination_message,
+    write_termination_message,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,14 +48,14 @@ def test_a_long_message_is_cut(tmp_path: Path) -> None:
 
 
 def test_outside_a_pod_no_file_is_made(tmp_path: Path) -> None:
-    write_termination_message(str(tmp_path / "none"), Failure("Exception", "x"))
+    write_termination_message(str(tmp_path / "none"), b"x")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_termination_message_that_cannot_be_written_stops_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_termination_message(str(tmp_path), Failure("Exception", "x"))  # a folder
+    write_termination_message(str(tmp_path), b"x")  # a folder
     assert "cannot write the termination message" in capsys.readouterr().err
 
 
@@ -103,3 +110,22 @@ def test_arguments_that_argparse_misses_are_not_blamed_on_the_objective() -> Non
     remedy = failure_of(caught.value).remedy or ""
     assert "script: train.py --epochs 3" in remedy
     assert "objective" not in remedy
+
+
+def test_a_result_fits_into_a_termination_message() -> None:
+    """Reports are left out first, then the largest attributes; constraints never."""
+    result = {"state": "COMPLETE", "values": [0.5]}
+    constraints = {f"c{number}": 1.0 for number in range(50)}
+    attributes = {"userAttrs": {"large": "x" * 5000, "model": "s3://m"}, "constraints": constraints}
+    encoded = result_message(result, attributes, [[step, 0.5] for step in range(1000)])
+    assert encoded is not None
+    assert len(encoded) <= TERMINATION_LIMIT
+    assert json.loads(encoded) == {
+        **result, "reported": [], "attributes": {"userAttrs": {"model": "s3://m"}, "constraints": constraints}
+    }  # fmt: skip
+    some = result_message(result, {}, [[step, 0.5] for step in range(1000)])
+    assert some is not None
+    reported = json.loads(some)["reported"]
+    assert reported == [[step, 0.5] for step in range(1000 - len(reported), 1000)], "the newest ones"
+    assert len(reported) > 100
+    assert result_message(result, {"constraints": {"c" * 5000: 1.0}}, []) is None

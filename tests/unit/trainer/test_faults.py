@@ -9,6 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tuning_operator.protocol import AttributesRequest, TellRequest
 from tuning_trainer.wire.client import Client, Refused, Unreachable
 from tuning_trainer.wire.outbox import PATIENCE, Outbox
 
@@ -76,6 +77,40 @@ def test_an_unwelcome_pod_says_why_in_its_termination_message(pod: Pod, twin: Tw
     assert pod.run(python=BARE).code == 1
     assert pod.termination()["category"] == "StudyServerRefused"
     assert "token is not valid" in pod.termination()["message"]
+
+
+def test_a_result_that_cannot_be_sent_is_left_in_the_termination_message(pod: Pod, twin: Twin) -> None:
+    """With all that waits to be sent before it. The operator records it when the server is back."""
+    twin.faults.extend([lambda _: False, lambda _: False, *[status(503)] * 100])
+    pod.write("""
+        from tuning_trainer.wire import outbox
+        outbox.PATIENCE = 0
+
+        def objective(trial):
+            x = trial.suggest_float("x", 0, 1)
+            trial.set_user_attr("a", 0)
+            for step in range(3):
+                trial.report(step, step)
+            trial.set_user_attr("a", 1)
+            return 0.5
+    """)
+    process = pod.start(python=BARE)
+    try:
+        assert process.stderr
+        line = ""
+        while "COMPLETE" not in line:
+            line = process.stderr.readline()
+        while "does not answer" not in line:
+            line = process.stderr.readline()
+    finally:
+        process.kill()
+        process.communicate()
+    assert TellRequest.model_validate(pod.termination()) == TellRequest(
+        state="COMPLETE",
+        values=[0.5],
+        attributes=AttributesRequest(user_attrs={"a": 1}),
+        reported=[(0, 0.0), (1, 1.0), (2, 2.0)],
+    )
 
 
 class Time:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -84,6 +85,20 @@ class Outbox:
                     self._send_batch(patience, timeout=60.0)
                 except Refused as refusal:  # noqa: PERF203
                     log(f"the study server rejected a report: {refusal}")
+
+    def unsent(self) -> tuple[dict[str, dict[str, Any]], list[list[Any]]]:
+        """Return what waits: attributes by kind, as in the protocol's AttributesRequest, and reports."""
+        attributes: dict[str, dict[str, Any]] = {}
+        reported: list[list[Any]] = []
+        with self._lock:
+            for kind, batch in itertools.groupby(self._entries, key=lambda entry: entry.kind):
+                _, body = _request(kind, list(batch))
+                reported += body.pop("values", [])
+                for field, values in body.items():
+                    first_counts = kind == "constraints"
+                    known = attributes.setdefault(field, {})
+                    known.update({**values, **known} if first_counts else values)
+        return attributes, reported
 
     def _send_if_due(self) -> None:
         away = self._pause > 0

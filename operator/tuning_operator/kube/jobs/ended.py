@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -25,7 +26,7 @@ from tuning_operator.kube.jobs.evidence import (
 )
 from tuning_operator.kube.jobs.lost import DELETED, restarts_of, why_lost
 from tuning_operator.kube.plan.observation import Diagnosis
-from tuning_operator.protocol import Failure
+from tuning_operator.protocol import Failure, TellRequest
 from tuning_operator.resource import names
 from tuning_operator.resource.text import count
 from tuning_operator.resource.times import parse_time
@@ -46,6 +47,15 @@ def why_ended(evidence: Evidence) -> Diagnosis:
     last = replace(evidence, pods=[evidence.pod] if evidence.pod else [])
     found = first(POD_CHECKS, last) or first(POD_CHECKS, evidence) or first(JOB_CHECKS, evidence)
     return found or diagnosis("Lost", f"The {evidence.noun}'s Job ended and its pod was deleted.")
+
+
+def undelivered_result(evidence: Evidence) -> TellRequest | None:
+    """Return the result that a pod left as its termination message, those of the newest pod first."""
+    for pod in sorted(evidence.pods, key=created_text, reverse=True):
+        message = own.terminated.get("message") if (own := trainer(pod)) else None
+        with suppress(ValidationError):
+            return TellRequest.model_validate_json(message or "")
+    return None
 
 
 def _failed(evidence: Evidence) -> Iterator[Container]:

@@ -71,6 +71,13 @@ def _trials(context: Context) -> Iterator[Step]:
         yield from next((steps for rule in TRIAL_RULES if (steps := rule(context, trial, run))), ())
 
 
+def _has_result(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
+    """Record what the trial's pod could not send before it ended."""
+    if run is None or run.result is None:
+        return ()
+    return (Tell(Trial(trial.number), run.result), *_stop(trial, run))
+
+
 def _ended_without_result(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     if run is None or run.state != "ended":
         return ()
@@ -134,6 +141,7 @@ def _without_run(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step,
 
 
 TRIAL_RULES: tuple[Rule, ...] = (
+    _has_result,
     _ended_without_result,
     _study_over,
     _stopped_by_user,

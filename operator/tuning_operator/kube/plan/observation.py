@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Literal
 
 from tuning_operator.kube.plan.work import Refit, Trial, Work
-from tuning_operator.protocol import Failure, Problem, StudySummary
+from tuning_operator.protocol import Failure, Problem, StudySummary, TellRequest
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Run:
     """Whether the spec has changed what the run should execute."""
     stop_requested: bool = False
     """Whether a user wants the trial to end."""
+    result: TellRequest | None = None
+    """The result that one of its pods could not send to the study server."""
     lost: bool = False
     """Whether it ended or can't start through no fault of the study, so that another run may do better."""
     check_at: datetime | None = None

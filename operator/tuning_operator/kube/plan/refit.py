@@ -67,6 +67,10 @@ def _continue(study: TuningStudy, seen: Observation, record: RefitRecord, now: d
     run = seen.runs.get(begun)
     if run is None and seen.refit_run:
         yield from _remove(seen)
+    elif run and run.result:
+        yield Tell(begun, run.result)
+        if run.active:
+            yield Stop(begun)
     elif run and run.state == "ended" and not run.lost:
         yield _fail(begun, why_failed(record, run))
     elif spec is None:

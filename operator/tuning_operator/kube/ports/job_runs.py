@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Never
 
-from tuning_operator.kube.jobs.ended import why_ended
+from tuning_operator.kube.jobs.ended import undelivered_result, why_ended
 from tuning_operator.kube.jobs.evidence import (
     ENDING_DEADLINE,
     Evidence,
@@ -16,6 +16,7 @@ from tuning_operator.kube.jobs.evidence import (
     exited_at,
     is_ending,
     is_unscheduled,
+    job_condition,
     job_state,
     run_state,
 )
@@ -68,8 +69,8 @@ MAX_SELECTED = 100
 class JobRuns:
     """Runs as Jobs.
 
-    Remembers which studies have the trainer's ConfigMap, and for a few minutes which nodes reject pods and how
-    large nodes are.
+    Remembers which studies have the trainer's ConfigMap, and for minutes which nodes reject pods and how big
+    nodes are.
     """
 
     def __init__(
@@ -272,7 +273,10 @@ class JobRuns:
         """Read the pods of these Jobs, and Events where the status may not say it all."""
         if not jobs:
             return {}
-        key, pods = key_of(study), await self._pods(key_of(study), jobs)
+        key = key_of(study)
+        # Few of a study's pods have not succeeded; those that have matter if their result was not recorded.
+        succeeded = any(job_condition(body, "Complete") for body in jobs.values())
+        pods = await self._pods(key, jobs, "" if succeeded else "status.phase!=Succeeded")
         unscheduled = any(is_unscheduled(pod) for found in pods.values() for pod in found)
         silent = [
             item
@@ -295,12 +299,11 @@ class JobRuns:
             for work, body in jobs.items()
         }
 
-    async def _pods(self, key: StudyKey, works: Collection[Work]) -> dict[Work, list[Json]]:
+    async def _pods(self, key: StudyKey, works: Collection[Work], fields: str = "") -> dict[Work, list[Json]]:
         few = len(works) <= MAX_SELECTED
         pods: dict[Work, list[Json]] = {}
         for labels in _selectors(works) if few else ("",):
             selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", labels)))
-            fields = "status.phase!=Succeeded"
             for pod in await self._kube.select("Pod", key.namespace, labels=selector, fields=fields):
                 work = work_of(pod["metadata"]["labels"])
                 # Not by its labels alone: it may be the pod of a copied Job.
@@ -354,7 +357,7 @@ def _run(evidence: Evidence, now: datetime) -> Run:
         created = parse_time(evidence.job["metadata"].get("creationTimestamp")) or now
         check_at = now + min(max(now - created, DIAGNOSIS_DELAY), LONGEST_DELAY)
     exited = None if evidence.pod and is_ending(evidence.pod) else exited_at(evidence)
-    return Run(state, diagnosis, exited, check_at=check_at)
+    return Run(state, diagnosis, exited, result=undelivered_result(evidence), check_at=check_at)
 
 
 def _belongs(body: Json, study_uid: str) -> bool:

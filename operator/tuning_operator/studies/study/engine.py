@@ -25,7 +25,7 @@ from tuning_operator.protocol import (
     TrialView,
 )
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler
-from tuning_operator.studies.errors import unknown_study, unknown_trial
+from tuning_operator.studies.errors import Refused, unknown_study, unknown_trial
 from tuning_operator.studies.pruning import Pruning, make_pruning
 from tuning_operator.studies.pruning.base import OptunaPruning
 from tuning_operator.studies.storage.base import StorageUnavailable, Writes
@@ -168,7 +168,14 @@ class StudyEngine:
     async def tell(self, number: int, request: TellRequest) -> TrialRecord:
         """End a trial, unless it has already ended; return it."""
         metrics = [objective.metric for objective in self.definition.objectives]
-        return await self._end(number, checks.read_result(request, self.study, metrics))
+        result = checks.read_result(request, self.study, metrics)
+        with suppress(Refused):
+            if request.attributes:
+                await self.set_attributes(number, request.attributes)
+        with suppress(Refused):
+            if request.reported:
+                await self.report(number, request.reported)
+        return await self._end(number, result)
 
     async def stop(self, failure: Failure) -> None:
         """Start no more trials; end the running ones as PRUNED, and the refit, with this reason."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ from tuning_operator.protocol import (
     TrialRecord,
     TrialView,
 )
-from tuning_operator.studies.errors import NotFound, unknown_study, unknown_trial
+from tuning_operator.studies.errors import NotFound, Refused, unknown_study, unknown_trial
 from tuning_operator.studies.study import checks
 from tuning_operator.studies.study.context import Context
 from tuning_operator.studies.study.optuna_study import ServedStudy
@@ -145,6 +146,10 @@ class Refit:
         if before.state != "RUNNING":
             await self._context.settle()
             return _as_trial(before, trial)
+        if request.attributes:
+            with suppress(Refused):
+                await self.set_attributes(request.attributes)
+            before = self._started()
         metrics = [objective.metric for objective in definition.objectives]
         after = self._ended(before, request, metrics)
         one_attempt = by_pod and after.state == "FAIL"
