@@ -1,8 +1,8 @@
 """Runs that ended, or never began, through no fault of the study: their Jobs are started again.
 
-A Job itself replaces pods that were deleted or rejected before their trainer ran, but it can't tell a node that
-lost a container from a program that failed, and it does not keep its next pod from the node that rejected the
-last one. The operator does both, with another Job for the same work.
+A Job itself replaces pods that were deleted or rejected before their trainer ran. But it can't tell a
+container that its node lost from a program that failed, and it does not keep its next pod from the node that
+rejected the last one. The operator does both, with another Job for the same work.
 """
 
 import json

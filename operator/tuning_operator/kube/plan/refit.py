@@ -67,12 +67,10 @@ def _continue(study: TuningStudy, seen: Observation, record: RefitRecord, now: d
     run = seen.runs.get(begun)
     if run is None and seen.refit_run:
         yield from _remove(seen)
-    elif run and run.result:
-        yield Tell(begun, run.result)
+    elif run and (result := _result(record, run)):
+        yield Tell(begun, result)
         if run.active:
             yield Stop(begun)
-    elif run and run.state == "ended" and not run.lost:
-        yield _fail(begun, why_failed(record, run))
     elif spec is None:
         yield _fail(begun, REMOVED)
         if run and run.active:
@@ -84,6 +82,13 @@ def _continue(study: TuningStudy, seen: Observation, record: RefitRecord, now: d
             yield Start(begun)
     elif run and run.diagnosis:
         yield from give_up(run, now, _fail(begun, run.diagnosis.failure), Stop(begun))
+
+
+def _result(record: RefitRecord, run: Run) -> TellRequest | None:
+    """Return how the refit has ended; None if it has not, or will have another run."""
+    if run.result or run.state != "ended" or run.lost:
+        return run.result
+    return TellRequest(state="FAIL", failure=why_failed(record, run))
 
 
 def why_failed(record: RefitRecord, run: Run) -> Failure | None:
