@@ -36,6 +36,12 @@ TRAINER_CONTAINER = "trainer"
 TRAINER_VOLUME = "tuning-trainer"
 """The volume with the trainer's ConfigMap."""
 TOKEN_AUDIENCE = "tuning-study-server"  # noqa: S105  an audience, not a secret
+"""The audience of the operator's and of readers' tokens."""
+
+
+def token_audience(uid: str) -> str:
+    """Return the audience of the tokens of a TuningStudy's pods: they are worthless for any other one."""
+    return f"{TOKEN_AUDIENCE}/{uid}"
 
 
 def job_name(study: str, trial: int | str) -> str:

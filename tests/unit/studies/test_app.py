@@ -110,6 +110,24 @@ def test_who_may_call_what(
         assert reply.status_code == 403, reply.text
 
 
+@pytest.mark.parametrize("call", [call for call, (_, allowed) in CALLS.items() if allowed & {"pod", "refit"}])
+def test_a_pod_of_a_deleted_study_speaks_for_no_other(
+    server: RunningServer, operator: httpx.Client, call: tuple[str, str]
+) -> None:
+    """A study of the same name was created while the pod was still running."""
+    owner = "refit" if "refit" in call[1] else 0
+    old, new = (
+        mint_pod(SECRET, "ml", f"mnist-{owner}-x7k2p", study_uid=uid) for uid in ("the first", "the second")
+    )
+    body, _ = CALLS[call]
+    assert operator.put(STUDY, json=DEFINITION | {"uid": "the second"}).is_success
+    assert server.pod("ml", "mnist", 1).post("/result", json={"state": "COMPLETE", "values": [1]}).is_success
+    assert operator.put(REFIT, json=REQUEST).is_success
+    refused = request(server, *call, old, body)
+    assert (refused.status_code, "another TuningStudy ml/mnist" in refused.text) == (403, True)
+    assert request(server, *call, new, body).is_success
+
+
 def test_each_path_is_in_that_table(server: RunningServer) -> None:
     """For a new path, the table says who may call it."""
     paths = server_paths(server)

@@ -17,7 +17,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from tuning_operator.resource.names import REFIT, TOKEN_AUDIENCE
+from tuning_operator.resource.names import REFIT, TOKEN_AUDIENCE, token_audience
 from tuning_operator.studies.auth.keyset import REFRESH_SECONDS, Published, PublishedKeys
 from tuning_operator.studies.auth.keyset import ApiServer as ClusterKeys
 from tuning_operator.studies.auth.tokens import (
@@ -29,6 +29,7 @@ from tuning_operator.studies.auth.tokens import (
     Verifier,
     authorize_operator,
     authorize_reader,
+    authorize_study,
     authorize_trial,
     authorize_trial_or_operator,
     mint_operator,
@@ -130,7 +131,6 @@ async def test_the_operator_is_known_by_its_service_account(verifier: Verifier) 
         ({"aud": None}, "aud"),
         ({"exp": None}, "exp"),
         ({"iss": "https://elsewhere"}, f"not issued by {ISSUER}"),
-        ({"nbf": int(time.time()) + 600}, "not yet valid"),
         ({"key": OTHER_RSA}, "signature is invalid"),
         ({"key": OTHER_RSA, "kid": "three"}, "not signed by this cluster (unknown key)"),
         ({"kid": None}, "not signed by this cluster (unknown key)"),
@@ -139,12 +139,41 @@ async def test_the_operator_is_known_by_its_service_account(verifier: Verifier) 
         ({"kubernetes.io": {"namespace": "ml", "pod": None}}, "belongs neither to a pod"),
         ({"kubernetes.io": {"namespace": "prod"}}, "nor to a service account"),
         ({"kubernetes.io": {"namespace": "ml"}, "sub": "someone"}, "nor to a service account"),
+        ({"kubernetes.io": {"namespace": "ml"}, "aud": [token_audience("u")]}, "nor to a service account"),
+        (
+            {
+                "sub": "system:serviceaccount:tuning:operator",
+                "aud": [token_audience("u")],
+                "kubernetes.io": None,
+            },
+            "nor to a service account",
+        ),
+        ({"aud": [7, {}]}, f"request one for {TOKEN_AUDIENCE}"),
+        ({"aud": f"{TOKEN_AUDIENCE}s"}, f"request one for {TOKEN_AUDIENCE}"),
     ],
 )
 async def test_an_invalid_token_is_refused_with_the_reason(
     verifier: Verifier, made: dict[str, Any], message: str
 ) -> None:
     assert message in await refusal(verifier, token(**made))
+
+
+@pytest.mark.parametrize("claim", ["nbf", "iat"])
+async def test_a_token_that_is_not_valid_yet_can_be_sent_again(verifier: Verifier, claim: str) -> None:
+    """The clocks differ: it becomes valid."""
+    with pytest.raises(Unavailable, match="the clock of the study server's node is behind"):
+        await verifier.identify(token(**{claim: int(time.time()) + 11}))
+    assert isinstance(await verifier.identify(token(**{claim: int(time.time()) + 9})), TrialPod)
+
+
+async def test_a_pod_is_bound_to_its_study_by_the_audience(verifier: Verifier) -> None:
+    pod = await verifier.identify(token(aud=[token_audience("uid-1")]))
+    assert pod == TrialPod("ml", "mnist-3-abcde", "uid-1")
+    authorize_study(pod, "ml", "mnist", "uid-1")
+    authorize_study(pod, "ml", "mnist", None)
+    with pytest.raises(Forbidden, match=r"another TuningStudy ml/mnist, which was deleted \(uid uid-1\)"):
+        authorize_study(pod, "ml", "mnist", "uid-2")
+    authorize_study(await verifier.identify(token()), "ml", "mnist", "uid-2")  # of an earlier release
 
 
 async def test_an_unsigned_token_is_refused(verifier: Verifier) -> None:
@@ -231,6 +260,21 @@ async def test_new_keys_are_fetched_when_one_shows_up(
     clock.now += 0.1
     assert isinstance(await verifier.identify(token(OTHER_RSA, "three")), TrialPod)
     assert api_server.asked == 2
+
+
+async def test_a_new_key_that_cannot_be_fetched_now_can_be_sent_again(
+    verifier: Verifier, api_server: ApiServer, clock: Clock
+) -> None:
+    await verifier.identify(token())
+    api_server.keys.append(jwk(OTHER_RSA, "three", "RS256"))
+    api_server.away = True
+    clock.now += REFRESH_SECONDS
+    for _ in range(2):
+        with pytest.raises(Unavailable, match="no route to host"):
+            await verifier.identify(token(OTHER_RSA, "three"))
+    api_server.away = False
+    clock.now += REFRESH_SECONDS
+    assert isinstance(await verifier.identify(token(OTHER_RSA, "three")), TrialPod)
 
 
 async def test_keys_are_fetched_again_after_an_hour(

@@ -72,11 +72,15 @@ def test_a_refusal_is_not_repeated(pod: Pod, twin: Twin) -> None:
 
 
 def test_an_unwelcome_pod_says_why_in_its_termination_message(pod: Pod, twin: Twin) -> None:
-    twin.token = "another"
+    def forbid(handler: Handler) -> bool:
+        handler.reply(403, {"detail": "the pod ml/other-0 does not belong to trial 0"})
+        return True
+
+    twin.faults.append(forbid)
     pod.write(STEPS)
     assert pod.run(python=BARE).code == 1
     assert pod.termination()["category"] == "StudyServerRefused"
-    assert "token is not valid" in pod.termination()["message"]
+    assert "does not belong to trial 0" in pod.termination()["message"]
 
 
 def test_a_result_that_cannot_be_sent_is_left_in_the_termination_message(pod: Pod, twin: Twin) -> None:
@@ -288,6 +292,29 @@ def test_a_rotated_token_is_read_again(away: tuple[str, int], twin: Twin, tmp_pa
 
         twin.faults.append(rotate)  # between reading the token and the server's check
         client.call("GET", "", patience=0)
+
+
+def test_a_token_that_is_not_accepted_is_sent_again(
+    away: tuple[str, int], twin: Twin, tmp_path: Path
+) -> None:
+    """The kubelet may be late in renewing it, and the server in fetching the keys of the cluster."""
+    time = Time()
+    url, port = away
+    with serving(twin, port):
+        twin.token = "not yet"
+        rejected = Client(url, str(tmp_path / "token"), sleep=time.sleep, clock=time)
+        with pytest.raises(Refused, match="the token is not valid") as refused:
+            rejected.call("GET", "", patience=1800)
+        assert refused.value.status == 401
+        assert 120 <= time.now < 140, "none of the pod's tokens was ever accepted"
+
+        twin.token = (tmp_path / "token").read_text()
+        client = Client(url, str(tmp_path / "token"), sleep=time.sleep, clock=time)
+        client.call("GET", "", patience=0)
+        twin.faults.extend([status(401)] * 40)  # two for each attempt
+        start = time.now
+        client.call("GET", "", patience=1800)
+        assert time.now - start > 120
 
 
 def test_one_connection_serves_a_trial(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ LONGEST_RETRY_AFTER = 60.0
 FIRST_PATIENCE = 45.0  # seconds until a network that does not let the pod reach the server is reported
 FIRST_TIMEOUT = 10.0  # seconds for an attempt until then
 UNTRUSTED_PATIENCE = 10.0  # seconds: while the server is replaced, another may answer at its address
+UNAUTHORIZED_PATIENCE = 120.0  # seconds: clocks and keys may need a while after a change of the cluster
 LOG_EVERY = 30.0  # seconds between lines in the log during an outage
 TOO_MANY_REQUESTS = 429
 UNAUTHORIZED = 401
@@ -86,6 +87,8 @@ class Client:
         self._trusted = False
         self._reached = False  # the network lets the pod reach the server, even if it is down now
         self._untrusted_since: float | None = None
+        self._authenticated = False
+        self._unauthorized_since: float | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process have the client, without the connection."""
@@ -149,8 +152,11 @@ class Client:
         status, headers, content = self._exchange(method, path, payload, token, timeout)
         if status == UNAUTHORIZED and self._token() != token:  # it was rotated meanwhile
             status, headers, content = self._exchange(method, path, payload, self._token(), timeout)
+        if status == UNAUTHORIZED:
+            self._not_authenticated(_detail(content) or "HTTP 401")
         if status >= http.client.INTERNAL_SERVER_ERROR or status == TOO_MANY_REQUESTS:
             raise _Retryable(f"HTTP {status}", _retry_after(headers.get("Retry-After")))
+        self._authenticated, self._unauthorized_since = True, None
         if status >= http.client.BAD_REQUEST:
             raise Refused(status, _detail(content) or f"HTTP {status}")
         try:
@@ -229,6 +235,19 @@ class Client:
         if not self._trusted and now - self._untrusted_since >= UNTRUSTED_PATIENCE:
             raise Refused(0, message) from None
         raise _Retryable(message) from None
+
+    def _not_authenticated(self, message: str) -> NoReturn:
+        """Handle a token that is not accepted; it may be temporary, since the kubelet renews it.
+
+        Raises:
+            Refused: none has ever been accepted, for UNAUTHORIZED_PATIENCE.
+            _Retryable: otherwise.
+        """
+        now = self._clock()
+        self._unauthorized_since = now if self._unauthorized_since is None else self._unauthorized_since
+        if not self._authenticated and now - self._unauthorized_since >= UNAUTHORIZED_PATIENCE:
+            raise Refused(UNAUTHORIZED, message)
+        raise _Retryable(message)
 
     def _token(self) -> str:
         try:

@@ -23,8 +23,9 @@ TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
 SOURCE_PATH = "/var/run/tuning.dev/source"
 SHORTEST_TTL = 60
 """Seconds: a Job that is gone before the operator has seen its end would be started again."""
-TOKEN_SECONDS = 3600
-"""The kubelet renews the token after 80 % of this time; the trainer reads it again for each request."""
+TOKEN_SECONDS = 600
+"""The shortest that Kubernetes allows, since the token outlives its pod. The kubelet renews it after 80 % of
+this time; the trainer reads it again for each request."""
 
 
 STARTUP_SECONDS = 3600
@@ -185,7 +186,8 @@ def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtim
 
 
 def _volumes(study: TuningStudy, runs: Program, runtime: Runtime) -> list[dict[str, Any]]:
-    token = {"path": "token", "audience": names.TOKEN_AUDIENCE, "expirationSeconds": TOKEN_SECONDS}
+    audience = names.token_audience(study.metadata["uid"])
+    token = {"path": "token", "audience": audience, "expirationSeconds": TOKEN_SECONDS}
     volumes: list[dict[str, Any]] = [
         {"name": names.TRAINER_VOLUME, "configMap": {"name": trainer_name(study, runtime)}},
         {"name": "tuning-token", "projected": {"sources": [{"serviceAccountToken": token}]}},

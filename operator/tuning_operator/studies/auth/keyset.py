@@ -58,7 +58,10 @@ class PublishedKeys:
         if kid not in self._keys or self._clock() - self._fetched > MAX_AGE_SECONDS:
             await self._refresh()
         self._check_fetched()
-        return self._keys.get(kid)
+        key = self._keys.get(kid)
+        if key is None and self._error:  # it may be a new one
+            raise self._unavailable()
+        return key
 
     async def issuer(self) -> str:
         """Return the issuer that tokens must have. Raises Unavailable."""
@@ -78,6 +81,7 @@ class PublishedKeys:
                 log.warning("The API server's keys could not be fetched: %r", error)
                 self._error = repr(error)
                 return
+            self._error = ""
             self._issuer = published.issuer
             self._keys = _keys(published.jwks)
             self._fetched = self._clock()
@@ -85,10 +89,11 @@ class PublishedKeys:
     def _check_fetched(self) -> None:
         """Raise Unavailable if there are no keys; old ones are used while the API server is unreachable."""
         if self._issuer is None:
-            message = (
-                f"the API server's keys could not be fetched, so tokens cannot be checked: {self._error}"
-            )
-            raise Unavailable(Problem(field="Authorization", message=message))
+            raise self._unavailable()
+
+    def _unavailable(self) -> Unavailable:
+        message = f"the API server's keys could not be fetched, so tokens cannot be checked: {self._error}"
+        return Unavailable(Problem(field="Authorization", message=message))
 
 
 class ApiServer:

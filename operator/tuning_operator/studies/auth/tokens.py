@@ -9,7 +9,7 @@ import jwt
 
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import names
-from tuning_operator.studies.errors import Forbidden, Unauthenticated
+from tuning_operator.studies.errors import Forbidden, Unauthenticated, Unavailable
 
 LOCAL_ISSUER = "tuning-local"
 LOCAL_OPERATOR = "local:operator"
@@ -27,10 +27,12 @@ class Operator:
 
 @dataclass(frozen=True)
 class TrialPod:
-    """A pod; which trial it belongs to follows from its name."""
+    """A pod; which trial it belongs to follows from its name, and which TuningStudy from its audience."""
 
     namespace: str
     pod: str
+    study_uid: str | None = None
+    """The uid of the TuningStudy; None for a pod that an earlier release of the operator started."""
 
     def owns(self, namespace: str, study: str, trial: int | str) -> bool:
         """Return whether this is a pod of the Job of a trial, or of REFIT. Compares the whole name."""
@@ -111,7 +113,7 @@ class Verifier:
 
         Raises:
             Unauthenticated: it is malformed, expired, for another audience, or not signed by the issuer.
-            Unavailable: the issuer's keys could not be fetched.
+            Unavailable: the issuer's keys could not be fetched, or the token is not valid yet.
         """
         if identity := self.known(token):
             return identity
@@ -130,22 +132,28 @@ class Verifier:
                 token,
                 key.key,
                 algorithms=[key.algorithm],
-                audience=names.TOKEN_AUDIENCE,
                 issuer=issuer,
                 leeway=LEEWAY_SECONDS,
-                options={"require": ["exp", "iss", "aud", "sub"]},
+                options={"require": ["exp", "iss", "aud", "sub"], "verify_aud": False},  # see `_audience`
             )
+        except jwt.ImmatureSignatureError:
+            message = (
+                "the token is not valid yet: the clock of the study server's node is behind that of the API "
+                "server; synchronize the clocks"
+            )
+            raise Unavailable(Problem(field="Authorization", message=message)) from None
         except jwt.PyJWTError as error:
             raise unauthenticated(_reason(error, issuer)) from None
         return claims
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
-        if claims["sub"] == self._operator:
+        study_uid = _study_uid(claims["aud"])
+        if claims["sub"] == self._operator and study_uid is None:
             return Operator(claims["sub"])
         match claims.get("kubernetes.io"):
             case {"namespace": str(namespace), "pod": {"name": str(pod)}}:
-                return TrialPod(namespace, pod)
-            case {"namespace": str(namespace), **bound} if "pod" not in bound:
+                return TrialPod(namespace, pod, study_uid)
+            case {"namespace": str(namespace), **bound} if "pod" not in bound and study_uid is None:
                 prefix = f"{SERVICE_ACCOUNT}{namespace}:"
                 if claims["sub"].startswith(prefix):
                     return Reader(namespace, claims["sub"].removeprefix(prefix))
@@ -193,6 +201,22 @@ def authorize_trial_or_operator(identity: Identity, namespace: str, study: str, 
         authorize_trial(identity, namespace, study, trial)
 
 
+def authorize_study(identity: Identity, namespace: str, study: str, uid: str | None) -> None:
+    """Admit all but pods of another TuningStudy of the same name. Raises Forbidden.
+
+    Args:
+        identity: who has been admitted to the trial or to the refit.
+        namespace: the study's namespace.
+        study: the study's name.
+        uid: the uid of the TuningStudy that declared the study last.
+    """
+    bound = identity.study_uid if isinstance(identity, TrialPod) else None
+    if bound is not None and uid is not None and bound != uid:
+        raise _forbidden(
+            f"{identity} belongs to another TuningStudy {namespace}/{study}, which was deleted (uid {bound})"
+        )
+
+
 def authorize_reader(identity: Identity, namespace: str) -> None:
     """Admit the operator and the readers of a namespace. Raises Forbidden."""
     match identity:
@@ -211,10 +235,15 @@ def mint_operator(secret: str, seconds: float = 86_400) -> str:
     return _mint(secret, seconds, {"sub": f"{SERVICE_ACCOUNT}{LOCAL_OPERATOR}"})
 
 
-def mint_pod(secret: str, namespace: str, pod: str, seconds: float = 86_400) -> str:
+def mint_pod(
+    secret: str, namespace: str, pod: str, seconds: float = 86_400, study_uid: str | None = None
+) -> str:
     """Return a local-mode token with the claims of a pod's projected token."""
-    claims = {"namespace": namespace, "pod": {"name": pod}}
-    return _mint(secret, seconds, {"sub": f"{SERVICE_ACCOUNT}{namespace}:default", "kubernetes.io": claims})
+    claims = {
+        "sub": f"{SERVICE_ACCOUNT}{namespace}:default",
+        "kubernetes.io": {"namespace": namespace, "pod": {"name": pod}},
+    }
+    return _mint(secret, seconds, claims | ({"aud": [names.token_audience(study_uid)]} if study_uid else {}))
 
 
 def mint_reader(secret: str, namespace: str, seconds: float = 86_400) -> str:
@@ -233,6 +262,18 @@ def _mint(secret: str, seconds: float, claims: dict[str, Any]) -> str:
     return jwt.encode(standard | claims, secret, algorithm="HS256")
 
 
+def _study_uid(audience: Any) -> str | None:
+    """Return the uid of the TuningStudy for whose pods a token was made, if any. Raises Unauthenticated."""
+    audiences = audience if isinstance(audience, list) else [audience]
+    for one in audiences:
+        prefix, slash, uid = str(one).partition("/")
+        if prefix == names.TOKEN_AUDIENCE and slash:
+            return uid
+    if names.TOKEN_AUDIENCE not in audiences:
+        raise unauthenticated(f"the token is for another audience: request one for {names.TOKEN_AUDIENCE}")
+    return None
+
+
 def _kid(token: str) -> str | None:
     try:
         kid = jwt.get_unverified_header(token).get("kid")
@@ -245,8 +286,6 @@ def _reason(error: jwt.PyJWTError, issuer: str) -> str:
     match error:
         case jwt.ExpiredSignatureError():
             return "the token has expired: read it again from its file, where Kubernetes renews it"
-        case jwt.InvalidAudienceError():
-            return f"the token is for another audience: request one for {names.TOKEN_AUDIENCE}"
         case jwt.InvalidIssuerError():
             return f"the token was not issued by {issuer}"
         case jwt.InvalidAlgorithmError():

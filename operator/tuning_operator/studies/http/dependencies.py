@@ -11,11 +11,13 @@ from tuning_operator.studies.auth.tokens import (
     Identity,
     authorize_operator,
     authorize_reader,
+    authorize_study,
     authorize_trial,
     authorize_trial_or_operator,
     unauthenticated,
 )
 from tuning_operator.studies.service import Service
+from tuning_operator.studies.study.engine import StudyEngine
 
 STUDY = "/v1/studies/{namespace}/{name}"
 
@@ -51,24 +53,33 @@ async def operator(caller: Caller) -> None:
     authorize_operator(caller)
 
 
-async def trial_pod(caller: Caller, key: Study, number: int) -> None:
-    """Admit only the trial's own pod. Raises Forbidden."""
+async def trial_pod(service: Served, caller: Caller, key: Study, number: int) -> None:
+    """Admit only the trial's own pod. Raises Forbidden, NotFound."""
     authorize_trial(caller, *key, number)
+    authorize_study(caller, *key, (await engine_of(service, key)).definition.uid)
 
 
-async def trial_pod_or_operator(caller: Caller, key: Study, number: int) -> None:
-    """Admit the operator and the trial's own pod. Raises Forbidden."""
+async def trial_pod_or_operator(service: Served, caller: Caller, key: Study, number: int) -> None:
+    """Admit the operator and the trial's own pod. Raises Forbidden, NotFound."""
     authorize_trial_or_operator(caller, *key, number)
+    authorize_study(caller, *key, (await engine_of(service, key)).definition.uid)
 
 
-async def refit_pod(caller: Caller, key: Study) -> None:
-    """Admit only the refit's own pod. Raises Forbidden."""
+async def refit_pod(service: Served, caller: Caller, key: Study) -> None:
+    """Admit only the refit's own pod. Raises Forbidden, NotFound."""
     authorize_trial(caller, *key, names.REFIT)
+    authorize_study(caller, *key, (await engine_of(service, key)).definition.uid)
 
 
-async def refit_pod_or_operator(caller: Caller, key: Study) -> None:
-    """Admit the operator and the refit's own pod. Raises Forbidden."""
+async def refit_pod_or_operator(service: Served, caller: Caller, key: Study) -> None:
+    """Admit the operator and the refit's own pod. Raises Forbidden, NotFound."""
     authorize_trial_or_operator(caller, *key, names.REFIT)
+    authorize_study(caller, *key, (await engine_of(service, key)).definition.uid)
+
+
+async def engine_of(service: Service, key: StudyKey) -> StudyEngine:
+    """Return a study. Raises NotFound."""
+    return service.studies.loaded(key) or await service.studies.find(key)
 
 
 async def reader(caller: Caller, namespace: str) -> None:

@@ -7,8 +7,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuning_operator.protocol import ReportReply, ReportRequest, StudyKey
-from tuning_operator.studies.auth.tokens import authorize_trial
-from tuning_operator.studies.http.dependencies import STUDY, Served, Study, identify, trial_pod
+from tuning_operator.studies.http.dependencies import STUDY, Served, Study, engine_of, identify, trial_pod
 from tuning_operator.studies.http.replies import error_reply, reply
 from tuning_operator.studies.service import Service
 
@@ -21,7 +20,7 @@ reports = APIRouter()
 async def report(service: Served, key: Study, number: int, request: ReportRequest) -> ReportReply:
     """Keep intermediate values; reply whether the trial should stop."""
     with service.metrics.report.time():
-        engine = service.studies.loaded(key) or await service.studies.find(key)
+        engine = await engine_of(service, key)
         prune = await engine.report(number, request.values)
         return ReportReply(prune=prune, reason=(await engine.record(number)).prune_reason if prune else None)
 
@@ -45,7 +44,7 @@ class FastReports:
             return
         request, key, number = Request(scope, receive), StudyKey(found[1], found[2]), int(found[3])
         try:
-            authorize_trial(await identify(request, self._service), *key, number)
+            await trial_pod(self._service, await identify(request, self._service), key, number)
             values = ReportRequest.model_validate_json(await request.body())
             response = reply(await report(self._service, key, number, values))
         except Exception as error:  # noqa: BLE001  whatever happened, the caller gets a reply
