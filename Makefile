@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down kubeconfig test lint unit api e2e mutants generate format sync uv
+.PHONY: help try demo demo-down kubeconfig test lint unit api e2e gp mutants generate format sync uv
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
 
@@ -35,6 +35,9 @@ api: sync ## Run the tests that need an API server but no pods
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
 	$(RUN) pytest tests/e2e --timeout=900 -n 3 --maxschedchunk=1
+
+gp: uv ## Run the tests of GPSampler, which needs PyTorch: 5 GB in .venv-gp (not part of test)
+	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp pytest tests/gp
 
 mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)
 	$(RUN) --group mutants python -m dev.mutants

@@ -400,7 +400,7 @@ REFUSALS = [
         "cma-es-with-several-objectives",
         PARETO | {"spec.sampler.name": "CmaEsSampler"},
         "spec.sampler.name",
-        "CmaEsSampler supports one objective only: use TPESampler, NSGAIISampler or GPSampler",
+        "CmaEsSampler supports one objective only: use TPESampler or NSGAIISampler",
         {"spec.sampler.name": "CmaEsSampler"},
     ),
     Refusal(

@@ -62,9 +62,14 @@ seccompProfile: {type: RuntimeDefault}
 {{ printf "%s:%s" .Values.trainer.image.repository (.Values.trainer.image.tag | default .Chart.AppVersion) }}
 {{- end -}}
 
+{{/* The image of a component. Takes [context, the component's own image]. */}}
 {{- define "tuning-operator.image" -}}
-image: {{ printf "%s:%s" .Values.image.repository (.Values.image.tag | default .Chart.AppVersion) | quote }}
-imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- $context := index . 0 -}}
+{{- $own := index . 1 -}}
+{{- $image := $context.Values.image -}}
+{{- $tag := $own.tag | default $image.tag | default $context.Chart.AppVersion -}}
+image: {{ printf "%s:%s" ($own.repository | default $image.repository) $tag | quote }}
+imagePullPolicy: {{ $image.pullPolicy }}
 {{- end -}}
 
 {{/* The study server's host name, valid in all namespaces. */}}

@@ -251,7 +251,7 @@ SPEC = rules(
     ),
     Rule(
         "self.objectives.size() < 2 || self.sampler.name != 'CmaEsSampler'",
-        "CmaEsSampler supports one objective only: use TPESampler, NSGAIISampler or GPSampler",
+        "CmaEsSampler supports one objective only: use TPESampler or NSGAIISampler",
         ".sampler.name",
     ),
     Rule(

@@ -109,6 +109,17 @@ def test_trials_run_in_the_trainer_image(chart: Chart) -> None:
     assert of_the_operator(trainer=mine) == ("ghcr.io/me/trainer:2", "amd.com/gpu")
 
 
+def test_the_study_server_can_have_an_image_of_its_own(chart: Chart) -> None:
+    def images(**values: Any) -> list[str]:
+        rendered = chart.render({"image": {"repository": "mine", "tag": "3"}, **values})
+        parts = (("Deployment", "operator"), ("StatefulSet", "study-server"))
+        return [pod(rendered.one(kind, name))["containers"][0]["image"] for kind, name in parts]
+
+    assert images() == ["mine:3", "mine:3"]
+    assert images(studyServer={"image": {"repository": "mine-gp"}}) == ["mine:3", "mine-gp:3"]
+    assert images(studyServer={"image": {"repository": "gp", "tag": "4"}}) == ["mine:3", "gp:4"]
+
+
 def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = chart.render(release="other")
     (container,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]

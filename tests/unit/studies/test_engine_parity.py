@@ -89,7 +89,12 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "NSGAIII": ("NSGAIIISampler", {"seed": 1, "population_size": 6}),
     "BruteForce": ("BruteForceSampler", {"seed": 1}),
     "Grid": ("GridSampler", {"seed": 1}),
+    "PartialFixed": (
+        "PartialFixedSampler",
+        {"fixed_params": {"x": 0.5}, "base_sampler": {"name": "TPESampler", "args": {"seed": 1}}},
+    ),
 }
+"""Each by its class and arguments; tests/gp has GPSampler."""
 PRUNERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Median": ("MedianPruner", {"n_startup_trials": 3, "n_warmup_steps": 2}),
     "Hyperband": ("HyperbandPruner", {"min_resource": 1, "max_resource": STEPS, "reduction_factor": 3}),
@@ -125,7 +130,11 @@ def optimized(
 
 
 def made(module: Any, chosen: tuple[str, dict[str, Any]]) -> Any:
-    return getattr(module, chosen[0])(**chosen[1])
+    args = {
+        name: made(module, (value["name"], value["args"])) if name == "base_sampler" else value
+        for name, value in chosen[1].items()
+    }
+    return getattr(module, chosen[0])(**args)
 
 
 def essence(trial: optuna.trial.FrozenTrial) -> Any:
@@ -151,6 +160,10 @@ def check_same(ours: list[optuna.trial.FrozenTrial], theirs: list[optuna.trial.F
 @pytest.mark.parametrize("declared", [True, False], ids=["declared", "define-by-run"])
 @pytest.mark.parametrize("sampler", [sampler for sampler in SAMPLERS if sampler != "Grid"])
 def test_trials_are_those_of_optimize(sampler: str, declared: bool) -> None:
+    check_parity(sampler, declared)
+
+
+def check_parity(sampler: str, declared: bool) -> None:
     objective, space = {
         "CmaEs": (continuous, CONTINUOUS),
         "BruteForce": (discrete, DISCRETE),

@@ -48,6 +48,12 @@ NEEDS = {
 }
 """Packages that Optuna itself does not depend on."""
 
+INSTALL = {
+    "torch": "on a cluster, install the operator with the study server's image for GPSampler (the chart's "
+    "studyServer.image); for tuning run, install torch"
+}
+"""How to add a package."""
+
 FILLED_IN = {"GridSampler": ("search_space",)}
 """Required arguments that are taken from the study where the manifest leaves them out."""
 
@@ -145,7 +151,8 @@ def _missing_packages(component: Component) -> Iterator[Problem]:
     for package in NEEDS.get(component.name, ()):
         if importlib.util.find_spec(package) is None:
             message = (
-                f"{component.name} needs the package {package}, which the study server's image lacks: add "
-                f"it there, or use another {FAMILIES[component.family].word}"
+                f"{component.name} needs the package {package}, which the study server does not have: "
+                f"{INSTALL.get(package, 'add it to its image')}, or use another "
+                f"{FAMILIES[component.family].word}"
             )
             yield Problem(field=f"{component.field}.name", message=message)

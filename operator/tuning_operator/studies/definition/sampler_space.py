@@ -39,7 +39,7 @@ def sampler_problems(
 ) -> Iterator[Problem]:
     """Yield conflicts of a sampler (good by itself) with search space, objectives and initial trials."""
     if sampler.name == "CmaEsSampler" and len(definition.objectives) > 1:
-        message = "CmaEsSampler supports one objective only: use TPESampler, NSGAIISampler or GPSampler"
+        message = "CmaEsSampler supports one objective only: use TPESampler or NSGAIISampler"
         yield Problem(field=f"{sampler.field}.name", message=message)
     if space_is_good:
         yield from _space_problems(sampler, definition, fixed)
