@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down kubeconfig test lint unit api e2e gp mutants generate format sync uv
+.PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults gp mutants generate format sync uv
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
 
@@ -34,7 +34,10 @@ api: sync ## Run the tests that need an API server but no pods
 	$(RUN) pytest tests/api -n 2
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
-	$(RUN) pytest tests/e2e --timeout=900 -n 3 --maxschedchunk=1
+	$(RUN) pytest tests/e2e tests/faults -m "not matrix" --timeout=900 -n 3 --maxschedchunk=1
+
+faults: sync ## Inject faults into studies on the kind cluster, and write docs/reliability.md (not part of test)
+	$(RUN) pytest tests/faults --timeout=900 --write-page
 
 gp: uv ## Run the tests of GPSampler, which needs PyTorch: 5 GB in .venv-gp (not part of test)
 	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp pytest tests/gp

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import functools
 import json
+import math
 import os
 import subprocess
 import textwrap
@@ -78,12 +79,12 @@ class Kubectl:
         """Watch the study until the predicate is true; return the study at that time."""
         deadline = time.monotonic() + timeout
         seen: dict[str, Any] = {}
-        with self.watch("tuningstudy", name, timeout) as objects:
-            for seen in objects:
-                if until(seen):
-                    return seen
-                if time.monotonic() > deadline:
-                    break
+        while (left := deadline - time.monotonic()) > 0:
+            with self.watch("tuningstudy", name, left) as objects:
+                for seen in objects:
+                    if until(seen):
+                        return seen
+            time.sleep(0.2)  # a watch ends early if the API server does
         raise UnexpectedError(
             f"{name} after {timeout:.0f} s: {json.dumps(seen.get('status'), indent=1)}\n"
             f"{self.diagnostics(name)}"
@@ -91,13 +92,15 @@ class Kubectl:
 
     @contextlib.contextmanager
     def watch(
-        self, kind: str, name: str | None, timeout: float, selector: str = ""
+        self, kind: str, name: str | None, timeout: float, selector: str = "", *, events: bool = False
     ) -> Iterator[Iterator[dict[str, Any]]]:
+        """Yield the objects as they change; with `events`, their watch events."""
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "get", kind]
         # by selector, not by name: kubectl drops the first event when it watches a single object
         command += [f"--field-selector=metadata.name={name}"] if name else []
         command += ["-l", selector] if selector else []
-        command += ["--watch", "-o", "json", f"--request-timeout={timeout:.0f}s"]
+        command += ["--output-watch-events"] if events else []
+        command += ["--watch", "-o", "json", f"--request-timeout={math.ceil(timeout)}s"]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout
         try:

@@ -1,0 +1,53 @@
+"""The page on reliability, generated from a run of the faults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+HEAD = """\
+# Reliability
+
+What happens to a study when something fails. Each line is a test: the fault is injected into a running study,
+and afterwards the record in Postgres, the Jobs and the status are compared:
+
+- exactly `maxTrials` trials, numbered from 0, all COMPLETE, none RUNNING;
+- each reported value is recorded once, with the right parameters;
+- no trial had two Jobs at a time;
+- the status counts what the record has, and the best trial is the best;
+- after the study was deleted, no Job, Pod, ConfigMap or Secret is left.
+
+`make faults` writes this page, on the kind cluster of the tests. "Recovery" is the time from the end of the
+fault until the next trial finished; a trial takes 4 s and its pod's start. It is empty if the study ended while
+the fault lasted.
+
+Faults between any two calls of the operator, before and after their effect, are in
+`tests/unit/kube/test_convergence.py`; those between the study server and Postgres in `tests/unit/studies`.
+
+| fault | promise | test | result | recovery |
+|---|---|---|---|---|
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one fault did to its study."""
+
+    what: str
+    promise: str
+    test: str
+    violations: tuple[str, ...]
+    recovery: float | None
+    """Seconds."""
+
+    @property
+    def line(self) -> str:
+        outcome = "; ".join(self.violations) or "clean"
+        recovery = "" if self.recovery is None else f"{self.recovery:.0f} s"
+        return f"| {self.what} | {self.promise} | `{self.test}` | {outcome} | {recovery} |\n"
+
+
+def page(results: list[Result]) -> str:
+    """Return the page as Markdown."""
+    return HEAD + "".join(result.line for result in results)
