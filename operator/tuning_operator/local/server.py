@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from tuning_operator.local import LocalError, postgres
+from tuning_operator.local import LocalError
 from tuning_operator.local.home import NAMESPACE, StudyFolder, write_private
+from tuning_operator.local.postgres import Postgres
 from tuning_operator.studies.auth.tokens import mint_operator, mint_pod, mint_reader
 from tuning_operator.studies.settings import StudySettings
 
@@ -110,11 +111,13 @@ class LocalServer:
 @contextlib.contextmanager
 def serving(folder: StudyFolder) -> Iterator[LocalServer]:
     """Run a study's Postgres and study server for the length of the block. Raises LocalError."""
+    database = Postgres(folder.database)
     try:
         with ThreadPoolExecutor(1) as threads:
-            starting = threads.submit(postgres.start, folder.database)
+            starting = threads.submit(database.start)
             importlib.import_module(SERVER)
-        server = LocalServer(starting.result())
+        starting.result()
+        server = LocalServer(database.url)
         try:
             server.start()
             address = {"url": server.url, "token": server.reader_token()}
@@ -124,7 +127,7 @@ def serving(folder: StudyFolder) -> Iterator[LocalServer]:
             folder.address.unlink(missing_ok=True)
             server.close()
     finally:
-        postgres.stop(folder.database)
+        database.stop()
 
 
 @contextlib.contextmanager
