@@ -104,7 +104,7 @@ class Kubectl:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout
         try:
-            yield _json_stream(process.stdout)
+            yield map(json.loads, process.stdout) if events else _json_stream(process.stdout)
         finally:
             process.kill()
             process.wait()

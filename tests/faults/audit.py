@@ -23,6 +23,8 @@ def audit(study: RunningStudy, max_trials: int) -> list[str]:
         "failed": 0,
     }
     found = list(study.jobs.violations)
+    if len(study.jobs.live) != max_trials:
+        found.append(f"{len(study.jobs.live)} Jobs were seen")
     if status["phase"] != "Completed":
         found.append(f"the study is {status['phase']}")
     if status["trials"] != counts:

@@ -29,6 +29,11 @@ class Fault:
 FAULTS: list[Fault] = []
 
 
+def name_of(fault: Fault) -> str:
+    """Return the name of the fault's test."""
+    return f"test_cluster[{fault.inject.__name__}]"
+
+
 def fault(
     what: str, promise: str, *, trials: int = 24, quick: bool = False
 ) -> Callable[[Callable[[RunningStudy], None]], Callable[[RunningStudy], None]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.e2e.conftest import cluster, image, kubectl, pytest_collection_modifyitems, pytest_sessionstart
-from tests.faults.report import PAGE, Result, page
+from tests.faults.cluster import FAULTS, name_of
+from tests.faults.report import PAGE, Result, write
 
 __all__ = ["cluster", "image", "kubectl", "pytest_collection_modifyitems", "pytest_sessionstart"]
 
@@ -13,10 +14,10 @@ RESULTS: list[Result] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-page", action="store_true", help=f"write docs/{PAGE.name} from the results")
+    parser.addoption("--write-page", action="store_true", help=f"update docs/{PAGE.name} from the results")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Write the page, including the faults that a study did not survive."""
+    """Update the page, including the faults that a study did not survive."""
     if session.config.getoption("--write-page"):
-        PAGE.write_text(page(RESULTS))
+        write(RESULTS, [name_of(fault) for fault in FAULTS])

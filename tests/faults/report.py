@@ -18,7 +18,7 @@ study, and afterwards the record in Postgres, the Jobs and the status are compar
 - the status counts what the record has, and the best trial is the best;
 - after the study was deleted, no Job, Pod, ConfigMap or Secret is left.
 
-`make faults` writes this page, on the kind cluster of the tests. "Recovery" is the time from the end of
+`make faults` updates this page, on the kind cluster of the tests. "Recovery" is the time from the end of
 the fault until the next trial finished; a trial takes 4 s and its pod's start. It is empty if the study
 ended while the fault lasted.
 
@@ -48,6 +48,9 @@ class Result:
         return f"| {self.what} | {self.promise} | `{self.test}` | {outcome} | {recovery} |\n"
 
 
-def page(results: list[Result]) -> str:
-    """Return the page as Markdown."""
-    return HEAD + "".join(result.line for result in results)
+def write(results: list[Result], order: list[str]) -> None:
+    """Write the page: these results, and earlier ones of faults that were not injected now."""
+    known = PAGE.read_text().splitlines(keepends=True) if PAGE.exists() else []
+    lines = {line.split("`")[1]: line for line in known if line.startswith("| ") and "| `" in line}
+    lines |= {result.test: result.line for result in results}
+    PAGE.write_text(HEAD + "".join(lines[test] for test in order if test in lines))

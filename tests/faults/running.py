@@ -36,7 +36,7 @@ class JobHistory:
     kubectl: Kubectl
     study: str
     live: dict[str, set[str]] = field(default_factory=dict)
-    """The UIDs of the Jobs that have not ended, by the Job's name."""
+    """The UIDs of the Jobs that have not ended, by the name of each Job that there has been."""
     violations: list[str] = field(default_factory=list)
     _stopped: threading.Event = field(default_factory=threading.Event)
 
@@ -49,7 +49,8 @@ class JobHistory:
     def _follow(self) -> None:
         selector = f"tuning.dev/study={self.study}"
         while not self._stopped.is_set():
-            self.live.clear()  # a watch begins with what there is
+            for live in self.live.values():
+                live.clear()  # a watch begins with what there is
             with self.kubectl.watch("jobs", None, 600, selector, events=True) as events:
                 for event in events:
                     self._see(event["type"], event["object"])

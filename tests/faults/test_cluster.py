@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.kit import Kubectl, UnexpectedError
 from tests.faults.audit import audit, left_behind
-from tests.faults.cluster import FAULTS, Fault
+from tests.faults.cluster import FAULTS, Fault, name_of
 from tests.faults.conftest import RESULTS
 from tests.faults.report import Result
 from tests.faults.running import RunningStudy, over
@@ -24,7 +24,7 @@ def _marks(fault: Fault) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(
     "fault", [pytest.param(fault, marks=_marks(fault), id=fault.inject.__name__) for fault in FAULTS]
 )
-def test_fault(fault: Fault, kubectl: Kubectl, image: str, request: pytest.FixtureRequest) -> None:
+def test_fault(fault: Fault, kubectl: Kubectl, image: str) -> None:
     study = RunningStudy.start(kubectl, image, fault.trials)
     recovery, violations = None, []
     try:
@@ -41,6 +41,5 @@ def test_fault(fault: Fault, kubectl: Kubectl, image: str, request: pytest.Fixtu
         raise
     finally:
         study.jobs.stop()
-        name = f"test_cluster[{request.node.callspec.id}]"
-        RESULTS.append(Result(fault.what, fault.promise, name, tuple(violations), recovery))
+        RESULTS.append(Result(fault.what, fault.promise, name_of(fault), tuple(violations), recovery))
     assert not violations, "\n".join([*violations, kubectl.diagnostics(study.name)])
