@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import optuna
 import pytest
+from tuning_trainer.modes.lookahead import check_only_call
 
 from tests.unit.trainer.pod import BARE, FULL, Pod
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from tests.unit.trainer.twin import Twin
 
 START = """
@@ -109,6 +116,206 @@ SEVERAL = {
         tune_logged("a")
         tune_logged("b")
     """,
+    "loop over a part of a configuration": """
+        CONFIG = {"targets": ["a", "b"], "epochs": 3}
+        for name in CONFIG["targets"]:
+            tune(name)
+    """,
+    "loop over a function's list": """
+        def targets():
+            return ["a", "b"]
+        for name in targets():
+            tune(name)
+    """,
+    "recursion": """
+        def run(names):
+            if not names:
+                return
+            tune(names[0])
+            run(names[1:])
+        run(["a", "b"])
+    """,
+    "dict of callables": """
+        jobs = {"a": lambda: tune("a"), "b": lambda: tune("b")}
+        results = {}
+        for k, job in jobs.items():
+            results[k] = job()
+    """,
+    "list of functions": """
+        for f in (tune_forest, functools.partial(tune, "x")):
+            f()
+    """,
+    "generator function": """
+        def all_studies():
+            for n in ("a", "b"):
+                study = optuna.create_study(study_name=n, direction="maximize")
+                study.optimize(objective)
+                yield study
+        print(list(all_studies()))
+    """,
+    "class stages": """
+        class Pipeline:
+            def __init__(self):
+                self.results = {}
+            def _tune(self, name):
+                self.study = optuna.create_study(study_name=name, direction="maximize")
+                self.study.optimize(objective, n_trials=3)
+                self.results[name] = self.study.best_params
+            def run(self):
+                self._tune("a")
+                self._tune("b")
+        Pipeline().run()
+    """,
+    "function that takes the study": """
+        def go(study):
+            study.optimize(objective, n_trials=3)
+            return study
+        go(optuna.create_study(study_name="a", direction="maximize"))
+        go(optuna.create_study(study_name="b", direction="maximize"))
+    """,
+    "studies in a dict": """
+        studies = {}
+        studies["a"] = optuna.create_study(study_name="a", direction="maximize")
+        studies["b"] = optuna.create_study(study_name="b", direction="maximize")
+        studies["a"].optimize(objective)
+        studies["b"].optimize(objective)
+    """,
+    "itertools product": """
+        import itertools
+        for a, b in itertools.product(["x", "y"], [0.1, 0.2]):
+            tune(a + str(b), b)
+    """,
+    "assignment expression in while": """
+        queue = ["a", "b"]
+        while (n := queue.pop() if queue else None):
+            tune(n)
+    """,
+    "modules that optimize when they are imported": """
+        import first
+        import second
+    """,
+    "coarse, then fine": """
+        coarse = optuna.create_study(study_name="coarse", direction="maximize")
+        coarse.optimize(objective, n_trials=5)
+        x = coarse.best_params["x"]
+        fine = optuna.create_study(study_name="fine", direction="maximize")
+        fine.optimize(lambda t: t.suggest_float("x", x - 0.1, x + 0.1), n_trials=5)
+    """,
+    "condition on the environment": """
+        import os
+        tune("a")
+        if os.environ.get("SECOND", "yes") == "yes":
+            tune("b")
+    """,
+    "reduce": """
+        best = functools.reduce(lambda acc, n: acc + [tune(n)], ["a", "b"], [])
+    """,
+    "objects that are called": """
+        from dataclasses import dataclass
+        @dataclass
+        class Exp:
+            name: str
+            def __call__(self):
+                return tune(self.name)
+        a, b = Exp("a"), Exp("b")
+        a()
+        b()
+    """,
+    "property": """
+        class Exp:
+            def __init__(self, n): self.n = n
+            @property
+            def best(self):
+                return tune(self.n)
+        print(Exp("a").best, Exp("b").best)
+    """,
+    "function defined later": """
+        tune("a")
+        def second():
+            study = optuna.create_study(study_name="b", direction="maximize")
+            study.optimize(objective, n_trials=2)
+        second()
+    """,
+    "items added later": """
+        tune("a")
+        rest = []
+        rest.append("b")
+        for n in rest:
+            tune(n)
+    """,
+    "yield from": """
+        def names():
+            yield from ["a", "b"]
+        for n in names():
+            tune(n)
+    """,
+    "enumeration": """
+        import enum
+        class M(enum.Enum):
+            A = "a"
+            B = "b"
+        for m in M:
+            tune(m.value)
+    """,
+    "unknown condition in a loop": """
+        import os
+        for m in ["a", "b"]:
+            if not os.path.exists(m + ".done"):
+                tune(m)
+    """,
+    "two of three in a loop": """
+        CFG = {"a": {"on": True}, "b": {"on": True}, "c": {"on": False}}
+        for k, v in CFG.items():
+            if v["on"]:
+                tune(k)
+    """,
+    "closures": """
+        def main():
+            def one(n):
+                tune(n)
+            one("a")
+            one("b")
+        main()
+    """,
+    "keyword arguments": """
+        def main(**kw):
+            for n in kw["names"]:
+                tune(n)
+        main(names=["a", "b"])
+    """,
+    "comprehension with a condition": """
+        out = {
+            n: tune(n)
+            for n in ("a", "b", "c")
+            if n != "c"
+        }
+    """,
+    "while True": """
+        import os
+        i = 0
+        while True:
+            tune("s%d" % i)
+            i += 1
+            if i > 2: break
+    """,
+    "field of a dataclass": """
+        from dataclasses import dataclass, field
+        @dataclass
+        class E:
+            names: list = field(default_factory=lambda: ["a", "b"])
+            def run(self):
+                return {n: self.one(n) for n in self.names}
+            def one(self, n):
+                s = optuna.create_study(study_name=n, direction="maximize")
+                s.optimize(objective, n_trials=2)
+                return s.best_value
+        print(E().run())
+    """,
+    "one study in parts": """
+        s = optuna.create_study(direction="maximize")
+        for n in (5, 10):
+            s.optimize(objective, n_trials=n)
+    """,
 }
 
 IMPORTED = """
@@ -125,7 +332,62 @@ IMPORTED = """
 """
 
 
+REJECTED = "train.py calls optimize more than once (line "
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], BaseException | None]:
+    """Run a script in a thread until its first optimize that is not rejected."""
+
+    def optimize(*_: object, **__: object) -> None:
+        check_only_call(sys._getframe(1))
+        raise Training
+
+    def run(code: str) -> BaseException | None:
+        (tmp_path / "tuning86.py").write_text(textwrap.dedent(IMPORTED))
+        (tmp_path / "first.py").write_text("import optuna\noptuna.create_study().optimize(print)")
+        (tmp_path / "second.py").write_text("import optuna\nrun = optuna.create_study()\nrun.optimize(print)")
+        train = tmp_path / "train.py"
+        train.write_text(START + textwrap.dedent(code))
+        with ThreadPoolExecutor(1) as pool:  # a stack without the test's own functions
+            run_script = compile(train.read_text(), train, "exec")
+            return pool.submit(exec, run_script, {"__name__": "__main__"}).exception()
+
+    monkeypatch.setattr(optuna.Study, "optimize", optimize)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for module in ("tuning86", "first", "second"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    return run
+
+
+class Training(BaseException):
+    """The objective would run now."""
+
+
 @pytest.mark.parametrize("code", SEVERAL.values(), ids=SEVERAL)
+def test_a_script_that_will_optimize_again_is_found(
+    script: Callable[[str], BaseException | None], code: str
+) -> None:
+    assert REJECTED in str(script(code))
+
+
+IN_PODS = {
+    "dict comprehension": SEVERAL["dict comprehension"],
+    "imported function, twice": SEVERAL["imported function, twice"],
+    "the rejection is caught": """
+        for name in ["a", "b"]:
+            try:
+                tune(name)
+            except Exception as error:
+                print(error)
+    """,
+    "the second in finally": "try:\n    tune('a')\nfinally:\n    tune('b')",
+}
+
+
+@pytest.mark.parametrize("code", IN_PODS.values(), ids=IN_PODS)
 def test_a_script_that_will_optimize_again_is_rejected_before_training(
     pod: Pod, twin: Twin, code: str
 ) -> None:
@@ -134,7 +396,7 @@ def test_a_script_that_will_optimize_again_is_rejected_before_training(
     ended = pod.run("script", "train.py", python=FULL)
     assert ended.code == 1, ended
     assert twin.failure.category == "Script"
-    assert "train.py calls optimize more than once (line " in twin.failure.message
+    assert REJECTED in twin.failure.message
     assert (twin.failure.remedy or "").startswith("Set trial.study to the study_name of the study to tune")
     assert not (pod.folder / "trained").exists()
 
@@ -227,13 +489,198 @@ ONE = {
         Tuner("a").run()
         subprocess.run(["true"])
     """,
+    "one of a dict, chosen by the environment": """
+        import os
+        MODELS = {"svm": 0.1, "tree": 0.2}
+        wanted = os.environ.get("MODEL", "svm")
+        for name, t in MODELS.items():
+            if name != wanted:
+                continue
+            tune(name, t)
+    """,
+    "one of a list, chosen by an option": """
+        import argparse
+        p = argparse.ArgumentParser(); p.add_argument("--model", default="tree"); args = p.parse_args()
+        for name in ["svm", "tree"]:
+            if name == args.model:
+                tune(name)
+    """,
+    "a function's list of one": """
+        def targets():
+            return ["a"]
+        for name in targets():
+            tune(name)
+    """,
+    "a configuration's list of one": """
+        CONFIG = {"targets": ["a"]}
+        for name in CONFIG["targets"]:
+            tune(name)
+    """,
+    "text split into one": """
+        import os
+        for name in os.environ.get("TARGETS", "a").split(","):
+            tune(name)
+    """,
+    "slice": """
+        names = ["a", "b", "c"]
+        for name in names[:1]:
+            tune(name)
+    """,
+    "while with a flag": """
+        done = False
+        while not done:
+            tune("a")
+            done = True
+    """,
+    "while True with else": """
+        while True:
+            try:
+                tune("a")
+            except ValueError:
+                continue
+            else:
+                break
+    """,
+    "a second one only with an option": """
+        import argparse
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--two-stage", action="store_true")
+        args = parser.parse_args()
+        tune("a")
+        if args.two_stage:
+            tune("b")
+    """,
+    "early return": """
+        def main(quick=True):
+            tune("a")
+            if quick:
+                return
+            tune("b")
+        main()
+    """,
+    "after sys.exit": """
+        tune("a")
+        sys.exit(0)
+        tune("b")
+    """,
+    "after exit in a function": """
+        def main():
+            tune("a")
+            exit()
+            tune("b")
+        main()
+    """,
+    "other classes with optimize": """
+        class Portfolio:
+            def __init__(self): self.weights = []
+            def optimize(self, n=3): return n
+        p = Portfolio()
+        tune("a")
+        p.optimize()
+        scipy_like = type("m", (), {"optimize": staticmethod(lambda f: 1)})
+        scipy_like.optimize(abs)
+    """,
+    "generator of one": """
+        def g():
+            yield "a"
+        for n in g():
+            tune(n)
+    """,
+    "break on a condition": """
+        for n in ["a", "b", "c"]:
+            tune(n)
+            if n == "a":
+                break
+    """,
+    "retries with else": """
+        for attempt in range(3):
+            try:
+                tune("a")
+            except ValueError:
+                pass
+            else:
+                break
+    """,
+    "all, or one": """
+        import argparse
+        p = argparse.ArgumentParser(); p.add_argument("--target", default="a"); args = p.parse_args()
+        if args.target == "all":
+            for t in "ab":
+                tune(t)
+        elif args.target in ("a", "b"):
+            tune(args.target)
+        else:
+            raise SystemExit(2)
+    """,
+    "a list of all, or of one": """
+        import argparse
+        p = argparse.ArgumentParser(); p.add_argument("--target", default="a"); args = p.parse_args()
+        targets = ["a", "b"] if args.target == "all" else [args.target]
+        print({t: tune(t) for t in targets})
+    """,
+    "comprehension with a condition that holds once": """
+        import os
+        print([tune(n) for n in ["a", "b"] if n == os.environ.get("X", "b")])
+    """,
+    "one of two in a loop": """
+        CFG = {"a": {"on": True}, "b": {"on": False}}
+        for k, v in CFG.items():
+            if v["on"]:
+                tune(k)
+    """,
+    "subcommands": """
+        import argparse
+        p = argparse.ArgumentParser()
+        sub = p.add_subparsers(dest="cmd")
+        sub.add_parser("a"); sub.add_parser("b")
+        args = p.parse_args()
+        if args.cmd in (None, "a"):
+            tune("a")
+        if args.cmd == "b":
+            tune("b")
+    """,
+    "islice": """
+        import itertools
+        for n in itertools.islice(["a", "b"], 1):
+            tune(n)
+    """,
+    "a number from the environment": """
+        import os
+        for i in range(int(os.environ.get("REPEATS", "1"))):
+            tune(str(i))
+    """,
+    "options as a dict": """
+        import argparse
+        p = argparse.ArgumentParser()
+        p.add_argument("--a", action="store_true")
+        p.add_argument("--b", action="store_true", default=True)
+        args = vars(p.parse_args())
+        for n in ("a", "b"):
+            if args[n]:
+                tune(n)
+    """,
+    "retries with a flag": """
+        finished = False
+        while not finished:
+            try:
+                tune("a")
+                finished = True
+            except RuntimeError:
+                pass
+    """,
 }
 
 
 @pytest.mark.parametrize("code", ONE.values(), ids=ONE)
-def test_a_script_that_optimizes_one_study_runs(pod: Pod, twin: Twin, code: str) -> None:
-    pod.write(IMPORTED, "tuning86.py")
-    pod.write(START + textwrap.dedent(code))
+def test_a_script_that_optimizes_one_study_is_not_rejected(
+    script: Callable[[str], BaseException | None], code: str
+) -> None:
+    assert isinstance(script(code), Training)
+
+
+@pytest.mark.parametrize("case", ["nested study", "loop over the choice of an option"])
+def test_a_script_that_optimizes_one_study_runs(pod: Pod, twin: Twin, case: str) -> None:
+    pod.write(START + textwrap.dedent(ONE[case]))
     ended = pod.run("script", "train.py", python=FULL)
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "COMPLETE"
@@ -336,3 +783,15 @@ def test_the_refit_has_the_results_of_the_chosen_study_only(pod: Pod, twin: Twin
     other = "<unknown: the study {} is left alone>"
     expected = [0.25, other.format("high")] if chosen == "low" else [other.format("low"), 0.25]
     assert ended.out.strip() == f"[{', '.join(map(str, expected))}]"
+
+
+def test_a_refit_whose_script_catches_the_rejection_of_a_second_study_fails(pod: Pod, twin: Twin) -> None:
+    twin.trial.suggest_float("x", 0.25, 0.25)
+    twin.study.tell(twin.trial, 0.5)
+    twin.finished = twin.study.trials
+    twin.trial = twin.study.ask()
+    twin.final = True
+    pod.environ["TUNING_ROLE"] = "final"
+    pod.write(START + textwrap.dedent(IN_PODS["the rejection is caught"]))
+    assert pod.run("script", "train.py", python=FULL).code == 1
+    assert "optimizes a second study" in twin.failure.message

@@ -200,6 +200,34 @@ def test_workers_of_different_studies_are_rejected(pod: Pod, twin: Twin) -> None
     assert "same study_name" in (twin.failure.remedy or "")
 
 
+def test_the_exit_code_is_that_of_the_first_result(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import threading
+        import optuna
+
+        training = threading.Event()
+
+        def objective(trial):
+            training.set()
+            second.join()
+            return trial.suggest_float("x", 0, 1)
+
+        def tune(name):
+            study = optuna.create_study(study_name=name, direction="maximize")
+            study.optimize(objective, n_trials=3)
+
+        def tune_later():
+            training.wait()
+            tune("b")
+
+        second = threading.Thread(target=tune_later)
+        second.start()
+        tune("a")
+    """)
+    assert pod.run("script", "train.py", python=FULL).code == 1
+    assert "workers optimize several studies" in twin.failure.message
+
+
 def test_a_worker_that_is_killed_is_a_failure(pod: Pod, twin: Twin) -> None:
     pod.write("""
         import os, signal

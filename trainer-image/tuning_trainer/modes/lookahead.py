@@ -1,17 +1,19 @@
 """Looks ahead when a script calls `optimize`: will its running functions call it again afterwards?
 
-A pod runs one trial of one study and ends there: a later call would never be reached, unnoticed.
-Only what the running functions will still execute counts, with the values that their variables have now; what
-depends on an unknown condition does not.
+A pod runs one trial of one study and ends there: a later call would never be reached, unnoticed. What the
+running functions will do next is followed with the values that their variables have now. Apart from loops
+around the call, what depends on an unknown condition does not count.
 """
 
 from __future__ import annotations
 
 import ast
-import builtins
+import contextlib
 import functools
+import importlib.machinery
 import inspect
 import itertools
+import os
 import sys
 import sysconfig
 from pathlib import Path
@@ -19,21 +21,22 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.log import PACKAGE
+from tuning_trainer.modes.expressions import COMPREHENSIONS, METHODS, UNKNOWN, Values, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import CodeType, FrameType
 
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
-SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
-SAME_SIZE = ("enumerate", "sorted", "reversed", "list", "tuple", "iter", "items", "keys", "values", "tqdm")
-"""Functions and methods that return as many items as they get."""
-MAPS = ("map", "starmap", "imap", "imap_unordered")
+MAPS = ("map", "starmap", "imap", "imap_unordered", "reduce")
 DEPTH = 5
 """How many calls deep a function is searched for `optimize`."""
-UNKNOWN = object()
+MOST_STATEMENTS = 5000
+"""How many statements are followed, those of each round of a loop counted."""
+STUDY = object()
+"""A study that the code will create."""
 WAY_OUT = (
     "Set trial.study to the study_name of the study to tune (or its position, for example '1', if it has no "
     "name), so that the others are left alone, or give each study its own script and TuningStudy."
@@ -79,32 +82,23 @@ def _repeated(frame: FrameType, running: set[CodeType]) -> list[int]:
     path = list(_path(scope, *_position(frame))) if scope is not None else []
     if scope is None or not path:
         return []
-    reader = _Reader(scope, {**frame.f_globals, **frame.f_locals}, running)
-    again, leaves_loop = reader.repeats(path[-1][2]), False
-    later: list[int] = []
+    future = _Future({**frame.f_globals, **frame.f_locals}, running, current=[step[2] for step in path])
+    again = future.repeats(path[-1][2])
+    leaves: type[ast.stmt] | None = None
     for parent, block, statement in reversed(path):
-        if isinstance(statement, (ast.Return, ast.Raise)):
-            break
-        rest, leaves = _until_exit(block[block.index(statement) + 1 :])
-        later += reader.lines(rest)
-        if isinstance(leaves, (ast.Return, ast.Raise)):
-            break
-        leaves_loop = leaves_loop or isinstance(leaves, ast.Break)
+        leaves = leaves or future.finish(statement) or future.follow(block[block.index(statement) + 1 :])
         if isinstance(parent, LOOPS) and block is parent.body:
-            again = again or not (leaves_loop or reader.runs_once(parent))
-            leaves_loop = False
-        if isinstance(parent, ast.Try):
-            after = parent.orelse if block is parent.body else []
-            later += reader.lines([*after, *(parent.finalbody if block is not parent.finalbody else [])])
-    return [frame.f_lineno, *later] if later or again else []
-
-
-def _until_exit(statements: list[ast.stmt]) -> tuple[list[ast.stmt], ast.stmt | None]:
-    """Return the statements up to the first that leaves the block for certain, and that one."""
-    for position, statement in enumerate(statements):
-        if isinstance(statement, (ast.Return, ast.Raise, ast.Break, ast.Continue)):
-            return statements[: position + 1], statement
-    return statements, None
+            if leaves in (None, ast.Continue):
+                again, leaves = future.goes_on(parent) or again, None
+            elif leaves is ast.Break:
+                leaves = None
+        elif isinstance(parent, ast.Try):
+            if block is parent.body:
+                leaves = None if leaves is ast.Raise and parent.handlers else leaves
+                leaves = leaves or future.follow(parent.orelse)
+            if block is not parent.finalbody:
+                leaves = future.follow(parent.finalbody) or leaves
+    return list(dict.fromkeys([frame.f_lineno, *future.lines])) if future.lines or again else []
 
 
 def _position(frame: FrameType) -> tuple[int, int]:
@@ -124,7 +118,7 @@ def _path(scope: ast.AST, line: int, column: int) -> Iterator[tuple[ast.AST, lis
                 statement.end_lineno or line
             ):
                 yield scope, block, statement
-                if not isinstance(statement, SCOPES):
+                if not isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
                     yield from _path(statement, line, column)
                 return
 
@@ -151,100 +145,252 @@ def _scope(code: CodeType) -> ast.AST | None:
     tree = _parsed(code.co_filename)
     if tree is None or code.co_name == "<module>":
         return tree
+    name = ast.Lambda if code.co_name == "<lambda>" else code.co_name
     for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name == code.co_name:
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        if isinstance(node, FUNCTIONS) and name in (getattr(node, "name", None), type(node)):
+            first = min([node.lineno, *(line.lineno for line in getattr(node, "decorator_list", ()))])
             if first == code.co_firstlineno:
                 return node
     return None
 
 
-class _Reader:
-    """Finds calls that optimize in the code of one function, given the values of its variables."""
+class _Future:
+    """What the code of one function will do, given the values of its variables."""
 
     def __init__(
-        self, scope: ast.AST, names: dict[str, Any], running: set[CodeType], depth: int = DEPTH
+        self,
+        names: dict[str, Any],
+        running: set[CodeType],
+        depth: int = DEPTH,
+        current: Sequence[ast.stmt] = (),
+        steps: Iterator[int] | None = None,
     ) -> None:
-        self._names = names
+        self.lines: list[int] = []
+        """The lines of the calls that optimize, where they are certain to be executed."""
+        self._returned: Any = None
+        self._yielded: list[Any] = []
+        self._is_certain = True
+        """Whether all statements so far were followed that may return, or yield, a value."""
+        self._now = Values(dict(names), self._call)
+        self._values = Values(names, self._call)
         self._running = running
         self._depth = depth
-        self._studies = {
-            target.id
-            for node in ast.walk(scope)
-            if isinstance(node, ast.Assign) and _creates_study(node.value)
-            for target in node.targets
-            if isinstance(target, ast.Name)
-        }
+        self._current = current
+        self._steps = itertools.count() if steps is None else steps
 
-    def lines(self, nodes: Sequence[ast.AST]) -> list[int]:
-        """Return the lines of the calls that optimize, where they are certain to be executed."""
-        found = (call for node in nodes for call in self._calls(node))
-        return list(dict.fromkeys(call.lineno for call in found if self._optimizes(call)))
+    def follow(self, block: Sequence[ast.stmt]) -> type[ast.stmt] | None:
+        """Follow a block; return the kind of statement that leaves it, if that is certain."""
+        for statement in block:
+            if next(self._steps) > MOST_STATEMENTS:
+                break
+            if statement in self._current[-1:]:
+                self.lines.append(statement.lineno)
+            leaves = self._follow(statement)
+            if leaves:
+                return leaves
+        return None
+
+    def result(self) -> Any:
+        """Return what the function returns, or yields, or UNKNOWN."""
+        return (self._yielded or self._returned) if self._is_certain else UNKNOWN
+
+    def finish(self, statement: ast.stmt) -> type[ast.stmt] | None:
+        """Follow what is left to do of a statement after a call in it."""
+        if isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            self._assign(statement, UNKNOWN)
+        return type(statement) if isinstance(statement, (ast.Return, ast.Raise)) else None
+
+    def goes_on(self, loop: ast.AST) -> bool:
+        """Return whether a loop around the current call will execute it, or another one, again."""
+        if isinstance(loop, ast.While):
+            return self._values.truth(loop.test) is not False
+        items = self._now.items(loop.iter)  # type: ignore[attr-defined]
+        if items is None:
+            return True
+        before = len(self.lines)
+        self._loop(loop, items[self._rounds_so_far(loop.target, items) :])  # type: ignore[attr-defined]
+        return len(self.lines) > before
 
     def repeats(self, statement: ast.stmt) -> bool:
         """Return whether a statement calls optimize several times, in a comprehension, by map or in turn."""
         expressions = [node for node in ast.iter_child_nodes(statement) if isinstance(node, ast.expr)]
-        nodes = [node for expression in expressions for node in ast.walk(expression)]
-        for node in nodes:
+        for node in (part for expression in expressions for part in ast.walk(expression)):
             if isinstance(node, COMPREHENSIONS) and self._mentions(node):
-                sizes = [self._size(generator.iter) for generator in node.generators]
-                if any(size != 1 for size in sizes):
+                rounds = self._now.rounds(node.generators)
+                if rounds is None or len(rounds) > 1:
                     return True
-            if isinstance(node, ast.Call) and self._maps(node) and self._size(node.args[1]) != 1:
-                return True
-        calls = [call for expression in expressions for call in self._calls(expression)]
-        return sum(self._optimizes(call) for call in calls) > 1
+            if isinstance(node, ast.Call) and self._maps(node):
+                items = self._now.items(node.args[1])
+                if items is None or len(items) > 1:
+                    return True
+        return sum(self._optimizes(part) for node in expressions for part in self._parts(node)) > 1
 
-    def runs_once(self, loop: ast.AST) -> bool:
-        """Return whether a loop is known to run its body only once."""
-        return not isinstance(loop, ast.While) and self._size(loop.iter) == 1  # type: ignore[attr-defined]
+    def _rounds_so_far(self, target: ast.expr, items: list[Any]) -> int:
+        present = self._now.of(target)
+        with contextlib.suppress(Exception):  # a comparison of arrays, for example
+            return next(i for i, item in enumerate(items, start=1) if item is present or item == present)
+        return 1
 
-    def _calls(self, node: ast.AST) -> Iterator[ast.Call]:
-        """Yield the calls that are certain to be executed."""
-        if isinstance(node, SCOPES):
+    def _follow(self, statement: ast.stmt) -> type[ast.stmt] | None:
+        """Follow a statement; return the kind of statement that leaves its block, if that is certain."""
+        if isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
+            self._values.names[statement.name] = statement
+            return None
+        self._look_into(statement)
+        if isinstance(statement, (ast.Return, ast.Raise, ast.Break, ast.Continue)):
+            if isinstance(statement, ast.Return) and statement.value is not None:
+                self._returned = self._values.of(statement.value)
+            return type(statement)
+        if isinstance(statement, ast.If):
+            return self._branch(statement)
+        if isinstance(statement, LOOPS):
+            return self._follow_loop(statement)
+        if isinstance(statement, ast.Try):
+            leaves = self.follow(statement.body)
+            leaves = None if leaves is ast.Raise and statement.handlers else leaves
+            leaves = leaves or self.follow(statement.orelse)
+            return self.follow(statement.finalbody) or leaves
+        if isinstance(statement, (ast.With, ast.AsyncWith)):
+            return self.follow(statement.body)
+        return self._follow_simple(statement)
+
+    def _follow_simple(self, statement: ast.stmt) -> type[ast.stmt] | None:
+        if isinstance(statement, (ast.Import, ast.ImportFrom)):
+            self._import(statement)
+        elif isinstance(statement, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+            self._assign(statement, self._assigned(statement))
+        elif isinstance(statement, ast.Expr) and self._exits(statement.value):
+            return ast.Raise
+        return None
+
+    def _assigned(self, statement: ast.Assign | ast.AnnAssign | ast.AugAssign) -> Any:
+        if statement.value is None or isinstance(statement, ast.AugAssign):
+            return UNKNOWN
+        return STUDY if _creates_study(statement.value) else self._values.of(statement.value)
+
+    def _assign(self, statement: ast.Assign | ast.AnnAssign | ast.AugAssign, value: Any) -> None:
+        for target in getattr(statement, "targets", None) or [statement.target]:  # type: ignore[union-attr]
+            self._values.bind(target, value)
+
+    def _branch(self, statement: ast.If) -> type[ast.stmt] | None:
+        known = self._values.truth(statement.test)
+        if known is None and statement in self._current:  # the current call is in one of its branches
+            known = any(one in self._current for one in statement.body)
+        if known is not None:
+            return self.follow(statement.body if known else statement.orelse)
+        self._skip(statement)
+        return None
+
+    def _follow_loop(self, loop: Any) -> type[ast.stmt] | None:
+        if isinstance(loop, ast.While):
+            known = self._values.truth(loop.test)
+            leaves = None if known is False else self.follow(loop.body)
+        else:
+            items = self._values.items(loop.iter)
+            known = items is not None
+            leaves = self._loop(loop, [UNKNOWN] if items is None else items)
+        if not known or isinstance(loop, ast.While):
+            self._skip(loop)
+        return leaves if known and leaves in (ast.Return, ast.Raise) else None
+
+    def _skip(self, statement: ast.stmt) -> None:
+        """Forget what a statement may change that cannot be followed."""
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                self._values.names[node.id] = UNKNOWN
+            self._is_certain &= not isinstance(node, (ast.Return, ast.Yield, ast.YieldFrom))
+
+    def _loop(self, loop: Any, items: list[Any]) -> type[ast.stmt] | None:
+        for item in items:
+            self._values.bind(loop.target, item)
+            before = len(self.lines)
+            leaves = self.follow(loop.body)
+            if leaves in (ast.Return, ast.Raise):
+                return leaves
+            if leaves is ast.Break or len(self.lines) > before:
+                return None
+        return self.follow(loop.orelse)
+
+    def _import(self, statement: ast.Import | ast.ImportFrom) -> None:
+        """Look into modules of the user's that are imported for the first time."""
+        named = [getattr(statement, "module", None)] if isinstance(statement, ast.ImportFrom) else []
+        for name in named or [alias.name for alias in statement.names]:
+            if name and name not in sys.modules and self._depth:
+                spec = importlib.machinery.PathFinder.find_spec(name)
+                tree = _parsed(spec.origin) if spec and spec.origin and _is_users(spec.origin) else None
+                module = self._deeper({"__name__": name})
+                module.follow(tree.body if tree else [])
+                if module.lines:
+                    self.lines.append(statement.lineno)
+
+    def _exits(self, node: ast.expr) -> bool:
+        """Return whether an expression ends the process."""
+        if not isinstance(node, ast.Call):
+            return False
+        function = self._values.of(node.func)
+        return function in (sys.exit, os._exit, os.abort) or type(function).__name__ == "Quitter"
+
+    def _look_into(self, statement: ast.stmt) -> None:
+        """Note the calls in a statement, apart from the blocks that it contains."""
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Yield):
+            self._yielded.append(self._values.of(statement.value.value or ast.Constant(None)))
+        for node in ast.iter_child_nodes(statement):
+            for part in self._parts(node) if isinstance(node, (ast.expr, ast.withitem)) else ():
+                if self._optimizes(part):
+                    self.lines.append(part.lineno)
+                if isinstance(part, ast.Attribute) and part.attr not in METHODS:
+                    self._forget_changed(part)
+
+    def _forget_changed(self, method: ast.Attribute) -> None:
+        """Forget the items of a list, a dict or a set that a method may change."""
+        name = getattr(method.value, "id", "")
+        if isinstance(self._values.names.get(name), (list, dict, set)):
+            self._values.names[name] = UNKNOWN
+
+    def _parts(self, node: ast.AST) -> Iterator[Any]:
+        """Yield the calls, and the attributes that may be properties, that are certain to be evaluated."""
+        if isinstance(node, ast.Lambda):
             return
-        if isinstance(node, (ast.If, ast.IfExp)):
-            known = self._truth(node.test)
-            chosen: Any = [] if known is None else node.body if known else node.orelse
-            parts: Sequence[ast.AST] = [node.test, *(chosen if isinstance(chosen, list) else [chosen])]
+        parts: Sequence[ast.AST] = list(ast.iter_child_nodes(node))
+        if isinstance(node, ast.IfExp):
+            known = self._values.truth(node.test)
+            parts = [node.test, *([] if known is None else [node.body if known else node.orelse])]
         elif isinstance(node, ast.BoolOp):
             parts = node.values[:1]
-        elif isinstance(node, ast.Try):
-            parts = [*node.body, *node.orelse, *node.finalbody]
-        elif isinstance(node, (ast.For, ast.AsyncFor)) and self._size(node.iter) == 0:
-            parts = [node.iter]
-        elif isinstance(node, ast.While) and self._truth(node.test) is False:
-            parts = [node.test]
-        elif hasattr(node, "cases"):  # match, from Python 3.10 on
-            parts = []
-        else:
-            parts = list(ast.iter_child_nodes(node))
-        if isinstance(node, ast.Call):
+        elif isinstance(node, COMPREHENSIONS) and self._values.rounds(node.generators) == []:
+            parts = [node.generators[0].iter]
+        if isinstance(node, (ast.Call, ast.Attribute)):
             yield node
         for part in parts:
-            yield from self._calls(part)
+            yield from self._parts(part)
 
-    def _optimizes(self, call: ast.Call) -> bool:
-        function = call.func
+    def _optimizes(self, node: ast.Call | ast.Attribute) -> bool:
+        if isinstance(node, ast.Attribute):
+            found = self._values.of(node)
+            getter = found.fget if isinstance(found, property) else getattr(found, "func", None)
+            is_property = isinstance(found, (property, functools.cached_property))
+            return is_property and self._leads_to_optimize(getter)
+        function = node.func
         if isinstance(function, ast.Attribute) and function.attr == "optimize":
-            study = self._value(function.value)
-            return self._may_be_study(function.value) if study is UNKNOWN else type(study).__name__ == "Study"
-        if self._maps(call):
-            return self._size(call.args[1]) != 0
-        found = self._value(function)
+            study = self._values.of(function.value)
+            if study is UNKNOWN:
+                return _creates_study(function.value) or "study" in name_of(function.value).lower()
+            return study is STUDY or type(study).__name__ == "Study"
+        if self._maps(node):
+            return self._values.items(node.args[1]) != []
+        found = self._values.of(function)
         if found is UNKNOWN and isinstance(function, ast.Attribute):
             return function.attr in {code.co_name for code in self._running}
-        return self._leads_to_optimize(found)
+        return self._leads_to_optimize(found, node)
 
     def _maps(self, call: ast.Call) -> bool:
         """Return whether a call is map(function, items), or the like, of a function that optimizes."""
-        mapped = _name(call.func) in MAPS and len(call.args) > 1
-        return mapped and self._leads_to_optimize(self._value(call.args[0]))
-
-    def _may_be_study(self, node: ast.expr) -> bool:
-        if isinstance(node, ast.Name) and node.id in self._studies:
-            return True
-        return _creates_study(node) or (isinstance(node, ast.Attribute) and "study" in node.attr.lower())
+        if name_of(call.func) not in MAPS or len(call.args) < 2:
+            return False
+        function = call.args[0]
+        return self._leads_to_optimize(
+            function if isinstance(function, ast.Lambda) else self._values.of(function)
+        )
 
     def _mentions(self, node: ast.AST) -> bool:
         """Return whether a comprehension leads to the current call."""
@@ -252,85 +398,78 @@ class _Reader:
             if isinstance(part, ast.Attribute) and part.attr == "optimize":
                 return True
             if isinstance(part, (ast.Name, ast.Attribute)):
-                found = self._value(part)
+                found = self._now.of(part)
                 if found is not UNKNOWN and self._leads_to_optimize(found):
                     return True
             if isinstance(part, ast.Call) and self._optimizes(part):
                 return True
         return False
 
-    def _leads_to_optimize(self, found: Any) -> bool:
+    def _leads_to_optimize(self, found: Any, call: ast.Call | None = None) -> bool:
         """Return whether calling an object optimizes: it is running now, or its code does."""
-        while isinstance(found, functools.partial):
-            found = found.func
-        if inspect.isclass(found):
-            found = found.__init__
-        found = inspect.unwrap(getattr(found, "__func__", found)) if callable(found) else found
-        code = getattr(found, "__code__", None)
-        if code is None or not _is_users(code.co_filename):
-            return False
-        if code in self._running:
+        code = getattr(_function(found), "__code__", None)
+        if code is not None and code in self._running:
             return True
-        scope = _scope(code) if self._depth else None
-        if scope is None or not inspect.isfunction(found):
-            return False
-        names = {**found.__globals__, **inspect.getclosurevars(found).nonlocals}
-        return bool(_Reader(scope, names, self._running, self._depth - 1).lines(scope.body))  # type: ignore[attr-defined]
+        called = self._inside(found, call)
+        return called is not None and bool(called.lines)
 
-    def _value(self, node: ast.expr) -> Any:
-        """Return the present value of an expression, as far as reading it has no effects."""
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, ast.Name):
-            return self._names.get(node.id, getattr(builtins, node.id, UNKNOWN))
-        if isinstance(node, ast.Attribute):
-            owner = self._value(node.value)
-            if owner is UNKNOWN and isinstance(node.value, ast.Call):
-                made = self._value(node.value.func)
-                owner = made if inspect.isclass(made) else UNKNOWN
-            return UNKNOWN if owner is UNKNOWN else inspect.getattr_static(owner, node.attr, UNKNOWN)
-        return UNKNOWN
+    def _call(self, found: Any, call: ast.Call) -> Any:
+        """Return what a function of the user's returns, if that is easily seen."""
+        code = getattr(_function(found), "__code__", None)
+        called = None if inspect.isclass(found) or code in self._running else self._inside(found, call)
+        return UNKNOWN if called is None else called.result()
 
-    def _truth(self, test: ast.expr) -> bool | None:
-        """Return the present value of a condition; None if it is unknown."""
-        if isinstance(test, ast.Compare) and len(test.ops) == 1:
-            left, right = self._value(test.left), self._value(test.comparators[0])
-            if not (isinstance(left, (str, int, float, bool)) and isinstance(right, (str, int, float, bool))):
+    def _inside(self, found: Any, call: ast.Call | None) -> _Future | None:
+        """Return what a function of the user's does; None for others."""
+        scope: Any = found
+        names = dict(self._values.names)
+        if not isinstance(found, FUNCTIONS):  # those will be defined by then
+            function = _function(found)
+            if not inspect.isfunction(function) or not _is_users(function.__code__.co_filename):
                 return None
-            equal = {ast.Eq: left == right, ast.NotEq: left != right}
-            return equal.get(type(test.ops[0]))
-        found = self._value(test)
-        return bool(found) if isinstance(found, (str, int, float, bool)) else None
+            scope = _scope(function.__code__)
+            names = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+        if scope is None or not self._depth:
+            return None
+        inside = self._deeper({**names, **self._parameters(found, scope, call)})
+        inside.follow(scope.body if isinstance(scope.body, list) else [ast.Return(scope.body)])
+        return inside
 
-    def _size(self, node: ast.expr) -> int | None:
-        """Return how many items an iterable has; None if it is unknown."""
-        if isinstance(node, (ast.List, ast.Tuple, ast.Set)):
-            return None if any(isinstance(item, ast.Starred) for item in node.elts) else len(node.elts)
-        if isinstance(node, ast.Dict):
-            return len(node.keys) if all(node.keys) else None
-        if isinstance(node, ast.Call):
-            return self._size_of_call(node)
-        found = self._value(node)
-        return len(found) if isinstance(found, (list, tuple, dict, set, frozenset, str, range)) else None
+    def _deeper(self, names: dict[str, Any]) -> _Future:
+        return _Future(names, self._running, self._depth - 1, steps=self._steps)
 
-    def _size_of_call(self, call: ast.Call) -> int | None:
-        name, arguments = _name(call.func), call.args
-        if isinstance(call.func, ast.Attribute) and name in SAME_SIZE and not arguments:
-            return self._size(call.func.value)
-        if name in SAME_SIZE and arguments:
-            return self._size(arguments[0])
-        if name == "zip":
-            sizes = [self._size(argument) for argument in arguments]
-            return min((size for size in sizes if size is not None), default=None)
-        if name == "range":
-            limits = [self._value(argument) for argument in arguments]
-            return len(range(*limits)) if all(isinstance(limit, int) for limit in limits) else None
-        return None
+    def _parameters(self, found: Any, scope: Any, call: ast.Call | None) -> dict[str, Any]:
+        """Return the parameters of a function, with their values in a call as far as these are known."""
+        parts = scope.args
+        all_parts = [*parts.posonlyargs, *parts.args, *parts.kwonlyargs, parts.vararg, parts.kwarg]
+        parameters = {part.arg: UNKNOWN for part in all_parts if part is not None}
+        if call is None or isinstance(found, ast.AST):
+            return parameters
+        given = [self._values.of(argument) for argument in call.args]
+        named = {str(keyword.arg): self._values.of(keyword.value) for keyword in call.keywords}
+        if isinstance(found, functools.partial):
+            given, named = [*found.args, *given], {**found.keywords, **named}
+        elif next(iter(parameters), None) in ("self", "cls"):
+            owner = call.func.value if isinstance(call.func, ast.Attribute) else None
+            given.insert(0, found if owner is None else self._values.of(owner))
+        with contextlib.suppress(TypeError, ValueError):
+            arguments = inspect.signature(_function(found)).bind_partial(*given, **named)
+            arguments.apply_defaults()
+            parameters.update(arguments.arguments)
+        return parameters
 
 
-def _name(function: ast.expr) -> str:
-    return getattr(function, "attr", None) or getattr(function, "id", None) or ""
+def _function(found: Any) -> Any:
+    """Return the function that runs when an object is called."""
+    while isinstance(found, functools.partial):
+        found = found.func
+    if inspect.isclass(found):
+        found = found.__init__
+    elif not inspect.isroutine(found) and callable(found):
+        found = type(found).__call__
+    found = getattr(found, "__func__", found)
+    return inspect.unwrap(found) if callable(found) else found
 
 
 def _creates_study(node: ast.expr) -> bool:
-    return isinstance(node, ast.Call) and _name(node.func) in ("create_study", "load_study")
+    return isinstance(node, ast.Call) and name_of(node.func) in ("create_study", "load_study")

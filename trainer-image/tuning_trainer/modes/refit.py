@@ -50,6 +50,8 @@ def refit_script(arguments: list[str], settings: Settings, trial: Trial, finishe
         if isinstance(error, TrialFailure) or is_pruned(error):
             raise
         raise TrialFailure(_without_objective(error, bridge.objectives)) from error
+    if bridge.rejection is not None:  # and the script caught it
+        raise bridge.rejection
     for key, value in bridge.new_attributes().items():
         trial.set_user_attr(key, value)
     figures.record(trial)
@@ -91,6 +93,8 @@ class FinishedBridge:
         self._study: Any = None
         self._key: object = None
         self._optimized: object = None
+        self.rejection: TrialFailure | None = None
+        """Why the script is rejected."""
         self.objectives: list[Any] = []
         """What the script passes to `optimize`; it does not run."""
 
@@ -132,13 +136,9 @@ class FinishedBridge:
         if is_left_alone(study):
             return
         if self._optimized not in (None, self._key):
-            raise TrialFailure(
-                Failure(
-                    "Script",
-                    "The script optimizes a second study, but the trials are those of the first.",
-                    WAY_OUT,
-                )
-            )
+            message = "The script optimizes a second study, but the trials are those of the first."
+            self.rejection = TrialFailure(Failure("Script", message, WAY_OUT))
+            raise self.rejection
         self._optimized = self._key
         self.objectives.append(arguments.get("func"))
         log("the study is finished: optimize returns at once, and the code after it runs")

@@ -5,6 +5,7 @@ In the refit, `optimize` returns at once with the finished study, and the code a
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -32,7 +33,7 @@ from tuning_trainer.runner import TrialOver
 from tuning_trainer.stopping import Stopped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from tuning_trainer.optuna_api.bridge import Bridge
     from tuning_trainer.optuna_api.trial import Trial
@@ -91,7 +92,8 @@ class TrialBridge:
             arguments.pop("sampler", None)
         trial, _ = self._open()
         directions = [direction.name.lower() for direction in trial.study.directions]
-        check_arguments(arguments, directions, self._config)
+        with self._rejecting():
+            check_arguments(arguments, directions, self._config)
         if arguments.get("storage") is not None:
             log("the script's storage is ignored: the study server keeps the study")
         kept = {name: arguments[name] for name in ("sampler", "pruner", "study_name") if arguments.get(name)}
@@ -113,9 +115,10 @@ class TrialBridge:
         """
         if is_left_alone(study):
             return
-        check_one_trial(arguments)
-        if self.choice.wanted is None:
-            check_only_call(calling_frame())
+        with self._rejecting():
+            check_one_trial(arguments)
+            if self.choice.wanted is None:
+                check_only_call(calling_frame())
         for name in [name for name in IGNORED if arguments.get(name)]:
             log(f"the argument {name} of optimize is ignored: use {IGNORED[name]}")
         callbacks = chosen(arguments.get("callbacks"))
@@ -192,11 +195,12 @@ class TrialBridge:
     def _check_study(self, study: Any) -> None:
         created = getattr(study, "_tuning_created", None) or {}
         assigned = {kind: getattr(study, kind) for kind, old in created.items()}
-        check_components(
-            {kind: thing for kind, thing in assigned.items() if thing is not created[kind]},
-            len(study.directions),
-            self._config,
-        )
+        with self._rejecting():
+            check_components(
+                {kind: thing for kind, thing in assigned.items() if thing is not created[kind]},
+                len(study.directions),
+                self._config,
+            )
         self._constraints = constraints_function(study.sampler)
 
     def _leave(self, study: Any, key: str) -> None:
@@ -216,6 +220,16 @@ class TrialBridge:
                 )
             )
         self._stop_script(code)
+
+    @contextlib.contextmanager
+    def _rejecting(self) -> Iterator[None]:
+        """End the trial if the script is rejected, so that it can't catch the exception and go on."""
+        try:
+            yield
+        except TrialFailure as rejection:
+            if self._workers.take_trial(""):
+                self._finish(self._run.deliver(Outcome("FAIL", failure=rejection.failure)))
+            raise
 
     def _run_user_code(self, code: Callable[[], Outcome], catch: Any = None) -> Outcome:
         os.environ[IN_OBJECTIVE] = "1"
@@ -249,8 +263,7 @@ class TrialBridge:
         self._finish(exit_code)
 
     def _finish(self, exit_code: int) -> None:
-        self._workers.finish(exit_code)
-        self._stop_script(exit_code)
+        self._stop_script(self._workers.finish(exit_code))
 
     def _stop_script(self, exit_code: int) -> None:
         """End the script's process; others return to their code, since a pool would wait for them forever."""

@@ -77,20 +77,22 @@ class Workers:
             return None
         return Owner(int(process), study)
 
-    def finish(self, exit_code: int) -> None:
-        """Let all workers know that the trial's result is delivered.
+    def finish(self, exit_code: int) -> int:
+        """Let all workers know that the trial's result is delivered; return the code of the first result.
 
         A worker thread wakes the main thread. A worker process does not: the main process would terminate
         a multiprocessing.Pool while its workers send results, which can leave the pool in a deadlock.
         """
-        self._exit_code = exit_code
-        draft = self._result.with_name(f"result-{os.getpid()}")
-        with contextlib.suppress(FileNotFoundError):  # the script's process has ended
-            draft.write_text(str(exit_code))
-            draft.replace(self._result)
+        if (first := self.exit_code()) is None:
+            self._exit_code = first = exit_code
+            draft = self._result.with_name(f"result-{os.getpid()}")
+            with contextlib.suppress(FileNotFoundError):  # the script's process has ended
+                draft.write_text(str(exit_code))
+                draft.replace(self._result)
         main = threading.main_thread()
         if self.in_main_process and threading.current_thread() is not main:
             signal.pthread_kill(main.ident or 0, WAKE_UP)
+        return first
 
     def exit_code(self) -> int | None:
         """Return the exit code for the trial's result; None if there is no result yet."""
