@@ -9,6 +9,9 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The name under which the operator serves studies. */}}
+{{- define "tuning-operator.installation" -}}{{ .Release.Namespace }}/{{ include "tuning-operator.fullname" . }}{{- end -}}
+
 {{- define "tuning-operator.studyServer" -}}{{ include "tuning-operator.fullname" . }}-study-server{{- end -}}
 {{- define "tuning-operator.postgres" -}}{{ include "tuning-operator.fullname" . }}-postgres{{- end -}}
 {{- define "tuning-operator.dashboard" -}}{{ include "tuning-operator.fullname" . }}-dashboard{{- end -}}

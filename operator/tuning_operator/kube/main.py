@@ -51,7 +51,8 @@ async def operate(settings: OperatorSettings) -> None:
     registry = kopf.OperatorRegistry()
     runs = JobRuns(kube, lambda: runtime(settings), _now, settings.namespaces)
     register(registry, queue)
-    reconciler = Reconciler(kube, server, Observer(runs, server, check, _now), Actor(runs, server), _now)
+    observer, actor = Observer(runs, server, check, _now), Actor(runs, server)
+    reconciler = Reconciler(kube, server, observer, actor, _now, settings.installation)
     listener = await probes.serve(
         probes.application(queue.age, settings.stuck_seconds, metrics),
         settings.probe_host,
@@ -81,6 +82,7 @@ def runtime(settings: OperatorSettings) -> Runtime:
         ca,
         settings.trainer_image,
         settings.gpu_resource,
+        f"study-server-ca.{settings.installation.replace('/', '.')}",
     )
 
 

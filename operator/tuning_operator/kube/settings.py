@@ -26,6 +26,12 @@ class OperatorSettings(BaseSettings):
         default_factory=list,
         description='JSON list of the namespaces to serve, such as `["ml"]`. Empty: all namespaces.',
     )
+    installation: str = Field(
+        "default/tuning-operator",
+        pattern=r"^[^/]+/[^/]+$",
+        description="NAMESPACE/NAME of this installation, recorded in the status of the studies that it "
+        "serves. Another installation that watches the same namespace leaves them alone.",
+    )
     trainer_image: str | None = Field(
         None, description="The image of trials whose template names none. Unset: a template must name one."
     )

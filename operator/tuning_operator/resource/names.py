@@ -35,6 +35,8 @@ MAX_STUDY_NAME = 45
 TRAINER_CONTAINER = "trainer"
 TRAINER_VOLUME = "tuning-trainer"
 """The volume with the trainer's ConfigMap."""
+CA_VOLUME = "tuning-ca"
+"""The volume with the ConfigMap of the study server's CA."""
 TOKEN_AUDIENCE = "tuning-study-server"  # noqa: S105  an audience, not a secret
 """The audience of the operator's and of readers' tokens."""
 

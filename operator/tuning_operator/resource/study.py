@@ -448,6 +448,16 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         "is not accepted. Replace: the record is deleted, and the study starts from scratch. This field has "
         "no effect once the study has been accepted.",
     )
+    installation: str | None = Field(
+        None,
+        description="The installation of the operator that serves this study, as NAMESPACE/NAME. Needed only "
+        "if several watch this namespace, or to hand the study over. Defaults to the first one to see it.",
+        max_length=317,
+        pattern=r"^[a-z0-9][a-z0-9.\-]*/[a-z0-9][a-z0-9.\-]*$",
+        json_schema_extra=rules.pattern_message(
+            "{self} must have the form NAMESPACE/NAME, for example tuning-system/tuning-operator"
+        ),
+    )
     trial: TrialSpec = Field(description="What a trial runs.")
     refit: RefitSpec | None = None
 
@@ -461,7 +471,9 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
 class Condition(Model):
     """A condition of the study."""
 
-    type: str = Field(description="Type of the condition: Accepted, Stalled, Suspended, Complete or Failed.")
+    type: str = Field(
+        description="Type of the condition: Accepted, Stalled, Suspended, Complete, Failed or Contested."
+    )
     status: Literal["True", "False", "Unknown"] = Field(
         description="Status of the condition: True, False or Unknown."
     )
@@ -523,7 +535,7 @@ class TuningStudyStatus(Model):
     )
     conditions: list[Condition] = Field(
         default_factory=list,
-        description="Conditions of the study: Accepted, Stalled, Suspended, Complete and Failed.",
+        description="Conditions of the study: Accepted, Stalled, Suspended, Complete, Failed and Contested.",
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     )
     last_transition_time: str | None = Field(
@@ -552,6 +564,9 @@ class TuningStudyStatus(Model):
         "objective.",
     )
     refit: RefitStatus | None = Field(None, description="State of the refit (spec.refit).")
+    installation: str | None = Field(
+        None, description="The installation of the operator that serves this study, as NAMESPACE/NAME."
+    )
 
 
 class TuningStudy(BaseModel):

@@ -61,8 +61,13 @@ class Cluster:
     def serve(self, server: StudyServer, scheme: str = "https") -> None:
         """Have the study's ConfigMap point to a study server."""
         data = {"server-url": f"{scheme}://{HOST}:8443"}
-        data |= {"ca.crt": server.ca} if server.ca else {}
-        metadata = {"name": "mnist-trainer-0123456789", "creationTimestamp": "2026-01-02T00:00:00Z"}
+        data |= {"ca-config-map": "study-server-ca"} if server.ca else {}
+        self.answer("get-configmap", {"data": {"ca.crt": server.ca}})
+        metadata = {
+            "name": "mnist-trainer-0123456789",
+            "namespace": "ml",
+            "creationTimestamp": "2026-01-02T00:00:00Z",
+        }
         older = {"name": "mnist-trainer-9876543210", "creationTimestamp": "2026-01-01T00:00:00Z"}
         wrong = {"server-url": "https://older.tuning-system.svc:8443", "ca.crt": "old"}
         found = [{"metadata": metadata, "data": data}, {"metadata": older, "data": wrong}]

@@ -121,15 +121,15 @@ class KubeApiContract:
                 await asyncio.sleep(0.05)
         await kube.delete_job(namespace, "mnist-0")
 
-    async def test_patch_spec(self, kube: KubeApi, namespace: str) -> None:
+    async def test_patch(self, kube: KubeApi, namespace: str) -> None:
         await self.create(kube, namespace, job("mnist-0", 0))
         before = await kube.get("Job", namespace, "mnist-0")
-        await kube.patch_spec("Job", namespace, "mnist-0", backoffLimit=5)
+        await kube.patch("Job", namespace, "mnist-0", "spec", backoffLimit=5)
         after = await kube.get("Job", namespace, "mnist-0")
         assert before is not None
         assert after is not None
         assert after["spec"] == before["spec"] | {"backoffLimit": 5}
-        await kube.patch_spec("Job", namespace, "gone", backoffLimit=5)
+        await kube.patch("Job", namespace, "gone", "spec", backoffLimit=5)
 
     async def test_replace_status(self, kube: KubeApi, namespace: str) -> None:
         study = await self.create_study(kube, namespace)

@@ -75,9 +75,9 @@ class FakeKube:
         else:
             self.remove("Job", namespace, name)
 
-    async def patch_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
+    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> None:
         if there := self.objects.get((kind, namespace, name)):
-            self._store({**there, "spec": {**there.get("spec", {}), **_copied(fields)}})
+            self._store({**there, part: {**there.get(part, {}), **_copied(fields)}})
 
     async def replace_status(self, body: Json) -> None:
         there = self.objects.get(_place(body))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tuning_operator.kube.jobs.manifests import trainer_name
 from tuning_operator.kube.plan.work import Trial, Work
 from tuning_operator.kube.ports.job_runs import MAX_SELECTED, JobRuns
 from tuning_operator.kube.ports.kube_api import KubeError
@@ -130,5 +132,28 @@ async def test_an_accepted_study_has_the_servers_address() -> None:
     runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
     for _ in range(2):
         assert await runs.check(study()) == ()
-    [config] = [one for (kind, *_), one in kube.objects.items() if kind == "ConfigMap"]
-    assert config["data"]["server-url"] == RUNTIME.server_url
+    ca, config = (
+        one for (kind, *_), one in sorted(kube.objects.items(), reverse=True) if kind == "ConfigMap"
+    )
+    assert config["data"] == {"server-url": RUNTIME.server_url, "ca-config-map": ca["metadata"]["name"]}
+    assert ca["data"] == {"ca.crt": "PEM"}
+
+
+async def test_running_pods_get_a_new_ca() -> None:
+    """Their ConfigMap is mounted, so it is updated; one request is enough for a namespace."""
+    kube, faults, runtime = FakeKube(), Faults(), RUNTIME
+    runs = JobRuns(faults.around(kube), lambda: runtime, lambda: NOW)
+    await runs.start(study(), Trial(0))
+    runtime = replace(RUNTIME, ca="RENEWED")
+    for _ in range(2):
+        await runs.list_runs(study(), {Trial(0)})
+    assert kube.objects["ConfigMap", "ml", "study-server-ca"]["data"] == {"ca.crt": "RENEWED"}
+    assert faults.calls.count("patch") == 1
+    other = study().model_copy(update={"metadata": {**study().metadata, "name": "other", "uid": "other"}})
+    await runs.start(other, Trial(0))
+    assert faults.calls.count("patch") == 1
+    assert kube.named("ConfigMap") == {
+        "study-server-ca",
+        trainer_name(study(), RUNTIME),
+        trainer_name(other, RUNTIME),
+    }

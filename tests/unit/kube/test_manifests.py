@@ -152,7 +152,7 @@ def test_the_trainer_container() -> None:
         "HF_HOME": "/data",
         "TUNING_TRIAL_URL": "https://studies.tuning:8443/v1/studies/ml/mnist/trials/7",
         "TUNING_TOKEN_FILE": "/var/run/tuning.dev/token/token",
-        "TUNING_CA_FILE": "/var/run/tuning.dev/trainer/ca.crt",
+        "TUNING_CA_FILE": "/var/run/tuning.dev/ca/ca.crt",
         "TUNING_STUDY": "ml/mnist",
         "TUNING_TRIAL_NUMBER": "7",
         "TUNING_ROLE": "trial",
@@ -297,7 +297,7 @@ def test_the_config_map_is_named_by_its_content() -> None:
     first = trainer_config_map(study(), RUNTIME)
     assert first["immutable"] is True
     assert base64.b64decode(first["binaryData"]["trainer.zip"]) == b"zip"
-    assert first["data"] == {"server-url": "https://studies.tuning:8443/", "ca.crt": "PEM"}
+    assert first["data"] == {"server-url": "https://studies.tuning:8443/", "ca-config-map": "study-server-ca"}
     assert first["metadata"]["labels"] == {names.LABEL_STUDY: "mnist"}, (
         "`kubectl tuning` finds it by this label"
     )
@@ -313,12 +313,13 @@ def test_the_config_map_is_named_by_its_content() -> None:
         for r in (
             RUNTIME,
             Runtime(b"zap", "u", "PEM"),
-            Runtime(b"zip", "u", "RENEWED"),
             Runtime(b"zip", "u"),
             Runtime(b"zip", "v"),
         )
     }
-    assert len(others) == 5
+    assert len(others) == 4
+    renewed = trainer_config_map(study(), Runtime(b"zip", RUNTIME.server_url, "RENEWED"))
+    assert renewed == first, "the CA is in a ConfigMap of its own, since running pods need the new one"
 
 
 @pytest.mark.parametrize("trial", [0, 99_999])

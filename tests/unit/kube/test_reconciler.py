@@ -14,7 +14,7 @@ from tuning_operator.resource.times import rfc3339
 
 from tests.unit.kube.builders import NOW, body, failed_job, job, pod, terminated, waiting
 from tests.unit.kube.faults import Faults
-from tests.unit.kube.world import COMPLETE, FAILED, KEY, World
+from tests.unit.kube.world import COMPLETE, FAILED, KEY, RUNTIME, World
 
 
 async def test_a_study_runs_to_its_end() -> None:
@@ -394,20 +394,22 @@ async def test_the_trainer_is_sent_once_for_all_trials_of_a_study() -> None:
     world, faults = World(parallelism=5), Faults()
     world.start_operator(faults)
     await world.settle()
-    assert faults.calls.count("create") == 6, "five Jobs and one ConfigMap"
+    assert faults.calls.count("create") == 7, "five Jobs, and a ConfigMap each with the trainer and the CA"
 
 
-async def test_a_deleted_trainer_config_map_is_created_again() -> None:
+@pytest.mark.parametrize("volume", ["tuning-trainer", "tuning-ca"])
+async def test_a_deleted_config_map_of_the_operator_is_created_again(volume: str) -> None:
     world = World(parallelism=1)
     await world.settle()
-    [name] = world.kube.named("ConfigMap")
+    names = world.kube.named("ConfigMap")
+    [name] = (name for name in names if (name == RUNTIME.ca_config_map) == (volume == "tuning-ca"))
     world.kube.remove("ConfigMap", "ml", name)
     waits = pod(0, phase="Pending", **waiting("ContainerCreating"))
     world.kube.put({**waits, "kind": "Pod"})
-    message = f'MountVolume.SetUp failed for volume "tuning-trainer" : configmap "{name}" not found'
+    message = f'MountVolume.SetUp failed for volume "{volume}" : configmap "{name}" not found'
     world.kube.put(warning(waits, "FailedMount", message))
     await world.settle()
-    assert world.kube.named("ConfigMap") == {name}
+    assert world.kube.named("ConfigMap") == names
     assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
 
 
@@ -494,7 +496,7 @@ async def test_a_study_restored_from_a_backup_gets_its_trainer() -> None:
     await world.settle()
     restored = body(parallelism=1)
     world.kube.remove(names.KIND, "ml", "mnist")
-    assert world.kube.named("ConfigMap") == set()
+    assert world.kube.named("ConfigMap") == {RUNTIME.ca_config_map}, "which is the namespace's"
     await world.tick()
     world.kube.put(restored)
     await world.settle()

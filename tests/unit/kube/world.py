@@ -41,6 +41,7 @@ class World:
         """How many Jobs the namespace may have that have not ended."""
         self.denied = False
         """Whether an admission policy refuses all Jobs."""
+        self.installation: str | None = None
         self.start_operator()
 
     def clock(self) -> datetime:
@@ -55,7 +56,8 @@ class World:
         server = faults.around(self.server) if faults else self.server
         runs = JobRuns(kube, lambda: RUNTIME, self.clock)
         observer = Observer(runs, server, check, self.clock)
-        self.reconciler = Reconciler(kube, server, observer, Actor(runs, server), self.clock)
+        actor = Actor(runs, server)
+        self.reconciler = Reconciler(kube, server, observer, actor, self.clock, self.installation)
 
     async def tick(self) -> float | None:
         """Do one pass, whatever comes of it; return in how many seconds the operator wants the next one."""

@@ -383,18 +383,21 @@ def test_tls_with_the_clusters_own_authority(pod: Pod, twin: Twin, certificate: 
     assert twin.study.trials[0].state.name == "COMPLETE"
 
 
+@pytest.mark.parametrize("renewable", [False, True])
 def test_little_patience_with_a_certificate_that_was_never_trusted(
-    twin: Twin, certificate: Path, tmp_path: Path
+    twin: Twin, certificate: Path, other_certificate: Path, tmp_path: Path, renewable: bool
 ) -> None:
+    """A file with the CA is updated when the CA changes; the system's CAs are not."""
     (tmp_path / "token").write_text("token-1")
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate)
     time = Time()
     with serving(twin, tls=tls) as url:
-        client = Client(url, str(tmp_path / "token"), sleep=time.sleep, clock=time)
+        ca = str(other_certificate.with_name("ca.crt")) if renewable else None
+        client = Client(url, str(tmp_path / "token"), ca, sleep=time.sleep, clock=time)
         with pytest.raises(Refused, match="not trusted"):
             client.call("GET", "", patience=1800)
-    assert 10 <= time() < 30
+    assert time() == pytest.approx(300 if renewable else 10, abs=20)
 
 
 def test_a_server_once_trusted_is_waited_for_while_another_answers(
@@ -415,4 +418,25 @@ def test_a_server_once_trusted_is_waited_for_while_another_answers(
             client.call("GET", "", patience=600)
         assert time() > 500
         tls.load_cert_chain(certificate)
+        client.call("GET", "", patience=0)
+
+
+def test_the_ca_is_read_again_when_it_changes(
+    twin: Twin, certificate: Path, other_certificate: Path, tmp_path: Path
+) -> None:
+    """The server's certificate is renewed, by another CA; a while later, the pod has that CA."""
+    (tmp_path / "token").write_text("token-1")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    mounted = tmp_path / "mounted.crt"
+    mounted.write_bytes(certificate.with_name("ca.crt").read_bytes())
+    time = Time()
+    with serving(twin, tls=tls) as url:
+        client = Client(url, str(tmp_path / "token"), str(mounted), sleep=time.sleep, clock=time)
+        client.call("GET", "", patience=0)
+        client.close()
+        tls.load_cert_chain(other_certificate)
+        with pytest.raises(Unreachable, match="not trusted"):
+            client.call("GET", "", patience=60)
+        mounted.write_bytes(other_certificate.with_name("ca.crt").read_bytes())
         client.call("GET", "", patience=0)

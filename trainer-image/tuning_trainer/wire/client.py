@@ -25,6 +25,7 @@ FIRST_PATIENCE = 45.0  # seconds until a network that does not let the pod reach
 FIRST_TIMEOUT = 10.0  # seconds for an attempt until then
 UNTRUSTED_PATIENCE = 10.0  # seconds: while the server is replaced, another may answer at its address
 UNAUTHORIZED_PATIENCE = 120.0  # seconds: clocks and keys may need a while after a change of the cluster
+RENEWAL_PATIENCE = 300.0  # seconds until the file with the CA is updated after the CA has changed
 LOG_EVERY = 30.0  # seconds between lines in the log during an outage
 TOO_MANY_REQUESTS = 429
 UNAUTHORIZED = 401
@@ -226,13 +227,16 @@ class Client:
         """Handle a certificate that is not trusted; it may be temporary, if one was trusted before.
 
         Raises:
-            Refused: none has ever been trusted, for UNTRUSTED_PATIENCE.
+            Refused: none has ever been trusted, for a while.
             _Retryable: otherwise.
         """
+        self._tls = None  # read the CA again: the kubelet updates the file when the CA changes
         now = self._clock()
         self._untrusted_since = now if self._untrusted_since is None else self._untrusted_since
         message = f"the certificate of the study server at {self.host} is not trusted: {error}"
-        if not self._trusted and now - self._untrusted_since >= UNTRUSTED_PATIENCE:
+        self._reached = True
+        patience = RENEWAL_PATIENCE if self._ca_file else UNTRUSTED_PATIENCE
+        if not self._trusted and now - self._untrusted_since >= patience:
             raise Refused(0, message) from None
         raise _Retryable(message) from None
 

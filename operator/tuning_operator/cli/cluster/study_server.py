@@ -142,7 +142,8 @@ def find_address(kubectl: Kubectl, study: str) -> Address:
     """Return the address that the study's pods use. Raises PluginError."""
     label = f"--selector={names.LABEL_STUDY}={study}"
     configs = kubectl.json("get", "configmaps", label)["items"]
-    address = _newest([one for one in configs if one["metadata"]["name"].startswith(f"{study}-trainer-")])
+    own = [one for one in configs if one["metadata"]["name"].startswith(f"{study}-trainer-")]
+    address = _newest(kubectl, own)
     if address is None:
         raise NotFoundError(
             f"the ConfigMap {study}-trainer-... with the study server's address does not exist: the operator "
@@ -160,7 +161,7 @@ def any_address(kubectl: Kubectl) -> Address:
             if not scope or not error.forbidden:
                 raise
             configs = []  # not permitted in other namespaces
-        if address := _newest(configs):
+        if address := _newest(kubectl, configs):
             return address
     raise NotFoundError(
         "the study server's address is not known, because there is no TuningStudy in this namespace. Create "
@@ -168,12 +169,15 @@ def any_address(kubectl: Kubectl) -> Address:
     )
 
 
-def _newest(configs: Sequence[Any]) -> Address | None:
+def _newest(kubectl: Kubectl, configs: Sequence[Any]) -> Address | None:
     found = [config for config in configs if "server-url" in config.get("data", {})]
     if not found:
         return None
     newest = max(found, key=lambda config: str(config["metadata"]["creationTimestamp"]))
-    return Address(newest["data"]["server-url"], newest["data"].get("ca.crt"))
+    data = newest["data"]
+    if name := data.get("ca-config-map"):
+        data |= kubectl.within(newest["metadata"]["namespace"]).json("get", "configmap", name)["data"]
+    return Address(data["server-url"], data.get("ca.crt"))
 
 
 def _token(kubectl: Kubectl, namespace: str) -> str:
@@ -209,9 +213,8 @@ def _certificate_hint(error: Exception) -> str:
     if "CERTIFICATE_VERIFY_FAILED" not in str(error):
         return ". Is it ready?"
     return (
-        "\nIts certificate was not issued by the CA in the study's ConfigMap. If the CA has changed since "
-        "the "
-        "last trial, raise maxTrials: the next trial updates the ConfigMap"
+        "\nIts certificate was not issued by the CA in the namespace's ConfigMap. If the CA has just "
+        "changed, try again in a few minutes: the operator updates the ConfigMap"
     )
 
 

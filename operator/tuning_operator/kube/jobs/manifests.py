@@ -21,6 +21,7 @@ from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 TRAINER_PATH = "/var/run/tuning.dev/trainer"
 TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
 SOURCE_PATH = "/var/run/tuning.dev/source"
+CA_PATH = "/var/run/tuning.dev/ca"
 SHORTEST_TTL = 60
 """Seconds: a Job that is gone before the operator has seen its end would be started again."""
 TOKEN_SECONDS = 600
@@ -48,6 +49,8 @@ class Runtime:
     """The image of a container `trainer` that names none."""
     gpu_resource: str = "nvidia.com/gpu"
     """What `gpus` of a trial counts."""
+    ca_config_map: str = "study-server-ca"
+    """The ConfigMap of each namespace that brings the CA into its pods."""
 
 
 def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
@@ -62,9 +65,24 @@ def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
     }
 
 
+def ca_config_map(namespace: str, runtime: Runtime) -> dict[str, Any]:
+    """Return the ConfigMap with the CA, for all pods of a namespace.
+
+    It is not part of the trainer's, since running pods need the new CA when the study server's certificate is
+    renewed: the kubelet updates the mounted file.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": runtime.ca_config_map, "namespace": namespace},
+        "data": {"ca.crt": runtime.ca},
+    }
+
+
 def _address(runtime: Runtime) -> dict[str, str]:
-    """Return how to reach the study server: for pods, and for `kubectl tuning`."""
-    return {"server-url": runtime.server_url, **({"ca.crt": runtime.ca} if runtime.ca else {})}
+    """Return how to reach the study server, for `kubectl tuning`."""
+    ca = {"ca-config-map": runtime.ca_config_map} if runtime.ca else {}
+    return {"server-url": runtime.server_url, **ca}
 
 
 def job(study: TuningStudy, work: Work, runtime: Runtime, restarts: Restarts | None = None) -> dict[str, Any]:
@@ -192,6 +210,8 @@ def _volumes(study: TuningStudy, runs: Program, runtime: Runtime) -> list[dict[s
         {"name": names.TRAINER_VOLUME, "configMap": {"name": trainer_name(study, runtime)}},
         {"name": "tuning-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]
+    if runtime.ca:
+        volumes.append({"name": names.CA_VOLUME, "configMap": {"name": runtime.ca_config_map}})
     if runs.source:
         volumes.append({"name": "tuning-source", "configMap": {"name": runs.source}})
     return volumes
@@ -206,7 +226,8 @@ def _trainer(
         mounts["tuning-source"] = SOURCE_PATH
     ours = environment(study, work, runs, runtime.server_url, f"{TOKEN_PATH}/token")
     if runtime.ca:
-        ours["TUNING_CA_FILE"] = f"{TRAINER_PATH}/ca.crt"
+        mounts[names.CA_VOLUME] = CA_PATH
+        ours["TUNING_CA_FILE"] = f"{CA_PATH}/ca.crt"
     if runs.source:
         ours["TUNING_SOURCE"] = SOURCE_PATH
     theirs = [variable for variable in container.get("env", []) if variable["name"] not in ours]

@@ -206,8 +206,8 @@ def _volume(evidence: Evidence) -> Diagnosis | None:
         return None  # the volumes are mounted before the pod's sandbox is ready
     message, since = event.get("message", ""), last_progress(pod)
     missing = re.search(r'configmap "([^"]+)" not found', message)
-    if missing and f'"{names.TRAINER_VOLUME}"' in message:
-        text = f"the trainer's ConfigMap {missing[1]} was deleted; the operator creates it again."
+    if missing and any(f'"{volume}"' in message for volume in (names.TRAINER_VOLUME, names.CA_VOLUME)):
+        text = f"the operator's ConfigMap {missing[1]} was deleted; it is created again."
         return diagnosis("TrainerMissing", text, since=since)
     began = parse_time(event.get("firstTimestamp") or event.get("eventTime"))
     latest = parse_time(event.get("lastTimestamp")) or parse_time(

@@ -18,7 +18,7 @@ from tuning_operator.kube.ports.publish import publish
 from tuning_operator.kube.ports.runs import RunRefused, RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
 from tuning_operator.kube.status.events import new_events
-from tuning_operator.kube.status.status import new_status, refused, with_failure
+from tuning_operator.kube.status.status import contested, new_status, refused, with_failure
 from tuning_operator.protocol import Failure, Problem, StudyKey, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec, TuningStudyStatus
@@ -66,7 +66,19 @@ class Reconciler:
         observer: Observer,
         actor: Actor,
         clock: Callable[[], datetime],
+        installation: str | None = None,
     ) -> None:
+        """Start with nothing.
+
+        Args:
+            resources: where studies are kept.
+            server: the study server.
+            observer: reads studies.
+            actor: carries out actions.
+            clock: returns the time.
+            installation: the name under which this operator serves studies; None: there is no other.
+        """
+        self._installation = installation
         self._resources, self._server = resources, server
         self._observer, self._actor = observer, actor
         self._clock = clock
@@ -82,6 +94,8 @@ class Reconciler:
         if body is None or body["metadata"].get("deletionTimestamp"):
             await self._forget(key)
             return Result("gone")
+        if self._installation and (result := await self._claim(body, self._installation)):
+            return result
         try:
             spec = TuningStudySpec.model_validate(body["spec"])
         except ValidationError as error:
@@ -90,6 +104,22 @@ class Reconciler:
         return await self._pass(
             key, body, TuningStudy(metadata=body["metadata"], spec=spec, status=_status(body))
         )
+
+    async def _claim(self, body: dict[str, Any], me: str) -> Result | None:
+        """Claim a study for this installation; return None once this is the one that serves it.
+
+        The API server accepts only one of several simultaneous claims: each is a change of the same version.
+        """
+        old, now = _status(body), self._clock()
+        owner = body["spec"].get("installation") or old.installation or me
+        if owner == old.installation == me:
+            return None
+        if owner == me:
+            await publish(self._resources, body, old.model_copy(update={"installation": me}), (), now)
+            return Result("acted", 0)
+        status = contested(old, body["metadata"], owner, me, now)
+        await publish(self._resources, body, status, new_events(old, status, StudySummary()), now)
+        return Result("waiting")
 
     async def _pass(self, key: StudyKey, body: dict[str, Any], study: TuningStudy) -> Result:
         now = self._clock()

@@ -28,7 +28,7 @@ from tuning_operator.kube.jobs.lost import (
     restarts_of,
     why_lost,
 )
-from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_config_map, trainer_name
+from tuning_operator.kube.jobs.manifests import Runtime, ca_config_map, job, trainer_config_map, trainer_name
 from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
 from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
 from tuning_operator.kube.plan.observation import Run
@@ -85,6 +85,8 @@ class JobRuns:
         """Where to watch runs; "" is everywhere."""
         self._provided: dict[StudyKey, set[tuple[str, str]]] = {}
         """The trainer's ConfigMaps that were created: the study's uid and the name."""
+        self._ca: dict[str, str] = {}
+        """The CA that each namespace has."""
         self._providing = asyncio.Lock()
         self._nodes: tuple[datetime, Mapping[str, str] | None] | None = None
         self._rejections = Rejections()
@@ -197,15 +199,17 @@ class JobRuns:
             return
         if not again:  # otherwise the Job would replace the pod, since it did not succeed
             failed = found.get("status", {}).get("failed", 0)
-            await self._kube.patch_spec("Job", key.namespace, name, backoffLimit=failed)
+            await self._kube.patch("Job", key.namespace, name, "spec", backoffLimit=failed)
         for pod in (await self._pods(key, [work])).get(work, ()):
             if exited_at(Evidence(found, [pod])):
                 deadline = {"activeDeadlineSeconds": ENDING_DEADLINE}
-                await self._kube.patch_spec("Pod", key.namespace, pod["metadata"]["name"], **deadline)
+                await self._kube.patch("Pod", key.namespace, pod["metadata"]["name"], "spec", **deadline)
 
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that have not succeeded."""
         key = key_of(study)
+        if unfinished:
+            await self._provide_ca(key.namespace, self._runtime())
         # Jobs that succeeded are left out by the API server: a long study has thousands of them.
         jobs = await self._jobs(key, fields="status.successful=0")
         if missing := [work for work in unfinished if work not in jobs]:
@@ -238,7 +242,8 @@ class JobRuns:
             run = replace(_run(evidence, now), outdated=before.outdated, stop_requested=before.stop_requested)
             runs[work] = self._judged(key, work, run, evidence)
         if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
-            self._provided.pop(key, None)  # the next start creates it again
+            self._provided.pop(key, None)  # the next start creates them again
+            self._ca.pop(key.namespace, None)
         return runs
 
     def _judged(self, key: StudyKey, work: Work, run: Run, evidence: Evidence) -> Run:
@@ -335,6 +340,18 @@ class JobRuns:
             if mark not in provided:
                 await self._kube.create(trainer_config_map(study, runtime))
                 provided.add(mark)
+        await self._provide_ca(study.metadata["namespace"], runtime)
+
+    async def _provide_ca(self, namespace: str, runtime: Runtime) -> None:
+        """Bring the current CA to a namespace's pods, those that run included."""
+        async with self._providing:
+            if runtime.ca and self._ca.get(namespace) != runtime.ca:
+                config = ca_config_map(namespace, runtime)
+                if not await self._kube.create(config):
+                    await self._kube.patch(
+                        "ConfigMap", namespace, runtime.ca_config_map, "data", **config["data"]
+                    )
+                self._ca[namespace] = runtime.ca
 
     async def _check_owner(self, study: TuningStudy, work: Work) -> None:
         """Refuse a run whose name belongs to something else."""

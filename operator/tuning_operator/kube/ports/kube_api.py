@@ -58,8 +58,8 @@ class KubeApi(Resources, Protocol):
     async def dry_run(self, body: Json) -> None:
         """Have an object validated as if it were created, unknown fields included."""
 
-    async def patch_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
-        """Change fields of an object's spec, if the object exists."""
+    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> None:
+        """Change fields of a part of an object, such as its spec, if the object exists."""
 
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""

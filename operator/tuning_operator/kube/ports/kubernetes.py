@@ -102,10 +102,10 @@ class KubernetesApi:
         query = {"dryRun": "All", "fieldValidation": "Strict"}
         await self._request("create", body["kind"], path, query=query, body=body)
 
-    async def patch_spec(self, kind: str, namespace: str, name: str, **fields: Any) -> None:
-        """Change fields of an object's spec, if the object exists."""
+    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> None:
+        """Change fields of a part of an object, such as its spec, if the object exists."""
         try:
-            await self._patch(kind, _path(kind, namespace, name), {"spec": fields})
+            await self._patch(kind, _path(kind, namespace, name), {part: fields})
         except KubeError as error:
             if error.status != 404:
                 raise

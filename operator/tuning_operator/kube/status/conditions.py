@@ -9,13 +9,13 @@ from tuning_operator.resource.study import Condition
 from tuning_operator.resource.text import shorten
 from tuning_operator.resource.times import rfc3339
 
-ORDER = ("Accepted", "Stalled", "Suspended", "Complete", "Failed")
+ORDER = ("Accepted", "Stalled", "Suspended", "Complete", "Failed", "Contested")
 MESSAGE_LIMIT = 2000
 """Characters; the API conventions allow 32768, people read less."""
 CONTINUED = "RecordContinued"
 """The reason of Accepted, and of an Event, when the study continues the record of an earlier TuningStudy."""
 
-Type = Literal["Accepted", "Stalled", "Suspended", "Complete", "Failed"]
+Type = Literal["Accepted", "Stalled", "Suspended", "Complete", "Failed", "Contested"]
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,12 @@ def _stall(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> I
         yield Event(after.reason, after.message, key=after.last_transition_time, warning=True)
 
 
+def _contested(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
+    before, after = find(old.conditions, "Contested"), find(new.conditions, "Contested")
+    if after and before is None:
+        yield Event(after.reason, after.message, key=after.message, warning=True)
+
+
 def _phase(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     if new.phase == old.phase:
         return
@@ -110,6 +116,7 @@ SOURCES: tuple[Callable[[TuningStudyStatus, TuningStudyStatus, StudySummary], It
     _refusal,
     _continued,
     _stall,
+    _contested,
     _phase,
     _trials,
     _best,

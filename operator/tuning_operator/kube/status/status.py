@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from tuning_operator.kube.plan.actions import Plan
@@ -21,9 +21,18 @@ from tuning_operator.kube.status.conditions import (
 )
 from tuning_operator.kube.status.refit_status import refit_status
 from tuning_operator.protocol import Failure, Problem, StudySummary, TrialRecord
-from tuning_operator.resource.study import BestTrial, Scalar, TrialCounts, TuningStudy, TuningStudyStatus
+from tuning_operator.resource.study import (
+    BestTrial,
+    Condition,
+    Scalar,
+    TrialCounts,
+    TuningStudy,
+    TuningStudyStatus,
+)
 from tuning_operator.resource.text import count, shorten
-from tuning_operator.resource.times import rfc3339
+from tuning_operator.resource.times import parse_time, rfc3339
+
+CONTESTED_FOR = timedelta(hours=1)
 
 
 def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime) -> TuningStudyStatus:
@@ -32,7 +41,7 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
     phase = _phase(study, seen, plan)
     generation = study.metadata["generation"]
     done = finished(summary) if summary else 0
-    conditions = apply(old.conditions, _findings(study, seen, plan), generation, now)
+    conditions = apply(_lasting(old.conditions, now), _findings(study, seen, plan), generation, now)
     best = _best(summary.best) if summary else old.best
     front = old.pareto_front
     if summary:
@@ -50,6 +59,7 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
         best_value=_best_value(best, front),
         pareto_front=front,
         refit=refit_status(study, seen, plan),
+        installation=old.installation,
     )
 
 
@@ -70,6 +80,36 @@ def with_failure(
         "refit": refit,
     }
     return status.model_copy(update=update)
+
+
+def contested(
+    status: TuningStudyStatus, metadata: Mapping[str, Any], owner: str, other: str, now: datetime
+) -> TuningStudyStatus:
+    """Return the status of a study that one installation serves and another one watches, too."""
+    hand_over = json.dumps({"spec": {"installation": other}})
+    message = (
+        f"The installation {other} watches this namespace, too. It leaves this study to the installation "
+        f"{owner}. Let only one of them watch the namespace (watchNamespaces of the chart). If {owner} no "
+        f"longer exists, hand the study over with `kubectl patch tuningstudy {metadata['name']} --type=merge "
+        f"-p '{hand_over}'`. It then continues from the database of {other}."
+    )
+    finding = Finding("Contested", True, "ServedByAnother", message)
+    conditions = apply(status.conditions, [finding], metadata["generation"], now)
+    update = {
+        "conditions": conditions,
+        "last_transition_time": last_transition(conditions),
+        "phase": status.phase or "Pending",
+    }
+    return status.model_copy(update=update)
+
+
+def _lasting(conditions: Sequence[Condition], now: datetime) -> list[Condition]:
+    """Drop Contested after a while: while it is true, the other installation sets it again."""
+    return [c for c in conditions if c.type != "Contested" or _age(c, now) < CONTESTED_FOR]
+
+
+def _age(condition: Condition, now: datetime) -> timedelta:
+    return now - (parse_time(condition.last_transition_time) or now)
 
 
 def refused(
