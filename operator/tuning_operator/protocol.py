@@ -150,6 +150,14 @@ class RefitRequest(Model):
     digest: str = Field(max_length=64)
 
 
+class Durations(Model):
+    """How long trials took from their start to their end, in seconds: the sum, by how they ended."""
+
+    complete: float = 0
+    pruned: float = 0
+    fail: float = 0
+
+
 class StudySummary(Model):
     """GET on the study's path: a summary, whose size only depends on the number of running trials."""
 
@@ -159,6 +167,7 @@ class StudySummary(Model):
         description="Number of trials in the record of an earlier TuningStudy that this one continues.",
     )
     counts: Counts = Field(default_factory=Counts)
+    durations: Durations = Field(default_factory=Durations)
     running: list[TrialRecord] = Field(default_factory=list)
     best: TrialRecord | None = None
     pareto_front: list[TrialRecord] = Field(

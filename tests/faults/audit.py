@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState
@@ -11,26 +12,29 @@ from tests.e2e.kit import optuna_record
 from tests.faults.running import STEPS, RunningStudy
 
 
-def audit(study: RunningStudy, max_trials: int) -> list[str]:
-    """Return what is wrong; empty if nothing was lost, repeated or left behind."""
+def audit(study: RunningStudy, max_trials: int, *, stops_trials: bool = False) -> list[str]:
+    """Return what is wrong; empty if nothing was lost, repeated or left behind.
+
+    Args:
+        study: the study, which is over.
+        max_trials: its number of trials.
+        stops_trials: whether the fault ended the trials that ran, so that they are PRUNED.
+    """
     status = study.status()
-    counts = {
-        "total": max_trials,
-        "pending": 0,
-        "running": 0,
-        "complete": max_trials,
-        "pruned": 0,
-        "failed": 0,
-    }
     found = list(study.jobs.violations)
     if len(study.jobs.live) != max_trials:
         found.append(f"{len(study.jobs.live)} Jobs were seen")
     if status["phase"] != "Completed":
         found.append(f"the study is {status['phase']}")
-    if status["trials"] != counts:
-        found.append(f"the status counts {status['trials']}")
     with optuna_record(study.kubectl, study.name) as record:
         trials = record.get_trials(deepcopy=False)
+        states = Counter(trial.state for trial in trials)
+        complete, pruned = states[TrialState.COMPLETE], states[TrialState.PRUNED]
+        counts = {"total": max_trials, "pending": 0, "running": 0, "failed": 0}
+        if status["trials"] != {**counts, "complete": complete, "pruned": pruned}:
+            found.append(f"the status counts {status['trials']}")
+        if pruned > (study.parallelism if stops_trials else 0):
+            found.append(f"{pruned} trials are PRUNED")
         if [trial.number for trial in trials] != list(range(max_trials)):
             found.append(f"the record has the trials {[trial.number for trial in trials]}")
         for trial in trials:
@@ -42,14 +46,19 @@ def audit(study: RunningStudy, max_trials: int) -> list[str]:
 
 def _of(trial: FrozenTrial) -> Iterator[str]:
     """Yield what is wrong with a trial of the objective `STEADY`."""
-    if trial.state is not TrialState.COMPLETE:
-        yield f"state {trial.state.name} {trial.system_attrs.get('failure', '')}"
-        return
     x = trial.params.get("x", math.nan)
-    if trial.values != [x]:
-        yield f"values {trial.values} with x = {x}"
-    if trial.intermediate_values != {step: x + step for step in range(STEPS)}:
-        yield f"reported {trial.intermediate_values} with x = {x}"
+    expected = {step: x + step for step in range(STEPS)}
+    match trial.state:
+        case TrialState.COMPLETE:
+            if trial.values != [x]:
+                yield f"values {trial.values} with x = {x}"
+            if trial.intermediate_values != expected:
+                yield f"reported {trial.intermediate_values} with x = {x}"
+        case TrialState.PRUNED:
+            if not trial.intermediate_values.items() <= expected.items():
+                yield f"reported {trial.intermediate_values} with x = {x}"
+        case _:
+            yield f"state {trial.state.name}"
 
 
 def left_behind(study: RunningStudy) -> list[str]:

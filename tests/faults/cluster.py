@@ -24,6 +24,8 @@ class Fault:
     trials: int = 24
     quick: bool = False
     """Whether `make test` includes it."""
+    stops_trials: bool = False
+    """Whether it ends the trials that run, which are PRUNED then."""
 
 
 FAULTS: list[Fault] = []
@@ -35,12 +37,12 @@ def name_of(fault: Fault) -> str:
 
 
 def fault(
-    what: str, promise: str, *, trials: int = 24, quick: bool = False
+    what: str, promise: str, *, trials: int = 24, quick: bool = False, stops_trials: bool = False
 ) -> Callable[[Callable[[RunningStudy], None]], Callable[[RunningStudy], None]]:
     """Add the decorated function to the faults. `promise` is what users can rely on."""
 
     def add(inject: Callable[[RunningStudy], None]) -> Callable[[RunningStudy], None]:
-        FAULTS.append(Fault(what, promise, inject, trials, quick))
+        FAULTS.append(Fault(what, promise, inject, trials, quick, stops_trials))
         return inject
 
     return add
@@ -259,7 +261,8 @@ def suspended(study: RunningStudy) -> None:
 
 @fault(
     "The study is deleted while trials run, and created again",
-    "It continues its record; the trials that were stopped run again, and count as nothing.",
+    "It continues its record. The trials that were stopped are PRUNED, and don't count as failures.",
+    stops_trials=True,
 )
 def created_again(study: RunningStudy) -> None:
     manifest = study.kubectl.study(study.name)

@@ -12,7 +12,7 @@ HEAD = """\
 What happens to a study when something fails. Each line is a test: the fault is injected into a running
 study, and afterwards the record in Postgres, the Jobs and the status are compared:
 
-- exactly `maxTrials` trials, numbered from 0, all COMPLETE, none RUNNING;
+- exactly `maxTrials` trials, numbered from 0, all COMPLETE (or PRUNED where the line says so), none RUNNING;
 - each reported value is recorded once, with the right parameters;
 - no trial had two Jobs at a time;
 - the status counts what the record has, and the best trial is the best;

@@ -79,15 +79,16 @@ class RunningStudy:
     kubectl: Kubectl
     name: str
     jobs: JobHistory
+    parallelism: int
 
     @classmethod
-    def start(cls, kubectl: Kubectl, image: str, max_trials: int, parallelism: int = 6) -> RunningStudy:
-        name = "steady"
+    def start(cls, kubectl: Kubectl, image: str, max_trials: int) -> RunningStudy:
+        name, parallelism = "steady", 6
         jobs = JobHistory(kubectl, name)
         jobs.start()
         manifest = study(name, image, maxTrials=max_trials, parallelism=parallelism, maxFailedTrials=1)
         kubectl.apply(code(f"{name}-code", STEADY), manifest)
-        return cls(kubectl, name, jobs)
+        return cls(kubectl, name, jobs, parallelism)
 
     @property
     def system(self) -> Kubectl:

@@ -35,7 +35,7 @@ def test_fault(fault: Fault, kubectl: Kubectl, image: str) -> None:
             study.wait_finished(finished + 1, timeout=10 * MINUTES)
             recovery = time.monotonic() - lifted
         study.wait(over, timeout=10 * MINUTES)
-        violations = audit(study, fault.trials) or left_behind(study)
+        violations = audit(study, fault.trials, stops_trials=fault.stops_trials) or left_behind(study)
     except UnexpectedError as error:
         violations = [str(error).splitlines()[0]]
         raise

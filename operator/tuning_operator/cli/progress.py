@@ -1,12 +1,12 @@
 """How far a study is, computed from its resource and its record."""
 
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tuning_operator.cli.studies import Record, Resource
 from tuning_operator.cli.trials import Trial
+from tuning_operator.resource.gpus import gpus_of
 
 if TYPE_CHECKING:
     from tuning_operator.protocol import FinishedTrial
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 RECENT = 20
 """The last finished trials from which the rate is computed."""
 ENDED = ("Completed", "Failed")
-GPU = re.compile(r".*[./-]gpu(\..*)?|nvidia\.com/mig-.*")
-"""Names of resources that are GPUs, or parts of them."""
 
 
 class Progress:
@@ -92,7 +90,8 @@ class Progress:
 
         A pruned trial would have run for as long as the complete ones did on average.
         """
-        gpus = _gpus(self.study["spec"].get("trial", {}))
+        trial = self.study["spec"].get("trial", {})
+        gpus = gpus_of(trial.get("gpus"), trial.get("template"))
         if not gpus:
             return None
         used = sum(trial.seconds or 0 for trial in self.trials)
@@ -110,18 +109,3 @@ class Progress:
     @property
     def _metrics(self) -> list[str]:
         return [objective["metric"] for objective in self.study["spec"]["objectives"]]
-
-
-def _gpus(trial: Mapping[str, Any]) -> float:
-    """Return the GPUs of a trial."""
-    template = trial.get("template")
-    if trial.get("gpus") is not None:
-        return float(trial["gpus"])
-    return sum(_limits(template)) if template else 1
-
-
-def _limits(template: Mapping[str, Any]) -> Iterator[float]:
-    for container in template.get("spec", {}).get("containers", []):
-        resources = container.get("resources") or {}
-        wanted = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
-        yield from (float(amount) for name, amount in wanted.items() if GPU.fullmatch(name))

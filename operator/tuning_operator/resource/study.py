@@ -424,6 +424,13 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         description="Maximum run time of the study since it was started or last resumed, for example 12h.",
         json_schema_extra=rules.DURATION,
     )
+    max_gpu_hours: float | None = Field(
+        None,
+        description="Complete the study when its trials have used their GPUs for this many hours in total, "
+        "for example 12.5. Trials that run then are stopped.",
+        gt=0,
+        le=1e9,
+    )
     initial_trials: list[dict[str, Scalar]] = Field(
         default_factory=list,
         description="Parameters to try first, for example known good ones. Omitted parameters are sampled. "
@@ -499,6 +506,17 @@ class TrialCounts(Model):
     )
 
 
+class Usage(Model):
+    """What the trials that have ended have used."""
+
+    trial_seconds: int = Field(description="Total run time of the trials, in seconds.")
+    gpu_seconds: int = Field(description="The same, multiplied by the GPUs of a trial.")
+    saved_gpu_seconds: int = Field(
+        description="GPU time that pruning has saved, in seconds: the difference to what the pruned trials "
+        "would have used if they had run as long as complete ones do on average."
+    )
+
+
 class BestTrial(Model):
     """A Pareto-optimal trial."""
 
@@ -563,6 +581,7 @@ class TuningStudyStatus(Model):
         description="Pareto-optimal trials (several objectives): at most 50, including the best in each "
         "objective.",
     )
+    usage: Usage | None = Field(None, description="What the trials that have ended have used.")
     refit: RefitStatus | None = Field(None, description="State of the refit (spec.refit).")
     installation: str | None = Field(
         None, description="The installation of the operator that serves this study, as NAMESPACE/NAME."

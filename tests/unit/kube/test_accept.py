@@ -98,6 +98,12 @@ def test_an_objective_may_have_any_names() -> None:
     assert check(study(searchSpace=[*SPACE, SPACE[1] | {"name": "n_layers"}])) == ()
 
 
+def test_gpu_hours_of_trials_without_a_gpu() -> None:
+    assert check(study(maxGpuHours=1)) == ()
+    [problem] = check(study(maxGpuHours=1, trial={"gpus": 0}))
+    assert (problem.field, "request no GPUs: use timeout" in problem.message) == ("maxGpuHours", True)
+
+
 def test_a_study_that_continues_itself() -> None:
     [problem] = check(study(warmStart={"study": "mnist"}))
     assert (problem.field, "itself" in problem.message) == ("warmStart.study", True)

@@ -194,6 +194,15 @@ TABLE: dict[str, Row] = {
     "timeout": Row(
         study(timeout="1m", status=running_status(60)), seen(summary(0, complete=1), {0: started()}), [], phase="Completed",
         conditions={"Complete": ("True", "TimeoutReached")}, requeue_after=0),
+    "maxGpuHours, with what the running trial has used": Row(
+        study(maxGpuHours=2),
+        seen(summary(trial(0, started=ago(1800)), complete=1, durations={"complete": 5400}), {0: started()}), [],
+        phase="Completed", conditions={"Complete": ("True", "GpuHoursUsed")}, requeue_after=0),
+    "before maxGpuHours: two trials of one GPU use the rest in half the time": Row(
+        study(maxGpuHours=2),
+        seen(summary(trial(0, started=ago(60)), trial(1, started=ago(60)), complete=1, pruned=1, fail=1,
+                     durations={"complete": 3600, "pruned": 1800, "fail": 600}), {0: started(), 1: started()}),
+        [], requeue_after=(7200 - 6000 - 120) / 2),
     "before the timeout": Row(
         study(timeout="1m", status=running_status(50)), seen(summary(0, 1), {0: started(), 1: started()}), [], requeue_after=10),
 }  # fmt: skip
@@ -203,6 +212,7 @@ ENDS_RUNNING = {
     "too many failures": 2,
     "target reached": 4,
     "timeout": 0,
+    "maxGpuHours, with what the running trial has used": 0,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import optuna
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -57,6 +58,9 @@ def test_the_summary_is_optunas(study: optuna.Study) -> None:
     assert dict(summary.counts) == {"copied": 0} | {
         state.name.lower(): states.count(state) for state in TrialState
     }
+    for state, seconds in dict(summary.durations).items():
+        ended = [t.duration for t in study.trials if t.duration and t.state.name == state.upper()]
+        assert seconds == pytest.approx(sum(duration.total_seconds() for duration in ended))
     failed = [trial for trial in study.trials if trial.state == TrialState.FAIL]
     failed.sort(key=lambda trial: (trial.datetime_complete, trial.number))
     assert [t.number for t in summary.recent_failures] == [t.number for t in failed[-10:]]

@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
 from tuning_operator.cli.cluster.studies import RESOURCE
-from tuning_operator.cli.progress import GPU
 from tuning_operator.cli.text.status_text import blocking_conditions
 from tuning_operator.resource import names
 from tuning_operator.resource.crdgen import crd
+from tuning_operator.resource.gpus import GPU
 from tuning_operator.resource.text import count
 
 Json = Mapping[str, Any]

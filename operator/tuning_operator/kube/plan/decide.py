@@ -12,6 +12,7 @@ from typing import Literal
 from tuning_operator.kube.plan.actions import Action, Ask, Finish, Plan, Start, Step, Stop, Tell, Wait, once
 from tuning_operator.kube.plan.observation import Observation, Run, unfinished
 from tuning_operator.kube.plan.refit import due, refit_steps
+from tuning_operator.kube.plan.usage import gpu_seconds, gpus
 from tuning_operator.kube.plan.verdict import Verdict, elapsed, finished, judge
 from tuning_operator.kube.plan.waiting import blocked, give_up, needs_start
 from tuning_operator.kube.plan.work import Trial
@@ -52,6 +53,7 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
         *_ask(context),
         *refit_steps(study, seen, refit, now),
         *_timeout(context),
+        *_gpu_hours(context),
         *_refused(context),
         *(Wait(run.check_at) for run in seen.runs.values() if run.check_at),
         *waits,
@@ -191,6 +193,15 @@ def _timeout(context: Context) -> Iterator[Wait]:
     if spec.timeout and not spec.suspend and not context.verdict:
         left = timedelta(seconds=seconds(spec.timeout)) - elapsed(context.study.status, context.now)
         yield Wait(context.now + left)
+
+
+def _gpu_hours(context: Context) -> Iterator[Wait]:
+    """Decide again when the running trials will have used the rest of maxGpuHours."""
+    allowed, study = context.study.spec.max_gpu_hours, context.study
+    rate = gpus(study) * len(context.summary.running)
+    if allowed is not None and rate and not context.verdict:
+        left = allowed * 3600 - gpu_seconds(study, context.summary, context.now)
+        yield Wait(context.now + timedelta(seconds=left / rate))
 
 
 def _refused(context: Context) -> Iterator[Wait]:

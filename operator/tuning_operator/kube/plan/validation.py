@@ -7,6 +7,7 @@ from tuning_trainer.failure import TrialFailure
 from tuning_trainer.metrics.reader import MetricReader
 from tuning_trainer.modes.parameters import PLACEHOLDER, variables
 
+from tuning_operator.kube.plan.usage import gpus
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import space
 from tuning_operator.resource.names import MAX_STUDY_NAME
@@ -25,7 +26,14 @@ def check(study: TuningStudy) -> tuple[Problem, ...]:
         *_scripts(spec),
         *_metrics(spec),
         *_warm_start(study),
+        *_gpu_hours(study),
     )
+
+
+def _gpu_hours(study: TuningStudy) -> Iterator[Problem]:
+    if study.spec.max_gpu_hours is not None and not gpus(study):
+        message = "the trials request no GPUs: use timeout, or request GPUs in trial.gpus or trial.template"
+        yield Problem(field="maxGpuHours", message=message)
 
 
 def _name(name: str) -> tuple[Problem, ...]:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 
 from tuning_trainer.failure import CAUGHT
 
+from tuning_operator.kube.plan.usage import gpu_seconds
 from tuning_operator.protocol import StudySummary, TrialRecord
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import Objective, TuningStudy, TuningStudyStatus
@@ -143,6 +144,14 @@ def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | No
     return Verdict("Completed", "TimeoutReached", f"The study's timeout ({timeout}) elapsed.")
 
 
+def _gpu_hours(study: TuningStudy, summary: StudySummary, now: datetime) -> Verdict | None:
+    allowed = study.spec.max_gpu_hours
+    if allowed is None or gpu_seconds(study, summary, now) < allowed * 3600:
+        return None
+    message = f"The trials have used the {allowed:g} GPU hours that maxGpuHours allows."
+    return Verdict("Completed", "GpuHoursUsed", message)
+
+
 RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ...] = (
     _too_many_failures,
     _nothing_but_failures,
@@ -151,6 +160,7 @@ RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ..
     _no_improvement,
     _exhausted,
     _timeout,
+    _gpu_hours,
 )
 
 

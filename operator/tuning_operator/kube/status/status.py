@@ -8,6 +8,7 @@ from typing import Any
 
 from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, unfinished
+from tuning_operator.kube.plan.usage import usage
 from tuning_operator.kube.plan.verdict import ENDED, finished
 from tuning_operator.kube.plan.work import Refit, Trial, Work
 from tuning_operator.kube.status.conditions import (
@@ -58,6 +59,7 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
         best=best,
         best_value=_best_value(best, front),
         pareto_front=front,
+        usage=usage(study, summary) if summary else old.usage,
         refit=refit_status(study, seen, plan),
         installation=old.installation,
     )

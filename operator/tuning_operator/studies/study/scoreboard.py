@@ -8,7 +8,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from tuning_trainer.failure import CAUGHT
 
-from tuning_operator.protocol import Counts, StudySummary, TrialRecord
+from tuning_operator.protocol import Counts, Durations, StudySummary, TrialRecord
 from tuning_operator.studies.study.records import failure_of, is_copied, record_of
 
 FRONT_SIZE = 50
@@ -54,6 +54,7 @@ class Scoreboard:
         self._states: dict[int, TrialState] = {}
         self._copied: set[int] = set()
         self._counts: Counter[TrialState] = Counter()
+        self._seconds = dict.fromkeys(TrialState, 0.0)
         self._running: set[int] = set()
         self._waiting: set[int] = set()
         self._best: FrozenTrial | None = None
@@ -79,6 +80,8 @@ class Scoreboard:
             self._counts[before] -= 1
         self._states[trial.number] = trial.state
         self._counts[trial.state] += 1
+        if trial.duration is not None:
+            self._seconds[trial.state] += trial.duration.total_seconds()
         _keep_if(trial.state == TrialState.RUNNING, self._running, trial.number)
         _keep_if(trial.state == TrialState.WAITING, self._waiting, trial.number)
         if trial.state == TrialState.COMPLETE:
@@ -133,6 +136,11 @@ class Scoreboard:
         """
         return StudySummary(
             counts=self.counts,
+            durations=Durations(
+                complete=self._seconds[TrialState.COMPLETE],
+                pruned=self._seconds[TrialState.PRUNED],
+                fail=self._seconds[TrialState.FAIL],
+            ),
             running=[record_of(trial) for trial in running],
             best=record_of(self._best) if self._best else None,
             pareto_front=[]

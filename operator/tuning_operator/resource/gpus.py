@@ -1,0 +1,25 @@
+"""The GPUs of a trial."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+GPU = re.compile(r".*[./-]gpu(\..*)?|nvidia\.com/mig-.*")
+"""Names of resources that are GPUs, or parts of them."""
+
+
+def gpus_of(gpus: int | None, template: Mapping[str, Any] | None) -> float:
+    """Return the GPUs of a trial, by `gpus` and `template` of its spec."""
+    if gpus is not None:
+        return float(gpus)
+    return sum(_limits(template)) if template else 1
+
+
+def _limits(template: Mapping[str, Any]) -> Iterator[float]:
+    for container in template.get("spec", {}).get("containers", []):
+        resources = container.get("resources") or {}
+        wanted = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+        for name, amount in wanted.items():
+            with contextlib.suppress(ValueError):  # Kubernetes rejects such an amount
+                yield float(amount) if GPU.fullmatch(name) else 0.0

@@ -1,0 +1,35 @@
+"""What a study's trials have used, and what pruning has saved."""
+
+from __future__ import annotations
+
+from tuning_operator.kube.plan.observation import Run
+from tuning_operator.kube.plan.usage import usage
+from tuning_operator.protocol import Durations
+
+from tests.unit.kube.builders import GPU, NOW, ago, decision, seen, study, summary, trial
+
+
+def test_pruned_trials_would_have_run_as_long_as_complete_ones() -> None:
+    record = summary(complete=2, pruned=3, fail=1, durations=Durations(complete=200, pruned=60, fail=10))
+    limits = {"resources": {"limits": {GPU: "2"}}}
+    template = {"spec": {"containers": [{"name": "trainer", **limits}, {"name": "logger"}]}}
+    found = usage(study(trial={"template": template}), record)
+    assert (found.trial_seconds, found.gpu_seconds, found.saved_gpu_seconds) == (270, 540, 2 * (300 - 60))
+
+
+def test_nothing_is_saved_before_a_trial_is_complete() -> None:
+    assert usage(study(), summary(pruned=1, durations=Durations(pruned=60))).saved_gpu_seconds == 0
+
+
+def test_an_amount_that_is_none_counts_nothing() -> None:
+    """The API server refuses it when the first Job is created."""
+    containers = [{"name": "trainer", "resources": {"limits": {GPU: "one"}}}]
+    template = {"spec": {"containers": containers}}
+    assert usage(study(trial={"template": template}), summary(durations=Durations(fail=60))).gpu_seconds == 0
+
+
+def test_the_status_changes_only_when_a_trial_ends() -> None:
+    now = trial(0, started=ago(1000))
+    status = decision(study(), seen(summary(now), {0: Run("running")}), NOW).status
+    assert status.usage
+    assert status.usage.gpu_seconds == 0
