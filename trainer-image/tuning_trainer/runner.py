@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import (
@@ -17,6 +18,7 @@ from tuning_trainer.outcome import Outcome, outcome_of_exception
 from tuning_trainer.stopping import EXIT_CODE, Stopped, Stopping, TimeLimit
 from tuning_trainer.wire.client import Client, Refused, Unreachable
 from tuning_trainer.wire.outbox import Outbox, SilentOutbox
+from tuning_trainer.workspace import WARNING, lost_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,6 +44,8 @@ class Run:
         self._stopping = stopping
         self._limit = TimeLimit(settings.config.get("timeoutSeconds"), self._announce_timeout)
         self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
+        self._started = time.time()
+        self._trial: Trial | None = None
         self.recorded: dict[str, Any] | None = None
         """The protocol's TrialRecord of the trial, once its result is delivered."""
         self._outbox = (SilentOutbox if settings.follower else Outbox)(self._client)
@@ -85,7 +89,7 @@ class Run:
         if state in FINISHED:
             log(f"trial {view['trial']['number']} has already ended: {state}")
             raise TrialOver(_exit_code(state))
-        trial = Trial(self._client, self._outbox, self.settings.study, view)
+        self._trial = trial = Trial(self._client, self._outbox, self.settings.study, view)
         return trial, [objective["metric"] for objective in view["objectives"]]
 
     def deliver(self, outcome: Outcome) -> int:
@@ -123,6 +127,8 @@ class Run:
     def _send_result(self, outcome: Outcome) -> int:
         self._stopping.start_delivery()
         _announce(outcome)
+        if outcome.state == "COMPLETE":
+            self._warn_of_lost_files()
         message = self._message(outcome)
         if message is not None:
             self._leave(message)
@@ -139,6 +145,14 @@ class Run:
         if self.recorded["state"] != outcome.state:
             log(f"the trial already has a result, which is kept: {self.recorded['state']}")
         return _exit_code(outcome.state)
+
+    def _warn_of_lost_files(self) -> None:
+        trial, storage = self._trial, self.settings.config.get("storage")
+        if trial is not None and storage is not None:
+            attributes = {**trial.study.user_attrs, **trial.user_attrs}
+            if warning := lost_files(attributes, storage, self._started):
+                log(warning)
+                trial.set_user_attr(WARNING, warning)
 
     def _message(self, outcome: Outcome) -> bytes | None:
         """Return the termination message: the pod may end before the study server answers."""

@@ -29,7 +29,8 @@ class Settings(NamedTuple):
     config: dict[str, Any]
     """What else the runtime needs from the manifest (TUNING_CONFIG, a JSON object); may be empty. Keys:
     `metrics` {pattern, file}, `pruneGraceSeconds`, `timeoutSeconds`, `sampler` and `pruner` {name, args},
-    `study` (trial.study), and in the local mode `log` (the file with the output)."""
+    `study` (trial.study), in pods `storage` {field: of the pod template, outlastPod: by folder, whether its
+    files are kept when the pod is deleted}, and in the local mode `log` (the file with the output)."""
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:

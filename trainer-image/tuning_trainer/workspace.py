@@ -1,14 +1,24 @@
-"""The working directory: the files of trial.source are in it, and the trial's code can write to it."""
+"""The files of a trial: those of trial.source in the working directory, and those that end with its pod."""
 
 from __future__ import annotations
 
 import filecmp
+import itertools
 import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.log import log
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WARNING = "trainer_warning"
+"""The user attribute in which the record of a trial, or of the refit, has a warning of the runtime's."""
+MOST_FILES = 1000
+"""How many files of a folder are looked at."""
 
 
 def prepare(source: str | None) -> str | None:
@@ -61,3 +71,45 @@ def _add(file: Path, folder: Path, *, link: bool) -> bool:
             shutil.copy(file, target)
         return True
     return target.is_file() and file.is_file() and filecmp.cmp(file, target, shallow=False)
+
+
+def lost_files(attributes: Mapping[str, Any], storage: Mapping[str, Any], since: float) -> str | None:
+    """Return a warning if user attributes are paths of files that end with the pod.
+
+    Args:
+        attributes: the user attributes.
+        storage: `storage` of TUNING_CONFIG.
+        since: when the trial started; older files are the image's.
+    """
+    lost = [
+        f"{value} (user attribute {name})"
+        for name, value in attributes.items()
+        if isinstance(value, str) and _is_new(value, since) and _is_lost(value, storage["outlastPod"])
+    ]
+    if not lost:
+        return None
+    files, them = ("file", "it") if len(lost) == 1 else ("files", "them")
+    return (
+        f"Lost with the pod, since no volume keeps the {files}: {', '.join(lost)}. To keep {them}, mount a "
+        f"PersistentVolumeClaim (volumes and volumeMounts in {storage['field']}) and save {them} there."
+    )
+
+
+def _is_new(path: str, since: float) -> bool:
+    """Return whether a file, or one in a folder, exists and was written after a time."""
+    try:
+        files = itertools.islice(Path(path).rglob("*"), MOST_FILES)
+        return any(file.stat().st_ctime >= since for file in (Path(path), *files))
+    except (OSError, ValueError):
+        return False
+
+
+def _is_lost(path: str, outlast_pod: Mapping[str, bool]) -> bool:
+    """Return whether the file system of a path ends with the pod; not if it is unknown."""
+    place = Path(path).resolve()
+    for folder in (place, *place.parents):
+        if str(folder) in outlast_pod:
+            return not outlast_pod[str(folder)]
+        if folder.is_mount():
+            return False
+    return False

@@ -279,7 +279,7 @@ class LocalRuns:
         (folder / "failure.json").write_text("")
         token = folder / "token"
         write_private(token, self._server.run_token(folder.name))
-        ours = environment(study, work, runs, self._server.url, str(token), str(folder / "log"))
+        ours = environment(study, work, runs, self._server.url, str(token), log=str(folder / "log"))
         ours["TUNING_TERMINATION_LOG"] = str(folder / "failure.json")
         if runs.source:
             ours["TUNING_SOURCE"] = str(config_folder(folder, runs.source))

@@ -542,7 +542,10 @@ class RefitStatus(Model):
     attributes: dict[str, Any] | None = Field(
         None, description="Other user attributes set by the refit (the first 20)."
     )
-    message: str | None = Field(None, description="Why the refit is pending or failed, with a suggested fix.")
+    message: str | None = Field(
+        None,
+        description="Why the refit is pending or failed, or a warning about its files, with a suggested fix.",
+    )
 
 
 class TuningStudyStatus(Model):

@@ -60,7 +60,18 @@ def test_best_says_that_the_refit_failed(cluster: Cluster) -> None:
 
 def test_best_shows_the_model_of_the_refit(cluster: Cluster) -> None:
     cluster.study(best=BEST, refit={"phase": "Completed", "job": "mnist-refit", "model": "s3://models/7"})
-    assert "Refit: Completed, model s3://models/7" in Ran("best", "mnist").out
+    assert "Refit: Completed, model s3://models/7\n" in Ran("best", "mnist").out
+
+
+def test_best_shows_that_the_model_is_lost(cluster: Cluster) -> None:
+    refit = {
+        "phase": "Completed",
+        "job": "mnist-refit",
+        "model": "m.pt",
+        "message": "Lost with the pod: m.pt.",
+    }
+    cluster.study(best=BEST, refit=refit)
+    assert "Refit: Completed, model m.pt. Lost with the pod: m.pt.\n" in Ran("best", "mnist").out
 
 
 def test_the_log_of_the_newest_pod(mnist: Cluster) -> None:

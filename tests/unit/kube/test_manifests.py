@@ -147,6 +147,10 @@ def test_the_trainer_container() -> None:
         "timeoutSeconds": 1200,
         "sampler": {"name": "TPESampler", "args": {}},
         "pruner": {"name": "MedianPruner", "args": {}},
+        "storage": {
+            "field": "spec.trial.template",
+            "outlastPod": {"/": False, "/dev/shm": False, "/data": True},
+        },
     }
     assert env == {
         "HF_HOME": "/data",
@@ -363,6 +367,32 @@ def test_the_refits_job_differs_from_a_trials_by_its_role() -> None:
         "TUNING_TRIAL_URL": "https://studies.tuning:8443/v1/studies/ml/mnist/refit",
     }
     assert template["spec"]["volumes"] == trial["spec"]["template"]["spec"]["volumes"]
+
+
+def test_the_runtime_knows_which_folders_outlast_the_pod() -> None:
+    volumes = [
+        {"name": "scratch", "emptyDir": {}},
+        {"name": "host", "hostPath": {"path": "/mnt"}},
+        {"name": "settings", "configMap": {"name": "settings"}},
+        {"name": "share", "nfs": {"server": "nas", "path": "/"}},
+    ]
+    mounts = [{"name": volume["name"], "mountPath": f"/{volume['name']}/"} for volume in volumes]
+    mounts += [{"name": "share", "mountPath": "/dev/shm", "subPath": "memory"}]
+    trainer = {"name": "trainer", "volumeMounts": mounts}
+    template = {"spec": {"volumes": volumes, "containers": [trainer]}}
+    job = refit_job(study(trial=SPEC, refit={"template": template}))
+    variables = {e["name"]: e["value"] for e in container(job)["env"]}
+    assert json.loads(variables["TUNING_CONFIG"])["storage"] == {
+        "field": "spec.refit.template",
+        "outlastPod": {
+            "/": False,
+            "/dev/shm": True,
+            "/scratch": False,
+            "/host": True,
+            "/settings": False,
+            "/share": True,
+        },
+    }
 
 
 def test_the_refits_own_fields() -> None:

@@ -200,6 +200,7 @@ def test_what_the_refit_made_is_in_the_status() -> None:
         "nothing": None,
         "sizes": [64, 32],
         "history": list(range(1000)),
+        "trainer_warning": "Lost with the pod: m.pt.",
         **{f"a{n:02}": n for n in range(30)},
     }
     refit = decision(
@@ -207,8 +208,9 @@ def test_what_the_refit_made_is_in_the_status() -> None:
     ).status.refit
     assert refit is not None
     assert (refit.job, refit.trial, refit.values) == ("mnist-refit", 3, [0.95])
-    assert (refit.model, refit.message) == ("/models/mnist.pt", None)
+    assert (refit.model, refit.message) == ("/models/mnist.pt", "Lost with the pod: m.pt.")
     assert refit.attributes is not None
+    assert "trainer_warning" not in refit.attributes
     assert len(refit.attributes) == 20
     assert refit.attributes["accuracy"] == 0.97
     assert refit.attributes["loss"] == "nan"
@@ -297,7 +299,11 @@ def test_the_events() -> None:
     turn(seen(ended(record("FAIL", failure=BOOM))), refit={"retries": 3})
     turn(seen(ended(again), run("running", work=Refit(3, again.digest))), refit={"retries": 3})
     done = again.model_copy(
-        update={"state": "COMPLETE", "values": [0.95], "user_attrs": {"model": "/models/mnist.pt"}}
+        update={
+            "state": "COMPLETE",
+            "values": [0.95],
+            "user_attrs": {"model": "mnist.pt", "trainer_warning": "Lost with the pod: mnist.pt."},
+        }
     )
     turn(seen(ended(done)), refit={"retries": 3})
     turn(seen(ended(done)), refit={"retries": 3})
@@ -309,4 +315,4 @@ def test_the_events() -> None:
     ]
     assert "with the parameters of trial 3 started in Job mnist-refit" in recorded[0][2]
     assert "ValueError: boom" in recorded[1][2]
-    assert recorded[3][2].endswith("completed: 0.95. The model is in /models/mnist.pt.")
+    assert recorded[3][2].endswith("completed: 0.95. The model is in mnist.pt. Lost with the pod: mnist.pt.")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,3 +117,84 @@ def test_a_read_only_working_directory_is_replaced(
     assert Path("train.py").is_file()
     assert [entry.name for entry in image.iterdir()] == ["data.txt"]
     assert "which links to its files" in capsys.readouterr().err
+
+
+@pytest.fixture
+def mounted(pod: Pod) -> Pod:
+    """A pod with a volume that is kept, and files of its image."""
+    for folder in ("volume", "image"):
+        (pod.folder / folder).mkdir()
+    (pod.folder / "image" / "data.csv").touch()
+    outlast_pod = {str(pod.folder): False, str(pod.folder / "volume"): True}
+    storage = {"field": "spec.trial.template", "outlastPod": outlast_pod}
+    pod.environ["TUNING_CONFIG"] = json.dumps({"storage": storage})
+    return pod
+
+
+LOST = (
+    "Lost with the pod, since no volume keeps the files: model.pt (user attribute model), out (user "
+    "attribute plots). To keep them, mount a PersistentVolumeClaim (volumes and volumeMounts in "
+    "spec.trial.template) and save them there."
+)
+OBJECTIVE = """
+    import os, pathlib
+
+    def objective(trial):
+        os.mkdir("out")
+        for name in ("model.pt", "out/loss.png", "volume/best.pt", "half.pt"):
+            pathlib.Path(name).write_text(name)
+        trial.set_user_attr("model", "model.pt")
+        trial.set_user_attr("plots", "out")
+        trial.set_user_attr("best", "volume/best.pt")
+        trial.set_user_attr("data", "image/data.csv")
+        trial.set_user_attr("network", "resnet")
+        trial.set_user_attr("remote", "s3://models/1")
+        trial.set_user_attr("note", "long " * 1000)
+        trial.set_user_attr("removed", "half.pt")
+        os.remove("half.pt")
+        return 0.5
+"""
+
+
+def test_paths_of_files_that_end_with_the_pod_are_reported(mounted: Pod, twin: Twin) -> None:
+    mounted.write(OBJECTIVE)
+    ended = mounted.run(python=BARE)
+    assert ended.code == 0, ended
+    assert ended.err.count(f"tuning: {LOST}\n") == 1
+    assert twin.study.trials[0].user_attrs["trainer_warning"] == LOST
+
+
+@pytest.mark.parametrize(
+    "ending", ["raise ValueError", "import tuning_trainer; raise tuning_trainer.TrialPruned"]
+)
+def test_a_trial_without_a_result_has_nothing_to_keep(mounted: Pod, twin: Twin, ending: str) -> None:
+    mounted.write(OBJECTIVE.replace("return 0.5", ending))
+    assert "Lost" not in mounted.run(python=BARE).err
+    assert "trainer_warning" not in twin.study.trials[0].user_attrs
+
+
+def test_a_program_and_the_refit_of_a_script_report_files_that_are_lost(mounted: Pod, twin: Twin) -> None:
+    mounted.write("""
+        import json, os, pathlib, sys
+
+        pathlib.Path("model.pt").touch()
+        pathlib.Path(os.environ["TUNING_RESULT_FILE"]).write_text(json.dumps({"model": sys.argv[1]}))
+        print("accuracy=0.5")
+    """)
+    command = ("command", "--", sys.executable, "train.py")
+    lost = mounted.run(*command, str(mounted.folder / "model.pt"), python=BARE)
+    assert f"Lost with the pod, since no volume keeps the file: {mounted.folder}/model.pt (user" in lost.err
+    twin.finished = twin.study.trials
+    twin.trial, twin.told, twin.final = twin.study.ask(), None, True
+    mounted.environ["TUNING_ROLE"] = "final"
+    mounted.write("""
+        import pathlib
+        import optuna
+
+        study = optuna.create_study(direction="maximize")
+        study.optimize(print)
+        pathlib.Path("model.txt").touch()
+        study.set_user_attr("model", "model.txt")
+    """)
+    assert mounted.run("script", "train.py", python=BARE).code == 0
+    assert "model.txt (user attribute model)" in twin.study.trials[1].user_attrs["trainer_warning"]

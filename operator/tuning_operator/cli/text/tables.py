@@ -24,7 +24,8 @@ def show_best(study: Resource, trials: Trial | Sequence[Trial]) -> None:
     refit = study.get("status", {}).get("refit") or {}
     if refit.get("phase") not in (None, "Failed"):
         model = f", model {refit['model']}" if refit.get("model") else ""
-        console.print(f"Refit: {refit['phase']}{model}", markup=False)
+        message = f". {refit['message']}" if refit.get("message") else ""
+        console.print(f"Refit: {refit['phase']}{model}{message}", markup=False)
     for condition in status_text.blocking_conditions(study):
         console.print(condition, markup=False)
 

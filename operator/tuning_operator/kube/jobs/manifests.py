@@ -33,6 +33,10 @@ STARTUP_SECONDS = 3600
 """Time for images and init containers, in addition to the timeout, after which the kubelet ends a pod."""
 MAX_PARAMETERS = 4096
 """Characters; all annotations of an object together may have 256 KiB, and each list of Jobs has them."""
+ENDS_WITH_POD = frozenset(
+    {"configMap", "downwardAPI", "emptyDir", "ephemeral", "image", "projected", "secret"}
+)
+"""Volumes whose files are not kept when their pod is deleted."""
 MAX_RULES = 20
 """The API server's limit for podFailurePolicy."""
 
@@ -224,7 +228,9 @@ def _trainer(
     mounts = {names.TRAINER_VOLUME: TRAINER_PATH, "tuning-token": TOKEN_PATH}
     if runs.source:
         mounts["tuning-source"] = SOURCE_PATH
-    ours = environment(study, work, runs, runtime.server_url, f"{TOKEN_PATH}/token")
+    ours = environment(
+        study, work, runs, runtime.server_url, f"{TOKEN_PATH}/token", storage=_storage(container, runs)
+    )
     if runtime.ca:
         mounts[names.CA_VOLUME] = CA_PATH
         ours["TUNING_CA_FILE"] = f"{CA_PATH}/ca.crt"
@@ -248,8 +254,18 @@ def _trainer(
     }
 
 
+def _storage(container: Mapping[str, Any], runs: Program) -> dict[str, Any]:
+    """Return which folders of the container `trainer` are kept when its pod is deleted."""
+    volumes = {volume["name"]: volume for volume in runs.template["spec"].get("volumes") or ()}
+    mounts = {
+        mount["mountPath"].rstrip("/"): not ENDS_WITH_POD.intersection(volumes.get(mount["name"], ()))
+        for mount in container.get("volumeMounts") or ()
+    }
+    return {"field": runs.fields.template, "outlastPod": {"/": False, "/dev/shm": False, **mounts}}  # noqa: S108
+
+
 def environment(
-    study: TuningStudy, work: Work, runs: Program, server_url: str, token_file: str, log: str | None = None
+    study: TuningStudy, work: Work, runs: Program, server_url: str, token_file: str, **place: Any
 ) -> dict[str, str]:
     """Return the variables that the trainer runtime reads, wherever it runs.
 
@@ -259,7 +275,7 @@ def environment(
         runs: what it executes.
         server_url: the study server's address.
         token_file: the file with the run's token.
-        log: the file with the run's output; None: the log of its pod.
+        place: more settings of the trainer, which depend on where it runs.
     """
     namespace, name = study.metadata["namespace"], study.metadata["name"]
     return {
@@ -268,7 +284,7 @@ def environment(
         "TUNING_STUDY": f"{namespace}/{name}",
         "TUNING_TRIAL_NUMBER": str(work.trial),
         "TUNING_ROLE": work.role,
-        "TUNING_CONFIG": json.dumps({**_config(study.spec, runs), **({"log": log} if log else {})}),
+        "TUNING_CONFIG": json.dumps({**_config(study.spec, runs), **place}),
     }
 
 

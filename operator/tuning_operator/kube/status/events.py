@@ -107,6 +107,8 @@ def _refit_change(refit: RefitStatus, record: RefitRecord | None) -> Iterator[Ev
         values = f": {', '.join(f'{value:.6g}' for value in refit.values)}" if refit.values else ""
         model = f" The model is in {refit.model}." if refit.model else ""
         message = f"Refit with the parameters of trial {refit.trial} completed{values}.{model}"
+        if refit.message:
+            message += f" {refit.message}"
         yield Event("RefitCompleted", message, key=key)
     elif refit.phase == "Failed":
         yield Event("RefitFailed", refit.message or "", key=key, warning=True)

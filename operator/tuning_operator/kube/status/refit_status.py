@@ -4,6 +4,8 @@ import json
 import math
 from typing import Any
 
+from tuning_trainer.workspace import WARNING
+
 from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, Run
 from tuning_operator.kube.plan.refit import at_its_end, is_new
@@ -62,7 +64,8 @@ def _of_record(record: RefitRecord, run: Run | None, job: str) -> RefitStatus:
     fields = dict(job=job, trial=record.trial, **_attributes(record.user_attrs))
     if record.state == "COMPLETE":
         finite = record.values and all(map(math.isfinite, record.values))
-        return RefitStatus(phase="Completed", values=record.values if finite else None, **fields)
+        values, warning = record.values if finite else None, record.user_attrs.get(WARNING)
+        return RefitStatus(phase="Completed", values=values, message=warning, **fields)
     if record.state == "FAIL":
         why = record.failure.describe() if record.failure else f"See `kubectl logs job/{job}`."
         retry = "To retry, change spec.refit (for example, raise retries)."
@@ -79,7 +82,7 @@ def _obstacle(record: RefitRecord, run: Run | None) -> str | None:
 
 
 def _attributes(found: dict[str, Any]) -> dict[str, Any]:
-    others = {key: _plain(value) for key, value in found.items() if key != "model"}
+    others = {key: _plain(value) for key, value in found.items() if key not in ("model", WARNING)}
     kept = dict(list(others.items())[:ATTRIBUTES])
     model = found.get("model")
     text = model if isinstance(model, str) else json.dumps(model)
