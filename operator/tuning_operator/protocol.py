@@ -354,3 +354,6 @@ class Changes(Model):
 
     cursor: str
     studies: list[tuple[str, str]] = Field(description="(namespace, name) of each.")
+    unavailable: str | None = Field(
+        None, description="Why the server can't record anything at the moment; the reply then comes at once."
+    )

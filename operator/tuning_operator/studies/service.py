@@ -11,6 +11,9 @@ from tuning_operator.studies.study.context import Context, Threads
 from tuning_operator.studies.study.feed import ChangeFeed
 from tuning_operator.studies.study.registry import Registry
 
+AWAY_SECONDS = 1.0
+"""How long it takes at most until a client that waits for changes hears that the database is away."""
+
 
 class Service:
     """The studies of one store, their change feed and metrics."""
@@ -36,9 +39,19 @@ class Service:
         return self._studies
 
     async def changes(self, after: str | None, seconds: float) -> Changes:
-        """Return the studies that changed since a cursor. Raises Unavailable until the server is ready."""
+        """Return the studies that changed since a cursor. Raises Unavailable until the server is ready.
+
+        It waits for a change, unless the database is away.
+        """
         self._check_ready()
-        return await self.feed.after(after, seconds)
+        end = asyncio.get_running_loop().time() + seconds
+        while True:
+            left = end - asyncio.get_running_loop().time()
+            found = await self.feed.after(after, min(left, AWAY_SECONDS) if self._store.writable else 0)
+            if not self._store.writable:
+                return found.model_copy(update={"unavailable": "the database does not answer"})
+            if found.studies or found.cursor != after or left <= AWAY_SECONDS:
+                return found
 
     async def start(self) -> None:
         """Become the only writer of the record; return when that is so."""

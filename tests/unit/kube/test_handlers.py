@@ -82,6 +82,18 @@ async def test_a_server_that_comes_back_is_heard_at_once() -> None:
 
 
 @pytest.mark.looptime
+async def test_studies_hear_of_an_outage_within_seconds() -> None:
+    """Of the server, and of its database; a short interruption is not worth a pass over every study."""
+    queue: WorkQueue[StudyKey] = WorkQueue()
+    queue.add_after(KEY, 180)
+    without_database = Changes(cursor="1", studies=[], unavailable="the database does not answer")
+    await follow(Feed(AWAY, Changes(cursor="1", studies=[])), queue, RECONNECT_SECONDS + 0.1)
+    assert len(queue) == 0
+    await follow(Feed(without_database, without_database), queue, RECONNECT_SECONDS + 0.1)
+    assert await queue.get() == KEY
+
+
+@pytest.mark.looptime
 async def test_studies_of_other_namespaces_are_others() -> None:
     queue: WorkQueue[StudyKey] = WorkQueue()
     feed = Feed(Changes(cursor="1", studies=[("theirs", "a"), ("ml", "b")]))

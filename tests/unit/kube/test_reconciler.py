@@ -140,6 +140,19 @@ async def test_the_server_away_is_reported_and_nothing_is_lost() -> None:
     assert world.condition("Stalled")["status"] == "False"
 
 
+async def test_a_study_that_is_over_does_not_wait_for_the_server() -> None:
+    world = World(parallelism=1, maxTrials=1)
+    await world.settle()
+    world.succeed(0)
+    await world.settle()
+    world.reconciler._observer._server = Faults({0: (StudyServerUnavailable("ConnectError"), False)}).around(
+        world.server
+    )
+    with pytest.raises(StudyServerUnavailable):
+        await world.reconciler.reconcile(KEY)
+    assert world.condition("Stalled")["status"] == "False"
+
+
 async def test_a_result_that_a_pod_could_not_send_is_recorded_when_the_server_is_back() -> None:
     """The study server is away for longer than the pod waits."""
     world = World(parallelism=1, maxTrials=1, refit={"retries": 2})

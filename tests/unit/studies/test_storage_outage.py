@@ -2,7 +2,9 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -222,3 +224,25 @@ def test_what_a_restored_database_has_lost_is_written_again(
     assert plain.get_study_system_attrs(study_id) == {"definition": "the second"}
     assert plain.get_study_directions(several) == [*MINIMIZE, StudyDirection.MAXIMIZE]
     plain.engine.dispose()
+
+
+def test_the_operator_hears_of_a_database_that_is_away(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within seconds, and each request is answered soon, although a short interruption is waited for."""
+    monkeypatch.setattr("tuning_operator.studies.storage.committer.HUNG_SECONDS", 0.3)
+    with running_server(PostgresStore(database_url)) as server, ThreadPoolExecutor() as pool:
+        operator, other = server.operator(), server.operator()
+        operator.put(STUDY, json=DEFINITION)
+        cursor = operator.get("/v1/changes").json()["cursor"]
+        with hung_writer(database_url):
+            pool.submit(other.post, f"{STUDY}/ask", json={"parallelism": 1, "maxTrials": 1})
+            changes = operator.get("/v1/changes", params={"after": cursor, "timeout": 30}).json()
+            assert changes["unavailable"] == "the database does not answer"
+            start = time.monotonic()
+            assert operator.get(STUDY).status_code == 503
+            assert time.monotonic() - start < 5
+        answered(server, "GET", STUDY)
+        server.wait_until(
+            "has its database", lambda: operator.get("/v1/changes").json()["unavailable"] is None
+        )

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 25.0
 """How long the study server may wait for changes before it replies: less than proxies' usual idle timeout."""
 RECONNECT_SECONDS = 2.0
+LASTING = 2
+"""Attempts in a row that have to fail before studies are informed: a restart takes a moment."""
 RUN_EVENT_SECONDS = 0.1
 """Delay before a pass over the study of a Job or pod that changed. A Job and its pod change several times as
 they start and end, and a study's runs often do so together: one pass serves all. No result waits for it, as
@@ -32,18 +34,23 @@ async def follow_changes(
 
     With `namespaces`, studies in other namespaces are ignored: other operators serve them.
     """
-    cursor, unavailable = None, False
+    cursor, failures = None, 0
     while True:
         try:
-            changes = await server.changes(cursor, 0 if unavailable else POLL_SECONDS)
+            changes = await server.changes(cursor, 0 if failures else POLL_SECONDS)
+            problem = changes.unavailable
         except StudyServerUnavailable as error:
-            log.warning("The study server is unavailable; retrying in %.0f s: %s", RECONNECT_SECONDS, error)
-            unavailable = True
+            changes, problem = None, str(error)
+        if changes is None or problem:
+            log.warning("The study server is unavailable; retrying in %.0f s: %s", RECONNECT_SECONDS, problem)
+            failures += 1
+            if failures == LASTING:
+                queue.hurry()  # a pass over each study reports it
             await asyncio.sleep(RECONNECT_SECONDS)
             continue
-        if unavailable:
+        if failures:
             queue.retry_now()
-        cursor, unavailable = changes.cursor, False
+        cursor, failures = changes.cursor, 0
         for namespace, name in changes.studies:
             if not namespaces or namespace in namespaces:
                 queue.add(StudyKey(namespace, name))

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from tuning_operator.kube.plan.actions import Action, Plan
 from tuning_operator.kube.plan.decide import decide
 from tuning_operator.kube.plan.observation import Observation
+from tuning_operator.kube.plan.verdict import ENDED
 from tuning_operator.kube.ports.act import Actor, Expected
 from tuning_operator.kube.ports.kube_api import REFUSED, KubeError, Resources
 from tuning_operator.kube.ports.observe import Observer
@@ -126,7 +127,7 @@ class Reconciler:
         try:
             seen = await self._observer.observe(key, study)
         except (RunsUnavailable, StudyServerUnavailable) as error:
-            if _failure(error):
+            if _failure(error) and not _is_over(study.status):
                 await self._publish(body, study, study.status, [error], StudySummary(), now)
             raise
         seen, plan, done, errors = await self._act(key, study, seen, now)
@@ -205,6 +206,11 @@ def _status(body: dict[str, Any]) -> TuningStudyStatus:
         return TuningStudyStatus()
 
 
+def _is_over(status: TuningStudyStatus) -> bool:
+    """Tell whether nothing of a study waits for anything."""
+    return status.phase in ENDED and (status.refit is None or status.refit.phase in ENDED)
+
+
 def _urgency(error: Expected) -> tuple[bool, int]:
     """What a user has to fix comes first, and of several trials the first one."""
     return not isinstance(error, RunRefused), error.work.trial if isinstance(error, RunRefused) else 0
@@ -219,7 +225,8 @@ def _failure(error: Expected) -> Failure | None:
             return Failure(
                 category="StudyServerUnavailable",
                 message=f"The study server is unavailable: {error}.",
-                remedy="Running trials continue, nothing is lost. If it lasts, check the study server's pod.",
+                remedy="Running trials continue, nothing is lost. If it lasts, check the pods of the study "
+                "server and of its database.",
             )
         case KubeError(status=status) if status in REFUSED:
             return Failure(

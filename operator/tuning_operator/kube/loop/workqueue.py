@@ -68,6 +68,11 @@ class WorkQueue(Generic[K]):
         for key in list(self._failures):
             self.add(key)
 
+    def hurry(self) -> None:
+        """Have all keys that wait for their delay or back-off worked on now."""
+        for key in list(self._later):
+            self.add(key)
+
     def forget(self, key: K) -> None:
         """Drop a key's back-off and delay: it does not come back unless it is added again."""
         self.succeeded(key)

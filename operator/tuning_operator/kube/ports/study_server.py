@@ -168,7 +168,9 @@ class _Reply:
     body: bytes
 
     def __str__(self) -> str:
-        return f"{self.request} returned {self.status}: {self.body.decode(errors='replace')[:500]}"
+        found = self._problems()  # None: it is not from the study server itself
+        text = self.body.decode(errors="replace") if found is None else "; ".join(p.message for p in found)
+        return f"{self.request} returned {self.status}: {text[:500]}"
 
     def read(self, model: type[M]) -> M:
         if self.status >= 300:
@@ -179,10 +181,16 @@ class _Reply:
             raise StudyServerUnavailable(f"{self}; this is not a {model.__name__}: {error}") from error
 
     def problems(self) -> list[Problem]:
+        found = self._problems()
+        if found is None:
+            raise StudyServerUnavailable(str(self))
+        return found
+
+    def _problems(self) -> list[Problem] | None:
         try:
             return PROBLEMS.validate_python(json.loads(self.body)["problems"])
         except (ValueError, KeyError, TypeError):
-            raise StudyServerUnavailable(str(self)) from None
+            return None
 
 
 def _path(key: StudyKey) -> str:

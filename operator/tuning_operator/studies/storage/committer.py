@@ -3,6 +3,7 @@
 import logging
 import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 LARGEST_BATCH = 2000
 _PATIENCE = 5  # attempts at a change in a deadlock; a batch is halved, so that the rest continues
+HUNG_SECONDS = 10.0
+"""A database that takes longer for a transaction counts as away."""
 _HEARTBEAT = 5.0  # seconds without a write after which the connection is tried
 
 
@@ -68,6 +71,8 @@ class Committer:
         self._seq = 0
         self._taken: deque[Change] = deque()
         self._attempts = 0
+        self._began: float | None = None
+        """When the transaction began that the database has not answered yet."""
         self._acknowledged = 0
         """The number of the last transaction with changes that was committed."""
         self._closing = False
@@ -82,8 +87,9 @@ class Committer:
 
     @property
     def is_open(self) -> bool:
-        """Whether the lock is held as far as is known."""
-        return self._end is None and self._fenced_connection.is_open
+        """Whether the lock is held as far as is known, and the database answers."""
+        hangs = self._began is not None and time.monotonic() - self._began > HUNG_SECONDS
+        return self._end is None and self._fenced_connection.is_open and not hangs
 
     @property
     def idle(self) -> bool:
@@ -231,9 +237,11 @@ class Committer:
             self._attempts += 1
             number, done = self._attempts, None
             try:
+                self._began = time.monotonic()
                 with connection.begin():
                     done = self._execute(connection, number, changes)
             except Exception as error:
+                self._began = None
                 if _is_away(error):
                     log.warning("The database is away, writes wait: %s", error)
                     self._fenced_connection.drop()
@@ -242,6 +250,7 @@ class Committer:
                 else:
                     raise
             else:
+                self._began = None
                 self.commits += 1
                 self._fenced_connection.last_committed = number
                 if changes:

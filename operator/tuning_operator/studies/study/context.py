@@ -15,6 +15,8 @@ from tuning_operator.studies.study.feed import ChangeFeed
 
 COMMIT_SECONDS = 20.0
 """How long a request waits for the database. Its writes stay queued: the request sent again finds them."""
+AWAY_SECONDS = 1.0
+"""The same once the database is known to be away: clients are informed soon, and try again."""
 SAMPLING_THREADS = 4
 """Studies that sample at the same time. Sampling is mostly Python, so more would not be faster."""
 RESULT_THREADS = 32
@@ -59,7 +61,7 @@ class Context:
         Raises the error of the first of `several` that was refused, and TimeoutError when the database does
         not answer.
         """
-        async with asyncio.timeout(COMMIT_SECONDS):
+        async with asyncio.timeout(self._patience):
             await self._durable(several)
 
     async def announce(self, key: StudyKey, *several: Writes) -> None:
@@ -67,8 +69,12 @@ class Context:
         task = asyncio.create_task(self._announce(key, several))
         self._announcing.add(task)
         task.add_done_callback(self._announced)
-        async with asyncio.timeout(COMMIT_SECONDS):
+        async with asyncio.timeout(self._patience):
             await asyncio.shield(task)
+
+    @property
+    def _patience(self) -> float:
+        return COMMIT_SECONDS if self.store.writable else AWAY_SECONDS
 
     async def _announce(self, key: StudyKey, several: Iterable[Writes]) -> None:
         try:
