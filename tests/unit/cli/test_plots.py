@@ -43,10 +43,22 @@ def test_the_command_offers_every_plot() -> None:
     assert [name.value for name in PlotName] == list(PLOTS)
 
 
+OF_SEVERAL_OBJECTIVES = ("pareto-front", "hypervolume-history")
+
+
+def of_one_objective(ran: optuna.Study) -> dict[str, Drawing | Missing]:
+    """Return the plots that a study with one objective has without PyTorch."""
+    plotted = found(ran)
+    for name in (*OF_SEVERAL_OBJECTIVES, "terminator-improvement"):
+        assert isinstance(plotted.pop(name), Missing)
+    return plotted
+
+
 @pytest.mark.parametrize("form", ["html", "png"])
 def test_one_objective(tmp_path: Path, form: plots.Format) -> None:
-    plotted = found(records.study(records.pruning, 25))
-    assert isinstance(plotted.pop("pareto-front"), Missing)
+    shown = {"param-importances": b"layers", "intermediate-values": b"Trial24"}
+    shown |= {"rank": b"layers", "timeline": b"PRUNED"}
+    plotted = of_one_objective(records.study(records.pruning, 25))
     for name, drawing in plotted.items():
         assert isinstance(drawing, Drawing), name
         content = write(drawing, tmp_path, form).read_bytes()
@@ -54,8 +66,7 @@ def test_one_objective(tmp_path: Path, form: plots.Format) -> None:
             assert content.startswith(PNG)
             assert len(content) > 10_000
         else:
-            expected = {"param-importances": b"layers", "intermediate-values": b"Trial24"}.get(name, b"loss")
-            assert expected in data(content)
+            assert shown.get(name, b"loss") in data(content), name
 
 
 def layered(trial: optuna.Trial) -> float:
@@ -88,16 +99,14 @@ def axes(drawing: Drawing | Missing, monkeypatch: pytest.MonkeyPatch, folder: Pa
 
 
 def test_titles_name_the_study_and_axes_the_metric(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    plotted = found(records.study(records.pruning, 25))
-    del plotted["pareto-front"]
-    for name, drawing in plotted.items():
+    for name, drawing in of_one_objective(records.study(records.pruning, 25)).items():
         page = figure(drawing, monkeypatch, tmp_path)
         image = axes(drawing, monkeypatch, tmp_path)
         suptitle = image[0].get_figure().get_suptitle()  # type: ignore[union-attr]
         assert page.layout.title.text.startswith("mnist: ")
         titles = [suptitle, image[0].get_title(), image[0].get_title("left")]
         assert [title for title in titles if title] == [page.layout.title.text]
-        if name != "parallel-coordinate":
+        if name not in ("parallel-coordinate", "contour", "rank", "timeline"):
             labels = [page.layout.xaxis.title.text, page.layout.yaxis.title.text]
             assert "loss" in " ".join(labels).split(), name
             assert [image[0].get_xlabel(), image[0].get_ylabel()] == labels
@@ -180,8 +189,12 @@ def test_several_objectives_have_each_its_own(tmp_path: Path) -> None:
         "parallel-coordinate",
         *("slice-accuracy", "slice-latency"),
         "pareto-front",
+        *("contour-accuracy", "contour-latency", "rank-accuracy", "rank-latency"),
+        *("edf-accuracy", "edf-latency", "timeline", "hypervolume-history"),
     ]
     assert "several objectives" in plotted["intermediate-values"].reason  # type: ignore[union-attr]
+    hypervolumes = write(plotted["hypervolume-history"], tmp_path, "html").read_bytes()  # type: ignore[arg-type]
+    assert b"Hypervolume" in data(hypervolumes)
     for name in ("pareto-front", "parallel-coordinate", "param-importances-latency"):
         page = write(plotted[name], tmp_path, "html").read_bytes()  # type: ignore[arg-type]
         assert b"latency" in data(page) or name == "param-importances-latency"
@@ -248,3 +261,67 @@ def test_lines_are_thinned_and_the_best_trial_stays(monkeypatch: pytest.MonkeyPa
     history = plotted["optimization-history"]
     assert isinstance(history, Drawing)
     assert len([trial for trial in history.study.trials if trial.params]) == 60
+
+
+def many(trial: optuna.Trial) -> float:
+    """Six parameters, of which `p0` to `p2` matter, and one that never varies."""
+    values = [trial.suggest_float(f"p{i}", 0, 1) for i in reversed(range(6))]
+    trial.suggest_categorical("fixed", ["only"])
+    return sum(value * weight for value, weight in zip(values, (0, 0.01, 0.02, 1, 2, 4), strict=True))
+
+
+def test_pairs_are_those_of_the_most_important_parameters() -> None:
+    plotted = found(records.study(many, 40))
+    for name in ("contour", "rank"):
+        drawing = plotted[name]
+        assert isinstance(drawing, Drawing)
+        assert len(drawing.options["params"]) == 4
+        assert {"p0", "p1", "p2"} <= {*drawing.options["params"]}
+    assert "two parameters with several values" in reason(records.study(records.one, 3), "contour")
+
+
+def test_a_timeline_has_the_times_of_the_trials() -> None:
+    ran = records.study(records.pruning, 5)
+    drawing = found(ran)["timeline"]
+    assert isinstance(drawing, Drawing)
+    assert [t.datetime_complete for t in drawing.study.trials] == [t.datetime_complete for t in ran.trials]
+
+
+def test_room_for_improvement_needs_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = records.study(records.pruning, 5)
+    assert reason(ran, "terminator-improvement") == "it needs PyTorch: pip install torch"
+    monkeypatch.setattr(plots, "find_spec", lambda _name: object())
+    assert isinstance(found(ran)["terminator-improvement"], Drawing)
+
+
+def text(drawing: Drawing | Missing) -> str:
+    assert isinstance(drawing, Drawing)
+    drawn = plots.text_of(drawing, 80, colors=False)
+    assert isinstance(drawn, str)
+    return drawn
+
+
+def test_plots_as_text() -> None:
+    ran = records.study(records.pruning, 25)
+    plotted = found(ran)
+    history = text(plotted["optimization-history"])
+    assert history.startswith("mnist: optimization history\n")
+    assert history.count("●") >= 5
+    assert {*history} & {*map(chr, range(0x2801, 0x2900))}  # the line of the best value
+    assert max(map(len, history.splitlines())) <= 80
+    importances = text(plotted["param-importances"]).splitlines()[1:]
+    assert [line.split()[0] for line in importances] == [
+        *optuna.importance.get_param_importances(plotted["param-importances"].study)  # type: ignore[union-attr]
+    ]
+    assert importances[0].count("█") > importances[-1].count("█")
+    slices = text(plotted["slice"])
+    assert slices.count("└") == 4
+    for label in ("a", "None", "3", "layers", "0.1", "1"):  # names, and round numbers on a logarithmic axis
+        assert f" {label} " in slices, label
+    assert "Step" in text(plotted["intermediate-values"])
+    assert "Cumulative Probability" in text(plotted["edf"])
+    missing = plots.text_of(plotted["timeline"], 80, colors=False)  # type: ignore[arg-type]
+    assert missing == Missing("timeline", "it can't be drawn in a terminal: use --format html")
+    front = text(found(records.study(records.two, 12, **TWO), ["accuracy", "latency"])["pareto-front"])
+    assert "accuracy" in front
+    assert "●" in front

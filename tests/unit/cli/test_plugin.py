@@ -118,12 +118,14 @@ def test_plot_prints_files_and_reasons(ready: Cluster, server: StudyServer) -> N
         "parallel-coordinate",
         "slice",
         "intermediate-values",
+        *("contour", "rank", "edf", "timeline"),
     ]
     assert ran.out.splitlines() == [f"mnist-plots/{name}.html" for name in names]
     assert all(Path(line).stat().st_size > 1000 for line in ran.out.splitlines())
     assert ran.err.splitlines() == [
         "1 complete trial is not shown, since the value is infinite",
         "no pareto-front: the study has a single objective",
+        "no hypervolume-history: the study has a single objective",
     ]
     assert ran.code == 0
     assert server.headers["Authorization"] == f"Bearer {TOKEN}"
@@ -153,6 +155,16 @@ def test_plot_needs_a_folder(cluster: Cluster, tmp_path: Path, out: str) -> None
     assert error.startswith(f"--out {tmp_path / out}: ")
     assert "a folder, since each plot gets files of its own" in error
     assert not (cluster.folder / "asked").exists()
+
+
+def test_plot_prints_plots_as_text(ready: Cluster, tmp_path: Path) -> None:
+    ran = Ran("plot", "mnist", "--format", "terminal")
+    titles = [line for line in ran.out.splitlines() if line.startswith("mnist: ")]
+    assert titles == [
+        *("mnist: optimization history", "mnist: parameter importances", "mnist: intermediate values"),
+    ]
+    assert "\x1b" not in ran.out
+    assert not (tmp_path / "mnist-plots").exists()
 
 
 def test_plot_fails_if_nothing_could_be_drawn(ready: Cluster) -> None:
@@ -266,13 +278,15 @@ def test_a_server_that_is_gone(ready: Cluster, server: StudyServer) -> None:
 def test_missing_libraries_are_reported_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert (Ran("plot", "mnist", "--format", "png").error or "").endswith(
-        "pip install 'tuning-operator[plot]'"
+        "pip install 'kubectl-tuning[plot]'"
     )
     assert not (cluster.folder / "asked").exists()
 
 
 def test_unknown_formats() -> None:
-    assert "use html, png or html,png" in (Ran("plot", "mnist", "--format", "pdf").error or "")
+    assert "use html, png, terminal or several of them" in (
+        Ran("plot", "mnist", "--format", "pdf").error or ""
+    )
 
 
 def test_the_program_prints_an_error_and_best_imports_nothing_heavy(cluster: Cluster) -> None:

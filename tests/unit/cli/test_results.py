@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
+import pyarrow.parquet
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -146,8 +147,39 @@ def test_export_as_csv_and_to_an_existing_file(
         assert len(list(csv.DictReader(file))) == 7
     assert "use --force to overwrite it" in (Ran("export", "mnist", "--out", "a.csv").error or "")
     assert Ran("export", "mnist", "--out", "a.csv", "--force").code == 0
-    assert "end the name with .db, .log or .csv" in (Ran("export", "mnist", "--out", "a.xls").error or "")
+    assert "end the name with .db, .log, .csv or .parquet" in (
+        Ran("export", "mnist", "--out", "a.xls").error or ""
+    )
     assert "an existing folder" in (Ran("export", "mnist", "--out", "no/a.csv").error or "")
+
+
+def test_export_as_parquet(mnist: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Ran("export", "mnist", "--format", "parquet").out == "mnist.parquet\n"
+    table = pyarrow.parquet.read_table("mnist.parquet")
+    assert str(table.schema.field("params_lr").type) == "double"
+    assert str(table.schema.field("started").type).startswith("timestamp")
+    rows = table.to_pylist()
+    assert [row["number"] for row in rows] == [*range(7)]
+    assert rows[0]["params_kind"] == "a"
+    assert rows[1]["params_kind"] == "null"  # the choices are of several types
+    assert [row["loss"] is None for row in rows] == [n in (1, 2, 6) for n in range(7)]
+    assert rows[2]["reason"] == "Exception: CUDA out of memory"
+
+
+def test_a_report_is_one_page(mnist: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Ran("report", "mnist").out == "mnist-report.html\n"
+    page = Path("mnist-report.html").read_text()
+    assert page.count("Plotly.newPlot(") == 9  # all of a study with one objective
+    assert page.count("<script src=") == 0
+    content = page[page.index("</script>") :]  # after plotly's code
+    for words in ("mnist: Running", "Best trial", "0.0357143", "CUDA out of memory", "its best value so far"):
+        assert words in content, words
+    assert content.count("<tr class=") == 2 + 1 + 7
+    assert "maxTrials: 10" in content
+    assert "use --force to overwrite it" in (Ran("report", "mnist").error or "")
+    assert Ran("report", "mnist", "--force").code == 0
 
 
 def test_a_study_that_is_not_there_leaves_no_file(

@@ -1,20 +1,28 @@
-"""The command `export`."""
+"""The commands `export` and `report`, which write a study to a file."""
 
 import os
+from collections.abc import Callable
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.commands.options import Study
-from tuning_operator.cli.commands.trials import write_csv
+from tuning_operator.cli.commands.plot import ALL, require_plot_libraries
+from tuning_operator.cli.commands.plot import Format as PlotFormat
+from tuning_operator.cli.commands.trials import table_rows, write_csv
 from tuning_operator.cli.studies import Resource, Studies
 from tuning_operator.cli.text import status_text
+from tuning_operator.cli.text.values import shown
 from tuning_operator.resource import names
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tuning_operator.cli.trials import Trial
     from tuning_operator.protocol import FinishedStudy
 
 
@@ -24,12 +32,14 @@ class Format(StrEnum):
     sqlite = "sqlite"
     journal = "journal"
     csv = "csv"
+    parquet = "parquet"
 
 
 ENDINGS = {".db": Format.sqlite, ".sqlite": Format.sqlite, ".sqlite3": Format.sqlite} | {
     ".log": Format.journal,
     ".journal": Format.journal,
     ".csv": Format.csv,
+    ".parquet": Format.parquet,
 }
 
 
@@ -40,7 +50,7 @@ def export(
         Path | None,
         typer.Option(
             "--out",
-            help="File to write: .db (SQLite), .log (Optuna journal) or .csv.",
+            help="File to write: .db (SQLite), .log (Optuna journal), .csv or .parquet.",
             show_default="STUDY.db",
         ),
     ] = None,
@@ -60,46 +70,114 @@ def export(
         {program} export mnist --format journal
     """
     file, chosen = _target(study, out, file_format)
-    if file.exists() and not force:
-        raise PluginError(f"{file} already exists: use --force to overwrite it, or another --out")
+    _refuse_existing(file, force=force)
+    if chosen is Format.parquet and find_spec("pyarrow") is None:
+        raise PluginError("pyarrow is not installed: run pip install 'kubectl-tuning[parquet]'")
     found = studies.get(study)
     with studies.record(found) as reader:
         record = reader.read()
+    _replace(file, lambda partial: _write(record, found, partial, chosen))
+    typer.echo(file)
+    if chosen in (Format.sqlite, Format.journal):
+        _show_how_to_load(found, file, chosen)
+
+
+def report(
+    studies: Studies,
+    study: Study,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="HTML file to write.", show_default="STUDY-report.html")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write one HTML page with the study's result, plots, trials and manifest.
+
+    The page needs no other file and no network.
+
+    Examples:
+
+        {program} report mnist
+
+        {program} report mnist --out /shared/mnist.html --force
+    """
+    require_plot_libraries([PlotFormat.html])
+    file = out or Path(f"{study}-report.html")
+    _check_folder(file)
+    _refuse_existing(file, force=force)
+    found = studies.get(study)
+    with studies.record(found) as reader:
+        record = reader.read()
+    from tuning_operator.cli.plots.report import page
+    from tuning_operator.cli.trials import trials_of
+
+    text = page(found, record, trials_of(found, record), ALL)
+    _replace(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    typer.echo(file)
+
+
+def _refuse_existing(file: Path, *, force: bool) -> None:
+    if file.exists() and not force:
+        raise PluginError(f"{file} already exists: use --force to overwrite it, or another --out")
+
+
+def _replace(file: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file such that it is complete or not there."""
     partial = file.with_name(f".{file.name}.part")
     partial.unlink(missing_ok=True)
     try:
-        _write(record, found, partial, chosen)
+        write(partial)
         partial.replace(file)
     finally:
         for rest in file.parent.glob(f"{partial.name}*"):
             rest.unlink()
-    typer.echo(file)
-    if chosen is not Format.csv:
-        _show_how_to_load(found, file, chosen)
 
 
 def _target(study: str, out: Path | None, file_format: Format | None) -> tuple[Path, Format]:
     """Return the file and its format."""
-    default = {Format.sqlite: ".db", Format.journal: ".log", Format.csv: ".csv"}
+    default = {Format.sqlite: ".db", Format.journal: ".log"}
     chosen = file_format or (ENDINGS.get(out.suffix) if out else Format.sqlite)
     if chosen is None:
-        raise PluginError(f"--out {out}: end the name with .db, .log or .csv, or set --format")
-    file = out or Path(f"{study}{default[chosen]}")
+        raise PluginError(f"--out {out}: end the name with .db, .log, .csv or .parquet, or set --format")
+    file = out or Path(f"{study}{default.get(chosen, f'.{chosen}')}")
+    _check_folder(file)
+    return file, chosen
+
+
+def _check_folder(file: Path) -> None:
     if not file.parent.is_dir() or file.is_dir() or not os.access(file.parent, os.W_OK):
         raise PluginError(f"--out {file}: use a file in an existing folder that you can write to")
-    return file, chosen
 
 
 def _write(record: "FinishedStudy", study: Resource, file: Path, chosen: Format) -> None:
     from tuning_operator.cli.trials import trials_of
 
-    if chosen is Format.csv:
+    if chosen in (Format.csv, Format.parquet):
+        trials, metrics = trials_of(study, record), status_text.metrics_of(study)
+        if chosen is Format.parquet:
+            _write_parquet(trials, metrics, file)
+            return
         with file.open("w", newline="") as written:
-            write_csv(trials_of(study, record), status_text.metrics_of(study), written)
+            write_csv(trials, metrics, written)
         return
     from tuning_operator.cli.plots.optuna_file import save_study
 
     save_study(record, _name(study), status_text.metrics_of(study), file, journal=chosen is Format.journal)
+
+
+def _write_parquet(trials: "Sequence[Trial]", metrics: list[str], file: Path) -> None:
+    """Write trials as a table whose columns have types; a column with values of several kinds has text."""
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = [*table_rows(trials, metrics)]
+    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    made = {}
+    for name, values in columns.items():
+        try:
+            made[name] = pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            made[name] = pa.array([None if value is None else shown(value) for value in values])
+    pyarrow.parquet.write_table(pa.table(made), file)
 
 
 def _name(study: Resource) -> str:

@@ -1,6 +1,9 @@
 """The command `plot`."""
 
 import os
+import shutil
+import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,10 +24,11 @@ PLOTLY = "plotly.min.js"
 
 
 class Format(StrEnum):
-    """A plot's file format."""
+    """How a plot is drawn: as a file, or as text."""
 
     html = "html"
     png = "png"
+    terminal = "terminal"
 
 
 class PlotName(StrEnum):
@@ -36,6 +40,25 @@ class PlotName(StrEnum):
     slice = "slice"
     intermediate_values = "intermediate-values"
     pareto_front = "pareto-front"
+    contour = "contour"
+    rank = "rank"
+    edf = "edf"
+    timeline = "timeline"
+    hypervolume_history = "hypervolume-history"
+    terminator_improvement = "terminator-improvement"
+
+
+ALL: list[PlotName] = [name for name in PlotName if name != PlotName.terminator_improvement]
+"""Those that are drawn if none is named: the other takes minutes for a long study."""
+IN_TERMINAL: list[PlotName] = [
+    PlotName.optimization_history,
+    PlotName.param_importances,
+    PlotName.intermediate_values,
+    PlotName.pareto_front,
+]
+"""Those that are drawn in a terminal if none is named."""
+WIDEST = 120
+"""Columns of a plot in a terminal, at most."""
 
 
 def plot(
@@ -50,18 +73,32 @@ def plot(
             help=f"Plot to draw; can be repeated. One of {', '.join(PlotName)}. Defaults to all.",
         ),
     ] = None,
-    formats: Annotated[str, typer.Option("--format", metavar="html,png", help="File formats.")] = "html,png",
+    formats: Annotated[
+        str,
+        typer.Option("--format", metavar="html,png,terminal", help="File formats, or terminal to print."),
+    ] = "html,png",
 ) -> None:
-    """Draw Optuna's plots of a study."""
+    """Draw Optuna's plots of a study.
+
+    Examples:
+
+        {program} plot mnist
+
+        {program} plot mnist --format terminal
+
+        {program} plot mnist --plot contour --plot timeline --format html
+    """
     chosen, folder = _formats(formats), _plots_folder(out, study)
-    _require_plot_libraries(chosen)
+    require_plot_libraries(chosen)
     found = studies.get(study)
     with studies.record(found) as reader:
         record = reader.read()
-    folder.mkdir(parents=True, exist_ok=True)
+    if chosen != [Format.terminal]:
+        folder.mkdir(parents=True, exist_ok=True)
     if Format.html in chosen:
         (folder / PLOTLY).unlink(missing_ok=True)  # plotly would keep that of an older version
-    if not _draw(record, found, plots or list(PlotName), folder, chosen):
+    default = IN_TERMINAL if chosen == [Format.terminal] else ALL
+    if not _draw(record, found, plots or default, folder, chosen):
         raise PluginError(f"no plot of {study} could be drawn")
 
 
@@ -74,7 +111,7 @@ def save_plots(record: "FinishedStudy", study: Resource, folder: Path) -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLOTLY).unlink(missing_ok=True)
-    for drawing in drawings(record, study["metadata"]["name"], metrics_of(study), list(PlotName)):
+    for drawing in drawings(record, study["metadata"]["name"], metrics_of(study), ALL):
         if not isinstance(drawing, Missing):
             write(drawing, folder, Format.html.value)
 
@@ -82,7 +119,7 @@ def save_plots(record: "FinishedStudy", study: Resource, folder: Path) -> None:
 def _draw(
     record: "FinishedStudy", study: Resource, plots: list[PlotName], folder: Path, formats: list[Format]
 ) -> int:
-    """Draw plots and print the files and what could not be drawn; return the number of files."""
+    """Draw plots and print the files and what could not be drawn; return how many were drawn."""
     import optuna
 
     from tuning_operator.cli.plots.kinds import Missing, drawings, left_out
@@ -102,15 +139,13 @@ def _draw(
 
 
 def _write(drawing: "Drawing", folder: Path, formats: list[Format]) -> int:
-    """Write a plot in each format and print the files; return their number."""
-    from tuning_operator.cli.plots.kinds import write
-
+    """Draw a plot in each format and print the file, or the plot itself; return how many were drawn."""
     if drawing.remark:
         typer.echo(f"{drawing.name}: {drawing.remark}", err=True)
     written = 0
     for file_format in formats:
         try:
-            typer.echo(write(drawing, folder, file_format.value))
+            _show(drawing, folder, file_format)
         except Exception as error:  # noqa: BLE001  whatever Optuna's plots raise; the others are still drawn
             typer.echo(f"no {drawing.name}.{file_format}: {type(error).__name__}: {error}", err=True)
         else:
@@ -118,11 +153,25 @@ def _write(drawing: "Drawing", folder: Path, formats: list[Format]) -> int:
     return written
 
 
+def _show(drawing: "Drawing", folder: Path, file_format: Format) -> None:
+    from tuning_operator.cli.plots.kinds import Missing, text_of, write
+
+    if file_format is not Format.terminal:
+        typer.echo(write(drawing, folder, "png" if file_format is Format.png else "html"))
+        return
+    width = min(shutil.get_terminal_size().columns, WIDEST)
+    text = text_of(drawing, width, colors=sys.stdout.isatty())
+    if isinstance(text, Missing):
+        typer.echo(f"no {text.name}: {text.reason}", err=True)
+    else:
+        typer.echo(f"{text}\n")
+
+
 def _formats(text: str) -> list[Format]:
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     unknown = [part for part in wanted if part not in list(Format)]
     if unknown or not wanted:
-        raise PluginError(f"--format {text}: use html, png or html,png")
+        raise PluginError(f"--format {text}: use html, png, terminal or several of them, such as html,png")
     return [Format(part) for part in dict.fromkeys(wanted)]
 
 
@@ -143,10 +192,11 @@ def _plots_folder(out: Path | None, study: str) -> Path:
     return folder
 
 
-def _require_plot_libraries(formats: list[Format]) -> None:
+def require_plot_libraries(formats: Sequence[Format]) -> None:
+    """Raise PluginError if a library is not installed that plots of these formats need."""
     from importlib.util import find_spec
 
-    libraries = {Format.html: "plotly", Format.png: "matplotlib"}
+    libraries = {Format.html: "plotly", Format.png: "matplotlib", Format.terminal: "plotext"}
     missing = [libraries[each] for each in formats if find_spec(libraries[each]) is None]
     if missing:
-        raise PluginError(f"{' and '.join(missing)} not installed: run pip install 'tuning-operator[plot]'")
+        raise PluginError(f"{' and '.join(missing)} not installed: run pip install 'kubectl-tuning[plot]'")

@@ -2,7 +2,8 @@
 
 import csv
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -200,29 +201,45 @@ def _parameters(chosen: "Sequence[Trial]") -> list[str]:
 
 def write_csv(chosen: "Sequence[Trial]", metrics: Sequence[str], file: Any = None) -> None:
     """Write trials as CSV, with a column for each metric, parameter and user attribute."""
-    parameters = _parameters(chosen)
-    attributes = list(dict.fromkeys(name for trial in chosen for name in trial.attributes))
-    fixed = ["started", "finished", "seconds", "last_step", "last_value", "pod", "copied_from", "reason"]
     writer = csv.writer(file or sys.stdout, lineterminator="\n")
-    prefixed = [f"params_{name}" for name in parameters] + [f"user_attrs_{name}" for name in attributes]
-    writer.writerow(["number", "state", *metrics, *prefixed, *fixed])
+    writer.writerow(_columns(chosen, metrics))
+    for row in table_rows(chosen, metrics):
+        writer.writerow(map(_csv_cell, row.values()))
+
+
+def table_rows(chosen: "Sequence[Trial]", metrics: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the trials with all their values by column; what a trial doesn't have is None."""
+    columns = _columns(chosen, metrics)
     for trial in chosen:
-        data, record = trial.as_data(), trial.record
-        copied = record.copied_from
-        cells = [trial.number, trial.state, *(trial.values.get(metric) for metric in metrics)]
-        cells += [_csv_cell(record.parameters, name) for name in parameters]
-        cells += [_csv_cell(trial.attributes, name) for name in attributes]
-        cells += [data["started"], data["finished"], trial.seconds, trial.last_step, trial.last_value]
-        cells += [trial.pod, f"{copied.study} {copied.trial}" if copied else None, trial.reason or None]
-        writer.writerow(cells)
+        record, copied = trial.record, trial.record.copied_from
+        row = {"number": trial.number, "state": trial.state, **trial.values}
+        row |= {f"params_{name}": _known(value) for name, value in record.parameters.items()}
+        row |= {f"user_attrs_{name}": _known(value) for name, value in trial.attributes.items()}
+        row |= {"started": record.started, "finished": record.finished, "seconds": trial.seconds}
+        row |= {"last_step": trial.last_step, "last_value": trial.last_value, "pod": trial.pod}
+        row |= {"copied_from": f"{copied.study} {copied.trial}" if copied else None}
+        row |= {"reason": trial.reason or None}
+        yield {name: row.get(name) for name in columns}
 
 
-def _csv_cell(values: Mapping[str, Any], name: str) -> Any:
-    """Return a value for CSV; null, unlike a value that is not there, is written as in JSON."""
-    if name not in values:
-        return None
-    value = values[name]
-    return value if isinstance(value, str | float | int) and not isinstance(value, bool) else shown(value)
+def _columns(chosen: "Sequence[Trial]", metrics: Sequence[str]) -> list[str]:
+    attributes = dict.fromkeys(name for trial in chosen for name in trial.attributes)
+    prefixed = [f"params_{name}" for name in _parameters(chosen)]
+    prefixed += [f"user_attrs_{name}" for name in attributes]
+    times = ["started", "finished", "seconds", "last_step", "last_value"]
+    return ["number", "state", *metrics, *prefixed, *times, "pod", "copied_from", "reason"]
+
+
+def _known(value: Any) -> Any:
+    """Return a value for a table; null, unlike a value that is not there, is written as in JSON."""
+    return value if isinstance(value, str | float | int) else shown(value)
+
+
+def _csv_cell(value: Any) -> Any:
+    """Return a value for CSV: times and booleans as in JSON."""
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return shown(value) if isinstance(value, bool) else value
 
 
 def trial(

@@ -90,4 +90,4 @@ def _require_cel() -> None:
     from importlib.util import find_spec
 
     if find_spec("cel") is None:
-        raise PluginError("common-expression-language not installed: run pip install 'tuning-operator[cli]'")
+        raise PluginError("common-expression-language not installed: run pip install kubectl-tuning")

@@ -14,7 +14,12 @@ LINE_OPACITY = 0.8
 
 
 def save(drawing: Drawing, path: Path) -> None:
-    """Draw a plot with a function of optuna.visualization and save it."""
+    """Draw a plot and save it."""
+    figure_of(drawing).write_html(path, include_plotlyjs="directory")
+
+
+def figure_of(drawing: Drawing) -> Any:
+    """Draw a plot with a function of optuna.visualization; return plotly's figure."""
     figure = getattr(plots, drawing.function)(drawing.study, **drawing.options)
     figure.update_layout(title_text=drawing.title)
     match drawing.function:
@@ -26,7 +31,7 @@ def save(drawing: Drawing, path: Path) -> None:
             figure.update_yaxes(title_text=drawing.metric)
         case "plot_param_importances":
             figure.update_xaxes(title_text=f"Importance for {drawing.metric}")
-    figure.write_html(path, include_plotlyjs="directory")
+    return figure
 
 
 def _set_log_ticks(figure: Any, axis: Any) -> None:

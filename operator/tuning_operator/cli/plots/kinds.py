@@ -5,11 +5,13 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.cli.plots.drawing import Drawing
@@ -17,6 +19,8 @@ from tuning_operator.cli.plots.optuna_study import study_of, with_pruned
 from tuning_operator.protocol import FinishedStudy
 
 Format = Literal["html", "png"]
+MOST_PAIRED = 4
+"""The most parameters in a plot with a panel for each pair of them."""
 
 MOST_LINES = 1000
 """The most trials in a plot with a line for each; browsers can't show many more."""
@@ -45,6 +49,8 @@ class Plot(NamedTuple):
     """Returns the trials that have a line in it."""
     pruned: bool = False
     """Whether it shows pruned trials too, with the last values that they reported."""
+    options: Callable[[optuna.Study], dict[str, Any]] | None = None
+    """Returns further arguments of Optuna's function."""
 
 
 def left_out(record: FinishedStudy) -> int:
@@ -90,6 +96,7 @@ def _drawing(
     if reason := plot.lacks(study):
         return Missing(name, reason)
     options = {"target_name": metric} if plot.names_target else {}
+    options |= plot.options(study) if plot.options else {}
     remark = None
     shown = with_pruned(study) if plot.pruned else study
     if plot.lines and len(lines := plot.lines(shown)) > MOST_LINES:
@@ -147,6 +154,57 @@ def _no_importances(study: optuna.Study) -> str | None:
     return None
 
 
+def _no_pairs(study: optuna.Study) -> str | None:
+    if reason := _no_parameters(study):
+        return reason
+    if len(_varied(study)) < 2:
+        return "at least two parameters with several values are needed"
+    return None
+
+
+def _varied(study: optuna.Study) -> list[str]:
+    """Return the parameters that have several values in the complete trials."""
+    values: dict[str, set[Any]] = {}
+    for trial in _complete(study):
+        for name, value in trial.params.items():
+            values.setdefault(name, set()).add(value)
+    return [name for name, found in values.items() if len(found) > 1]
+
+
+def _pairs(study: optuna.Study) -> dict[str, Any]:
+    """Return the parameters to pair: the most important ones, if there are many."""
+    names = _varied(study)
+    if len(names) > MOST_PAIRED and not _no_importances(study):
+        importances = optuna.importance.get_param_importances(study)
+        names = [name for name in importances if name in names]
+    return {"params": names[:MOST_PAIRED]}
+
+
+def _no_times(study: optuna.Study) -> str | None:
+    started = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
+    return None if started else "no trial has started yet"
+
+
+def _no_hypervolume(study: optuna.Study) -> str | None:
+    return "the study has a single objective" if len(study.directions) == 1 else _no_value(study)
+
+
+def _worst_values(study: optuna.Study) -> dict[str, Any]:
+    values = np.array([trial.values for trial in _complete(study)])
+    maximized = [direction == StudyDirection.MAXIMIZE for direction in study.directions]
+    return {"reference_point": np.where(maximized, values.min(axis=0), values.max(axis=0)).tolist()}
+
+
+def _no_improvement(study: optuna.Study) -> str | None:
+    if len(study.directions) > 1:
+        return "the study has several objectives"
+    if reason := _no_parameters(study):
+        return reason
+    if find_spec("torch") is None:
+        return "it needs PyTorch: pip install torch"
+    return None
+
+
 def _no_reports(study: optuna.Study) -> str | None:
     if _reporting(study):
         return None
@@ -197,9 +255,37 @@ PLOTS = {
             lines=_reporting,
         ),
         Plot("pareto-front", "plot_pareto_front", "Pareto front", _no_front),
+        Plot("contour", "plot_contour", "contours", _no_pairs, True, True, options=_pairs),
+        Plot("rank", "plot_rank", "ranks", _no_pairs, True, True, options=_pairs),
+        Plot("edf", "plot_edf", "empirical distribution", _no_value, True, True),
+        Plot("timeline", "plot_timeline", "timeline", _no_times),
+        Plot(
+            "hypervolume-history",
+            "plot_hypervolume_history",
+            "hypervolume history",
+            _no_hypervolume,
+            options=_worst_values,
+        ),
+        Plot(
+            "terminator-improvement",
+            "plot_terminator_improvement",
+            "room for improvement",
+            _no_improvement,
+        ),
     )
 }
 """The plots by name, in drawing order."""
+
+
+def text_of(drawing: Drawing, width: int, *, colors: bool) -> str | Missing:
+    """Draw a plot as text of this width; with colors, it has a terminal's escape sequences."""
+    from tuning_operator.cli.plots import terminal
+
+    if not terminal.can_draw(drawing):
+        return Missing(drawing.name, "it can't be drawn in a terminal: use --format html")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return terminal.text_of(drawing, width, colors=colors)
 
 
 def write(drawing: Drawing, folder: Path, form: Format) -> Path:

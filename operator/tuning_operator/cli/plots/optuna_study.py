@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -85,7 +86,7 @@ def _trial(trial: FinishedTrial, objectives: Collection[int]) -> FrozenTrial:
         name: _comparable(value) if isinstance(distributions[name], CategoricalDistribution) else value
         for name, value in trial.parameters.items()
     }
-    return create_trial(
+    found = create_trial(
         state=TrialState[trial.state],
         values=None if trial.values is None else [trial.values[i] for i in objectives],
         params=params,
@@ -94,6 +95,16 @@ def _trial(trial: FinishedTrial, objectives: Collection[int]) -> FrozenTrial:
         intermediate_values=trial.reported,
         constraints=trial.constraints,
     )
+    if trial.started:
+        found.datetime_start = _local(trial.started)
+    if trial.finished:
+        found.datetime_complete = _local(trial.finished)
+    return found
+
+
+def _local(time: datetime) -> datetime:
+    """Return a time as Optuna keeps it: local, without a zone."""
+    return time.astimezone().replace(tzinfo=None)
 
 
 @lru_cache(maxsize=1000)

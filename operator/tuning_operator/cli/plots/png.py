@@ -1,5 +1,6 @@
 """Optuna's matplotlib plots as PNG files: no window, no browser."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ DOTS_PER_INCH = 150
 LEGEND_LINES = 15
 """With more trials than this, the legend leaves no room for the plot."""
 INCHES_AN_AXIS = 1.5
+INCHES_A_PANEL = 2.2
 INCHES_A_LETTER = 0.09
 BAR_GAP = 0.4
 """Inches that Optuna leaves between the last axis and the color bar."""
@@ -41,6 +43,8 @@ def save(drawing: Drawing, path: Path) -> None:
             case "plot_slice":
                 for each in axes:
                     _set_ticks(each.xaxis)
+            case "plot_contour" | "plot_rank":
+                _spread_grid(figure, axes)
             case "plot_intermediate_values":
                 axes[0].set_ylabel(drawing.metric)
             case "plot_param_importances":
@@ -83,6 +87,14 @@ def _darken_lines(axes: Any) -> None:
     lines.set_cmap(ListedColormap(colors[::-1] if reverse else colors))
     if not isinstance(lines.norm, BoundaryNorm):  # that of Pareto ranks
         lines.set_clim(*color_range(np.asarray(lines.get_array()), low_is_best=reverse))
+
+
+def _spread_grid(figure: Any, axes: Any) -> None:
+    """Make room for each panel, and label only the outer ones."""
+    side = math.isqrt(len(axes))
+    figure.set_size_inches(*(max(size, INCHES_A_PANEL * side) for size in figure.get_size_inches()))
+    for each in axes:
+        each.label_outer(remove_inner_ticks=True)
 
 
 def _spread_parallel(figure: Any, axes: Any) -> None:
