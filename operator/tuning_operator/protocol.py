@@ -50,7 +50,7 @@ Attributes = Annotated[dict[str, Any], PlainSerializer(to_wire, when_used="json"
 
 
 class Failure(Model):
-    """Why a trial ended without a value."""
+    """Why a trial ended without a value. Long texts are shortened: messages to 4,000 characters."""
 
     category: str = Field(
         description="Machine-readable reason, for example Exception, OutOfMemory or ImagePull."
@@ -206,6 +206,8 @@ class AttributesRequest(Model):
     """POST .../trials/{number}/attributes: user attributes, and constraint values by name (<= 0: feasible).
 
     As in Optuna, setting a user attribute again replaces it, and the first value of a constraint is kept.
+    Keys have at most 512 characters (those of constraints 500), and the attributes of a trial, or of a study,
+    take at most 256 KiB as JSON.
     """
 
     user_attrs: Attributes = Field(default_factory=dict)
@@ -263,7 +265,10 @@ class TrialView(Model):
 
 
 class SuggestRequest(Model):
-    """POST .../trials/{number}/suggest: a parameter's value. The same request gets the same value."""
+    """POST .../trials/{number}/suggest: a parameter's value. The same request gets the same value.
+
+    Names have at most 512 characters, and categorical parameters at most 1,000 choices.
+    """
 
     name: str
     distribution: dict[str, Any] = Field(description="Optuna's JSON form of a distribution.")
@@ -276,9 +281,12 @@ class SuggestReply(Model):
 
 
 class ReportRequest(Model):
-    """POST .../trials/{number}/report: intermediate values, oldest first. The first per step is kept."""
+    """POST .../trials/{number}/report: intermediate values, oldest first. The first per step is kept.
 
-    values: list[tuple[int, Number]] = Field(min_length=1)
+    A trial reports at most 100,000 steps, from 0 to 2147483647.
+    """
+
+    values: list[tuple[int, Number]] = Field(min_length=1, max_length=1000)
 
 
 class ReportReply(Model):

@@ -23,6 +23,14 @@ class Refused(StudyError):  # noqa: N818
     """The request is invalid and would fail again."""
 
 
+class TooLarge(StudyError):  # noqa: N818
+    """The request is larger than any that is served."""
+
+
+class TooSlow(StudyError):  # noqa: N818
+    """The request did not arrive in time."""
+
+
 class Unauthenticated(StudyError):  # noqa: N818
     """The caller did not prove who it is."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -28,6 +28,13 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_Trials(counts))
         self._registry.register(_Commits(store))
+        self.rejected = Counter(
+            "tuning_rejected_requests",
+            "Requests without a valid token (401), for what the caller may not use (403), too slow (408) or "
+            "too large (413).",
+            labelnames=("status",),
+            registry=self._registry,
+        )
         self.ask = Histogram(
             "tuning_ask_seconds",
             "Time from a request to start trials to its reply, sampling and commit included.",

@@ -15,6 +15,7 @@ from tuning_operator.studies.auth.keyset import ApiServer, PublishedKeys
 from tuning_operator.studies.auth.tokens import Keys, LocalKeys, Verifier
 from tuning_operator.studies.certificate import Certificate
 from tuning_operator.studies.http.app import create_app
+from tuning_operator.studies.http.gate import BoundedProtocol
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage import PostgresStore
@@ -96,7 +97,7 @@ def uvicorn_config(app: FastAPI, settings: StudySettings, certificate: Certifica
         app,
         host=settings.host,
         port=settings.port,
-        http="httptools",
+        http=BoundedProtocol,
         access_log=False,
         log_config=None,
         lifespan="off",

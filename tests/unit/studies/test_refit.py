@@ -9,7 +9,8 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
 from tuning_operator.studies.storage import PostgresStore
-from tuning_operator.studies.study.refit import ATTRIBUTES_BYTES, REFIT, TRACEBACK_CHARACTERS
+from tuning_operator.studies.study.records import TRACEBACK_CHARACTERS
+from tuning_operator.studies.study.refit import ATTRIBUTES_BYTES, REFIT
 
 from tests.support.http_trial import HttpTrial, run_study
 from tests.support.study_server import RunningServer, running_server

@@ -188,7 +188,9 @@ def test_what_is_rejected_when_draining_is_logged_and_dropped(
     twin.faults.append(status(422))
     with serving(twin, port):
         outbox.drain(10)
-    assert "the study server rejected a report: try again" in capsys.readouterr().err
+    assert (
+        "the study server rejected the value of step 0, which is lost: try again" in capsys.readouterr().err
+    )
     assert twin.study.trials[0].user_attrs == {"a": 1}
 
 

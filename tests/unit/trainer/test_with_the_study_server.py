@@ -242,3 +242,37 @@ def test_another_trials_token_is_refused(study_server: RunningServer, tmp_path: 
     assert pod.run(python=BARE).code == 1
     assert pod.termination()["category"] == "StudyServerRefused"
     assert json.loads(json.dumps(record(study_server)))["state"] == "RUNNING"
+
+
+def test_what_the_server_cannot_keep_holds_nothing_up(
+    study_server: RunningServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """Neither do the values that are sent with it get lost, nor does the trial end."""
+    declare(study_server)()
+    pod = pod_of(study_server, tmp_path)
+    pod.write("""
+        def objective(trial):
+            for step in (0, 2**31, 1):
+                trial.report(0.5, step)
+            with trial._outbox.gathering():
+                for step in (2, 3, 2**40, 4, 5):
+                    trial.report(0.5, step)
+            trial.set_user_attr("k" * 513, 1)
+            trial.set_user_attr("large", "x" * 20 * 2**20)
+            trial.set_user_attr("after", 1)
+            return 0.5
+    """)
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    view = study_server.pod("ml", "mnist", 0).get(study_server.trial_url("ml", "mnist", 0)).json()
+    assert view["trial"]["state"] == "COMPLETE"
+    assert view["reported"] == dict.fromkeys("012345", 0.5)
+    assert view["userAttrs"] == {"after": 1}
+    for line in (
+        "rejected the value of step 2147483648, which is lost: values: The step 2147483648 is too large",
+        "rejected the value of step 1099511627776, which is lost",
+        "rejected the user attribute 'kkkkkkkkkk",
+        "rejected the user attribute 'large', which is lost: body: the request is larger than 1024 KiB",
+    ):
+        assert ended.err.count(line) == 1, ended.err

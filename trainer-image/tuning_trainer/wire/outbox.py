@@ -23,10 +23,20 @@ without pruning, and the outbox tries again from time to time."""
 RETRY_TIMEOUT = 5.0
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds between attempts
 BATCH = 500  # entries in a request
+UNACCEPTABLE = (413, 422)  # too large, or invalid: the entry itself is rejected, not the trial
+
+
+KINDS = {
+    "report": "the value of step",
+    "user_attrs": "the user attribute",
+    "study_attrs": "the study's user attribute",
+    "constraints": "the constraint",
+}
+"""The kinds of entries, for messages."""
 
 
 class _Entry(NamedTuple):
-    kind: str  # report | user_attrs | study_attrs | constraints
+    kind: str  # one of KINDS
     key: int | str
     value: Any
 
@@ -43,12 +53,16 @@ class Outbox:
         self._next_attempt = 0.0
         self._prune = False
         self._gathering = False
+        self._batch = BATCH
+        self._rejections: set[str] = set()
 
     def put(self, kind: str, key: int | str, value: Any) -> None:
         """Send an entry after the earlier ones; returns within PATIENCE.
 
+        An entry that the server can't keep is logged and dropped, and the trial goes on.
+
         Raises:
-            Refused: the server rejects it.
+            Refused: the server rejects the trial.
         """
         with self._lock:
             self._entries.append(_Entry(kind, key, value))
@@ -118,10 +132,17 @@ class Outbox:
         batch = self._first_of_kind(kind)
         try:
             reply = self._client.call("POST", *_request(kind, batch), patience=patience, timeout=timeout)
-        except Refused:
+        except Refused as refusal:
+            if refusal.status in UNACCEPTABLE and len(batch) > 1:  # find the entry, and send the others
+                self._batch = len(batch) // 2
+                return
             del self._entries[: len(batch)]
-            raise
+            if refusal.status not in UNACCEPTABLE:
+                raise
+            self._log_rejection(batch[0], refusal)
+            return
         del self._entries[: len(batch)]
+        self._batch = BATCH
         self._pause = 0.0
         if kind == "report":
             if reply["prune"] and not self._prune:
@@ -130,9 +151,14 @@ class Outbox:
                 )
             self._prune = bool(reply["prune"])
 
+    def _log_rejection(self, entry: _Entry, refusal: Refused) -> None:
+        if str(refusal) not in self._rejections:
+            self._rejections.add(str(refusal))
+            log(f"the study server rejected {KINDS[entry.kind]} {entry.key!r:.60}, which is lost: {refusal}")
+
     def _first_of_kind(self, kind: str) -> list[_Entry]:
         batch: list[_Entry] = []
-        for entry in self._entries[:BATCH]:
+        for entry in self._entries[: self._batch]:
             if entry.kind != kind:
                 break
             batch.append(entry)

@@ -46,6 +46,14 @@ KINDS = {
 LEAST = {"dividing_parameter": 1, "n_ei_candidates": 1, "n_startup_trials": 0}
 """Smallest values that make sense where Optuna itself does not check."""
 
+MOST = {
+    "min_early_stopping_rate": 64,
+    "n_ei_candidates": 1_000,
+    "popsize": 10_000,
+    "population_size": 10_000,
+}
+"""Largest values: memory or time grow with these arguments, and the server is shared by all studies."""
+
 ALTERNATIVES_IN_CODE = {
     "constraints_func": "let the objective call trial.set_constraint(name, value) instead",
 }
@@ -138,8 +146,12 @@ def _unknown(cls: type, name: str, known: Mapping[str, inspect.Parameter], objec
 def _value_problem(parameter: inspect.Parameter, value: Any, objects: Mapping[str, Any]) -> str | None:
     kinds = _kinds(parameter)
     if any(kind.fits(value) for kind in kinds):
-        least = LEAST.get(parameter.name)
-        return f"must be {least} or more, not {value}" if least is not None and value < least else None
+        least, most = LEAST.get(parameter.name), MOST.get(parameter.name)
+        if value is not None and least is not None and value < least:
+            return f"must be {least} or more, not {value}"
+        if value is not None and most is not None and value > most:
+            return f"must be {most:,} or less, not {value:,}, as the study server is shared by all studies"
+        return None
     if _objects(parameter, objects):
         return None if value is not None else _wanted(parameter, objects)
     return (

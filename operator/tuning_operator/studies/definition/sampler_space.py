@@ -14,6 +14,9 @@ from tuning_operator.studies.definition.components import Component
 LARGEST_GRID = 100_000
 """The most combinations of a grid: Optuna keeps them all in memory and reads them all for each trial."""
 
+LARGEST_REFERENCE = 10_000
+"""The most reference points of NSGAIIISampler."""
+
 
 def completed(
     sampler: Component, definition: StudyDefinition, fixed: frozenset[str] = frozenset()
@@ -41,6 +44,8 @@ def sampler_problems(
     if sampler.name == "CmaEsSampler" and len(definition.objectives) > 1:
         message = "CmaEsSampler supports one objective only: use TPESampler or NSGAIISampler"
         yield Problem(field=f"{sampler.field}.name", message=message)
+    if sampler.name == "NSGAIIISampler":
+        yield from _reference_point_problems(sampler, len(definition.objectives))
     if space_is_good:
         yield from _space_problems(sampler, definition, fixed)
     for inner in sampler.inner():
@@ -61,6 +66,16 @@ def _space_problems(
         yield from _grid_problems(sampler, definition, free)
     if sampler.name == "BruteForceSampler":
         yield from _countable_problems("BruteForceSampler", definition, free)
+
+
+def _reference_point_problems(sampler: Component, objectives: int) -> Iterator[Problem]:
+    divisions = int(sampler.args.get("dividing_parameter", 3))
+    if (points := math.comb(objectives + divisions - 1, objectives - 1)) > LARGEST_REFERENCE:
+        message = (
+            f"{objectives} objectives and dividing_parameter {divisions} make {points:,} reference points, "
+            f"and the limit is {LARGEST_REFERENCE:,}: make it smaller"
+        )
+        yield Problem(field=f"{sampler.field}.args.dividing_parameter", message=message)
 
 
 def _point_problems(

@@ -29,6 +29,7 @@ from tuning_operator.studies.http.dependencies import (
     trial_pod,
     trial_pod_or_operator,
 )
+from tuning_operator.studies.http.gate import Gate
 from tuning_operator.studies.http.refit import refit
 from tuning_operator.studies.http.replies import RESPONSES, add_error_handlers, record_reply, reply
 from tuning_operator.studies.http.reports import FastReports, reports
@@ -62,6 +63,7 @@ def create_app(service: Service) -> FastAPI:
         app.include_router(router)
     add_error_handlers(app)
     app.add_middleware(FastReports, service=service)
+    app.add_middleware(Gate, service=service)  # the last one is the first to see a request
     return app
 
 

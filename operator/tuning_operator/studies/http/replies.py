@@ -22,10 +22,16 @@ STATUS: dict[type[errors.StudyError], int] = {
     errors.Forbidden: 403,
     errors.NotFound: 404,
     errors.Conflict: 409,
+    errors.TooSlow: 408,
+    errors.TooLarge: 413,
     errors.Refused: 422,
     errors.Unavailable: 503,
 }
-HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    408: {"Connection": "close"},
+    503: {"Retry-After": "1"},
+}
 
 
 class ErrorReply(Model):

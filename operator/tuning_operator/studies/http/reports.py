@@ -44,7 +44,7 @@ class FastReports:
             return
         request, key, number = Request(scope, receive), StudyKey(found[1], found[2]), int(found[3])
         try:
-            await trial_pod(self._service, await identify(request, self._service), key, number)
+            await trial_pod(self._service, await identify(request), key, number)
             values = ReportRequest.model_validate_json(await request.body())
             response = reply(await report(self._service, key, number, values))
         except Exception as error:  # noqa: BLE001  whatever happened, the caller gets a reply

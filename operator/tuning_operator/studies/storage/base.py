@@ -95,6 +95,9 @@ class Store(Protocol):
         Raises KeyError when the study is gone, TimeoutError.
         """
 
+    def report(self, trial_id: int, values: Mapping[int, float]) -> None:
+        """Set the intermediate values of several steps. Raises KeyError, UpdateFinishedTrialError."""
+
 
 class NothingToWait:
     """Writes to memory: they are never more durable than at once."""
@@ -163,3 +166,8 @@ class MemoryStore:
         """Create trials."""
         for trial in trials:
             self.storage.create_new_trial(study_id, trial)
+
+    def report(self, trial_id: int, values: Mapping[int, float]) -> None:
+        """Set the intermediate values of several steps."""
+        for step, value in values.items():
+            self.storage.set_trial_intermediate_value(trial_id, step, value)

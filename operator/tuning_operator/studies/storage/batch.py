@@ -24,7 +24,7 @@ from tuning_operator.studies.storage.changes import (
     CreateStudy,
     CreateTrial,
     DeleteStudy,
-    SetIntermediate,
+    SetIntermediates,
     SetParam,
     SetState,
     SetStudyAttr,
@@ -216,9 +216,9 @@ class Batch:
         match change:
             case SetParam():
                 self._params[change.trial_id, change.name] = change.value, change.distribution
-            case SetIntermediate():
-                value = schema.stored_intermediate(change.value)
-                self._intermediates[change.trial_id, change.step] = value
+            case SetIntermediates():
+                for step, value in change.values.items():
+                    self._intermediates[change.trial_id, step] = schema.stored_intermediate(value)
             case SetTrialAttr():
                 self._attrs[change.kind][change.trial_id, change.key] = change.text
 

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -99,16 +99,15 @@ class SetParam(TrialChange):
 
 
 @dataclass(eq=False)
-class SetIntermediate(TrialChange):
-    """An intermediate value."""
+class SetIntermediates(TrialChange):
+    """Intermediate values, by step."""
 
-    step: int
-    value: float
+    values: Mapping[int, float]
 
     def apply(self, trial: FrozenTrial) -> FrozenTrial:
-        """Return the trial with the value."""
+        """Return the trial with the values."""
         changed = copy.copy(trial)
-        changed.intermediate_values = trial.intermediate_values | {self.step: self.value}
+        changed.intermediate_values = {**trial.intermediate_values, **self.values}
         return changed
 
 

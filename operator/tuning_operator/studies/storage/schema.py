@@ -56,7 +56,7 @@ writers = Table(
     comment="The writer of each shard of the studies, and its last transaction. Optuna ignores this table.",
 )
 
-_LONGEST_KEY = models.MAX_INDEXED_STRING_LENGTH
+KEY_CHARACTERS = models.MAX_INDEXED_STRING_LENGTH
 _LARGEST_STEP = 2**31 - 1
 # "tune": the class of our advisory locks, so that a shard's number is no other application's lock.
 _LOCK_CLASS = 0x74756E65
@@ -128,10 +128,10 @@ def loaded_value(value: float | None, kind: str) -> float:
 # Checked before a write is queued: later, the caller could not get a good error.
 
 
-def checked_key(text: str) -> str:
+def checked_key(text: str, longest: int = KEY_CHARACTERS) -> str:
     """Return a name or an attribute's key. Raises ValueError for one that no row can hold."""
-    if len(text) > _LONGEST_KEY:
-        raise ValueError(f"{text[:40]!r}... has {len(text)} characters; Optuna's tables take {_LONGEST_KEY}.")
+    if len(text) > longest:
+        raise ValueError(f"{text[:40]!r}... has {len(text)} characters; Optuna's tables take {longest}.")
     if "\0" in text:
         raise ValueError(f"{text!r} has a NUL character, which PostgreSQL cannot store.")
     text.encode()  # raises UnicodeEncodeError, a ValueError, for half a surrogate pair

@@ -4,7 +4,7 @@ import copy
 import json
 import threading
 import uuid
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -29,7 +29,7 @@ from tuning_operator.studies.storage.changes import (
     CreateStudy,
     CreateTrial,
     DeleteStudy,
-    SetIntermediate,
+    SetIntermediates,
     SetParam,
     SetState,
     SetStudyAttr,
@@ -298,9 +298,12 @@ class PostgresStorage(BaseStorage):
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Set a step's value. Raises KeyError, UpdateFinishedTrialError."""
-        self._change_trial(
-            SetIntermediate(trial_id, schema.checked_step(step), schema.read_back(intermediate_value))
-        )
+        self.set_trial_intermediate_values(trial_id, {step: intermediate_value})
+
+    def set_trial_intermediate_values(self, trial_id: int, values: Mapping[int, float]) -> None:
+        """Set the values of several steps. Raises KeyError, UpdateFinishedTrialError."""
+        read_back = {schema.checked_step(step): schema.read_back(value) for step, value in values.items()}
+        self._change_trial(SetIntermediates(trial_id, read_back))
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Set a user attribute. Raises KeyError, UpdateFinishedTrialError."""

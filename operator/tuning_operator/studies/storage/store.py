@@ -1,7 +1,7 @@
 """The storage as the study server uses it: on an event loop, which must not wait for the database."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 
 from optuna.storages import BaseStorage
@@ -84,6 +84,10 @@ class PostgresStore:
     def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
         """Create trials, with numbers in this order; blocking. Raises KeyError, StorageUnavailable."""
         self._postgres.create_trials(study_id, trials)
+
+    def report(self, trial_id: int, values: Mapping[int, float]) -> None:
+        """Set the intermediate values of several steps. Raises KeyError, UpdateFinishedTrialError."""
+        self._postgres.set_trial_intermediate_values(trial_id, values)
 
     def _note_end(self, error: Exception) -> None:
         self._end = error

@@ -2,11 +2,18 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optuna
-from optuna.distributions import BaseDistribution, json_to_distribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    json_to_distribution,
+)
+from optuna.samplers import BaseSampler, BruteForceSampler, PartialFixedSampler
 from optuna.study._tell import _check_values_are_feasible
 from optuna.trial import FrozenTrial, TrialState
 from tuning_trainer.wire.codec import number_from_wire
@@ -19,7 +26,18 @@ from tuning_operator.protocol import (
     SuggestRequest,
     TellRequest,
 )
+from tuning_operator.studies.definition.sampler_space import LARGEST_GRID
 from tuning_operator.studies.errors import Conflict, Refused
+from tuning_operator.studies.storage.schema import KEY_CHARACTERS, checked_key, checked_step
+
+STEPS = 100_000
+"""Steps that a trial may report: each report copies and compares the values of all before it."""
+CHOICES = 1_000
+"""Choices of a parameter, as in a search space: TPESampler keeps a number for each choice and trial."""
+ATTRIBUTES_BYTES = 256 * 1024
+"""The largest size of a trial's user attributes, or of a study's, as JSON: they are kept in memory."""
+CONSTRAINT = "constraints:"
+"""The system attributes in which Optuna 5.0's `trial.set_constraint` keeps its values."""
 
 
 class Result(NamedTuple):
@@ -92,9 +110,45 @@ def started(trial: FrozenTrial) -> FrozenTrial:
 def distribution_of(request: SuggestRequest) -> BaseDistribution:
     """Return the distribution of a request. Raises Refused."""
     try:
-        return json_to_distribution(json.dumps(request.distribution))
-    except (ValueError, KeyError, TypeError) as error:
+        checked_key(request.name)
+    except ValueError as error:
+        raise refused("name", str(error)) from None
+    try:
+        distribution = json_to_distribution(json.dumps(request.distribution))
+        _check_range(distribution)
+    except (ValueError, KeyError, TypeError, OverflowError, AttributeError) as error:
         raise refused("distribution", f"is not a distribution in Optuna's JSON form: {error!r}") from None
+    if isinstance(distribution, CategoricalDistribution) and len(distribution.choices) > CHOICES:
+        message = (
+            f"a categorical parameter has at most {CHOICES:,} choices, and {request.name} has "
+            f"{len(distribution.choices):,}: suggest an index with suggest_int instead"
+        )
+        raise refused("distribution", message)
+    return distribution
+
+
+def _check_range(distribution: BaseDistribution) -> None:
+    """Check that the ends of a range are numbers that can be stored. Raises ValueError, OverflowError."""
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        ends = (distribution.low, distribution.high, distribution.step or 0)
+        if not all(math.isfinite(float(end)) for end in ends):
+            raise ValueError("low, high and step must be finite numbers")
+
+
+def check_enumerable(sampler: BaseSampler, name: str, distribution: BaseDistribution) -> None:
+    """Check that BruteForceSampler can list a parameter's values. Raises Refused."""
+    while isinstance(sampler, PartialFixedSampler):
+        sampler = sampler._base_sampler  # noqa: SLF001
+    if not isinstance(sampler, BruteForceSampler):
+        return
+    if isinstance(distribution, FloatDistribution | IntDistribution) and distribution.step:
+        values = (distribution.high - distribution.low) // distribution.step + 1
+        if values > LARGEST_GRID:
+            message = (
+                f"BruteForceSampler tries every value, and {name} has {values:,.0f}; the limit is "
+                f"{LARGEST_GRID:,}: use a larger step, or another sampler"
+            )
+            raise refused(name, message)
 
 
 def check_suggestible(trial: FrozenTrial, name: str, definition: StudyDefinition) -> None:
@@ -117,15 +171,52 @@ def check_reportable(definition: StudyDefinition, values: Sequence[tuple[int, fl
     if len(definition.objectives) > 1:
         message = "Optuna does not support intermediate values in a study with several objectives"
         raise refused("values", message)
-    if any(step < 0 for step, _ in values):
-        raise refused("values", "a step must not be negative: count from 0")
+    for step, _ in values:
+        if step < 0:
+            raise refused("values", "a step must not be negative: count from 0")
+        try:
+            checked_step(step)
+        except ValueError as error:
+            raise refused("values", str(error)) from None
 
 
-def check_constraints(request: AttributesRequest) -> None:
-    """Check that constraint values are numbers. Raises Refused."""
+def check_attributes(
+    request: AttributesRequest, of_trial: Mapping[str, Any], of_study: Mapping[str, Any]
+) -> None:
+    """Check that attributes and constraints can be kept, with those that there are. Raises Refused."""
+    for field, attrs, known in (
+        ("userAttrs", request.user_attrs, of_trial),
+        ("studyAttrs", request.study_attrs, of_study),
+    ):
+        for key in attrs:
+            _check_key(field, key)
+        if attrs:
+            _check_size(field, attrs, known)
     for key, value in request.constraints.items():
+        _check_key("constraints", key, longest=KEY_CHARACTERS - len(CONSTRAINT))
         if math.isnan(value):
             raise refused(f"constraints.{key}", "NaN is neither feasible nor infeasible: set a number")
+
+
+def _check_key(field: str, key: str, longest: int = KEY_CHARACTERS) -> None:
+    try:
+        checked_key(key, longest)
+    except ValueError as error:
+        raise refused(f"{field}.{key[:40]}", str(error)) from None
+
+
+def _check_size(field: str, new: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    sizes = {key: len(json.dumps(value)) for key, value in new.items()}
+    total = sum(sizes.values()) + sum(
+        len(json.dumps(value)) for key, value in known.items() if key not in new
+    )
+    if total > ATTRIBUTES_BYTES:
+        largest = max(sizes, key=lambda key: sizes[key])
+        message = (
+            f"takes {sizes[largest]:,} bytes as JSON; all attributes take {total:,}, and the limit is "
+            f"{ATTRIBUTES_BYTES:,}. Save it to a file, and set the file's path as the attribute"
+        )
+        raise refused(f"{field}.{largest}", message)
 
 
 def refused(field: str, message: str) -> Refused:

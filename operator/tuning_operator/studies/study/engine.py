@@ -33,7 +33,6 @@ from tuning_operator.studies.study import checks
 from tuning_operator.studies.study.context import Context, in_thread
 from tuning_operator.studies.study.earlier import CONTINUED
 from tuning_operator.studies.study.optuna_study import (
-    CONSTRAINT,
     GridProgress,
     NotProposed,
     ServedStudy,
@@ -203,6 +202,7 @@ class StudyEngine:
         If Optuna can't propose one, the trial ends as FAIL, and the request is refused.
         """
         distribution = checks.distribution_of(request)
+        checks.check_enumerable(self.study.sampler, request.name, distribution)
         failure: Failure | None = None
         async with self._lock:
             checks.check_suggestible(checks.started(self._trial(number)), request.name, self.definition)
@@ -244,9 +244,9 @@ class StudyEngine:
     async def set_attributes(self, number: int, request: AttributesRequest) -> TrialRecord:
         """Set user attributes, and constraints that are not set yet; a finished trial stays as it is."""
         trial = checks.started(self._trial(number))
-        checks.check_constraints(request)
         storage, trial_id = self.study.storage, id_of(trial)
         known = storage.get_study_user_attrs(self.study.study_id)
+        checks.check_attributes(request, trial.user_attrs, known)
         with self._store.deferred() as writes, suppress(UpdateFinishedTrialError):
             if not trial.state.is_finished():
                 for key, value in request.study_attrs.items():
@@ -255,8 +255,8 @@ class StudyEngine:
                 for key, value in request.user_attrs.items():
                     storage.set_trial_user_attr(trial_id, key, value)
                 for name, constraint in request.constraints.items():
-                    if CONSTRAINT + name not in storage.get_trial_system_attrs(trial_id):
-                        storage.set_trial_system_attr(trial_id, CONSTRAINT + name, constraint)
+                    if checks.CONSTRAINT + name not in storage.get_trial_system_attrs(trial_id):
+                        storage.set_trial_system_attr(trial_id, checks.CONSTRAINT + name, constraint)
         await self._settle(writes)
         return await self.record(number)
 
@@ -278,8 +278,11 @@ class StudyEngine:
         for step, value in values:
             if step not in trial.intermediate_values:
                 new.setdefault(step, value)
-        for step, value in new.items():
-            self.study.storage.set_trial_intermediate_value(id_of(trial), step, value)
+        if len(new) + len(trial.intermediate_values) > checks.STEPS:
+            message = f"a trial reports at most {checks.STEPS:,} steps: report less often"
+            raise checks.refused("values", message)
+        if new:
+            self._store.report(id_of(trial), new)
         return bool(new)
 
     def _judge(self, trial_id: int) -> bool:

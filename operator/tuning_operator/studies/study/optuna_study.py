@@ -21,7 +21,7 @@ from tuning_operator.resource import space
 from tuning_operator.studies.definition.samplers import to_optuna
 from tuning_operator.studies.storage.base import Fenced
 from tuning_operator.studies.study.checks import Result
-from tuning_operator.studies.study.records import FAIL_REASON, failure_attrs
+from tuning_operator.studies.study.records import FAIL_REASON, bounded, failure_attrs
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +29,6 @@ EXHAUSTED = "tuning:exhausted"
 """A study's system attribute: the name of the sampler that has tried everything there is."""
 METRIC_NAMES = "study:metric_names"
 """The system attribute in which `study.set_metric_names` keeps them; the dashboard shows them."""
-CONSTRAINT = "constraints:"
-"""The system attributes in which Optuna 5.0's `trial.set_constraint` keeps its values."""
-
 
 NOT_OPTUNAS = (TimeoutError, Fenced)
 """Errors of the database, after which a request may be sent again."""
@@ -187,7 +184,7 @@ class Tuner:
             for key, text in failure_attrs(result.failure).items():
                 storage.set_trial_user_attr(trial_id, key, text)
             if result.state == TrialState.FAIL:
-                storage.set_trial_system_attr(trial_id, FAIL_REASON, result.failure.message)
+                storage.set_trial_system_attr(trial_id, FAIL_REASON, bounded(result.failure).message)
         try:
             self._study.tell(number, result.values, result.state)
         except Exception:

@@ -30,6 +30,8 @@ PRUNE_REQUESTED = "tuning:prune_requested"
 """A trial's system attribute: when it was first asked to stop."""
 FAIL_REASON = "fail_reason"
 """The system attribute in which earlier versions of Optuna kept it; Optuna's dashboard shows it."""
+CATEGORY_CHARACTERS, MESSAGE_CHARACTERS, TRACEBACK_CHARACTERS = 100, 4_000, 32_000
+"""The largest parts of a failure that are kept: the first characters, and the last ones of a traceback."""
 TRIALS_IN_A_PIECE = 50
 """Other threads wait for one trial to be written; a piece is a few milliseconds of work."""
 
@@ -45,9 +47,21 @@ def is_copied(trial: FrozenTrial) -> bool:
     return COPIED_FROM in trial.system_attrs
 
 
+def bounded(failure: Failure) -> Failure:
+    """Return a failure with its texts shortened: it is part of replies that are sent often."""
+    traceback = failure.traceback
+    texts = {
+        "category": failure.category[:CATEGORY_CHARACTERS],
+        "message": failure.message[:MESSAGE_CHARACTERS],
+        "remedy": failure.remedy and failure.remedy[:MESSAGE_CHARACTERS],
+        "traceback": traceback and traceback[-TRACEBACK_CHARACTERS:],
+    }
+    return failure.model_copy(update=texts)
+
+
 def failure_attrs(failure: Failure) -> dict[str, str]:
     """Return the user attributes that keep a failure."""
-    fields = failure.model_dump(exclude_none=True)
+    fields = bounded(failure).model_dump(exclude_none=True)
     return {FAILURE + field: text for field, text in fields.items()}
 
 

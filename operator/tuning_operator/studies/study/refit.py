@@ -26,7 +26,7 @@ from tuning_operator.studies.errors import NotFound, Refused, unknown_study, unk
 from tuning_operator.studies.study import checks
 from tuning_operator.studies.study.context import Context
 from tuning_operator.studies.study.optuna_study import ServedStudy
-from tuning_operator.studies.study.records import record_of, view_of
+from tuning_operator.studies.study.records import bounded, record_of, view_of
 
 REFIT = "tuning:refit"
 """A study's system attribute: the protocol's RefitRecord."""
@@ -34,9 +34,6 @@ STUDY_DELETED = "StudyDeleted"
 """The category of a refit that ended with its study: once created again, the study starts a new refit."""
 ATTRIBUTES_BYTES = 64 * 1024
 """The largest size of a refit's user attributes as JSON: they are part of every summary."""
-MESSAGE_CHARACTERS, TRACEBACK_CHARACTERS = 4_000, 20_000
-"""The largest parts of a failure, which is part of every summary too."""
-
 PRUNED = Failure(
     category="Pruned",
     message="The final training raised TrialPruned.",
@@ -124,7 +121,7 @@ class Refit:
     async def set_attributes(self, request: AttributesRequest) -> TrialRecord:
         """Set user attributes, until it has ended. Constraints are not kept."""
         record = self._started()
-        checks.check_constraints(request)
+        checks.check_attributes(request, {}, {})
         new = {**request.study_attrs, **request.user_attrs}
         user_attrs = {**record.user_attrs, **new}
         if record.state == "RUNNING" and user_attrs != record.user_attrs:
@@ -209,14 +206,8 @@ def record_in(attribute: Any) -> RefitRecord | None:
 
 
 def _failed(record: RefitRecord, failure: Failure) -> RefitRecord:
-    traceback = failure.traceback
-    bounded = {
-        "message": failure.message[:MESSAGE_CHARACTERS],
-        "remedy": failure.remedy and failure.remedy[:MESSAGE_CHARACTERS],
-        "traceback": traceback and traceback[-TRACEBACK_CHARACTERS:],
-    }
-    kept = failure.model_copy(update=bounded)
-    return record.model_copy(update={"state": "FAIL", "failure": kept, "finished": datetime.now(UTC)})
+    ended = {"state": "FAIL", "failure": bounded(failure), "finished": datetime.now(UTC)}
+    return record.model_copy(update=ended)
 
 
 def _as_trial(record: RefitRecord, trial: FrozenTrial) -> TrialRecord:
