@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults gp mutants generate format sync uv
+.PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults gp mutants audit sbom generate format sync uv
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
 
@@ -44,6 +44,16 @@ gp: uv ## Run the tests of GPSampler, which needs PyTorch: 5 GB in .venv-gp (not
 
 mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)
 	$(RUN) --group mutants python -m dev.mutants
+
+audit: uv ## Check all locked dependencies for known vulnerabilities (needs pypi.org; not part of test)
+	@$(UV) export --quiet --frozen --all-packages --all-extras --all-groups --no-emit-workspace --no-header | \
+	  $(UV) tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes --requirement /dev/stdin
+
+sbom: uv ## Write an SBOM of the dependencies of the images and packages to dist/sbom.cdx.json (CycloneDX)
+	@mkdir -p dist
+	@$(UV) export --quiet --frozen --all-packages --all-extras --no-dev --preview-features sbom-export \
+	  --format cyclonedx1.5 --output-file dist/sbom.cdx.json
+	@echo dist/sbom.cdx.json
 
 generate: sync ## Generate crds/, the chart's copy and docs/reference from the models
 	$(RUN) python -m tuning_operator.resource.crdgen > crds/tuningstudies.tuning.dev.yaml

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from dev.cluster import programs
+from dev.cluster.run import wait
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.unit.chart.helm import EVERYTHING, VALUE_SETS, Chart
 
@@ -131,6 +132,7 @@ def test_the_operator_may_do_nothing_else(may: Any, verb: str, resource: str) ->
 
 
 def test_the_study_server_may_read_the_token_keys_only(may: Any) -> None:
+    """As every service account of a cluster, by default: the chart has no binding for it."""
     assert may("tuning-operator-study-server", "get", "/openid/v1/jwks")
     for verb, resource in [*NEEDED, *FORBIDDEN]:
         assert not may("tuning-operator-study-server", verb, resource, "-n", SYSTEM)
@@ -139,3 +141,78 @@ def test_the_study_server_may_read_the_token_keys_only(may: Any) -> None:
 def test_the_operator_may_list_nodes_unless_bound_to_namespaces(may: Any) -> None:
     assert may("tuning-operator", "list", "nodes")
     assert not may("narrow-tuning-operator", "list", "nodes")
+
+
+def study(name: str) -> dict[str, Any]:
+    container = {
+        "name": "trainer",
+        "image": "python:3.13",
+        "env": [{"name": "STOLEN", "valueFrom": {"secretKeyRef": {"name": "other", "key": "password"}}}],
+    }
+    return {
+        "apiVersion": "tuning.dev/v1alpha1",
+        "kind": "TuningStudy",
+        "metadata": {"name": name, "namespace": "ml"},
+        "spec": {
+            "objectives": [{"metric": "loss", "direction": "minimize"}],
+            "maxTrials": 1,
+            "trial": {"objective": "train:objective", "template": {"spec": {"containers": [container]}}},
+        },
+    }
+
+
+def bound(user: str, role: str, kind: str = "ClusterRole") -> dict[str, Any]:
+    return {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {"name": f"{user}-{role}"[:60], "namespace": "ml"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": role},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    }
+
+
+@pytest.fixture(scope="module")
+def users(api: Api, chart: Chart, may: Any) -> Iterator[None]:
+    """Ada has the chart's role for editing, Bob that and may create Jobs, Eve may only view."""
+    jobs = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "jobs", "namespace": "ml"},
+        "rules": [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"]}],
+    }
+    edit, view = (f"tuning-operator-{role}.{SYSTEM}" for role in ("edit", "view"))
+    policy = [found for found in chart.render().all if "AdmissionPolicy" in found["kind"]]
+    assert len(policy) == 2
+    bindings = [bound("ada", edit), bound("bob", edit), bound("eve", view), bound("bob", "jobs", "Role")]
+    manifests = yaml.safe_dump_all([jobs, *bindings, *policy])
+    applied = kubectl(api, "apply", "-f", "-", stdin=manifests)
+    assert applied.returncode == 0, applied.stderr
+    yield
+    kubectl(api, "delete", "-f", "-", "--wait=false", stdin=manifests)
+
+
+def by(api: Api, user: str, *arguments: str, manifest: dict[str, Any] | None = None) -> str:
+    """Run kubectl as a user; return what it printed, errors included."""
+    done = kubectl(api, "-n", "ml", f"--as={user}", *arguments, stdin=yaml.safe_dump(manifest or {}))
+    return done.stdout + done.stderr
+
+
+@pytest.mark.usefixtures("users")
+def test_only_who_may_create_jobs_can_create_studies(api: Api) -> None:
+    """A study's template can use every Secret of the namespace, as a Job's can."""
+    apply = ("apply", "-f", "-")
+
+    def policy_applies() -> bool:
+        printed = by(api, "ada", *apply, "--dry-run=server", manifest=study("stolen"))
+        return "requires permission to create Jobs" in printed
+
+    wait("the policy", policy_applies, 30)
+    assert "created" in by(api, "bob", *apply, manifest=study("mine"))
+    changed = study("mine")
+    changed["spec"]["maxTrials"] = 2
+    assert "requires permission to create Jobs" in by(api, "ada", *apply, manifest=changed)
+    assert "labeled" in by(api, "ada", "label", "tuningstudy", "mine", "team=ml")
+    assert "configured" in by(api, "bob", *apply, manifest=changed)
+    assert "mine" in by(api, "eve", "get", "tuningstudies")
+    assert "forbidden" in by(api, "eve", *apply, manifest=study("eves"))
+    assert "deleted" in by(api, "ada", "delete", "tuningstudy", "mine")

@@ -62,7 +62,7 @@ def operator_kubeconfig(api: Api, folder: Path) -> Path:
         found
         for found in chart.render({}).all
         if found["kind"] in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
-        and found["metadata"]["name"] == ACCOUNT
+        and found["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
     ]
     assert len(rights) == 3
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}

@@ -63,6 +63,15 @@ class Release:
         self.run("uninstall", RELEASE, "--wait", "--timeout=2m")
         self.kubectl.run("wait", "--for=delete", "pods", "-l", OF_RELEASE, "--timeout=60s")
 
+    def job(self, cron_job: str, name: str) -> str:
+        """Run a CronJob once; return its output."""
+        self.kubectl.run("create", "job", f"--from=cronjob/{NAME}-{cron_job}", name)
+        try:
+            self.kubectl.run("wait", "--for=condition=complete", f"job/{name}", "--timeout=90s")
+        finally:
+            log = self.kubectl.run("logs", f"job/{name}")
+        return log
+
     def secret(self, name: str) -> dict[str, str]:
         return self.kubectl.json("get", "secret", f"{NAME}-{name}")["data"]
 
@@ -115,37 +124,58 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
     with release.storage() as storage:
         optuna.create_study(study_name="precious", storage=storage).enqueue_trial({"x": 1})
 
-    release.upgrade(operator={"workers": 2})
+    release.upgrade(operator={"workers": 2}, renewCertificates="2026-11-26")
     upgraded = release.pods()
-    assert release.secret("study-server-tls") == certificate
     assert release.secret("postgres") == password
     assert upgraded["operator"] != installed["operator"]
-    assert {name: upgraded[name] for name in ("study-server", "postgres")} == {
-        name: installed[name] for name in ("study-server", "postgres")
-    }, "what did not change went on running"
+    assert upgraded["study-server"] == installed["study-server"], "it reads its certificate again"
+    assert upgraded["postgres"] != installed["postgres"]
+    assert certificate != (renewed := release.secret("study-server-tls"))
 
     release.uninstall()
-    kept = {f"persistentvolumeclaim/data-{NAME}-postgres-0", f"secret/{NAME}-postgres"}
+    kept = {f"persistentvolumeclaim/data-{NAME}-postgres-0"} | {
+        f"secret/{NAME}-{name}" for name in ("postgres", "postgres-tls", "study-server-tls")
+    }
     assert release.remains() == kept
 
     release.upgrade(postgres={"persistence": {"keep": False}})
     assert release.secret("postgres") == password
+    assert release.secret("study-server-tls") == renewed
     with release.storage() as storage:
         assert optuna.load_study(study_name="precious", storage=storage).trials[0].system_attrs
 
     release.uninstall()
     release.kubectl.run("wait", "--for=delete", "pvc", "-l", OF_RELEASE, "--timeout=60s")
-    assert release.remains() == set(), "keep: false leaves no objects"
+    assert release.remains() == {name for name in kept if name.endswith("-tls")}, "keep: false leaves no data"
 
 
-def test_new_certificate_restarts_the_pods_that_use_it(release: Release) -> None:
-    release.upgrade(postgres={"persistence": {"enabled": False}})
-    before, old = release.pods(), release.secret("study-server-tls")
-    release.kubectl.run("delete", "secret", f"{NAME}-study-server-tls")
-    release.upgrade(postgres={"persistence": {"enabled": False}})
-    assert release.secret("study-server-tls") != old
-    after = release.pods()
-    assert {name for name in after if after[name] != before[name]} == {"operator", "study-server"}
+def test_backup_and_restore(release: Release) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "dumps"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    release.kubectl.apply(claim)
+    backup = {"enabled": True, "existingClaim": "dumps", "keep": 1}
+    release.upgrade(postgres={"persistence": {"enabled": False}, "backup": backup})
+    with release.storage() as storage:
+        study = optuna.create_study(study_name="precious", storage=storage)
+        study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}).report(0.5, 0)
+        before = study.get_trials()
+    assert "tuning-" in release.job("backup", "first")
+    with release.storage() as storage:
+        study = optuna.load_study(study_name="precious", storage=storage)
+        study.tell(0, 1.0)
+        study.ask()
+
+    release.kubectl.run("scale", f"sts/{NAME}-study-server", "--replicas=0")
+    release.kubectl.run("wait", "--for=delete", f"pod/{NAME}-study-server-0", "--timeout=60s")
+    assert "restored /backup/tuning-" in release.job("restore", "restore")
+    release.kubectl.run("scale", f"sts/{NAME}-study-server", "--replicas=1")
+    release.kubectl.run("rollout", "status", f"sts/{NAME}-study-server", "--timeout=90s")
+    with release.storage() as storage:
+        assert optuna.load_study(study_name="precious", storage=storage).get_trials() == before
 
 
 def test_deletion_does_not_wait_for_a_finalizer(cluster: Kubectl, kubectl: Kubectl, image: str) -> None:

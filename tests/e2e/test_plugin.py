@@ -116,12 +116,14 @@ def test_roles_in_the_guide_are_sufficient_and_necessary(
     config["users"][0]["user"] |= {"as": "ada", "as-groups": [kubectl.namespace]}
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
     ada = Plugin(plugin.programs, str(tmp_path / "kubeconfig"), kubectl.namespace)
-    reader, reach = _guides_roles(kubectl.namespace)
+    reader, reach, author = _guides_roles(kubectl.namespace)
 
     assert "forbidden" in ada("best", "shared").stderr
     kubectl.apply(*reader)
     assert ada("best", "shared").returncode == 0
     assert ada("logs", "shared", "0").returncode == 0
+    assert "forbidden" in ada("extend", "shared", "--failed-trials", "+1").stderr
+    kubectl.apply(*author)
     assert ada("suspend", "shared").stderr.startswith("error: shared has already ended")
     assert ada("extend", "shared", "--failed-trials", "+1").returncode == 0
     barred = ada("plot", "shared", folder=tmp_path)
@@ -136,17 +138,21 @@ def test_roles_in_the_guide_are_sufficient_and_necessary(
         kubectl.within(reach[0]["metadata"]["namespace"]).run("delete", "rolebinding", kubectl.namespace)
 
 
-def _guides_roles(namespace: str) -> tuple[list[dict], list[dict]]:
-    """Return the guide's objects for the namespace of the studies and for that of the operator."""
-    [block] = [
-        text
-        for text in re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-        if "kind: Role\n" in text
-    ]
-    block = block.replace("data-scientists", namespace).replace("namespace: ml", f"namespace: {namespace}")
-    objects = list(yaml.safe_load_all(block.replace("tuning-reach", namespace)))
-    assert len(objects) == 3
-    return objects[:2], objects[2:]
+def _guides_roles(namespace: str) -> tuple[list[dict], list[dict], list[dict]]:
+    """Return the guide's objects: for readers, for readers in the operator's namespace, for authors."""
+    readers, authors = (
+        list(yaml.safe_load_all(block.replace("tuning-reach", namespace)))
+        for block in re.findall(
+            r"```yaml\n(.*?)```",
+            GUIDE.read_text()
+            .replace("data-scientists", namespace)
+            .replace("namespace: ml", f"namespace: {namespace}"),
+            re.DOTALL,
+        )
+        if "kind: Role\n" in block
+    )
+    assert (len(readers), len(authors)) == (4, 2)
+    return readers[:3], readers[3:], authors
 
 
 def test_script_becomes_a_study(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: Path) -> None:

@@ -1,11 +1,17 @@
-{{/* The prefix of all names. Limited to 38 characters because of the names of the StatefulSets' pods and revisions. */}}
+{{/*
+The prefix of all names. At most 38 characters, because of the names of the StatefulSets' pods and revisions. Names of Services have no
+dots and begin with a letter; names of releases need not.
+*/}}
 {{- define "tuning-operator.fullname" -}}
+{{- $release := .Release.Name | replace "." "-" -}}
 {{- if .Values.fullnameOverride -}}
 {{ .Values.fullnameOverride }}
-{{- else if contains .Chart.Name .Release.Name -}}
-{{ .Release.Name | trunc 38 | trimSuffix "-" }}
+{{- else if regexMatch "^[0-9]" $release -}}
+{{ printf "%s-%s" .Chart.Name $release | trunc 38 | trimSuffix "-" }}
+{{- else if contains .Chart.Name $release -}}
+{{ $release | trunc 38 | trimSuffix "-" }}
 {{- else -}}
-{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 38 | trimSuffix "-" }}
+{{ printf "%s-%s" $release .Chart.Name | trunc 38 | trimSuffix "-" }}
 {{- end -}}
 {{- end -}}
 
@@ -20,7 +26,7 @@
 {{- define "tuning-operator.selector" -}}
 {{- $context := index . 0 -}}
 app.kubernetes.io/name: {{ $context.Chart.Name }}
-app.kubernetes.io/instance: {{ $context.Release.Name }}
+app.kubernetes.io/instance: {{ $context.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -34,6 +40,31 @@ app.kubernetes.io/managed-by: {{ $context.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" $context.Chart.Name $context.Chart.Version | replace "+" "_" }}
 {{- end -}}
 
+{{/* Metadata of a component's pods. Takes [context, component, the component's values, our annotations]. */}}
+{{- define "tuning-operator.podMetadata" -}}
+{{- $values := index . 2 -}}
+labels: {{- merge (include "tuning-operator.selector" . | fromYaml) $values.podLabels | toYaml | nindent 2 }}
+{{- with merge (index . 3) $values.podAnnotations }}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* What the pods of all components have, and what the component's values set. Takes [context, the component's values]. */}}
+{{- define "tuning-operator.podSpec" -}}
+{{- $values := index . 1 -}}
+{{- $restricted := dict "runAsNonRoot" true "fsGroupChangePolicy" "OnRootMismatch" "seccompProfile" (dict "type" "RuntimeDefault") -}}
+enableServiceLinks: false
+{{- with (index . 0).Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+securityContext: {{- merge (deepCopy $values.podSecurityContext) $restricted | toYaml | nindent 2 }}
+{{- range $field := list "priorityClassName" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" }}
+{{- with get $values $field }}
+{{ $field }}: {{ toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
 {{/* The security context of all containers. */}}
 {{- define "tuning-operator.containerSecurity" -}}
 allowPrivilegeEscalation: false
@@ -41,28 +72,21 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
-{{/* The security context of a pod. Takes the user ID, which also owns the volumes. */}}
-{{- define "tuning-operator.podSecurity" -}}
-runAsNonRoot: true
-runAsUser: {{ . }}
-runAsGroup: {{ . }}
-fsGroup: {{ . }}
-fsGroupChangePolicy: OnRootMismatch
-seccompProfile: {type: RuntimeDefault}
-{{- end -}}
-
-{{/* Scheduling constraints of a pod. Takes the component's values. */}}
-{{- define "tuning-operator.scheduling" -}}
-{{- range $field := list "nodeSelector" "tolerations" "affinity" -}}
-{{- with get $ $field }}
-{{ $field }}: {{- toYaml . | nindent 2 }}
-{{- end }}
+{{/* The reference of an image. Takes [its values, the default tag]. */}}
+{{- define "tuning-operator.reference" -}}
+{{- $image := index . 0 -}}
+{{- if $image.digest -}}
+{{ printf "%s@%s" $image.repository $image.digest }}
+{{- else if kindIs "string" $image.tag -}}
+{{ printf "%s:%s" $image.repository ($image.tag | default (index . 1)) }}
+{{- else -}}
+{{ printf "%s:%d" $image.repository (int64 $image.tag) }}
 {{- end -}}
 {{- end -}}
 
 {{/* The image of trials whose template names none. */}}
 {{- define "tuning-operator.trainerImage" -}}
-{{ printf "%s:%s" .Values.trainer.image.repository (.Values.trainer.image.tag | default .Chart.AppVersion) }}
+{{ include "tuning-operator.reference" (list .Values.trainer.image .Chart.AppVersion) }}
 {{- end -}}
 
 {{/* The image of a component. Takes [context, the component's own image]. */}}
@@ -70,9 +94,16 @@ seccompProfile: {type: RuntimeDefault}
 {{- $context := index . 0 -}}
 {{- $own := index . 1 -}}
 {{- $image := $context.Values.image -}}
-{{- $tag := $own.tag | default $image.tag | default $context.Chart.AppVersion -}}
-image: {{ printf "%s:%s" ($own.repository | default $image.repository) $tag | quote }}
+{{- $repository := $own.repository | default $image.repository -}}
+{{- $digest := $own.digest | default (ternary $image.digest "" (eq $repository $image.repository)) -}}
+{{- $reference := dict "repository" $repository "tag" ($own.tag | default $image.tag) "digest" $digest -}}
+image: {{ include "tuning-operator.reference" (list $reference $context.Chart.AppVersion) | quote }}
 imagePullPolicy: {{ $image.pullPolicy }}
+{{- end -}}
+
+{{- define "tuning-operator.postgresImage" -}}
+image: {{ include "tuning-operator.reference" (list .Values.postgres.image "") | quote }}
+imagePullPolicy: {{ .Values.postgres.image.pullPolicy }}
 {{- end -}}
 
 {{/* The study server's host name, valid in all namespaces. */}}
@@ -89,41 +120,94 @@ imagePullPolicy: {{ $image.pullPolicy }}
 {{- end -}}
 
 {{/*
-The data of the generated certificate's Secret, as JSON. If the cluster has no certificate, a new one is generated. It is stored in
-.Values so that all templates use the same one. The CA signs only this certificate, and its key is discarded.
+The Secret with a generated certificate for a Service, without its labels. Takes [context, the Service's name].
+
+The certificate in the cluster is kept. If there is none, or `renewCertificates` has a new value, another one is generated; then `ca.crt`
+has the new CA and the one before, so that what still trusts the old certificate does not have to change at the same moment. A CA signs
+one certificate, and its key is discarded. The result is stored in .Values, since a second call would generate another one.
 */}}
-{{- define "tuning-operator.generatedTls" -}}
-{{- if not (hasKey .Values "generatedTls") -}}
-{{- $present := lookup "v1" "Secret" .Release.Namespace (include "tuning-operator.tlsSecret" .) -}}
-{{- if $present -}}
-{{- $_ := set .Values "generatedTls" (pick $present.data "ca.crt" "tls.crt" "tls.key") -}}
-{{- else -}}
-{{- $name := include "tuning-operator.studyServer" . -}}
-{{- $host := include "tuning-operator.studyServerHost" . -}}
-{{- $names := list $host (printf "%s.cluster.local" $host) (printf "%s.%s" $name .Release.Namespace) $name "localhost" -}}
-{{- $ca := genCA (printf "%s-ca" $name) 3650 -}}
-{{- $certificate := genSignedCert $name (list "127.0.0.1") $names 3650 $ca -}}
-{{- $_ := dict "ca.crt" ($ca.Cert | b64enc) "tls.crt" ($certificate.Cert | b64enc) "tls.key" ($certificate.Key | b64enc)
-      | set .Values "generatedTls" -}}
+{{- define "tuning-operator.certificate" -}}
+{{- $context := index . 0 -}}
+{{- $service := index . 1 -}}
+{{- $secret := printf "%s-tls" $service -}}
+{{- $generated := get $context.Values "generatedCertificates" | default dict -}}
+{{- if not (hasKey $generated $secret) -}}
+{{- $present := lookup "v1" "Secret" $context.Release.Namespace $secret -}}
+{{- $renewal := dig "metadata" "annotations" "tuning.dev/renewal" "" $present -}}
+{{- $wanted := $context.Values.renewCertificates | default $renewal -}}
+{{- $data := dig "data" dict $present -}}
+{{- if or (not $present) (ne $wanted $renewal) -}}
+{{- $host := printf "%s.%s.svc" $service $context.Release.Namespace -}}
+{{- $names := list $host (printf "%s.%s" $host $context.Values.clusterDomain) (printf "%s.%s" $service $context.Release.Namespace) $service "localhost" -}}
+{{- $authority := genCA (printf "%s-ca" $service) 3650 -}}
+{{- $certificate := genSignedCert $service (list "127.0.0.1") $names 3650 $authority -}}
+{{- $previous := get $data "ca.crt" | b64dec | regexFind "(?s)-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?" -}}
+{{- $data = dict "ca.crt" (print $authority.Cert $previous | b64enc) "tls.crt" ($certificate.Cert | b64enc) "tls.key" ($certificate.Key | b64enc) -}}
 {{- end -}}
+{{- $metadata := dict "name" $secret "namespace" $context.Release.Namespace
+      "annotations" (dict "helm.sh/resource-policy" "keep" "tuning.dev/renewal" $wanted) -}}
+{{- $_ := dict "apiVersion" "v1" "kind" "Secret" "type" "kubernetes.io/tls" "metadata" $metadata "data" (pick $data "ca.crt" "tls.crt" "tls.key")
+      | set $generated $secret -}}
+{{- $_ := set $context.Values "generatedCertificates" $generated -}}
 {{- end -}}
-{{- toJson .Values.generatedTls -}}
+{{- get $generated $secret | toJson -}}
 {{- end -}}
 
-{{/* Restarts the pods that read the certificate when Helm generates a new one. */}}
-{{- define "tuning-operator.tlsChecksum" -}}
-{{- if eq .Values.studyServer.tls.source "generated" -}}
-checksum/tls: {{ include "tuning-operator.generatedTls" . | sha256sum }}
-{{- end -}}
-{{- end -}}
-
-{{/* An environment variable with the URL of the database. Takes [context, name of the variable]. */}}
-{{- define "tuning-operator.databaseUrl" -}}
+{{/*
+Environment variables of a client of the database. Takes [context, name of the variable with the URL]. The rest are libpq's own, so that the
+URL in a Secret works without them too.
+*/}}
+{{- define "tuning-operator.database" -}}
 {{- $context := index . 0 -}}
 {{- $external := $context.Values.postgres.external -}}
+{{- if $external.existingSecret -}}
 - name: {{ index . 1 }}
-  valueFrom:
-    secretKeyRef:
-      name: {{ $external.existingSecret | default (include "tuning-operator.postgres" $context) }}
-      key: {{ ternary $external.key "url" (not (empty $external.existingSecret)) }}
+  valueFrom: {secretKeyRef: {name: {{ $external.existingSecret | quote }}, key: {{ $external.key | quote }}}}
+- {name: PGSSLMODE, value: {{ $external.sslMode }}}
+{{- if $external.caSecret }}
+- {name: PGSSLROOTCERT, value: /var/run/tuning.dev/postgres/ca.crt}
+{{- else if eq $external.sslMode "verify-full" }}
+- {name: PGSSLROOTCERT, value: system}
+- {name: SSL_CERT_FILE, value: /etc/ssl/certs/ca-certificates.crt}   # libpq brings its own OpenSSL, which looks elsewhere
+{{- end }}
+{{- else -}}
+{{- $name := include "tuning-operator.postgres" $context -}}
+- {name: {{ index . 1 }}, value: "postgresql+psycopg2://tuning@{{ $name }}.{{ $context.Release.Namespace }}.svc:5432/tuning"}
+- name: PGPASSWORD
+  valueFrom: {secretKeyRef: {{ include "tuning-operator.passwordKey" $context }}}
+- {name: PGSSLMODE, value: verify-full}
+- {name: PGSSLROOTCERT, value: /var/run/tuning.dev/postgres/ca.crt}
+{{- end }}
+{{- end -}}
+
+{{/* The key of the Secret with the password of the bundled Postgres. */}}
+{{- define "tuning-operator.passwordKey" -}}
+{{- $auth := .Values.postgres.auth -}}
+{{- if $auth.existingSecret -}}
+{{ dict "name" $auth.existingSecret "key" $auth.key | toJson }}
+{{- else -}}
+{{ dict "name" (include "tuning-operator.postgres" .) "key" "password" | toJson }}
+{{- end -}}
+{{- end -}}
+
+{{/* The volume with the database's CA, if its clients need one. */}}
+{{- define "tuning-operator.databaseVolume" -}}
+{{- $external := .Values.postgres.external -}}
+{{- if or (not $external.existingSecret) $external.caSecret -}}
+- name: postgres-ca
+  secret:
+    secretName: {{ $external.caSecret | default (printf "%s-tls" (include "tuning-operator.postgres" .)) | quote }}
+    items: [{key: ca.crt, path: ca.crt}]
+{{- end }}
+{{- end -}}
+
+{{- define "tuning-operator.databaseMount" -}}
+{{- if include "tuning-operator.databaseVolume" . -}}
+- {name: postgres-ca, mountPath: /var/run/tuning.dev/postgres, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{/* The name of a cluster-wide object: the same release may exist in another namespace. Takes [context, name]. */}}
+{{- define "tuning-operator.clusterWide" -}}
+{{ index . 1 }}.{{ (index . 0).Release.Namespace }}
 {{- end -}}

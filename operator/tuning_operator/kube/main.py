@@ -36,7 +36,7 @@ LAST_WAIT = 30.0  # seconds
 def run() -> None:
     """Run the operator with settings from the environment until a signal stops it or a part of it fails."""
     settings = OperatorSettings()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event
     asyncio.run(operate(settings))
 

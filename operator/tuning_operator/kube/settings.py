@@ -1,6 +1,7 @@
 """The settings of the operator process, from environment variables with the prefix TUNING_."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -49,3 +50,4 @@ class OperatorSettings(BaseSettings):
     )
     probe_host: str = Field("0.0.0.0", description="Address that /healthz and /metrics listen on.")  # noqa: S104
     probe_port: int = Field(8081, description="Port that /healthz and /metrics listen on.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What to log.")

@@ -35,7 +35,7 @@ KEEP_ALIVE_SECONDS = 75
 def run() -> None:
     """Run the study server with settings from the environment until a signal stops it."""
     settings = StudySettings()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sys.setswitchinterval(SWITCH_INTERVAL)

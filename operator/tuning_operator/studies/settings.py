@@ -1,7 +1,7 @@
 """The study server's settings, from environment variables with the prefix TUNING_."""
 
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -46,6 +46,7 @@ class StudySettings(BaseSettings):
     shutdown_seconds: int = Field(
         20, ge=1, description="Seconds that requests in flight may still take at shutdown."
     )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What to log.")
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

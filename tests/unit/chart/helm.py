@@ -1,5 +1,8 @@
 """Renders the chart with Helm."""
 
+import functools
+import json
+import ssl
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,7 +17,6 @@ EVERYTHING: Json = {
     "watchNamespaces": ["ml", "vision"],
     "imagePullSecrets": [{"name": "registry"}],
     "dashboard": {"enabled": True, "tolerations": [{"key": "spot", "operator": "Exists"}]},
-    "networkPolicy": {"enabled": True},
     "operator": {"nodeSelector": {"kubernetes.io/arch": "amd64"}},
     "studyServer": {
         "affinity": {
@@ -25,21 +27,74 @@ EVERYTHING: Json = {
             }
         }
     },
-    "postgres": {"persistence": {"storageClassName": "fast", "keep": False}},
+    "postgres": {
+        "persistence": {"storageClassName": "fast", "keep": False},
+        "backup": {"enabled": True, "existingClaim": "dumps"},
+    },
+}
+POD: Json = {
+    "podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None},
+    "podLabels": {"team": "ml"},
+    "podAnnotations": {"prometheus.io/scrape": "true"},
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "priorityClassName": "important",
+    "topologySpreadConstraints": [
+        {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+    ],
+    "podDisruptionBudget": {"maxUnavailable": 0},
+}
+"""What the values of each component may have; the user IDs are left to the cluster, as on OpenShift."""
+PROXY: Json = {
+    "name": "proxy",
+    "image": "oauth2-proxy",
+    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+}
+PLATFORM: Json = {
+    "image": {"digest": f"sha256:{'1' * 64}"},
+    "logLevel": "DEBUG",
+    "clusterDomain": "corp.example",
+    "operator": {**POD, "serviceAccount": {"annotations": {"owner": "ml"}}},
+    "studyServer": {**POD, "serviceAccount": {"annotations": {"owner": "ml"}}},
+    "postgres": {
+        **POD,
+        "auth": {"existingSecret": "vault", "key": "pg"},
+        "backup": {"enabled": True, "existingClaim": "dumps"},
+    },
+    "dashboard": {**POD, "enabled": True, "extraContainers": [PROXY]},
+    "networkPolicy": {
+        "allow": {
+            who: [{"namespaceSelector": {"matchLabels": {"name": who}}}]
+            for who in ("studyServer", "postgres", "dashboard")
+        }
+    },
 }
 EXTERNAL: Json = {
-    "postgres": {"external": {"existingSecret": "db", "key": "uri"}},
+    "postgres": {"external": {"existingSecret": "db", "key": "uri", "caSecret": "db-ca"}},
     "studyServer": {"tls": {"source": "secret", "secretName": "mine"}},
     "crds": {"install": False},
-    "networkPolicy": {"enabled": True},
     "dashboard": {"enabled": True},
 }
 TRYOUT: Json = {
     "postgres": {"persistence": {"enabled": False}},
     "crds": {"keep": False},
-    "fullnameOverride": "tune",
+    "fullnameOverride": "true",
+    "networkPolicy": {"enabled": False},
 }
-VALUE_SETS = {"defaults": {}, "everything": EVERYTHING, "external": EXTERNAL, "tryout": TRYOUT}
+OF_ONE_NAMESPACE: Json = {
+    "watchNamespaces": ["ml"],
+    "crds": {"install": False},
+    "userRoles": {"create": False},
+    "admissionPolicy": {"enabled": False},
+}
+"""What someone can install who has permissions only in namespaces."""
+VALUE_SETS = {
+    "defaults": {},
+    "everything": EVERYTHING,
+    "platform": PLATFORM,
+    "external": EXTERNAL,
+    "tryout": TRYOUT,
+    "ofOneNamespace": OF_ONE_NAMESPACE,
+}
 """Values that together cover all branches of the templates except cert-manager's."""
 
 CERT_MANAGER: Json = {"studyServer": {"tls": {"source": "certManager", "issuerRef": {"name": "ca"}}}}
@@ -67,6 +122,11 @@ class Objects:
     def workloads(self) -> list[Json]:
         return [*self.kind("Deployment"), *self.kind("StatefulSet")]
 
+    def pod_templates(self) -> list[Json]:
+        """Return the templates of all pods, those of CronJobs included."""
+        jobs = [cron["spec"]["jobTemplate"] for cron in self.kind("CronJob")]
+        return [owner["spec"]["template"] for owner in [*self.workloads(), *jobs]]
+
     def containers(self) -> Iterator[Json]:
         for workload in self.workloads():
             yield from pod(workload)["containers"]
@@ -79,9 +139,15 @@ class Chart:
     helm: Path
     folder: Path
 
-    def render(self, values: Json | None = None, *, release: str = "tuning-operator") -> Objects:
-        text = self.run("template", release, self.folder, "--namespace=tuning-system", values=values or {})
-        return Objects([found for found in yaml.safe_load_all(text) if found])
+    def render(
+        self,
+        values: Json | None = None,
+        *,
+        release: str = "tuning-operator",
+        namespace: str = "tuning-system",
+    ) -> Objects:
+        text = _rendered(self, release, namespace, json.dumps(values or {}))
+        return Objects([found for found in yaml.load_all(text, yaml.CSafeLoader) if found])
 
     def run(self, *arguments: str | Path, values: Json | None = None) -> str:
         command = [str(self.helm), *map(str, arguments), *(["--values=-"] if values is not None else [])]
@@ -93,6 +159,13 @@ class Chart:
         return done.stdout
 
 
+@functools.cache
+def _rendered(chart: Chart, release: str, namespace: str, values: str) -> str:
+    """Return what Helm renders; cached, since many tests look at the same."""
+    arguments = ("template", release, chart.folder, f"--namespace={namespace}")
+    return chart.run(*arguments, values=json.loads(values))
+
+
 def labels(found: Json) -> dict[str, str]:
     return found["metadata"]["labels"]
 
@@ -102,4 +175,22 @@ def pod(workload: Json) -> Json:
 
 
 def environment(container: Json) -> dict[str, Any]:
-    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container["env"]}
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in container.get("env", [])}
+
+
+def shaken_hands(authority: str, certificate: Path, host: str) -> None:
+    """Do a TLS handshake with the strict verification that is the default in Python 3.13."""
+    theirs = ssl.create_default_context(cadata=authority)
+    theirs.verify_flags |= ssl.VERIFY_X509_STRICT
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(certificate)
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = theirs.wrap_bio(down, up, server_hostname=host)
+    server = ours.wrap_bio(up, down, server_side=True)
+    unfinished = [client, server]
+    while unfinished:
+        try:
+            unfinished[0].do_handshake()
+            unfinished.pop(0)
+        except ssl.SSLWantReadError:
+            unfinished.reverse()

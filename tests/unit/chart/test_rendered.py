@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import re
 import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +17,22 @@ from tuning_operator.kube.settings import OperatorSettings
 from tuning_operator.resource import crdgen, names
 from tuning_operator.studies.settings import StudySettings
 
-from tests.unit.chart.helm import CERT_MANAGER, EXTERNAL, VALUE_SETS, Chart, Objects, environment, labels, pod
+from tests.unit.chart.helm import (
+    CERT_MANAGER,
+    EVERYTHING,
+    EXTERNAL,
+    OF_ONE_NAMESPACE,
+    PLATFORM,
+    POD,
+    PROXY,
+    VALUE_SETS,
+    Chart,
+    Objects,
+    environment,
+    labels,
+    pod,
+    shaken_hands,
+)
 
 LONG_RELEASE = "a-release-with-the-longest-name-that-helm-will-ever-p"
 READ = {"get", "list", "watch"}
@@ -29,12 +46,16 @@ def selects(selector: dict[str, str], workload: dict[str, Any]) -> bool:
 @every_value_set
 def test_pods_are_restricted_and_have_resources_and_probes(chart: Chart, values: dict[str, Any]) -> None:
     rendered = chart.render(values)
-    for workload in rendered.workloads():
-        security = pod(workload)["securityContext"]
+    for template in rendered.pod_templates():
+        security = template["spec"]["securityContext"]
         assert security["runAsNonRoot"]
-        assert security["runAsUser"] > 0
         assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+        ids = {"runAsUser", "runAsGroup", "fsGroup"} & set(security)
+        assert ids == (set() if values is PLATFORM else {"runAsUser", "runAsGroup", "fsGroup"})
+        assert all(security[name] > 0 for name in ids)
     for container in rendered.containers():
+        if container == PROXY:
+            continue
         security = container["securityContext"]
         assert security["readOnlyRootFilesystem"]
         assert security["allowPrivilegeEscalation"] is False
@@ -49,15 +70,16 @@ def test_services_probes_and_policies_refer_to_existing_pods(chart: Chart, value
     rendered = chart.render(values)
     for service in rendered.kind("Service"):
         (workload,) = [w for w in rendered.workloads() if selects(service["spec"]["selector"], w)]
-        ports = {port["name"] for container in pod(workload)["containers"] for port in container["ports"]}
+        ports = {port["name"] for port in pod(workload)["containers"][0]["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
     for container in rendered.containers():
-        ports = {port["name"] for port in container["ports"]}
+        ports = {port["name"] for port in container.get("ports", [])}
         assert {
             p["httpGet"]["port"] for name, p in container.items() if "Probe" in name and "httpGet" in p
         } <= ports
-    for policy in rendered.kind("NetworkPolicy"):
-        assert [w for w in rendered.workloads() if selects(policy["spec"]["podSelector"]["matchLabels"], w)]
+    for policy in [*rendered.kind("NetworkPolicy"), *rendered.kind("PodDisruptionBudget")]:
+        selector = policy["spec"].get("podSelector") or policy["spec"]["selector"]
+        assert [w for w in rendered.workloads() if selects(selector["matchLabels"], w)]
 
 
 @every_value_set
@@ -65,18 +87,31 @@ def test_everything_that_pods_mount_is_rendered_or_supplied_by_the_user(
     chart: Chart, values: dict[str, Any]
 ) -> None:
     rendered = chart.render(values)
-    there = {found["metadata"]["name"]: found for found in rendered.kind("Secret")}
+    supplied = {"mine", "db", "db-ca", "vault", "dumps"}
+    keys = {
+        (found["kind"], found["metadata"]["name"]): {*found.get("data", {}), *found.get("stringData", {})}
+        for found in rendered.all
+        if found["kind"] in ("Secret", "ConfigMap", "PersistentVolumeClaim")
+    }
     accounts = {found["metadata"]["name"] for found in rendered.kind("ServiceAccount")}
-    for workload in rendered.workloads():
-        assert pod(workload).get("serviceAccountName", "default") in {*accounts, "default"}
-        for volume in pod(workload)["volumes"]:
-            if "secret" in volume and volume["secret"]["secretName"] != "mine":
-                keys = {item["key"] for item in volume["secret"]["items"]}
-                assert keys <= set(there[volume["secret"]["secretName"]]["data"])
-        for container in pod(workload)["containers"]:
-            for value in environment(container).values() if "env" in container else ():
-                if isinstance(value, dict) and (reference := value["secretKeyRef"])["name"] != "db":
-                    assert reference["key"] in there[reference["name"]]["stringData"]
+    for template in rendered.pod_templates():
+        spec = template["spec"]
+        assert spec.get("serviceAccountName", "default") in {*accounts, "default"}
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        for volume in volumes.values():
+            match volume:
+                case {"secret": {"secretName": name, "items": items}} if name not in supplied:
+                    assert {item["key"] for item in items} <= keys["Secret", name]
+                case {"configMap": {"name": name}}:
+                    assert ("ConfigMap", name) in keys
+                case {"persistentVolumeClaim": {"claimName": name}} if name not in supplied:
+                    assert ("PersistentVolumeClaim", name) in keys
+        for container in spec["containers"]:
+            mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
+            assert mounted <= set(volumes)
+            for value in environment(container).values():
+                if isinstance(value, dict) and (reference := value["secretKeyRef"])["name"] not in supplied:
+                    assert reference["key"] in keys["Secret", reference["name"]]
 
 
 def test_operator_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,11 +158,14 @@ def test_the_study_server_can_have_an_image_of_its_own(chart: Chart) -> None:
 def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
     rendered = chart.render(release="other")
     (container,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
-    variables = environment(container) | {"TUNING_DATABASE_URL": "postgresql://tuning@db/tuning"}
+    variables = environment(container)
     for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+        if isinstance(value, str):
+            monkeypatch.setenv(name, value)
     settings = StudySettings()
-    assert set(variables) <= {f"TUNING_{field.upper()}" for field in StudySettings.model_fields}
+    ours = {name for name in variables if name.startswith("TUNING_")}
+    assert ours <= {f"TUNING_{field.upper()}" for field in StudySettings.model_fields}
+    assert settings.log_level == "INFO"
     assert settings.port == container["ports"][0]["containerPort"]
     operator = pod(rendered.one("Deployment", "operator"))["serviceAccountName"]
     assert settings.operator_service_account == f"tuning-system:{operator}"
@@ -137,57 +175,72 @@ def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.Mo
     assert {settings.tls_cert_file, settings.tls_key_file} == files
 
 
-def shaken_hands(authority: str, certificate: Path, host: str) -> None:
-    """Do a TLS handshake with the strict verification that is the default in Python 3.13."""
-    theirs = ssl.create_default_context(cadata=authority)
-    theirs.verify_flags |= ssl.VERIFY_X509_STRICT
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(certificate)
-    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = theirs.wrap_bio(down, up, server_hostname=host)
-    server = ours.wrap_bio(up, down, server_side=True)
-    unfinished = [client, server]
-    while unfinished:
-        try:
-            unfinished[0].do_handshake()
-            unfinished.pop(0)
-        except ssl.SSLWantReadError:
-            unfinished.reverse()
-
-
-def test_generated_certificate_is_valid_for_the_servers_address(chart: Chart, tmp_path: Path) -> None:
-    rendered = chart.render()
-    data = {
-        key: base64.b64decode(text).decode()
-        for key, text in rendered.one("Secret", "study-server")["data"].items()
-    }
-    pair = tmp_path / "pair.pem"
+def certificate(rendered: Objects, component: str, folder: Path) -> tuple[str, Path]:
+    """Return the CA of a generated certificate, and a file with the certificate and its key."""
+    (secret,) = [s for s in rendered.kind("Secret") if s["metadata"]["name"].endswith(f"{component}-tls")]
+    data = {key: base64.b64decode(text).decode() for key, text in secret["data"].items()}
+    pair = folder / f"{component}.pem"
     pair.write_text(data["tls.crt"] + data["tls.key"])
+    return data["ca.crt"], pair
+
+
+def test_generated_certificates_are_valid_for_the_addresses_that_are_used(
+    chart: Chart, tmp_path: Path
+) -> None:
+    rendered = chart.render({"clusterDomain": "corp.example"})
+    ca, pair = certificate(rendered, "study-server", tmp_path)
     (operator,) = pod(rendered.one("Deployment", "operator"))["containers"]
     address = urlsplit(environment(operator)["TUNING_STUDY_SERVER_URL"])
     assert address.hostname
-    shaken_hands(data["ca.crt"], pair, address.hostname)
+    shaken_hands(ca, pair, address.hostname)
+    shaken_hands(ca, pair, f"{address.hostname}.corp.example")
     with pytest.raises(ssl.SSLCertVerificationError):
-        shaken_hands(data["ca.crt"], pair, "elsewhere.tuning-system.svc")
+        shaken_hands(ca, pair, "elsewhere.tuning-system.svc")
     assert address.port in [p["port"] for p in rendered.one("Service", "study-server")["spec"]["ports"]]
+    ca, pair = certificate(rendered, "postgres", tmp_path)
+    (server,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
+    host = make_url(environment(server)["TUNING_DATABASE_URL"]).host
+    assert host
+    shaken_hands(ca, pair, host)
 
 
-def test_pods_restart_with_a_new_certificate(chart: Chart) -> None:
+def test_generated_certificates_are_kept(chart: Chart) -> None:
+    """Running trials trust the CA that they started with, also when the release is uninstalled."""
+    kept = chart.render({"postgres": {"persistence": {"keep": False}}})
+    secrets = [s for s in kept.kind("Secret") if s.get("type") == "kubernetes.io/tls"]
+    assert len(secrets) == 2
+    assert all(s["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep" for s in secrets)
+
+
+def test_only_postgres_restarts_with_a_new_certificate(chart: Chart) -> None:
+    """The operator and the study server read their files again when they change."""
     rendered = chart.render()
-    data = rendered.one("Secret", "study-server")["data"]
-    expected = hashlib.sha256(json.dumps(data, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-    for kind, component in (("Deployment", "operator"), ("StatefulSet", "study-server")):
-        annotations = rendered.one(kind, component)["spec"]["template"]["metadata"]["annotations"]
-        assert annotations == {"checksum/tls": expected}
-    assert chart.render().one("Secret", "study-server")["data"] != data, "every installation has its own"
+    (secret,) = [s for s in rendered.kind("Secret") if s["metadata"]["name"].endswith("postgres-tls")]
+    expected = hashlib.sha256(
+        json.dumps(secret["data"], sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+    found = {
+        labels(one)["app.kubernetes.io/component"]: one["spec"]["template"]["metadata"].get("annotations")
+        for one in rendered.workloads()
+    }
+    assert found == {"operator": None, "study-server": None, "postgres": {"checksum/tls": expected}}
+    again = chart.render({"renewCertificates": "2026"})
+    (other,) = [s for s in again.kind("Secret") if s["metadata"]["name"].endswith("postgres-tls")]
+    assert other["data"] != secret["data"], "every installation has its own"
 
 
 def test_bundled_database_matches_its_url(chart: Chart) -> None:
     rendered = chart.render()
-    secret = rendered.one("Secret", "postgres")["stringData"]
-    url = make_url(secret["url"])
-    assert (url.username, url.password) == (secret["username"], secret["password"])
-    assert len(secret["password"]) >= 32
+    (secret,) = [s for s in rendered.kind("Secret") if "stringData" in s]
+    (client,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
+    variables = environment(client)
+    assert variables["PGPASSWORD"] == {
+        "secretKeyRef": {"name": secret["metadata"]["name"], "key": "password"}
+    }
+    url, of_people = make_url(variables["TUNING_DATABASE_URL"]), make_url(secret["stringData"]["url"])
+    assert of_people == url.set(password=secret["stringData"]["password"])
+    assert len(secret["stringData"]["password"]) >= 32
+    assert url.username == secret["stringData"]["username"]
     service = rendered.one("Service", "postgres")
     assert url.host == f"{service['metadata']['name']}.tuning-system.svc"
     assert url.port == service["spec"]["ports"][0]["port"]
@@ -195,6 +248,49 @@ def test_bundled_database_matches_its_url(chart: Chart) -> None:
     variables = environment(postgres)
     assert (variables["POSTGRES_USER"], variables["POSTGRES_DB"]) == (url.username, url.database)
     assert variables["PGDATA"].startswith("/var/lib/postgresql/data/")
+
+
+def clients_of_the_database(rendered: Objects) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Yield the variables and the mounted Secrets of each container that connects to Postgres."""
+    for template in rendered.pod_templates():
+        container = template["spec"]["containers"][0]
+        if "PGSSLMODE" in (variables := environment(container)):
+            volumes = {volume["name"]: volume for volume in template["spec"]["volumes"]}
+            mounts = {m["mountPath"]: volumes[m["name"]].get("secret") for m in container["volumeMounts"]}
+            yield variables, mounts
+
+
+@every_value_set
+def test_connections_to_postgres_are_encrypted_and_verified(chart: Chart, values: dict[str, Any]) -> None:
+    rendered = chart.render(values)
+    clients = list(clients_of_the_database(rendered))
+    expected = 1 + len(rendered.kind("CronJob")) + bool(values.get("dashboard"))
+    assert len(clients) == expected
+    for variables, mounts in clients:
+        assert variables["PGSSLMODE"] == "verify-full"
+        root = Path(variables["PGSSLROOTCERT"])
+        assert {"key": "ca.crt", "path": root.name} in mounts[str(root.parent)]["items"]
+    for postgres in rendered.kind("StatefulSet"):
+        if labels(postgres)["app.kubernetes.io/component"] != "postgres":
+            continue
+        assert "--ssl=on" in pod(postgres)["containers"][0]["args"]
+        rules = rendered.one("ConfigMap", "postgres")["data"]["pg_hba.conf"].splitlines()
+        assert [rule.split()[0] for rule in rules] == ["local", "hostssl"], "nothing without TLS"
+
+
+def test_external_database_is_verified_by_public_cas_unless_there_is_another(chart: Chart) -> None:
+    def variables(**external: str) -> dict[str, Any]:
+        rendered = chart.render({"postgres": {"external": {"existingSecret": "db", **external}}})
+        [(variables, _)] = clients_of_the_database(rendered)
+        return {name: variables.get(name) for name in ("PGSSLMODE", "PGSSLROOTCERT")}
+
+    assert variables() == {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": "system"}
+    assert variables(sslMode="require") == {"PGSSLMODE": "require", "PGSSLROOTCERT": None}
+    mounted = "/var/run/tuning.dev/postgres/ca.crt"
+    assert variables(sslMode="verify-ca", caSecret="ca") == {
+        "PGSSLMODE": "verify-ca",
+        "PGSSLROOTCERT": mounted,
+    }
 
 
 def test_external_database_replaces_the_bundled_one(chart: Chart) -> None:
@@ -207,6 +303,15 @@ def test_external_database_replaces_the_bundled_one(chart: Chart) -> None:
     ):
         (container,) = pod(rendered.one(kind, component))["containers"]
         assert environment(container)[name] == {"secretKeyRef": {"name": "db", "key": "uri"}}
+
+
+def test_the_password_of_the_bundled_database_can_come_from_elsewhere(chart: Chart) -> None:
+    rendered = chart.render(PLATFORM)
+    assert not [s for s in rendered.kind("Secret") if "stringData" in s]
+    (postgres,) = pod(rendered.one("StatefulSet", "postgres"))["containers"]
+    reference = {"secretKeyRef": {"name": "vault", "key": "pg"}}
+    assert environment(postgres)["POSTGRES_PASSWORD"] == reference
+    assert [variables["PGPASSWORD"] for variables, _ in clients_of_the_database(rendered)] == [reference] * 4
 
 
 def test_only_clients_of_the_database_have_its_url(chart: Chart) -> None:
@@ -228,11 +333,101 @@ def test_permissions_are_limited_to_watched_namespaces(chart: Chart) -> None:
     everywhere = grants(chart.render(), "ClusterRole")[""]
     rendered = chart.render({"watchNamespaces": ["ml", "vision"]})
     assert grants(rendered, "ClusterRole") == {}
+    assert rendered.kind("ClusterRoleBinding") == []
     assert set(grants(rendered, "Role")) == {"ml", "vision"}
     for rules in grants(rendered, "Role").values():
         assert [*rules, {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}] == everywhere
-    bound = {b["roleRef"]["name"] for b in rendered.kind("ClusterRoleBinding")}
-    assert bound == {"system:service-account-issuer-discovery"}
+
+
+def test_a_namespace_is_enough(chart: Chart) -> None:
+    """With permissions only in namespaces, the chart can be installed; others bring the CRD."""
+    assert all("namespace" in found["metadata"] for found in chart.render(OF_ONE_NAMESPACE).all)
+
+
+def test_the_same_release_can_be_in_two_namespaces(chart: Chart) -> None:
+    def cluster_wide(namespace: str) -> set[tuple[str, str]]:
+        rendered = chart.render({"crds": {"install": False}}, namespace=namespace)
+        return {
+            (found["kind"], found["metadata"]["name"])
+            for found in rendered.all
+            if "namespace" not in found["metadata"]
+        }
+
+    here, there = cluster_wide("tuning-system"), cluster_wide("ml")
+    assert here
+    assert not here & there
+
+
+@pytest.mark.parametrize("release", ["2024", "v1.2", "1e3", "0x10", "a.b.c"])
+def test_every_name_of_a_release_is_possible(chart: Chart, release: str) -> None:
+    """Also those that are numbers in YAML, or have dots, which names of Services can't have."""
+    for found in chart.render(EVERYTHING, release=release, namespace="2024").all:
+        metadata = found["metadata"]
+        assert labels(found)["app.kubernetes.io/instance"] == release
+        if "namespace" in metadata:
+            assert metadata["namespace"] in {"2024", "ml", "vision"}
+        if found["kind"] == "Service":
+            assert re.fullmatch("[a-z][a-z0-9-]*[a-z0-9]", metadata["name"])
+
+
+def test_image_references(chart: Chart) -> None:
+    def image(**values: Any) -> str:
+        (container,) = pod(chart.render(values).one("StatefulSet", "postgres"))["containers"]
+        return container["image"]
+
+    digest = f"sha256:{'0' * 64}"
+    assert image() == "postgres:17"
+    assert image(postgres={"image": {"tag": 17}}) == "postgres:17", "as `--set postgres.image.tag=17` has it"
+    assert image(postgres={"image": {"tag": 20261126}}) == "postgres:20261126"
+    assert image(postgres={"image": {"digest": digest}}) == f"postgres@{digest}"
+    mirror = {"repository": "registry:5000/mirror/postgres"}
+    assert image(postgres={"image": mirror}) == "registry:5000/mirror/postgres:17"
+
+
+def test_pods_have_what_the_platform_requires(chart: Chart) -> None:
+    rendered = chart.render(PLATFORM)
+    for template in rendered.pod_templates():
+        metadata, spec = template["metadata"], template["spec"]
+        assert metadata["labels"]["team"] == "ml"
+        assert metadata["annotations"]["prometheus.io/scrape"] == "true"
+        assert spec["priorityClassName"] == "important"
+        assert spec["topologySpreadConstraints"] == POD["topologySpreadConstraints"]
+    for workload in rendered.workloads():
+        assert environment(pod(workload)["containers"][0])["HTTPS_PROXY"] == "http://proxy:3128"
+    budgets = {
+        b["metadata"]["name"]: b["spec"]["maxUnavailable"] for b in rendered.kind("PodDisruptionBudget")
+    }
+    assert budgets == {
+        f"tuning-operator-{name}": 0 for name in ("operator", "study-server", "postgres", "dashboard")
+    }
+    for account in rendered.kind("ServiceAccount"):
+        assert account["metadata"]["annotations"] == {"owner": "ml"}
+    (operator,) = pod(rendered.one("Deployment", "operator"))["containers"]
+    assert environment(operator)["TUNING_LOG_LEVEL"] == "DEBUG"
+    assert operator["image"] == f"tuning-operator@{PLATFORM['image']['digest']}"
+
+
+def test_the_dashboard_accepts_no_connections_from_pods(chart: Chart) -> None:
+    """It has no authentication. `kubectl port-forward` and a proxy in its pod use the loopback address."""
+    rendered = chart.render({"dashboard": {"enabled": True}})
+    (container,) = pod(rendered.one("Deployment", "dashboard"))["containers"]
+    assert "--host=127.0.0.1" in container["args"]
+    policy = rendered.one("NetworkPolicy", "dashboard")["spec"]
+    assert (policy["policyTypes"], policy.get("ingress")) == (["Ingress"], None)
+    (_, proxy) = pod(chart.render(PLATFORM).one("Deployment", "dashboard"))["containers"]
+    assert proxy == PROXY
+    [allowed] = chart.render(PLATFORM).one("NetworkPolicy", "dashboard")["spec"]["ingress"]
+    assert allowed["from"] == PLATFORM["networkPolicy"]["allow"]["dashboard"]
+
+
+def test_others_can_be_allowed_to_connect(chart: Chart) -> None:
+    """For example, Prometheus to the study server."""
+    rendered = chart.render(PLATFORM)
+    for component, value in (("study-server", "studyServer"), ("postgres", "postgres")):
+        [rule] = rendered.one("NetworkPolicy", component)["spec"]["ingress"]
+        assert rule["from"][-1:] == PLATFORM["networkPolicy"]["allow"][value]
+        [unchanged] = chart.render().one("NetworkPolicy", component)["spec"]["ingress"]
+        assert unchanged["from"] == rule["from"][:-1]
 
 
 def test_built_in_roles_include_permissions_for_studies(chart: Chart) -> None:
@@ -243,17 +438,16 @@ def test_built_in_roles_include_permissions_for_studies(chart: Chart) -> None:
         rules = [rule for part in parts for rule in part["rules"]]
         assert all(rule["apiGroups"] == ["tuning.dev"] for rule in rules)
         assert all(
-            set(rule["verbs"]) <= READ for rule in rules if "tuningstudies/status" in rule["resources"]
+            rule["verbs"] == ["get"] for rule in rules if "tuningstudies/status" in rule["resources"]
         ), "the status is the operator's"
         return {verb for rule in rules for verb in rule["verbs"]}
 
-    rendered = chart.render()
-    assert verbs(rendered, "view") == READ
-    assert verbs(rendered, "edit") == verbs(rendered, "admin")
-    assert verbs(rendered, "edit") == READ | {"create", "update", "patch", "delete", "deletecollection"}
-    assert verbs(chart.render({"crds": {"install": False}}), "edit") == set(), (
-        "who brings the CRD brings its roles"
-    )
+    for values in ({}, {"crds": {"install": False}}):
+        rendered = chart.render(values)
+        assert verbs(rendered, "view") == READ
+        assert verbs(rendered, "edit") == verbs(rendered, "admin")
+        assert verbs(rendered, "edit") == READ | {"create", "update", "patch", "delete", "deletecollection"}
+    assert verbs(chart.render({"userRoles": {"create": False}}), "edit") == set()
 
 
 def test_role_allows_port_forwarding_to_the_study_server_only(chart: Chart) -> None:
@@ -289,23 +483,28 @@ def test_crd_is_the_generated_one(chart: Chart) -> None:
 
 
 def test_password_of_a_kept_volume_is_kept(chart: Chart) -> None:
-    def policies(**persistence: Any) -> tuple[bool, str | None]:
-        rendered = chart.render({"postgres": {"persistence": persistence}})
-        secret = rendered.one("Secret", "postgres")["metadata"].get("annotations", {})
-        spec = rendered.one("StatefulSet", "postgres")["spec"]
-        retention = spec.get("persistentVolumeClaimRetentionPolicy", {}).get("whenDeleted")
-        return secret.get("helm.sh/resource-policy") == "keep", retention
+    def keeps(found: dict[str, Any]) -> bool:
+        return found["metadata"].get("annotations", {}).get("helm.sh/resource-policy") == "keep"
 
-    assert policies(keep=True) == (True, "Retain")
-    assert policies(keep=False) == (False, "Delete")
-    assert policies(enabled=False) == (False, None)
+    def policies(**persistence: Any) -> tuple[bool, ...]:
+        rendered = chart.render({"postgres": {"persistence": persistence}})
+        (secret,) = [s for s in rendered.kind("Secret") if "stringData" in s]
+        spec = rendered.one("StatefulSet", "postgres")["spec"]
+        claims = rendered.kind("PersistentVolumeClaim")
+        assert "volumeClaimTemplates" not in spec, "the size of a template can't be changed"
+        return keeps(secret), *map(keeps, claims)
+
+    assert policies(keep=True) == (True, True)
+    assert policies(keep=False) == (False, False)
+    assert policies(enabled=False) == (False,)
 
 
 @pytest.mark.parametrize("values", [*VALUE_SETS.values(), CERT_MANAGER], ids=[*VALUE_SETS, "certManager"])
 def test_names_fit_even_for_the_longest_release(chart: Chart, values: dict[str, Any]) -> None:
     for found in chart.render(values, release=LONG_RELEASE).all:
         name = found["metadata"]["name"]
-        assert len(name) <= (52 if found["kind"] == "StatefulSet" else 63), name
+        if "namespace" in found["metadata"]:
+            assert len(name) <= (52 if found["kind"] in ("StatefulSet", "CronJob") else 63), name
         assert all(len(value) <= 63 for value in labels(found).values())
         if "namespace" in found["metadata"]:
             assert found["metadata"]["namespace"] in {"tuning-system", "ml", "vision"}

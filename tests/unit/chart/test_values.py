@@ -10,7 +10,12 @@ import yaml
 
 from tests.unit.chart.helm import CERT_MANAGER, VALUE_SETS, Chart, RefusedError
 
-OF_KUBERNETES = {"resources", "nodeSelector", "tolerations", "affinity"}
+OF_PODS = {
+    *("resources", "podSecurityContext", "podLabels", "podAnnotations", "extraEnv", "podDisruptionBudget"),
+    *("priorityClassName", "nodeSelector", "tolerations", "affinity", "topologySpreadConstraints"),
+}
+"""What the values of every component have, with the meaning of the field in Kubernetes."""
+COMPONENTS = ("operator", "studyServer", "postgres", "dashboard")
 
 
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
@@ -36,6 +41,20 @@ def test_helm_lint_passes(chart: Chart, values: dict[str, Any]) -> None:
         ({"studyServer": {"tls": {"issuerRef": {"kind": "Isuer"}}}}, "kind"),
         ({"postgres": {"external": {"url": "postgresql://"}}}, "url"),
         ({"postgres": {"persistence": {"size": "much"}}}, "size"),
+        ({"postgres": {"persistence": {"size": "..."}}}, "size"),
+        ({"postgres": {"persistence": {"size": "8Kib"}}}, "size"),
+        ({"postgres": {"image": {"tag": ""}}}, "tag"),
+        ({"postgres": {"image": {"tag": 16.1}}}, "tag"),
+        ({"image": {"tag": "sha256:0123"}}, "tag"),
+        ({"image": {"repository": "tuning-operator:1"}}, "repository"),
+        ({"image": {"repository": "tuning-operator@sha256"}}, "repository"),
+        ({"image": {"digest": "sha256:0123"}}, "digest"),
+        ({"postgres": {"external": {"sslMode": "verify-ca"}}}, "caSecret"),
+        ({"postgres": {"backup": {"enabled": True}}}, "existingClaim"),
+        ({"postgres": {"backup": {"schedule": "daily"}}}, "schedule"),
+        ({"operator": {"podDisruptionBudget": {"minAvailabel": 1}}}, "minAvailabel"),
+        ({"logLevel": "TRACE"}, "logLevel"),
+        ({"clusterDomain": "cluster.local."}, "clusterDomain"),
         ({"postgres": {"persistence": {"storageClass": "fast"}}}, "storageClass"),
         ({"dashboard": {"enabled": "yes please"}}, "enabled"),
         ({"networkPolicy": {"enable": True}}, "enable"),
@@ -49,9 +68,9 @@ def test_error_for_a_wrong_value_contains_its_name(chart: Chart, values: dict[st
 
 def _values(values: dict[str, Any], path: str = "") -> Iterator[str]:
     for name, value in values.items():
-        if name in OF_KUBERNETES:
+        if name in OF_PODS:
             continue
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name != "annotations":
             yield from _values(value, f"{path}{name}.")
         else:
             yield path + name
@@ -60,7 +79,7 @@ def _values(values: dict[str, Any], path: str = "") -> Iterator[str]:
 def _properties(schema: dict[str, Any], definitions: dict[str, Any], path: str = "") -> Iterator[str]:
     schema = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
     for name, value in schema.get("properties", {}).items():
-        if name not in OF_KUBERNETES:
+        if name not in OF_PODS:
             yield from _properties(value, definitions, f"{path}{name}.")
     if "properties" not in schema:
         yield path.rstrip(".")
@@ -72,10 +91,21 @@ def test_schema_has_all_values(chart: Chart) -> None:
     assert set(_values(values)) == set(_properties(schema, schema["definitions"])) - {"global"}
 
 
+def test_all_components_have_the_values_of_pods(chart: Chart) -> None:
+    values = yaml.safe_load((chart.folder / "values.yaml").read_text())
+    schema = json.loads((chart.folder / "values.schema.json").read_text())["properties"]
+    readme = (chart.folder / "README.md").read_text()
+    for component in COMPONENTS:
+        assert set(values[component]) >= OF_PODS
+        assert set(schema[component]["properties"]) >= OF_PODS
+    assert all(f"| `{name}` |" in readme for name in OF_PODS)
+
+
 def test_readme_has_all_values(chart: Chart) -> None:
     readme = (chart.folder / "README.md").read_text()
     documented = set()
-    for row in re.findall(r"^\| (`[^|]*) \|", readme, flags=re.MULTILINE):
+    [table] = re.findall(r"^\| value \| default .*?\n\n", readme, flags=re.DOTALL | re.MULTILINE)
+    for row in re.findall(r"^\| (`[^|]*) \|", table, flags=re.MULTILINE):
         first, *others = re.findall(r"`([^`]*)`", row)
         documented |= {first} | {first.rpartition(".")[0] + other for other in others}
     assert documented == set(_values(yaml.safe_load((chart.folder / "values.yaml").read_text())))

@@ -13,9 +13,10 @@ with (folder / "asked").open("a") as asked:
 answer = folder / "-".join([arguments[0], *(argument.split(".")[0] for argument in arguments[1:2])])
 if arguments[0] == "port-forward":
     answer = folder / "port-forward"
-refusal = answer.with_name(f"{answer.name}.refused")
-if refusal.exists():
-    sys.exit(refusal.read_text())
+for asked_for in (answer.name, "-".join(arguments[:3])):
+    refusal = folder / f"{asked_for}.refused"
+    if refusal.exists():
+        sys.exit(refusal.read_text())
 sys.stdout.write(answer.read_text())
 sys.stdout.flush()
 if arguments[0] == "port-forward":

@@ -135,10 +135,27 @@ def test_plot_prints_files_and_reasons(ready: Cluster, server: StudyServer) -> N
 def test_plot_uses_the_users_permissions(ready: Cluster) -> None:
     Ran("plot", "mnist", *ONE_PLOT, "-n", "ml", "--context", "mine")
     token = ready.asked("create-token")
-    assert {"default", "--audience=tuning-study-server", "--duration=10m", "--namespace=ml"} <= {*token}
+    assert {"tuning-reader", "--audience=tuning-study-server", "--duration=10m", "--namespace=ml"} <= {*token}
     forward = ready.asked("port-forward")
     assert forward[:3] == ["port-forward", "service/studies", ":8443"]
     assert {"--namespace=tuning-system", "--context=mine"} <= {*forward}
+
+
+@pytest.mark.parametrize(
+    "stderr",
+    [
+        'Error from server (NotFound): serviceaccounts "tuning-reader" not found',
+        'error: failed to create token: serviceaccounts "tuning-reader" is forbidden',
+    ],
+)
+def test_the_token_is_that_of_default_unless_there_is_an_account_for_readers(
+    ready: Cluster, server: StudyServer, stderr: str
+) -> None:
+    ready.refuse("create-token-tuning-reader", stderr)
+    assert Ran("plot", "mnist", *ONE_PLOT).code == 0
+    accounts = [call[2] for call in ready.calls() if call[:2] == ["create", "token"]]
+    assert accounts == ["tuning-reader", "default"]
+    assert server.headers["Authorization"] == f"Bearer {TOKEN}"
 
 
 def test_plot_into_a_folder_of_both_formats(ready: Cluster, tmp_path: Path) -> None:

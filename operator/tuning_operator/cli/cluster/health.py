@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
 from tuning_operator.cli.cluster.studies import RESOURCE
+from tuning_operator.cli.cluster.study_server import ACCOUNTS
 from tuning_operator.cli.text.status_text import blocking_conditions
 from tuning_operator.resource import names
 from tuning_operator.resource.crdgen import crd
@@ -148,13 +149,12 @@ def _rights(kubectl: Kubectl) -> Found:
         "change tuningstudies": ("patch", RESOURCE),
         "read the logs of trials": ("get", "pods", "--subresource=log"),
         "stop single trials (patch jobs)": ("patch", "jobs.batch"),
-        "read records (create a token of the service account default)": (
-            "create",
-            "serviceaccounts/default",
-            "--subresource=token",
-        ),
     }
     missing = [name for name, asked in wanted.items() if not _may(kubectl, *asked)]
+    if not any(
+        _may(kubectl, "create", f"serviceaccounts/{name}", "--subresource=token") for name in ACCOUNTS
+    ):
+        missing.append(f"read records (create a token of the service account {ACCOUNTS[0]})")
     for name in missing:
         yield None, f"you may not {name}", "See docs/guide/kubectl-plugin.md for the Roles."
     if not missing:

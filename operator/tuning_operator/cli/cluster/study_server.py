@@ -16,8 +16,9 @@ from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
 from tuning_operator.protocol import FinishedStudy, Records, RecordSummary
 from tuning_operator.resource import names
 
-ACCOUNT = "default"
-"""The service account whose token is used. Any of the study's namespace works; this one always exists."""
+ACCOUNTS = ("tuning-reader", "default")
+"""The service accounts whose token is used, in this order. Any of the study's namespace works: the first is
+for users who may only read, the second always exists."""
 TOKEN_DURATION = "10m"  # noqa: S105  the shortest that Kubernetes allows
 REPLY_SECONDS = 120.0
 """A record of 20,000 trials is tens of megabytes, sent through the API server."""
@@ -181,19 +182,25 @@ def _newest(kubectl: Kubectl, configs: Sequence[Any]) -> Address | None:
 
 
 def _token(kubectl: Kubectl, namespace: str) -> str:
-    audience, duration = f"--audience={names.TOKEN_AUDIENCE}", f"--duration={TOKEN_DURATION}"
-    try:
-        return kubectl.run("create", "token", ACCOUNT, audience, duration).strip()
-    except KubectlError as error:
-        if not error.forbidden:
-            raise
-        raise NotPermittedError(
-            f"{error}\nYou need permission to create a token of the namespace's service account "
-            f"`{ACCOUNT}`:\n"
-            f"  kubectl create role tuning-reader -n {namespace} --verb=create "
-            f"--resource=serviceaccounts/token --resource-name={ACCOUNT}\n"
-            f"  kubectl create rolebinding tuning-reader -n {namespace} --role=tuning-reader --user=YOU"
-        ) from None
+    options = (f"--audience={names.TOKEN_AUDIENCE}", f"--duration={TOKEN_DURATION}")
+    refusals = []
+    for account in ACCOUNTS:
+        try:
+            return kubectl.run("create", "token", account, *options).strip()
+        except KubectlError as error:
+            if not (error.forbidden or error.not_found):
+                raise
+            refusals.append(error)
+    if not refusals[-1].forbidden:
+        raise refusals[-1]
+    raise NotPermittedError(
+        f"{refusals[-1]}\nYou need permission to create a token of the service account `{ACCOUNTS[0]}` in "
+        f"namespace {namespace}. An administrator grants it:\n"
+        f"  kubectl create serviceaccount {ACCOUNTS[0]} -n {namespace}\n"
+        f"  kubectl create role tuning-reader -n {namespace} --verb=create "
+        f"--resource=serviceaccounts/token --resource-name={ACCOUNTS[0]}\n"
+        f"  kubectl create rolebinding tuning-reader -n {namespace} --role=tuning-reader --user=YOU"
+    )
 
 
 def _connection_error(error: KubectlError, namespace: str) -> PluginError:
