@@ -17,7 +17,12 @@ from tests.unit.cli.conftest import Ran
 if TYPE_CHECKING:
     from pathlib import Path
 
-NO_OBJECT = {"must have at most 0 items": "must not be an object"}
+BETTER = {
+    "must have at most 0 items": "must not be an object",
+    "Unsupported value: 64: supported values: \"the list in quotes, for example '[64, 64]'\"": (
+        "must not be a list: write the list in quotes, for example '[64, 64]'"
+    ),
+}
 """Messages of the API server that can be said better."""
 
 STUDY = """\
@@ -52,7 +57,7 @@ def test_what_the_api_server_refuses_is_refused_offline(refusal: Refusal) -> Non
     """The same refusals are tested on a real API server in tests/api/test_rules.py."""
     flaws = schema_flaws(changed(refusal.bad))
     near = [flaw for flaw in flaws if flaw.field.startswith(refusal.field)]
-    message = NO_OBJECT.get(refusal.message, refusal.message)
+    message = BETTER.get(refusal.message, refusal.message)
     assert any(message in flaw.message for flaw in near), flaws
     assert schema_flaws(changed(refusal.good)) == []
 
@@ -77,7 +82,13 @@ def test_a_valid_file(tmp_path: Path) -> None:
     ("old", "new", "line", "message"),
     [
         ("high: 3", "high: 0", 12, "spec.searchSpace[1].low: layers has low 1 above high 0: swap them"),
-        ("high: 3", "hihg: 3", 13, "spec.searchSpace[1].hihg: unknown field: use one of name, type, low"),
+        ("high: 3", "hihg: 3", 13, "spec.searchSpace[1].hihg: unknown field: did you mean high?"),
+        (
+            "maxTrials: 10",
+            "max_trials: 10\n  maxTrials: 10",
+            17,
+            "max_trials: unknown field: did you mean maxTrials?",
+        ),
         ("{seed: 42}", "{sede: 42}", 16, "spec.sampler.args.sede: "),
         ("maxTrials: 10", "maxTrials: ten", 17, 'spec.maxTrials: must be of type integer, not string: "ten"'),
         ("maxTrials: 10", "maxTrials: 10\n  maxTrials: 20", 18, "maxTrials: is set twice"),

@@ -316,6 +316,7 @@ QUOTED = [
     (['{"train": {"accuracy": 0.9}, "eval": {"accuracy": 0.8}}'], "several values for accuracy: 0.9, 0.8"),
     (["| accuracy | 0.7 | 0.8 |"], "0.7, 0.8: the row has several values"),
     (["| accuracy | accuracy |", "| 0.7 | 0.8 |"], "several values for accuracy: 0.7, 0.8"),
+    (["accuracy: 0.7 | 0.8"], "'0.7 | 0.8' are several numbers"),
     (["accuracy: 0.7 0.8 0.9"], "'0.7 0.8 0.9' are several numbers"),
     (["accuracy: 0.7, 0.8"], "'0.7, 0.8' are several numbers"),
     (["accuracy=0.5", "accuracy=1,500"], "1,500 may be 1500 or 1.500"),
@@ -396,6 +397,28 @@ SENTENCES = [
     ["epoch loss", "epoch 3"],
     ["| loss |", "---"],
 ]
+REPORT = [
+    "              precision    recall  f1-score   support",
+    "           0       1.00      0.95      0.97        33",
+    "           1       0.90      1.00      0.95        28",
+    "",
+    "    accuracy                           0.96        61",
+    "   macro avg       0.95      0.97      0.96        61",
+]
+
+
+def test_a_report_by_class_has_no_value_of_a_column() -> None:
+    reader = MetricReader(["f1-score", "recall", "accuracy"])
+    for line in REPORT:
+        reader.read(line)
+    assert reader.last == {"accuracy": 0.96}
+
+
+def test_rows_with_names_have_no_value_of_a_column() -> None:
+    reader = MetricReader(["loss"])
+    for line in ("          loss   acc", "train     0.25  0.90", "val       0.50  0.80"):
+        reader.read(line)
+    assert reader.last == {}
 
 
 @pytest.mark.parametrize("lines", SENTENCES)

@@ -39,7 +39,7 @@ _SPACE = re.compile(
     re.IGNORECASE,
 )
 _PROGRESS_BAR = re.compile(r"\s*[0-9]+%\s?\|.*\|")  # of something that is called like the metric
-_SEVERAL = re.compile(r"\s*[-+]?\.?[0-9]\S*(?:[,;]?\s+[-+]?\.?[0-9][0-9.,e+\-]*%?)+\s*$")
+_SEVERAL = re.compile(r"\s*[-+]?\.?[0-9]\S*(?:\s*[,;|]?\s+[-+]?\.?[0-9][0-9.,e+\-]*%?)+\s*$")
 _NUMERALS = re.compile(r"\s*[-+]?[.,]?[0-9][0-9.,_'/% ]*(?!\w)")
 _NAME_KEY = re.compile(
     r"""(?<![\w.])(?:metric[_ ]?name|metric|name|key|tag)[\\"']*\s*[=:]\s*[\\"']*$""", re.IGNORECASE

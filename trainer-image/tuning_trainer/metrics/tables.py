@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 Cells = list[tuple[str, Union[str, Unreadable]]]
 """Cells with the names that they have."""
 
+OF_CLASSES = frozenset({"precision", "recall", "support"})
+"""Columns of scikit-learn's classification report, with a row for each class, and for averages."""
+
 _PIPES = re.compile(r"\s*[|│┃║]\s*")
 _SPLITS = (
     _PIPES,
@@ -61,8 +64,8 @@ class Table:
         cells = _cells(self._split, line)
         if self._split is _PIPES and _is_bordered(line) != self._bordered:
             return None
-        if self._indented and len(cells) == len(self._columns) + 1:  # a data frame's index has no heading
-            del cells[0]
+        if self._indented and len(cells) == len(self._columns) + 1 and cells[0].isdecimal():
+            del cells[0]  # a data frame's index has no heading
         numerals = [cell for cell in cells if _NUMERAL.fullmatch(cell)]
         complete = numerals if self._split is _PIPES else len(numerals) == len(cells)
         return list(zip(self._columns, cells)) if complete and len(cells) == len(self._columns) else None
@@ -71,7 +74,8 @@ class Table:
         for split in _SPLITS:
             cells = _cells(split, line)
             named = any(cell.casefold() in self._names for cell in cells)
-            if named and cells != [line.strip()] and not any(map(_NUMERAL.fullmatch, cells)):
+            by_class = OF_CLASSES.issubset(map(str.casefold, cells))
+            if named and not by_class and cells != [line.strip()] and not any(map(_NUMERAL.fullmatch, cells)):
                 self._columns, self._split, self._has_rows = cells, split, False
                 self._indented = split is not _PIPES and line[:1].isspace()
                 self._bordered = _is_bordered(line)

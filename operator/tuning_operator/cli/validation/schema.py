@@ -1,6 +1,7 @@
 """The checks of the API server: the CRD's schema and its CEL rules."""
 
 import copy
+import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -98,10 +99,15 @@ def _object_flaws(data: dict[str, Any], schema: Schema, field: str) -> Iterator[
         elif isinstance(others, Mapping):
             yield from _flaws(value, others, _below(field, name))
         elif not schema.get(UNKNOWN) and properties and field != "metadata":  # that is Kubernetes' own
-            yield Flaw(_below(field, name), f"unknown field: use one of {', '.join(properties)}")
+            near = difflib.get_close_matches(name.replace("_", ""), properties, n=1)
+            known = f"did you mean {near[0]}?" if near else f"use one of {', '.join(properties)}"
+            yield Flaw(_below(field, name), f"unknown field: {known}")
 
 
 def _list_flaws(data: list[Any], schema: Schema, field: str) -> Iterator[Flaw]:
+    if schema.get("maxItems") == 0:
+        yield Flaw(field, f"must not be a list: write {schema['items']['enum'][0]}")
+        return
     if len(data) < schema.get("minItems", 0):
         yield Flaw(field, f"should have at least {schema['minItems']} items")
     if len(data) > schema.get("maxItems", math.inf):
