@@ -3,3 +3,6 @@
 
 class LocalError(Exception):
     """What keeps a study from running on this machine; whole sentences that say how to fix it."""
+
+
+NOT_INSTALLED = "The local mode is not installed: run pip install 'kubectl-tuning[run]'."

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from tuning_operator.local import LocalError
+from tuning_operator.local import NOT_INSTALLED, LocalError
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,7 @@ def stop(folder: Path) -> None:
 def _programs() -> Path:
     found = find_spec(PACKAGE)
     if found is None or not found.submodule_search_locations:
-        raise LocalError("The local mode is not installed: run pip install 'kubectl-tuning[run]'.")
+        raise LocalError(NOT_INSTALLED)
     return Path(found.submodule_search_locations[0]) / PROGRAMS / "bin"
 
 

@@ -355,3 +355,15 @@ def test_colors_are_for_terminals_only(cluster: Cluster, monkeypatch: pytest.Mon
     cluster.study(best=BEST)
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b" not in Ran("best", "mnist").out
+
+
+def test_a_cluster_that_is_away(cluster: Cluster) -> None:
+    away = "The connection to the server localhost:8080 was refused - did you specify the right host or port?"
+    noise = 'E1126 03:27:30.190981   29126 memcache.go:265] "Unhandled Error" err="dial tcp 127.0.0.1:8080"\n'
+    cluster.refuse("get-tuningstudies", noise * 5 + away)
+    ran = Ran("trials", "mnist")
+    assert ran.code == 5
+    assert ran.error == (
+        f"kubectl get tuningstudies.tuning.dev mnist: {away}\nCheck that it is the right cluster "
+        "(kubectl config current-context), or use another --context"
+    )

@@ -11,8 +11,8 @@ import pytest
 from tuning_operator.kube.jobs import manifests
 from tuning_operator.kube.jobs.evidence import STOPPED
 from tuning_operator.kube.jobs.manifests import Runtime, trainer_config_map
+from tuning_operator.kube.plan.validation import definition
 from tuning_operator.kube.plan.work import Refit, Trial, Work, program
-from tuning_operator.kube.ports.observe import definition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 from tuning_trainer.stopping import EXIT_CODE

@@ -15,6 +15,11 @@ from tuning_operator.cli import NotFoundError, NotPermittedError, NotReachableEr
 
 ROLES = "See docs/guide/kubectl-plugin.md for the Roles that users of the plugin need"
 
+CHECK_CONTEXT = (
+    "Check that it is the right cluster (kubectl config current-context), or use another --context"
+)
+KLOG = re.compile(r"^[IWEF]\d{4} .*\n?", re.MULTILINE)
+"""Lines that kubectl logs besides its error, once for each attempt."""
 UNREACHABLE = re.compile(
     r"connection to the server|unable to connect|no such host|timed? ?out|connection refused", re.IGNORECASE
 )
@@ -25,14 +30,15 @@ class KubectlError(PluginError):
     """kubectl failed; `stderr` is what it printed."""
 
     def __init__(self, command: str, stderr: str) -> None:
-        self.stderr = stderr.strip()
-        hint = f"\n{ROLES}" if self.forbidden else ""
+        self.stderr = KLOG.sub("", stderr).strip() or stderr.strip()
+        away = UNREACHABLE.search(self.stderr) is not None
+        hint = f"\n{ROLES}" if self.forbidden else f"\n{CHECK_CONTEXT}" if away else ""
         super().__init__(f"kubectl {command}: {self.stderr}{hint}")
         if self.forbidden:
             self.code = NotPermittedError.code
         elif self.not_found:
             self.code = NotFoundError.code
-        elif UNREACHABLE.search(self.stderr):
+        elif away:
             self.code = NotReachableError.code
 
     @property

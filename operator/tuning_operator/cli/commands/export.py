@@ -71,8 +71,7 @@ def export(
     """
     file, chosen = _target(study, out, file_format)
     _refuse_existing(file, force=force)
-    if chosen is Format.parquet and find_spec("pyarrow") is None:
-        raise PluginError("pyarrow is not installed: run pip install 'kubectl-tuning[parquet]'")
+    _require_library(chosen)
     found = studies.get(study)
     with studies.record(found) as reader:
         record = reader.read()
@@ -113,6 +112,12 @@ def report(
     text = page(found, record, trials_of(found, record), ALL)
     _replace(file, lambda partial: partial.write_text(text, encoding="utf-8"))
     typer.echo(file)
+
+
+def _require_library(chosen: Format) -> None:
+    library, extra = ("pyarrow", "parquet") if chosen is Format.parquet else ("optuna", "plot")
+    if chosen is not Format.csv and find_spec(library) is None:
+        raise PluginError(f"{library} not installed: run pip install 'kubectl-tuning[{extra}]'")
 
 
 def _refuse_existing(file: Path, *, force: bool) -> None:

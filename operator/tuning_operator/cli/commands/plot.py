@@ -197,6 +197,7 @@ def require_plot_libraries(formats: Sequence[Format]) -> None:
     from importlib.util import find_spec
 
     libraries = {Format.html: "plotly", Format.png: "matplotlib", Format.terminal: "plotext"}
-    missing = [libraries[each] for each in formats if find_spec(libraries[each]) is None]
+    needed = ["optuna", *(libraries[each] for each in formats)]
+    missing = [library for library in needed if find_spec(library) is None]
     if missing:
         raise PluginError(f"{' and '.join(missing)} not installed: run pip install 'kubectl-tuning[plot]'")

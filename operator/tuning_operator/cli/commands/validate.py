@@ -12,6 +12,10 @@ from tuning_operator.cli import PluginError
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="Manifest, folder with manifests, or - for standard input.")
 ]
+UNCHECKED = (
+    "The arguments of sampler and pruner were not checked, since Optuna is not installed: run pip install "
+    "'kubectl-tuning[plot]' to check them, too."
+)
 MANIFESTS = ("*.yaml", "*.yml", "*.json")
 
 
@@ -35,8 +39,7 @@ def check_files(file: str) -> list[tuple[str, str]]:
     Raises:
         PluginError: something is wrong, or there is no study.
     """
-    _require_cel()
-    from tuning_operator.cli.validation.study import findings, is_study
+    from tuning_operator.cli.validation.study import HAS_OPTUNA, findings, is_study
 
     valid: list[tuple[str, str]] = []
     wrong = 0
@@ -52,6 +55,8 @@ def check_files(file: str) -> list[tuple[str, str]]:
                 valid.append((document.data["metadata"]["name"], where))
     if wrong:
         raise PluginError("1 problem was found" if wrong == 1 else f"{wrong} problems were found")
+    if valid and not HAS_OPTUNA:
+        typer.echo(UNCHECKED, err=True)
     if not valid:
         raise PluginError(f"{file} has no TuningStudy (apiVersion: tuning.dev/v1alpha1, kind: TuningStudy)")
     return valid
@@ -84,10 +89,3 @@ def _documents(where: str, text: str) -> list[Any]:
         line = f":{mark.line + 1}" if mark else ""
         reason = getattr(error, "problem", None) or str(error)
         raise PluginError(f"{where}{line}: not valid YAML: {reason}") from None
-
-
-def _require_cel() -> None:
-    from importlib.util import find_spec
-
-    if find_spec("cel") is None:
-        raise PluginError("common-expression-language not installed: run pip install kubectl-tuning")

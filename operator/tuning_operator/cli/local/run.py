@@ -115,6 +115,9 @@ def _prepare(
     study: Path, gpus: int | None, python: str | None, volumes: list[str], data: Path | None
 ) -> "tuple[Manifest, StudyFolder, Settings]":
     from tuning_operator.cli.local.manifests import check, read
+    from tuning_operator.cli.local.studies import require_local_mode
+
+    require_local_mode()
     from tuning_operator.local.gpus import Gpus, visible_gpus
     from tuning_operator.local.home import home
     from tuning_operator.local.pods import Machine

@@ -5,13 +5,14 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.studies import Resource, Run
-from tuning_operator.local import LocalError
+from tuning_operator.local import NOT_INSTALLED, LocalError
 from tuning_operator.local.home import NAMESPACE, STOP, Home
 from tuning_operator.protocol import FinishedStudy
 from tuning_operator.resource import names
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 REPLY_SECONDS = 120.0
 POLL_SECONDS = 0.2
 """How often to look whether a log has grown."""
+
+
+def require_local_mode() -> None:
+    """Raise PluginError if the packages that run a study are not installed."""
+    if find_spec("fastapi") is None:
+        raise PluginError(NOT_INSTALLED)
 
 
 class LocalRecord:
@@ -60,6 +67,7 @@ class LocalStudies:
     @contextlib.contextmanager
     def record(self, study: Resource) -> Iterator[LocalRecord]:
         """Connect to the study server of a study, which is started if the study does not run."""
+        require_local_mode()
         from tuning_operator.local.server import reading  # here, since it takes a while
 
         name = study["metadata"]["name"]

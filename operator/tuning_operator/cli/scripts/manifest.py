@@ -11,10 +11,10 @@ import yaml
 from pydantic import Field, ValidationError
 
 from tuning_operator.cli import PluginError
+from tuning_operator.cli.validation.study import study_server_problems
 from tuning_operator.protocol import StudyDefinition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import Model, Pruner, Sampler, Scalar, TuningStudySpec
-from tuning_operator.studies.definition.samplers import problems_of
 
 DEFAULT_TRIALS = 100
 """Used if the script sets no limit, since maxTrials is required."""
@@ -207,7 +207,7 @@ def _check(spec: Mapping[str, Any]) -> None:
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # some of Optuna's classes are experimental
-            found = [(problem.field, problem.message) for problem in problems_of(definition)]
+            found = [(problem.field, problem.message) for problem in study_server_problems(definition)]
     if found:
         problems = "\n".join(f"  spec.{field}: {message}" for field, message in found)
         raise PluginError(f"the script's settings are not valid for a TuningStudy:\n{problems}")

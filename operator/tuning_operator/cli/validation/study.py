@@ -2,20 +2,23 @@
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from tuning_operator.cli.validation.schema import Flaw, schema_flaws
 from tuning_operator.cli.validation.source import Document
-from tuning_operator.kube.plan.validation import check
-from tuning_operator.kube.ports.observe import definition
+from tuning_operator.kube.plan.validation import check, definition
+from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
-from tuning_operator.studies.definition.samplers import problems_of
 
 NAME = "lower-case letters, digits and dashes, and begin and end with a letter or digit"
 """What Kubernetes allows in names. A dot is refused by the schema's own rule."""
+
+
+HAS_OPTUNA = find_spec("optuna") is not None
 
 
 class Finding(NamedTuple):
@@ -24,6 +27,15 @@ class Finding(NamedTuple):
     line: int
     field: str
     message: str
+
+
+def study_server_problems(definition: StudyDefinition) -> list[Problem]:
+    """Return what the study server would refuse; nothing if Optuna, which knows it, is not installed."""
+    if not HAS_OPTUNA:
+        return []
+    from tuning_operator.studies.definition.samplers import problems_of
+
+    return problems_of(definition)
 
 
 def is_study(document: Document) -> bool:
@@ -57,6 +69,6 @@ def _problems(data: Any) -> Iterator[tuple[str, str]]:
         for entry in error.errors():
             yield ".".join(map(str, entry["loc"])), entry["msg"]
         return
-    for problem in [*check(study), *problems_of(definition(study))]:
+    for problem in [*check(study), *study_server_problems(definition(study))]:
         field = problem.field if problem.field.startswith("metadata.") else f"spec.{problem.field}"
         yield field, problem.message

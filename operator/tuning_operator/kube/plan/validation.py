@@ -8,11 +8,27 @@ from tuning_trainer.metrics.reader import MetricReader
 from tuning_trainer.modes.parameters import PLACEHOLDER, variables
 
 from tuning_operator.kube.plan.usage import gpus
-from tuning_operator.protocol import Problem
+from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.resource.names import MAX_STUDY_NAME
 from tuning_operator.resource.space.check import unknown
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
+
+
+def definition(study: TuningStudy) -> StudyDefinition:
+    """Return what the study server needs to know of a spec."""
+    spec = study.spec
+    return StudyDefinition(
+        objectives=spec.objectives,
+        search_space=spec.search_space,
+        sampler=spec.sampler,
+        pruner=spec.pruner_in_effect,
+        initial_trials=spec.initial_trials,
+        warm_start=spec.warm_start.study if spec.warm_start else None,
+        deletion_policy=spec.deletion_policy,
+        existing_record=spec.existing_record,
+        uid=study.metadata["uid"],
+    )
 
 
 def check(study: TuningStudy) -> tuple[Problem, ...]:

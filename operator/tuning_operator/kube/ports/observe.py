@@ -5,11 +5,12 @@ from dataclasses import replace
 from datetime import datetime
 
 from tuning_operator.kube.plan.observation import Observation, Run, unfinished
+from tuning_operator.kube.plan.validation import definition
 from tuning_operator.kube.plan.work import Work
 from tuning_operator.kube.ports.runs import Runs
 from tuning_operator.kube.ports.study_server import DefinitionRefused, StudyServer
 from tuning_operator.kube.status.status import accepted
-from tuning_operator.protocol import Problem, StudyDefinition, StudyKey, StudySummary
+from tuning_operator.protocol import Problem, StudyKey, StudySummary
 from tuning_operator.resource.study import TuningStudy
 
 Check = Callable[[TuningStudy], tuple[Problem, ...]]
@@ -61,19 +62,3 @@ class Observer:
         since = {work: before.get(work, now) for work, run in finished.items() if run.active}
         self._lingering[key] = since
         return since
-
-
-def definition(study: TuningStudy) -> StudyDefinition:
-    """Return what the study server needs to know of a spec."""
-    spec = study.spec
-    return StudyDefinition(
-        objectives=spec.objectives,
-        search_space=spec.search_space,
-        sampler=spec.sampler,
-        pruner=spec.pruner_in_effect,
-        initial_trials=spec.initial_trials,
-        warm_start=spec.warm_start.study if spec.warm_start else None,
-        deletion_policy=spec.deletion_policy,
-        existing_record=spec.existing_record,
-        uid=study.metadata["uid"],
-    )
