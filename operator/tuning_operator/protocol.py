@@ -68,7 +68,7 @@ class Failure(Model):
 class StudyDefinition(Model):
     """PUT on the study's path: what the server needs to know about a study. Idempotent."""
 
-    objectives: list[Objective]
+    objectives: list[Objective] = Field(min_length=1)
     search_space: list[Parameter] | None = None
     sampler: Sampler = Field(default_factory=Sampler)
     pruner: Pruner | None = None

@@ -10,6 +10,8 @@ from prometheus_client.registry import Collector
 from tuning_operator.protocol import Counts, StudyKey
 from tuning_operator.studies.storage.base import Store
 
+ALL = "*"
+"""In place of a namespace: all of them."""
 FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
@@ -25,8 +27,8 @@ class Metrics:
     """The server's metrics, in a registry of their own."""
 
     def __init__(self, counts: Callable[[], Iterable[StudyCounts]], store: Store) -> None:
+        self._counts = counts
         self._registry = CollectorRegistry()
-        self._registry.register(_Trials(counts))
         self._registry.register(_Commits(store))
         self.rejected = Counter(
             "tuning_rejected_requests",
@@ -54,9 +56,15 @@ class Metrics:
             registry=self._registry,
         )
 
-    def render(self) -> bytes:
-        """Return the metrics in the text format of Prometheus."""
-        return generate_latest(self._registry)
+    def render(self, namespace: str | None) -> bytes:
+        """Return the metrics in the text format of Prometheus.
+
+        Args:
+            namespace: the one whose studies are named, or ALL; None: only their totals.
+        """
+        trials = CollectorRegistry()
+        trials.register(_Trials(self._counts, namespace))
+        return generate_latest(self._registry) + generate_latest(trials)
 
 
 class _Commits(Collector):
@@ -74,18 +82,25 @@ class _Commits(Collector):
 
 
 class _Trials(Collector):
-    """Trials by study and state, collected when scraped."""
+    """Trials by state, and by study for those who may know the studies; collected when scraped."""
 
-    def __init__(self, counts: Callable[[], Iterable[StudyCounts]]) -> None:
+    def __init__(self, counts: Callable[[], Iterable[StudyCounts]], namespace: str | None) -> None:
         self._counts = counts
+        self._namespace = namespace
 
     def collect(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            "tuning_trials",
-            "Trials of the studies in memory, by state.",
-            labels=("namespace", "study", "state"),
-        )
-        for (namespace, study), counts in self._counts():
-            for state, number in counts:
-                family.add_metric((namespace, study, state), number)
+        text = "Trials of the studies in memory, by state."
+        studies = list(self._counts())
+        yield GaugeMetricFamily("tuning_studies", "Studies in memory.", len(studies))
+        if self._namespace is None:
+            totals = GaugeMetricFamily("tuning_trials", text, labels=("state",))
+            for state in Counts.model_fields:
+                totals.add_metric((state,), sum(getattr(counts, state) for _, counts in studies))
+            yield totals
+            return
+        family = GaugeMetricFamily("tuning_trials", text, labels=("namespace", "study", "state"))
+        for (namespace, study), counts in studies:
+            if self._namespace in (ALL, namespace):
+                for state, number in counts:
+                    family.add_metric((namespace, study, state), number)
         yield family

@@ -128,6 +128,21 @@ def test_a_pod_of_a_deleted_study_speaks_for_no_other(
     assert request(server, *call, new, body).is_success
 
 
+def test_no_study_is_named_to_those_who_may_not_read_it(
+    server: RunningServer, operator: httpx.Client
+) -> None:
+    """/healthz, /readyz, /metrics and /openapi.json are for all who can connect."""
+    others = (None, mint_reader(SECRET, "prod"), mint_pod(SECRET, "ml", "mnist-1-x7k2p"))
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+        for token in others:
+            reply = request(server, "GET", path, token)
+            assert reply.is_success
+            assert "mnist" not in reply.text
+            assert '"ml"' not in reply.text
+    assert 'tuning_trials{state="running"} 2.0' in request(server, "GET", "/metrics", None).text
+    assert request(server, "GET", "/metrics", CALLERS["forger"]).status_code == 401
+
+
 def test_each_path_is_in_that_table(server: RunningServer) -> None:
     """For a new path, the table says who may call it."""
     paths = server_paths(server)
@@ -324,7 +339,9 @@ def test_a_change_ends_a_long_poll(server: RunningServer, operator: httpx.Client
 def test_metrics(server: RunningServer, operator: httpx.Client) -> None:
     server.pod("ml", "mnist", 0).post("/report", json={"values": [[0, 0.5]]})
     metrics = operator.get("/metrics").text
-    assert 'tuning_trials{namespace="ml",state="running",study="mnist"} 2.0' in metrics
+    of_study = 'tuning_trials{namespace="ml",state="running",study="mnist"} 2.0'
+    assert of_study in metrics
+    assert of_study in server.reader("ml").get("/metrics").text
     for call in ("ask", "report", "tell"):
         assert f"tuning_{call}_seconds_count" in metrics
 

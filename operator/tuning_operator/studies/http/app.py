@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
 
 from tuning_operator.protocol import (
     AskRequest,
@@ -20,6 +21,7 @@ from tuning_operator.protocol import (
     TrialRecord,
     TrialView,
 )
+from tuning_operator.studies.auth.tokens import Operator, Reader
 from tuning_operator.studies.http.dependencies import (
     STUDY,
     Served,
@@ -29,10 +31,11 @@ from tuning_operator.studies.http.dependencies import (
     trial_pod,
     trial_pod_or_operator,
 )
-from tuning_operator.studies.http.gate import Gate
+from tuning_operator.studies.http.gate import Gate, authenticate
 from tuning_operator.studies.http.refit import refit
 from tuning_operator.studies.http.replies import RESPONSES, add_error_handlers, record_reply, reply
 from tuning_operator.studies.http.reports import FastReports, reports
+from tuning_operator.studies.metrics import ALL
 from tuning_operator.studies.service import Service
 
 LONGEST_POLL = 300.0
@@ -154,6 +157,14 @@ async def readyz(service: Served) -> Response:
 
 
 @public.get("/metrics")
-async def metrics(service: Served) -> Response:
-    """Return metrics for Prometheus."""
-    return Response(service.metrics.render(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(request: Request, service: Served) -> Response:
+    """Return metrics for Prometheus; studies are named for the operator, and for their readers."""
+    caller = await authenticate(request.headers, service) if "Authorization" in request.headers else None
+    match caller:
+        case Operator():
+            named: str | None = ALL
+        case Reader(namespace=namespace):
+            named = namespace
+        case _:
+            named = None
+    return Response(service.metrics.render(named), media_type=CONTENT_TYPE_LATEST)

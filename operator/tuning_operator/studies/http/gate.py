@@ -65,7 +65,7 @@ class Gate:
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         """Identify the caller and read the body; return where the application gets it from."""
         headers = Headers(scope=scope)
-        caller = await _identify(headers, self._service)
+        caller = await authenticate(headers, self._service)
         scope["state"]["caller"] = caller
         limit = OPERATOR_BODY_BYTES if isinstance(caller, Operator) else BODY_BYTES
         if int(headers.get("Content-Length", 0)) > limit:
@@ -90,7 +90,8 @@ class Gate:
         return replay
 
 
-async def _identify(headers: Headers, service: Service) -> Identity:
+async def authenticate(headers: Headers, service: Service) -> Identity:
+    """Return who sends a request. Raises Unauthenticated, Unavailable."""
     scheme, _, token = headers.get("Authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise unauthenticated("the request has no token: send the header Authorization: Bearer TOKEN")

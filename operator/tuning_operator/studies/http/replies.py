@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
 
 from tuning_operator.protocol import Problem
 from tuning_operator.resource.study import Model
@@ -65,7 +66,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def handle(_: Request, error: Exception) -> Response:
         return error_reply(error)
 
-    for kind in (errors.StudyError, RequestValidationError, TimeoutError, Fenced):
+    for kind in (errors.StudyError, RequestValidationError, HTTPException, TimeoutError, Fenced):
         app.add_exception_handler(kind, handle)
 
 
@@ -78,6 +79,8 @@ def error_reply(error: Exception) -> Response:
             return _error(422, [_problem(entry["loc"][1:], entry["msg"]) for entry in error.errors()])
         case ValidationError():
             return _error(422, [_problem(entry["loc"], entry["msg"]) for entry in error.errors()])
+        case HTTPException():  # of the framework, for example for a path that does not exist
+            return _error(error.status_code, [Problem(field="request", message=str(error.detail))])
         case TimeoutError():
             log.warning("The database did not answer in time: %r", error)
             return _server_error(503, "the database does not answer; try again later")
