@@ -87,9 +87,9 @@ def may(api: Api, chart: Chart, namespaces: None) -> Any:
     applied = kubectl(api, "apply", "-f", "-", stdin=manifests)
     assert applied.returncode == 0, applied.stderr
 
-    def ask(account: str, verb: str, resource: str, *options: str) -> bool:
+    def ask(account: str, verb: str, resource: str, *options: str, named: str = "") -> bool:
         name, slash, part = resource.partition("/")
-        thing = [name, f"--subresource={part}"] if name and slash else [resource]
+        thing = [name, f"--subresource={part}"] if name and slash else [f"{resource}/{named}".rstrip("/")]
         user = f"--as=system:serviceaccount:{SYSTEM}:{account}"
         answer = kubectl(api, "auth", "can-i", user, verb, *thing, *options)
         assert answer.stdout.strip() in {"yes", "no"}, answer.stderr
@@ -129,6 +129,13 @@ def test_the_operator_may_do_its_work(may: Any, verb: str, resource: str) -> Non
 @pytest.mark.parametrize(("verb", "resource"), FORBIDDEN)
 def test_the_operator_may_do_nothing_else(may: Any, verb: str, resource: str) -> None:
     assert not may("tuning-operator", verb, resource, "-n", SYSTEM)
+
+
+def test_the_operator_may_delete_one_pod_only(may: Any) -> None:
+    server = "tuning-operator-study-server-0"
+    assert may("tuning-operator", "delete", "pods", "-n", SYSTEM, named=server)
+    assert not may("tuning-operator", "delete", "pods", "-n", SYSTEM, named="tuning-operator-postgres-0")
+    assert not may("tuning-operator", "delete", "pods", "-n", "ml", named=server)
 
 
 def test_the_study_server_may_read_the_token_keys_only(may: Any) -> None:

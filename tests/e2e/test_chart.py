@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import psycopg2
 import pytest
 import yaml
 from sqlalchemy import make_url
@@ -163,6 +164,10 @@ def test_backup_and_restore(release: Release) -> None:
         study = optuna.create_study(study_name="precious", storage=storage)
         study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}).report(0.5, 0)
         before = study.get_trials()
+    with port_forward(release.kubectl.namespace, f"svc/{NAME}-postgres", 5432) as port:
+        plain = {"host": "127.0.0.1", "port": port, "sslmode": "disable"}
+        with pytest.raises(psycopg2.OperationalError, match="no encryption"):
+            psycopg2.connect(dbname="tuning", user="tuning", password="x", **plain)
     assert "tuning-" in release.job("backup", "first")
     with release.storage() as storage:
         study = optuna.load_study(study_name="precious", storage=storage)

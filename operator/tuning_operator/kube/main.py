@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -14,6 +14,7 @@ from tuning_operator.kube.jobs.manifests import Runtime
 from tuning_operator.kube.loop.changes import follow_changes, follow_runs
 from tuning_operator.kube.loop.handlers import kopf_settings, register
 from tuning_operator.kube.loop.reconciler import Reconciler
+from tuning_operator.kube.loop.server_pod import replace_lost_server
 from tuning_operator.kube.loop.worker import until_first_ends, work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check
@@ -66,6 +67,7 @@ async def operate(settings: OperatorSettings) -> None:
             follow_changes(server, queue, settings.namespaces),
             stopped(),
             *parts,
+            *_server_pod(kube, settings),
         )
     finally:
         await listener.cleanup()
@@ -84,6 +86,12 @@ def runtime(settings: OperatorSettings) -> Runtime:
         settings.gpu_resource,
         f"study-server-ca.{settings.installation.replace('/', '.')}",
     )
+
+
+def _server_pod(kube: KubernetesApi, settings: OperatorSettings) -> Iterator[Coroutine[Any, Any, None]]:
+    if settings.study_server_pod:
+        namespace, _, name = settings.study_server_pod.partition("/")
+        yield replace_lost_server(kube, namespace, name, _now)
 
 
 async def _watch(kube: KubernetesApi, settings: OperatorSettings, registry: kopf.OperatorRegistry) -> None:

@@ -33,6 +33,11 @@ class OperatorSettings(BaseSettings):
         description="NAMESPACE/NAME of this installation, recorded in the status of the studies that it "
         "serves. Another installation that watches the same namespace leaves them alone.",
     )
+    study_server_pod: str | None = Field(
+        None,
+        description="NAMESPACE/NAME of the study server's pod, to be replaced if its node is lost.",
+        pattern=r"^[^/]+/[^/]+$",
+    )
     trainer_image: str | None = Field(
         None, description="The image of trials whose template names none. Unset: a template must name one."
     )

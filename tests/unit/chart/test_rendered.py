@@ -324,8 +324,9 @@ def test_only_clients_of_the_database_have_its_url(chart: Chart) -> None:
 
 
 def grants(rendered: Objects, kind: str) -> dict[str, Any]:
-    """Return the operator's rules by namespace."""
-    roles = [r for r in rendered.kind(kind) if labels(r)["app.kubernetes.io/component"] == "operator"]
+    """Return the operator's rules for studies, by namespace."""
+    roles = [r for r in rendered.kind(kind) if "tuningstudies" in json.dumps(r["rules"])]
+    roles = [r for r in roles if labels(r)["app.kubernetes.io/component"] == "operator"]
     return {found["metadata"].get("namespace", ""): found["rules"] for found in roles}
 
 
@@ -337,6 +338,18 @@ def test_permissions_are_limited_to_watched_namespaces(chart: Chart) -> None:
     assert set(grants(rendered, "Role")) == {"ml", "vision"}
     for rules in grants(rendered, "Role").values():
         assert [*rules, {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list"]}] == everywhere
+
+
+def test_the_operator_may_replace_the_study_servers_pod(chart: Chart) -> None:
+    for values in ({}, OF_ONE_NAMESPACE):
+        rendered = chart.render(values, release="other")
+        server = rendered.one("StatefulSet", "study-server")["metadata"]["name"]
+        (operator,) = pod(rendered.one("Deployment", "operator"))["containers"]
+        assert environment(operator)["TUNING_STUDY_SERVER_POD"] == f"tuning-system/{server}-0"
+        [role] = [r for r in rendered.kind("Role") if r["metadata"]["name"] == f"{server}-replace"]
+        [rule] = role["rules"]
+        assert role["metadata"]["namespace"] == "tuning-system"
+        assert (rule["resourceNames"], rule["verbs"]) == ([f"{server}-0"], ["get", "delete"])
 
 
 def test_a_namespace_is_enough(chart: Chart) -> None:

@@ -121,6 +121,20 @@ class KubeApiContract:
                 await asyncio.sleep(0.05)
         await kube.delete_job(namespace, "mnist-0")
 
+    async def test_delete_pod_now(self, kube: KubeApi, namespace: str) -> None:
+        """A pod of a node that is not there stays, being deleted, until it is deleted without waiting."""
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "lost", "namespace": namespace},
+            "spec": {"nodeName": "nowhere", "containers": [{"name": "main", "image": "none"}]},
+        }
+        await kube.create(pod)
+        assert await kube.get("Pod", namespace, "lost")
+        await kube.delete_pod_now(namespace, "lost")
+        assert await kube.get("Pod", namespace, "lost") is None
+        await kube.delete_pod_now(namespace, "lost")
+
     async def test_patch(self, kube: KubeApi, namespace: str) -> None:
         await self.create(kube, namespace, job("mnist-0", 0))
         before = await kube.get("Job", namespace, "mnist-0")

@@ -75,6 +75,9 @@ class FakeKube:
         else:
             self.remove("Job", namespace, name)
 
+    async def delete_pod_now(self, namespace: str, name: str) -> None:
+        self.remove("Pod", namespace, name)
+
     async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> None:
         if there := self.objects.get((kind, namespace, name)):
             self._store({**there, part: {**there.get(part, {}), **_copied(fields)}})

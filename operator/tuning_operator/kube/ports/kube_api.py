@@ -64,5 +64,8 @@ class KubeApi(Resources, Protocol):
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
 
+    async def delete_pod_now(self, namespace: str, name: str) -> None:
+        """Delete a pod if it exists, without waiting until its node confirms that it has ended."""
+
     async def largest_nodes(self) -> Mapping[str, str] | None:
         """Return the most that a single node has of each resource; None if nodes may not be read."""

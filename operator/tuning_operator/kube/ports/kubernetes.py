@@ -112,12 +112,11 @@ class KubernetesApi:
 
     async def delete_job(self, namespace: str, name: str) -> None:
         """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
-        options = {"propagationPolicy": "Foreground"}
-        try:
-            await self._request("delete", "Job", _path("Job", namespace, name), body=options)
-        except KubeError as error:
-            if error.status != 404:
-                raise
+        await self._delete("Job", namespace, name, {"propagationPolicy": "Foreground"})
+
+    async def delete_pod_now(self, namespace: str, name: str) -> None:
+        """Delete a pod if it exists, without waiting until its node confirms that it has ended."""
+        await self._delete("Pod", namespace, name, {"gracePeriodSeconds": 0})
 
     async def replace_status(self, body: Json) -> None:
         """Write a study's status; rejected (409) if the study changed since `body` was read."""
@@ -157,6 +156,13 @@ class KubernetesApi:
     async def _patch(self, kind: str, path: str, changes: Json) -> None:
         content_type = "application/merge-patch+json"
         await self._request("patch", kind, path, body=changes, content_type=content_type)
+
+    async def _delete(self, kind: str, namespace: str, name: str, options: Json) -> None:
+        try:
+            await self._request("delete", kind, _path(kind, namespace, name), body=options)
+        except KubeError as error:
+            if error.status != 404:
+                raise
 
     async def _pages(self, kind: str, path: str, query: dict[str, str]) -> list[Json]:
         items: list[Json] = []
