@@ -64,6 +64,11 @@ class Process:
         """End it as Kubernetes does; return the exit code."""
         return self._end(signal.SIGTERM)
 
+    @property
+    def pid(self) -> int:
+        assert self._process
+        return self._process.pid
+
     def url(self, path: str) -> str:
         """Return the address of a path on its HTTP port."""
         return urllib.parse.urljoin(self._ready_url, path)

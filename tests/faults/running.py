@@ -97,7 +97,9 @@ class RunningStudy:
     # --- what it does
 
     def status(self) -> dict[str, Any]:
-        return self.kubectl.study(self.name).get("status", {})
+        """Return the status, as soon as the API server answers."""
+        status: dict[str, Any] = self.wait(lambda _: True).get("status", {})
+        return status
 
     def finished(self) -> int:
         return _finished(self.status())

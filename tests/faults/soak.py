@@ -1,0 +1,168 @@
+"""Thousands of short trials while operator, study server and Postgres are killed at random.
+
+    uv run python -m tests.faults.soak --trials 2000
+
+A control plane of its own, the operator's and the study server's own processes and a real Postgres; only the
+node and the trainers are played, which repeat a request until it is answered, as the trainer does. In the
+first half of the trials a process is killed every few seconds. Nothing is killed in the second half, where
+memory is measured. The audit at the end reads the record with Optuna.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import optuna
+import psutil
+import typer
+from kubernetes.aio import config
+from optuna.trial import TrialState
+from tuning_operator.resource import names
+from tuning_operator.studies.auth.tokens import mint_pod
+
+from dev.cluster import control_plane, programs
+from dev.cluster.run import run, succeeds, wait
+from tests.api.operator_kit import SECRET, Cluster, Pod, Process, System, node_of, running_system
+from tests.support.postgres import EmbeddedPostgres
+
+CRDS = Path(__file__).parents[2] / "crds"
+NAMESPACE = "soak"
+STEPS = 3
+RETRY_SECONDS = 0.5
+MINUTES = 60
+
+
+class Trainers:
+    """The trainers of all pods."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self.requests = self.retries = 0
+
+    async def live(self, pod: Pod) -> None:
+        await pod.runs()
+        trial = await self._ask(pod, "GET", "")
+        x = trial["trial"]["parameters"]["x"]
+        for step in range(STEPS):
+            await self._ask(pod, "POST", "/report", {"values": [[step, x + step]]})
+        await self._ask(pod, "POST", "/result", {"state": "COMPLETE", "values": [x]})
+        await pod.succeeds()
+
+    async def _ask(self, pod: Pod, method: str, path: str, content: object = None) -> dict:
+        environment = {e["name"]: e.get("value") for e in pod.body["spec"]["containers"][0]["env"]}
+        headers = {"Authorization": f"Bearer {mint_pod(SECRET, NAMESPACE, pod.name)}"}
+        while True:
+            self.requests += 1
+            try:
+                url = f"{environment['TUNING_TRIAL_URL']}{path}"
+                reply = await self._http.request(method, url, json=content, headers=headers)
+                if reply.status_code < 500:
+                    reply.raise_for_status()
+                    return reply.json()
+            except httpx.TransportError:
+                pass
+            self.retries += 1
+            await asyncio.sleep(RETRY_SECONDS)
+
+
+class Chaos:
+    """Kills one of the processes every few seconds, and starts it again after a moment."""
+
+    def __init__(self, system: System, postgres: EmbeddedPostgres, seed: int) -> None:
+        self._system, self._postgres, self._random = system, postgres, random.Random(seed)
+        self.kills = 0
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(self._random.uniform(5, 15))
+            victim = self._random.choice([self._system.operator, self._system.server, self._postgres])
+            await asyncio.shield(asyncio.create_task(self._kill(victim, self._random.uniform(0, 2))))
+
+    async def _kill(self, victim: Process | EmbeddedPostgres, away: float) -> None:
+        self.kills += 1
+        await asyncio.to_thread(victim.crash if isinstance(victim, EmbeddedPostgres) else victim.kill)
+        await asyncio.sleep(away)
+        await asyncio.to_thread(victim.start)
+
+
+def main(trials: Annotated[int, typer.Option()] = 2000, parallelism: int = 32, seed: int = 8) -> None:
+    """Run the soak; print what was measured, and fail if something was lost."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        control_plane.temporary() as plane,
+        EmbeddedPostgres() as postgres,
+    ):
+        kubectl = (programs.kubectl(), f"--kubeconfig={plane.kubeconfig}")
+        run(*kubectl, "apply", "-f", CRDS)
+        wait("the CRD", lambda: succeeds(*kubectl, "get", names.PLURAL), 30)
+        run(*kubectl, "create", "namespace", NAMESPACE)
+        with running_system(Path(folder), plane.kubeconfig, postgres.url) as system:
+            asyncio.run(soak(plane.kubeconfig, system, postgres, trials, parallelism, seed))
+            audit(postgres.url, trials)
+    print(f"{trials} trials: each COMPLETE, with the parameters and values that it had, reported once")
+
+
+async def soak(
+    kubeconfig: Path, system: System, postgres: EmbeddedPostgres, trials: int, parallelism: int, seed: int
+) -> None:
+    started = time.monotonic()
+    async with (
+        await config.new_client_from_config(config_file=str(kubeconfig)) as connection,
+        httpx.AsyncClient(timeout=10) as http,
+        node_of(connection, NAMESPACE, parallelism) as node,
+    ):
+        trainers = Trainers(http)
+        node.life = trainers.live
+        cluster = Cluster(connection, NAMESPACE, node, system)
+        spec = {"trial": {"ttlAfterFinished": "60s"}, "maxFailedTrials": 0}
+        await cluster.apply("soak", maxTrials=trials, parallelism=parallelism, **spec)
+        chaos = Chaos(system, postgres, seed)
+        killing = asyncio.create_task(chaos.run())
+        await _finished(cluster, trials // 2)
+        killing.cancel()
+        await asyncio.wait([killing])
+        for part in (5, 6, 7, 8, 9, 10):
+            count = trials * part // 10
+            status = await _finished(cluster, count)
+            memory = ", ".join(f"{name} {size} MiB" for name, size in _memory(system).items())
+            print(f"{count} trials after {time.monotonic() - started:.0f} s: {memory}")
+        assert status["phase"] == "Completed", status
+        assert status["trials"]["complete"] == trials, status["trials"]
+        assert len(node.jobs) == trials, f"{len(node.jobs)} Jobs had pods"
+        assert not node.failures(), node.failures()
+        print(f"{chaos.kills} kills; {trainers.retries} of {trainers.requests} requests were repeated")
+
+
+async def _finished(cluster: Cluster, count: int) -> dict:
+    def finished(status: dict) -> bool:
+        trials = status.get("trials", {})
+        return sum(trials.get(state, 0) for state in ("complete", "pruned", "failed")) >= count
+
+    return await cluster.wait(finished, "soak", seconds=30 * MINUTES)
+
+
+def _memory(system: System) -> dict[str, int]:
+    """Return the resident memory of the processes, in MiB."""
+    pids = {"operator": system.operator.pid, "study server": system.server.pid}
+    return {name: psutil.Process(pid).memory_info().rss >> 20 for name, pid in pids.items()}
+
+
+def audit(url: str, trials: int) -> None:
+    storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+    record = optuna.load_study(study_name=f"{NAMESPACE}/soak", storage=storage).get_trials(deepcopy=False)
+    assert [trial.number for trial in record] == list(range(trials))
+    for trial in record:
+        x = trial.params["x"]
+        assert (trial.state, trial.values) == (TrialState.COMPLETE, [x]), trial
+        assert trial.intermediate_values == {step: x + step for step in range(STEPS)}, trial
+    storage.engine.dispose()
+
+
+if __name__ == "__main__":
+    typer.run(main)
