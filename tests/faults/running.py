@@ -86,7 +86,10 @@ class RunningStudy:
         name, parallelism = "steady", 6
         jobs = JobHistory(kubectl, name)
         jobs.start()
-        manifest = study(name, image, maxTrials=max_trials, parallelism=parallelism, maxFailedTrials=1)
+        manifest = study(
+            name, image, maxTrials=max_trials, parallelism=parallelism, maxFailedTrials=0,
+            pruner={"name": "NopPruner"},
+        )  # fmt: skip
         kubectl.apply(code(f"{name}-code", STEADY), manifest)
         return cls(kubectl, name, jobs, parallelism)
 
