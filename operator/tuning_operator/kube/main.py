@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterator
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import kopf
@@ -50,10 +49,10 @@ async def operate(settings: OperatorSettings) -> None:
     metrics = probes.Metrics(lambda: len(queue))
     kube = await connect(metrics.requests)
     registry = kopf.OperatorRegistry()
-    runs = JobRuns(kube, lambda: runtime(settings), _now, settings.namespaces)
+    runs = JobRuns(kube, lambda: runtime(settings), kube.now, settings.namespaces)
     register(registry, queue)
-    observer, actor = Observer(runs, server, check, _now), Actor(runs, server)
-    reconciler = Reconciler(kube, server, observer, actor, _now, settings.installation)
+    observer, actor = Observer(runs, server, check, kube.now), Actor(runs, server)
+    reconciler = Reconciler(kube, server, observer, actor, kube.now, settings.installation)
     listener = await probes.serve(
         probes.application(queue.age, settings.stuck_seconds, metrics),
         settings.probe_host,
@@ -132,7 +131,3 @@ def _signals() -> Callable[[], Coroutine[Any, Any, None]]:
         await received.wait()
 
     return wait
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

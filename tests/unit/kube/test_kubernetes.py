@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,6 +44,21 @@ def client_of(stub: HttpStub, metrics: Metrics) -> KubernetesApi:
     configuration = client.Configuration()
     configuration.host = stub.url
     return KubernetesApi(client.ApiClient(configuration), metrics.requests)
+
+
+async def test_a_clock_that_jumps_is_corrected_by_the_api_servers(stub: HttpStub, metrics: Metrics) -> None:
+    configuration = client.Configuration()
+    configuration.host = stub.url
+    jumps = [timedelta()]
+    kube = KubernetesApi(
+        client.ApiClient(configuration), metrics.requests, lambda: datetime.now(UTC) + jumps[-1]
+    )
+    stub.reply(200, {"items": []})
+    for jump in (timedelta(), timedelta(hours=2), timedelta(), timedelta(days=-1)):
+        jumps.append(jump)
+        await kube.select("Job", "ml")
+        assert abs(kube.now() - datetime.now(UTC)) < timedelta(seconds=5)
+    await kube.close()
 
 
 def new_job() -> dict[str, Any]:

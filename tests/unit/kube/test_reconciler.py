@@ -397,6 +397,29 @@ async def test_finished_jobs_make_room_in_a_quota_on_jobs() -> None:
     assert world.status["progress"] == "6/6"
 
 
+async def test_jobs_that_failed_and_those_of_other_studies_make_room_in_a_quota() -> None:
+    """Failed ones only after a while, since people read their logs; none that has not ended."""
+    world = World(maxTrials=2, parallelism=2)
+    quota = 'jobs.batch "x" is forbidden: exceeded quota: jobs, requested: count/jobs.batch=1'
+
+    def admit(created: dict[str, Any]) -> None:
+        if created["kind"] == "Job" and len(world.kube.named("Job")) >= 3:
+            raise KubeError(403, "Forbidden", quota)
+
+    ended = [{**FAILED[0], "lastTransitionTime": rfc3339(NOW)}]
+    world.kube.put(job(5, name="failed", failed=1, conditions=ended))
+    world.kube.put(job(6, name="done", succeeded=1, conditions=COMPLETE))
+    world.kube.put(job(7, name="runs", active=1))
+    world.kube.admit = admit
+    await world.settle()
+    assert world.kube.named("Job") - {"mnist-0", "mnist-1"} == {"failed-5", "runs-7"}
+    assert world.condition("Stalled")["reason"] == "Quota"
+    world.advance(601)
+    for _ in range(2):
+        await world.settle()
+    assert world.kube.named("Job") == {"mnist-1", "runs-7", "mnist-0"}
+
+
 async def test_what_an_ask_brings_is_started_in_the_same_pass() -> None:
     world = World(maxTrials=40, parallelism=40)
     assert await world.tick() == 0
@@ -441,6 +464,23 @@ async def test_a_copied_job_is_not_the_trials() -> None:
     await world.settle()
     assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
     assert world.condition("Stalled")["reason"] == "Progressing"
+
+
+async def test_a_suspended_job_is_reported_though_others_run() -> None:
+    """A user has suspended one; it keeps its slot, so the study says so."""
+    world = World(parallelism=2)
+    await world.settle()
+    world.begin(1)
+    world.kube.edit("Job", "ml", "mnist-0", suspend=True)
+    suspended = [{"type": "Suspended", "status": "True", "lastTransitionTime": rfc3339(world.now)}]
+    world.kube.set_status("Job", "ml", "mnist-0", conditions=suspended)
+    await world.tick()
+    world.advance(31)
+    await world.settle()
+    stalled = world.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("False", "Queued")
+    assert "Trial 0 waits while others run: Job mnist-0 is suspended" in stalled["message"]
+    assert '`kubectl patch job mnist-0 -p \'{"spec":{"suspend":false}}\'`' in stalled["message"]
 
 
 async def test_a_young_job_is_not_diagnosed_yet() -> None:

@@ -29,6 +29,7 @@ from tuning_operator.resource.text import count
 from tuning_operator.resource.times import parse_time, rfc3339
 
 QUOTA_REMEDY = "Wait until other work has ended, lower spec.parallelism, or ask for a larger ResourceQuota."
+RESUME = '{"spec":{"suspend":false}}'
 EVICTIONS = 3
 """After so many evictions, the next pod of a trial is not expected to survive either."""
 LASTING = timedelta(seconds=5)
@@ -308,7 +309,8 @@ def _queued(evidence: Evidence) -> Diagnosis | None:
     return diagnosis(
         "Queued",
         f"Job {name} is suspended: it waits in a queue, or a user suspended it.",
-        f"It starts when its queue admits it; `kubectl describe job {name}` may show why it waits.",
+        f"It starts when its queue admits it; `kubectl describe job {name}` may show why it waits. If a user "
+        f"suspended it, resume it: `kubectl patch job {name} -p '{RESUME}'`.",
         parse_time(since) or created(job),
     )
 

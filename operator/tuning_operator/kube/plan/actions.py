@@ -82,5 +82,7 @@ class Plan:
     """The refit that the study should have, whether it has begun or not."""
     blocked: tuple[Work, ...] = ()
     """The work whose run cannot start, for long enough to be reported: trials by number, then the refit."""
+    queued: tuple[Work, ...] = ()
+    """The same for trials that wait their turn, while others run."""
     wake: datetime | None = None
     """When to decide again at the latest; None: not before something happens."""

@@ -14,7 +14,7 @@ from tuning_operator.kube.plan.observation import Observation, Run, unfinished
 from tuning_operator.kube.plan.refit import due, refit_steps
 from tuning_operator.kube.plan.usage import gpu_seconds, gpus
 from tuning_operator.kube.plan.verdict import Verdict, elapsed, finished, judge
-from tuning_operator.kube.plan.waiting import blocked, give_up, needs_start
+from tuning_operator.kube.plan.waiting import give_up, needs_start, waiting
 from tuning_operator.kube.plan.work import Trial
 from tuning_operator.protocol import AskRequest, Failure, StudySummary, TellRequest, TrialRecord
 from tuning_operator.resource.duration import seconds
@@ -45,7 +45,7 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     summary = seen.summary or StudySummary()
     context = Context(study, seen, summary, judge(study, summary, now), now)
     refit = due(study, summary, context.verdict)
-    blocked_work, waits = blocked(seen, now)
+    found = waiting(seen, now)
     steps = [
         *_trials(context),
         *_lingering(context),
@@ -56,11 +56,11 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
         *_gpu_hours(context),
         *_refused(context),
         *(Wait(run.check_at) for run in seen.runs.values() if run.check_at),
-        *waits,
+        *found.waits,
     ]
     actions = tuple(step for step in steps if not isinstance(step, Wait))
     wake = min((step.until for step in steps if isinstance(step, Wait)), default=None)
-    return Plan(actions, context.verdict, refit, blocked_work, wake)
+    return Plan(actions, context.verdict, refit, found.blocked, found.queued, wake)
 
 
 Rule = Callable[[Context, TrialRecord, Run | None], tuple[Step, ...]]

@@ -1,5 +1,6 @@
 """Runs that cannot start: how long they keep their slot, and when it is reported."""
 
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tuning_operator.kube.plan.actions import Action, Step, Wait, once
@@ -36,25 +37,45 @@ def give_up(run: Run, now: datetime, *actions: Action) -> tuple[Step, ...]:
     return once(diagnosis.since + START_GRACE, now, *actions)
 
 
-def blocked(seen: Observation, now: datetime) -> tuple[tuple[Work, ...], tuple[Wait, ...]]:
-    """Return the work whose run cannot start, trials by number and then the refit; and the waits."""
+@dataclass(frozen=True)
+class Waiting:
+    """The work whose run has waited for long enough to be reported: trials by number, then the refit."""
+
+    blocked: tuple[Work, ...] = ()
+    """Nothing of it will start by itself soon."""
+    queued: tuple[Work, ...] = ()
+    """It waits its turn, while other trials of the study run."""
+    waits: tuple[Wait, ...] = ()
+    """When there is more to report."""
+
+
+def waiting(seen: Observation, now: datetime) -> Waiting:
+    """Return what waits for its start."""
     wanted = unfinished(seen.summary)
     runs = {work: run for work, run in seen.runs.items() if work in wanted}
     trials = sorted((work for work in runs if isinstance(work, Trial)), key=lambda work: work.number)
     order: list[Work] = [*trials, *(work for work in runs if not isinstance(work, Trial))]
     trials_run = any(runs[work].state == "running" for work in trials)
-    steps = {work: _reported(runs[work], trials_run and isinstance(work, Trial), now) for work in order}
-    reported = tuple(work for work, step in steps.items() if step is True)
-    return reported, tuple(step for step in steps.values() if isinstance(step, Wait))
+    steps = {work: _reported(runs[work], now) for work in order}
+    reported = [work for work, step in steps.items() if step is True]
+    queued = tuple(work for work in reported if trials_run and _is_queueing(work, runs[work]))
+    return Waiting(
+        tuple(work for work in reported if work not in queued),
+        queued,
+        tuple(step for step in steps.values() if isinstance(step, Wait)),
+    )
 
 
-def _reported(run: Run, others_run: bool, now: datetime) -> bool | Wait:
+def _is_queueing(work: Work, run: Run) -> bool:
+    category = run.diagnosis.failure.category if run.diagnosis else None
+    return isinstance(work, Trial) and category in QUEUEING
+
+
+def _reported(run: Run, now: datetime) -> bool | Wait:
     if run.diagnosis is None or not (run.state == "starting" or run.lost):
         return False
     category, since = run.diagnosis.failure.category, run.diagnosis.since
     if category not in REPORT_AFTER or since is None:
         return True
-    if category in QUEUEING and others_run:
-        return False
     moment = since + REPORT_AFTER[category]
     return moment <= now or Wait(moment)

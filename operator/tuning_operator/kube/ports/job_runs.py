@@ -59,6 +59,8 @@ NODES_TTL = timedelta(minutes=1)
 """How long the nodes' sizes are remembered: a list of a thousand nodes is large."""
 
 JOB_QUOTA = re.compile(r"exceeded quota.*\b(count/)?jobs\.batch=", re.DOTALL)
+LOGS_KEPT = timedelta(minutes=10)
+"""How long Jobs that failed are kept whatever a quota says: their end has to be recorded, and logs read."""
 ROOM = 16
 """Finished Jobs that are deleted at a time when a quota on the number of Jobs is used up."""
 
@@ -170,7 +172,7 @@ class JobRuns:
             if error.status not in REFUSED:
                 raise
             if JOB_QUOTA.search(error.message):
-                await self._delete_finished(key_of(study))
+                await self._delete_finished(study.metadata["namespace"])
             raise RunRefused(work, _explained(error, study, work)) from error
 
     def _next_restarts(self, study: TuningStudy, work: Work) -> Restarts:
@@ -178,14 +180,21 @@ class JobRuns:
         restarts = self._restarts.get(key_of(study), {}).get(work, Restarts())
         return replace(restarts, avoided=tuple(rejecting), reason=next(reversed(rejecting.values()), ""))
 
-    async def _delete_finished(self, key: StudyKey) -> None:
-        """Make room in a quota on the number of Jobs: those that succeeded have their result recorded."""
-        jobs = await self._kube.select(
-            "Job", key.namespace, labels=f"{names.LABEL_STUDY}={key.name}", fields="status.successful=1"
-        )
+    async def _delete_finished(self, namespace: str) -> None:
+        """Make room in a quota on the number of Jobs: delete finished ones of any study, their record stays.
+
+        Those that succeeded go first: their result is recorded. Those that failed are kept for a while.
+        """
+        jobs = await self._kube.select("Job", namespace, labels=names.LABEL_STUDY)
         jobs.sort(key=lambda body: str(body["metadata"].get("creationTimestamp")))
-        for body in jobs[:ROOM]:
-            await self._kube.delete_job(key.namespace, body["metadata"]["name"])
+        succeeded = [body for body in jobs if job_condition(body, "Complete")]
+        for body in (succeeded or [body for body in jobs if self._is_long_over(body)])[:ROOM]:
+            await self._kube.delete_job(namespace, body["metadata"]["name"])
+
+    def _is_long_over(self, job: Json) -> bool:
+        failed = job_condition(job, "Failed")
+        end = parse_time(failed.get("lastTransitionTime")) if failed else None
+        return end is not None and self._clock() - end > LOGS_KEPT
 
     async def stop(self, key: StudyKey, work: Work) -> None:
         """Delete the work's Job, its pods before it."""

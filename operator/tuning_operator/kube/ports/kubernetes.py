@@ -3,8 +3,11 @@
 import contextlib
 import difflib
 import json
+import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, get_args
 from urllib.parse import quote
 
@@ -16,6 +19,8 @@ from tuning_operator.kube.jobs.resources import largest_of
 from tuning_operator.kube.ports.kube_api import Json, KubeError
 from tuning_operator.resource import names
 
+log = logging.getLogger(__name__)
+
 REQUEST_SECONDS = 30.0
 WATCH_SECONDS = 300
 """The API server ends a watch after this time."""
@@ -23,6 +28,8 @@ SILENCE_SECONDS = 150.0
 """A watch without even a bookmark, which comes each minute, is cut off."""
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 PAGE = 500
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""A reply takes a moment, and its Date has whole seconds."""
 METHODS = {
     "get": "GET",
     "list": "GET",
@@ -45,8 +52,29 @@ RESOURCES = {
 class KubernetesApi:
     """KubeApi on a real API server; counts its requests."""
 
-    def __init__(self, api: client.ApiClient, requests: Counter) -> None:
-        self._api, self._requests = api, requests
+    def __init__(
+        self,
+        api: client.ApiClient,
+        requests: Counter,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._api, self._requests, self._clock = api, requests, clock
+        self._ahead = timedelta()
+
+    def now(self) -> datetime:
+        """Return the time, corrected by the API server's last reply if this machine's clock is wrong.
+
+        Whether a study's timeout has elapsed must not depend on a clock that jumps for a moment.
+        """
+        return self._clock() + self._ahead
+
+    def _compare_clocks(self, date: str | None) -> None:
+        ahead = (parsedate_to_datetime(date) if date else self._clock()) - self._clock()
+        if abs(ahead) <= CLOCK_TOLERANCE:
+            ahead = timedelta()
+        if abs(ahead - self._ahead) > CLOCK_TOLERANCE:
+            log.warning("The clock of the API server is ahead of this machine's by %s, and is used", ahead)
+        self._ahead = ahead
 
     async def close(self) -> None:
         """Close the connections."""
@@ -221,6 +249,7 @@ class KubernetesApi:
             )
             reply = await self._api.call_api(*serialized, _request_timeout=limits)
             status = reply.status
+            self._compare_clocks(reply.response.headers.get("Date"))
             async with reply.response as response:
                 if status >= 400:
                     content = await response.read()

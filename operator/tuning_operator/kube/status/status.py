@@ -187,19 +187,29 @@ def _accepted(problems: tuple[Problem, ...], summary: StudySummary | None) -> Fi
 
 
 def _stalled(seen: Observation, plan: Plan) -> Finding:
-    failures = [(work, run.diagnosis.failure) for work in plan.blocked if (run := seen.runs[work]).diagnosis]
     if seen.problems:
         message = "No trial is started until the spec is valid: see the condition Accepted."
         return Finding("Stalled", False, "NotAccepted", message)
+    if found := _first(seen, plan.blocked):
+        who, failure = found
+        return Finding("Stalled", True, failure.category, f"{who} cannot start: {failure.describe()}")
+    if found := _first(seen, plan.queued):
+        who, failure = found
+        message = f"No trial is blocked. {who} waits while others run: {failure.describe()}"
+        return Finding("Stalled", False, failure.category, message)
+    return _incomplete(seen) or Finding("Stalled", False, "Progressing", "No trial is blocked.")
+
+
+def _first(seen: Observation, works: Sequence[Work]) -> tuple[str, Failure] | None:
+    """Return the first of this work, with the number of others for the same reason, and the reason."""
+    failures = [(work, run.diagnosis.failure) for work in works if (run := seen.runs[work]).diagnosis]
     if not failures:
-        return _incomplete(seen) or Finding("Stalled", False, "Progressing", "No trial is blocked.")
+        return None
     first, failure = failures[0]
     if isinstance(first, Refit):
-        who = "The refit"
-    else:
-        others = sum(isinstance(w, Trial) and f.category == failure.category for w, f in failures[1:])
-        who = f"Trial {first.number}" + (f" (and {others} more)" if others else "")
-    return Finding("Stalled", True, failure.category, f"{who} cannot start: {failure.describe()}")
+        return "The refit", failure
+    others = sum(isinstance(w, Trial) and f.category == failure.category for w, f in failures[1:])
+    return f"Trial {first.number}" + (f" (and {others} more)" if others else ""), failure
 
 
 def _incomplete(seen: Observation) -> Finding | None:
