@@ -90,7 +90,7 @@ def runtime(settings: OperatorSettings) -> Runtime:
 def _server_pod(kube: KubernetesApi, settings: OperatorSettings) -> Iterator[Coroutine[Any, Any, None]]:
     if settings.study_server_pod:
         namespace, _, name = settings.study_server_pod.partition("/")
-        yield replace_lost_server(kube, namespace, name, _now)
+        yield replace_lost_server(kube, namespace, name, kube.now)
 
 
 async def _watch(kube: KubernetesApi, settings: OperatorSettings, registry: kopf.OperatorRegistry) -> None:
