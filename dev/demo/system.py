@@ -58,12 +58,18 @@ def operator_tag() -> str:
     return f"dev-{identity}"
 
 
-def install() -> None:
-    """Install or upgrade the chart and wait until it is ready."""
+def install(*settings: str) -> None:
+    """Install or upgrade the chart and wait until it is ready; `settings` are those of `helm --set`."""
     with step("install the chart"):
         _remove_interrupted_release()
-        values = f"--set=image.tag={operator_tag()},trainer.image.tag={TRAINER.rpartition(':')[2]}"
+        images = f"image.tag={operator_tag()},trainer.image.tag={TRAINER.rpartition(':')[2]}"
+        values = f"--set={','.join([images, *settings])}"
         _helm("upgrade", RELEASE, CHART, values, "--install", "--create-namespace", "--wait", "--timeout=5m")
+
+
+def uninstall() -> None:
+    """Uninstall the chart; studies and their database are kept."""
+    _helm("uninstall", RELEASE, "--wait")
 
 
 def _remove_interrupted_release() -> None:
@@ -73,7 +79,7 @@ def _remove_interrupted_release() -> None:
     except CommandError:
         return
     if status.startswith("pending") or status == "uninstalling":
-        _helm("uninstall", RELEASE, "--wait")
+        uninstall()
 
 
 def _helm(*arguments: str | Path) -> str:

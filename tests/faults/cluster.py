@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from dev.cluster import kind
 from dev.cluster.kind import NODE
 from dev.cluster.run import run
 from dev.demo import system
+from tests.e2e.kit import SYSTEM
 from tests.faults.running import RELEASE, RunningStudy, in_node, pause, stopped
 
+PRODUCTION = Path(__file__).parents[2] / "docs" / "production.md"
 SERVER, OPERATOR, POSTGRES = "study-server", "operator", "postgres"
 
 
@@ -90,6 +94,49 @@ def upgrade(study: RunningStudy) -> None:
     study.system.run("rollout", "restart", *workloads)
     for workload in workloads:
         study.ready(workload)
+
+
+# --- the chart
+
+
+@fault("The certificates are renewed, with a new CA", "Running trials trust the new CA within two minutes.")
+def certificates_renewed(study: RunningStudy) -> None:
+    system.install(f"renewCertificates=at-{time.time_ns()}")
+    study.kill(SERVER)  # otherwise it would read its certificate only after a minute
+
+
+@fault("The chart is uninstalled, and installed again", "Running trials continue.")
+def installed_again(study: RunningStudy) -> None:
+    system.uninstall()
+    system.install()
+
+
+@fault(
+    "Postgres is restored from a backup, as documented",
+    "Trials that ran when the backup was made, and those after it, run again.",
+)
+def backup_restored(study: RunningStudy) -> None:
+    metadata = {"name": "tuning-backups", "namespace": SYSTEM}
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    study.system.apply(
+        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec}
+    )
+    try:
+        system.install("postgres.backup.enabled=true", "postgres.backup.existingClaim=tuning-backups")
+        study.system.run("create", "job", f"--from=cronjob/{RELEASE}-backup", "backup")
+        study.system.run("wait", "--for=condition=complete", "job/backup", "--timeout=60s")
+        study.wait_finished(8)
+        for command in commands(PRODUCTION, "### Restore"):
+            study.kubectl.run(*command, timeout=300)
+    finally:
+        study.system.run("delete", "jobs", "backup", "restore", "--ignore-not-found")
+        study.system.run("delete", "pvc", "tuning-backups", "--wait=false")
+
+
+def commands(page: Path, heading: str) -> list[list[str]]:
+    """Return the arguments of the calls of kubectl in the first block of commands below a heading."""
+    block = page.read_text().partition(heading)[2].partition("```sh\n")[2].partition("```")[0]
+    return [line.split()[1:] for line in block.replace("\\\n", " ").splitlines()]
 
 
 # --- the database
