@@ -27,7 +27,7 @@ SCRIPT = """
         study_name="Digits", direction="maximize", sampler=optuna.samplers.TPESampler(seed=3),
         pruner=optuna.pruners.HyperbandPruner(max_resource=9),
     )
-    study.set_metric_names(["accuracy"])
+    study.set_metric_names(["val/accuracy"])
     study.enqueue_trial({"lr": 0.01})
     study.optimize(objective, n_trials=7, timeout=600)
     raise SystemExit("nor what comes after")
@@ -58,7 +58,7 @@ def test_init(tmp_path: Path) -> None:
     assert f"kubectl apply -k {tmp_path}" in ran.err
     assert "the folder data is imported" in ran.err
     spec = load(tmp_path / "study.yaml")["spec"]
-    assert spec["objectives"] == [{"metric": "accuracy", "direction": "maximize"}]
+    assert spec["objectives"] == [{"metric": "val/accuracy", "direction": "maximize"}]
     assert spec["sampler"] == {"name": "TPESampler", "args": {"seed": 3}}
     assert spec["pruner"] == {"name": "HyperbandPruner", "args": {"max_resource": 9}}
     assert (spec["maxTrials"], spec["timeout"]) == (7, "600s")

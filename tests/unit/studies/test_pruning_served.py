@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from tuning_operator.protocol import AskRequest, StudyDefinition, StudyKey, TellRequest
+from tuning_operator.resource.study import Pruner
 from tuning_operator.studies.storage.base import MemoryStore
 from tuning_operator.studies.study.context import Context, Threads
 from tuning_operator.studies.study.feed import ChangeFeed
@@ -117,9 +118,10 @@ REASONS = {
     r"the median of \d+ completed trials? at this step\.",
     "PercentilePruner": r"At step (\d), its best value .* is worse than [\d.]+, the median of .*",
     "SuccessiveHalvingPruner": r"At step (\d) with the value [\d.]+, "
-    r"it is not among the best 1/2 of the \d+ trials? that reached rung \d\.",
+    r"it is not among the best 1/2 of the \d+ trials? that reached rung \d \([\d.]+ or less\)\.",
     "HyperbandPruner": r"At step (\d) with the value [\d.]+, it is not among the best 1/3 of .*",
-    "ThresholdPruner": r"ThresholdPruner decided so at step (\d) with the value [\d.]+\.",
+    "ThresholdPruner": r"ThresholdPruner decided so at step (\d) with the value [\d.]+, "
+    r"which is above upper, [\d.]+\.",
 }
 
 
@@ -143,6 +145,54 @@ async def test_why_a_trial_is_pruned_is_recorded(start: Callable[[], Registry], 
         record = await engine.record(number)
         assert (record.prune_reason is not None) == prune
     assert reasons
+
+
+@pytest.mark.parametrize(
+    ("pruner", "args", "values", "reason"),
+    [
+        (
+            "ThresholdPruner",
+            {"lower": 0.5},
+            [0.25],
+            "at step 0 with the value 0.25, which is below lower, 0.5.",
+        ),
+        ("ThresholdPruner", {"lower": 0.5}, [float("nan")], "with the value nan, which is not a number."),
+        (
+            "SuccessiveHalvingPruner",
+            {"bootstrap_count": 2, "min_early_stopping_rate": 0, "min_resource": 1},
+            [0, 0.25],
+            "At step 1 with the value 0.25, it is one of the first 2 trials that reach rung 0, which are "
+            "pruned (bootstrap_count).",
+        ),
+    ],
+)
+async def test_reasons_name_the_argument_that_decided(
+    start: Callable[[], Registry], pruner: str, args: dict[str, Any], values: list[float], reason: str
+) -> None:
+    registry = start()
+    await registry.declare(
+        KEY,
+        definition("MedianPruner").model_copy(update={"pruner": Pruner(name=pruner, args=args)}),
+    )
+    engine = await registry.find(KEY)
+    await next_trial(engine, 0)
+    assert await engine.report(0, list(enumerate(values)))
+    assert ((await engine.record(0)).prune_reason or "").endswith(reason)
+
+
+async def test_the_wilcoxon_pruner_names_its_threshold(start: Callable[[], Registry]) -> None:
+    registry = start()
+    pruner = Pruner(name="WilcoxonPruner", args={"p_threshold": 0.25, "n_startup_steps": 0})
+    await registry.declare(KEY, definition("MedianPruner").model_copy(update={"pruner": pruner}))
+    engine = await registry.find(KEY)
+    for number, value in enumerate((0.0, 1.0)):
+        await next_trial(engine, number)
+        prune = await engine.report(number, [(step, value + step / 100) for step in range(8)])
+        await end(engine, number, pruned=prune)
+    assert (await engine.record(1)).prune_reason == (
+        "WilcoxonPruner decided so at step 7 with the value 1.07: the trial's values are worse than those of "
+        "the best trial, with p below 0.25 (p_threshold)."
+    )
 
 
 async def test_the_threshold_is_the_one_that_decided(start: Callable[[], Registry]) -> None:

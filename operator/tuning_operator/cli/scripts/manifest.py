@@ -27,7 +27,8 @@ REFIT = """\
 _AMBIGUOUS = re.compile(r"[yYnN]|[-+]?\.?[0-9][0-9._]*([eE][-+]?[0-9]+)?|[-+]?0[bBoOxX][0-9a-fA-F_]+")
 """Strings that PyYAML leaves unquoted, but that kubectl reads as booleans or numbers."""
 
-_METRIC = re.compile(r"[^A-Za-z0-9_.\-]")
+_METRIC = re.compile(r"^(?=[0-9])|^[^A-Za-z0-9_]|[^A-Za-z0-9_.\-/()\[\]@:%+' ]|[^A-Za-z0-9_)\]%]+$")
+"""What a MetricName can't have."""
 
 
 class _Dumper(yaml.SafeDumper):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import optuna
-from optuna.pruners import BasePruner, PatientPruner
+from optuna.pruners import BasePruner, PatientPruner, ThresholdPruner, WilcoxonPruner
 from optuna.trial import FrozenTrial
 
 from tuning_operator.resource.text import count
@@ -44,8 +44,21 @@ class OptunaPruning:
         return bool(self._pruner.prune(self._study, trial))
 
     def reason(self, trial: FrozenTrial) -> str:
-        """Return which pruner decided, and on what report."""
-        return f"{type(self._pruner).__name__} decided so at {last_report(trial)}."
+        """Return which pruner decided, on what report, and by which threshold."""
+        return f"{type(self._pruner).__name__} decided so at {last_report(trial)}{self._threshold(trial)}."
+
+    def _threshold(self, trial: FrozenTrial) -> str:
+        if isinstance(self._pruner, ThresholdPruner):
+            lower, upper = setting(self._pruner, "lower"), setting(self._pruner, "upper")
+            value = trial.intermediate_values[trial.last_step or 0]
+            if value < lower:
+                return f", which is below lower, {lower:.6g}"
+            return f", which is above upper, {upper:.6g}" if value > upper else ", which is not a number"
+        if isinstance(self._pruner, WilcoxonPruner):
+            p = setting(self._pruner, "p_threshold")
+            worse = "the trial's values are worse than those of the best trial"
+            return f": {worse}, with p below {p:.6g} (p_threshold)"
+        return ""
 
 
 class PatientPruning:

@@ -46,9 +46,17 @@ class Rungs:
 
     def among_best(self, rung: int, value: float, reduction_factor: int) -> bool:
         """Return whether the value is among the best 1/reduction_factor of a rung; of fewer: the best."""
+        threshold = self._threshold(rung, reduction_factor)
+        return value >= threshold if self._maximize else value <= threshold
+
+    def best(self, rung: int, reduction_factor: int) -> str:
+        """Return in words which values are among the best 1/reduction_factor of a rung."""
+        return f"{self._threshold(rung, reduction_factor):.6g} or {'more' if self._maximize else 'less'}"
+
+    def _threshold(self, rung: int, reduction_factor: int) -> float:
         values = self._values[rung].numbers()
         index = max(len(values) // reduction_factor - 1, 0)
-        return value >= values[-(index + 1)] if self._maximize else value <= values[index]
+        return values[-(index + 1)] if self._maximize else values[index]
 
 
 class Halving:
@@ -84,13 +92,16 @@ class Halving:
         return False
 
     def reason(self, trial: FrozenTrial) -> str:
-        """Return the rung at which the trial lost, and against how many."""
+        """Return the rung at which the trial lost, against how many and which value."""
         rung = _next_rung(trial) - 1
         if math.isnan(trial.intermediate_values[trial.last_step or 0]):
             return f"At {last_report(trial)}, it has no number to compare."
-        others = count(self.rungs.competing(rung), "trial")
-        best = f"among the best 1/{self._reduction_factor} of the {others} that reached rung {rung}"
-        return f"At {last_report(trial)}, it is not {best}."
+        competing, factor = self.rungs.competing(rung), self._reduction_factor
+        if competing <= self._bootstrap_count:
+            few = f"the first {count(self._bootstrap_count, 'trial')} that reach rung {rung}"
+            return f"At {last_report(trial)}, it is one of {few}, which are pruned (bootstrap_count)."
+        best = f"among the best 1/{factor} of the {count(competing, 'trial')} that reached rung {rung}"
+        return f"At {last_report(trial)}, it is not {best} ({self.rungs.best(rung, factor)})."
 
     def _is_reached(self, rung: int, step: int) -> bool:
         if self.min_resource is None:
