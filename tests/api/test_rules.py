@@ -528,6 +528,13 @@ REFUSALS = [
         {"spec.trial.study": "high", "spec.trial.script": "train.py", "spec.trial.objective": REMOVED},
     ),
     Refusal(
+        "several-trials-without-reuse",
+        {"spec.trial.trialsPerPod": 4},
+        "spec.trial.trialsPerPod",
+        "several trials in a pod require reusePods: set reusePods: true, or remove trialsPerPod",
+        {"spec.trial.trialsPerPod": 4, "spec.trial.reusePods": True},
+    ),
+    Refusal(
         "nothing-to-run",
         {"spec.trial.objective": REMOVED},
         "spec.trial",
@@ -777,6 +784,13 @@ FROZEN = [
         "spec.objectives",
         "metrics and directions can't be changed",
         {"spec.maxTrials": 1000, "spec.parallelism": 1, "spec.timeout": "2h", "spec.suspend": True},
+    ),
+    Refusal(
+        "reuse",
+        {"spec.trial.reusePods": True},
+        "spec.trial.reusePods",
+        "reusePods can't be changed: create a new study",
+        {"spec.trial.reusePods": False},
     ),
     Refusal(
         "range",

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from tuning_trainer.optuna_api.trial import Trial
     from tuning_trainer.outcome import Outcome
     from tuning_trainer.runner import Run
+    from tuning_trainer.settings import Settings
 
+DESCRIPTOR = "TUNING_FORK_SERVER"
+"""Environment variable of a worker's fork server: the descriptor of its socket to the supervisor."""
 USAGE = (
     "usage: trainer.zip objective MODULE:FUNCTION | script FILE [ARGUMENT...] | command -- PROGRAM... "
     "| init --output FILE [--study NAME] SCRIPT [ARGUMENT...]"
@@ -39,6 +42,8 @@ def main(arguments: list[str]) -> int:
     except SettingsError as error:
         log(str(error))
         return USAGE_ERROR
+    if settings.worker:
+        return _work(settings, arguments)
     settings = settings._replace(source=prepare(settings.source))
     stopping = Stopping()
     stopping.install()
@@ -49,6 +54,21 @@ def main(arguments: list[str]) -> int:
         return run.execute(lambda trial, metrics: MODES[mode[0]](rest, run, trial, metrics))
     except Stopped:
         return EXIT_CODE
+
+
+def _work(settings: Settings, arguments: list[str]) -> int:
+    """Be the supervisor of a worker's pod, or its fork server."""
+    given = getattr(sys, "orig_argv", [sys.executable, *sys.argv])
+    command = [sys.executable, *given[1 : len(given) - len(sys.argv)], *sys.argv]
+    descriptor = os.environ.pop(DESCRIPTOR, None)
+    if descriptor is None:
+        from tuning_trainer.worker.supervisor import Supervisor
+
+        return Supervisor(settings, command, DESCRIPTOR).run()
+    from tuning_trainer.worker.fork_server import ForkServer
+
+    ForkServer(int(descriptor), arguments, main, command).serve()
+    return 0
 
 
 def _objective(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:

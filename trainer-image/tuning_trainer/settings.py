@@ -24,13 +24,17 @@ class Settings(NamedTuple):
     termination_log: str
     final: bool
     """Whether this is the refit, which trains with the best parameters (TUNING_ROLE is `final`)."""
+    worker: bool
+    """Whether the pod takes one trial after another (TUNING_ROLE is `worker`)."""
     follower: bool
     """Whether this is a worker of distributed training other than the first: it reports nothing."""
     config: dict[str, Any]
     """What else the runtime needs from the manifest (TUNING_CONFIG, a JSON object); may be empty. Keys:
     `metrics` {pattern, file}, `pruneGraceSeconds`, `timeoutSeconds`, `sampler` and `pruner` {name, args},
-    `study` (trial.study), in pods `storage` {field: of the pod template, outlastPod: by folder, whether its
-    files are kept when the pod is deleted}, and in the local mode `log` (the file with the output)."""
+    `study` (trial.study), `log` (where the output is, unless it is the log of the trial's own pod), in pods
+    `storage` {field: of the pod template, outlastPod: by folder, whether its files are kept when the pod is
+    deleted}. Of a worker: `trialsPerPod`, `memoryLimit` (of all its trials together, in bytes), and in the
+    local mode `trialFolder` (the folder of each trial, with {trial} in place of the number)."""
 
 
 def read_settings(environ: Mapping[str, str]) -> Settings:
@@ -47,6 +51,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         source=environ.get("TUNING_SOURCE") or None,
         termination_log=environ.get("TUNING_TERMINATION_LOG") or "/dev/termination-log",
         final=environ.get("TUNING_ROLE") == "final",
+        worker=environ.get("TUNING_ROLE") == "worker",
         follower=_is_follower(environ),
         config=_config(environ.get("TUNING_CONFIG") or "{}"),
     )

@@ -120,7 +120,7 @@ def trials_of(
 ) -> list[Trial]:
     """Return the trials of a study's record by number."""
     metrics = metrics_of(study)
-    found = [Trial(trial, metrics, (pods or {}).get(trial.number)) for trial in record.trials]
+    found = [Trial(trial, metrics, (pods or {}).get(trial.number, trial.pod)) for trial in record.trials]
     return sorted(found, key=lambda trial: trial.number)
 
 

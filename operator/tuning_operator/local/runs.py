@@ -17,13 +17,14 @@ from tuning_operator.kube.jobs.evidence import STOPPED, diagnosis
 from tuning_operator.kube.jobs.manifests import environment
 from tuning_operator.kube.plan.observation import Diagnosis, Run
 from tuning_operator.kube.plan.work import Program as Executed
-from tuning_operator.kube.plan.work import Refit, Trial, Work, program
+from tuning_operator.kube.plan.work import Refit, Trial, Work, Worker, program
 from tuning_operator.kube.ports.runs import key_of
 from tuning_operator.local.gpus import Gpus
 from tuning_operator.local.home import STOP, StudyFolder, write_private
 from tuning_operator.local.pods import Machine, Place, config_folder, place
 from tuning_operator.local.processes import Program, sweep
 from tuning_operator.protocol import Failure, Problem, StudyKey
+from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.trainer_archive import trainer_archive
@@ -99,16 +100,24 @@ class LocalRuns:
     async def watch(self, changed: Callable[[StudyKey], None]) -> None:
         """Call `changed` whenever a run starts or ends, until cancelled."""
         self._changed = changed
+        to_stop = self._trials_to_stop()
         for key in self._runs:
             changed(key)
         while True:
             await asyncio.sleep(STOP_SECONDS)
+            before, to_stop = to_stop, self._trials_to_stop()
             for key, runs in self._runs.items():
-                if any(self._is_to_stop(name) for name, run in runs.items() if run.state == "running"):
+                running = [name for name, run in runs.items() if run.state == "running"]
+                if to_stop != before or any(map(self._is_to_stop, running)):
                     changed(key)
 
     def _is_to_stop(self, name: str) -> bool:
         return (self._folder.runs / name / STOP).exists()
+
+    def _trials_to_stop(self) -> frozenset[int]:
+        folders = (file.parent for file in self._folder.runs.glob(f"*/{STOP}"))
+        works = (names.parse_job_name(folder.name)[1] for folder in folders)
+        return frozenset(int(work) for work in works if work.isdecimal())
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
@@ -128,9 +137,13 @@ class LocalRuns:
                 run.diagnosis if run.state in ("starting", "ended") else None,
                 outdated=_is_outdated(run, study),
                 stop_requested=self._is_to_stop(name),
+                trials_to_stop=self._trials_to_stop() if isinstance(run.work, Worker) else frozenset(),
             )
             for name, run in self._runs.get(key_of(study), {}).items()
-            if run.state != "ended" or run.work in unfinished or (refit and isinstance(run.work, Refit))
+            if run.state != "ended"
+            or run.work in unfinished
+            or isinstance(run.work, Worker)
+            or (refit and isinstance(run.work, Refit))
         }
 
     async def start(self, study: TuningStudy, work: Work) -> None:
@@ -235,7 +248,8 @@ class LocalRuns:
             command, self._working_dir(runs, found, folder), environ, mark, output
         )
         self._set(study, run, "running")
-        limit = seconds(runs.timeout) + DEADLINE_GRACE if runs.timeout else None
+        timeout = None if isinstance(run.work, Worker) else runs.timeout
+        limit = seconds(timeout) + DEADLINE_GRACE if timeout else None
         expired = False
         try:
             code = await asyncio.wait_for(
@@ -279,7 +293,10 @@ class LocalRuns:
         (folder / "failure.json").write_text("")
         token = folder / "token"
         write_private(token, self._server.run_token(folder.name))
-        ours = environment(study, work, runs, self._server.url, str(token), log=str(folder / "log"))
+        place = {"log": str(folder / "log")}
+        if isinstance(work, Worker):
+            place["trialFolder"] = str(self._folder.runs / names.job_name(study.metadata["name"], "{trial}"))
+        ours = environment(study, work, runs, self._server.url, str(token), **place)
         ours["TUNING_TERMINATION_LOG"] = str(folder / "failure.json")
         if runs.source:
             ours["TUNING_SOURCE"] = str(config_folder(folder, runs.source))

@@ -1,5 +1,7 @@
 """Names, labels and environment variables that tie a study, its trials and its Jobs together."""
 
+import re
+
 GROUP = "tuning.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
@@ -12,6 +14,10 @@ LABEL_ROLE = f"{GROUP}/role"
 ROLE_TRIAL = "trial"
 ROLE_FINAL = "final"
 """The role of the refit's pods."""
+ROLE_WORKER = "worker"
+"""The role of pods that take trials one after another."""
+LABEL_WORKER = f"{GROUP}/worker"
+"""The slot of a worker."""
 LABEL_DIGEST = f"{GROUP}/digest"
 """Distinguishes the refits of a study, since their Jobs share one name."""
 
@@ -21,7 +27,8 @@ ANNOTATION_PARAMETERS = f"{GROUP}/parameters"
 """A trial's parameters as JSON, for people: those known when its Job was created."""
 
 ANNOTATION_STOP = f"{GROUP}/stop"
-"""On a trial's Job: a user wants the trial to end now. It is recorded as PRUNED."""
+"""On a trial's Job: a user wants the trial to end now. It is recorded as PRUNED. On the Jobs of workers, the
+value has the numbers of such trials, separated by commas."""
 
 ANNOTATION_RESTARTS = f"{GROUP}/restarts"
 """On a Job, as JSON: how often its work was started again after it was lost, and which nodes it avoids."""
@@ -52,6 +59,18 @@ def job_name(study: str, trial: int | str) -> str:
     One-to-one: the trial (or `refit`) follows the last dash, the study precedes it.
     """
     return f"{study}-{trial}"
+
+
+def worker_name(slot: int) -> str:
+    """Return what takes the place of the trial's number in the name of a worker's Job."""
+    return f"w{slot}"
+
+
+def worker_of_pod(pod: str) -> tuple[str, int] | None:
+    """Return the study and the slot of the worker whose pod this is; None for a pod of another kind."""
+    study, name = parse_job_name(job_of_pod(pod))
+    found = re.fullmatch("w(0|[1-9][0-9]*)", name)
+    return (study, int(found[1])) if study and found else None
 
 
 def parse_job_name(job: str) -> tuple[str, str]:

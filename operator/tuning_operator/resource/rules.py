@@ -378,6 +378,16 @@ TRIAL = rules(
         ".study",
         "FieldValueForbidden",
     ),
+    Rule(
+        "!has(self.trialsPerPod) || self.trialsPerPod == 1 || (has(self.reusePods) && self.reusePods)",
+        "several trials in a pod require reusePods: set reusePods: true, or remove trialsPerPod",
+        ".trialsPerPod",
+    ),
+    Rule(
+        "(has(self.reusePods) && self.reusePods) == (has(oldSelf.reusePods) && oldSelf.reusePods)",
+        "reusePods can't be changed: create a new study",
+        ".reusePods",
+    ),
 )
 
 _TRAINER = names.TRAINER_CONTAINER

@@ -282,8 +282,23 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
         "`trainer`: pulling images and running init containers are not included.",
         json_schema_extra=rules.DURATION,
     )
+    reuse_pods: bool = Field(
+        False,
+        description="Run trials one after another in the same pods, each in a process of its own, instead of "
+        "in a pod for each trial. This saves the start of a pod and, for an objective or script, its "
+        "imports. Module-level code of an objective runs once for each pod.",
+    )
+    trials_per_pod: int = Field(
+        1,
+        description="How many trials a pod runs side by side, for example to share a GPU. Each of them may "
+        "use an equal share of the memory limit of the container `trainer`. Requires reusePods.",
+        ge=1,
+        le=64,
+    )
     prune_grace: Duration = Field(
-        "30s", description="How long a pruned trial may continue to run before its pod is deleted."
+        "30s",
+        description="How long a pruned trial may continue to run before its pod is deleted or, with "
+        "reusePods, its process is stopped.",
     )
     ttl_after_finished: Duration = Field(
         "1d",

@@ -73,7 +73,7 @@ class StudyServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer the long polls, let requests in flight finish, and release the database."""
-        self.service.feed.close()
+        self.service.close()
         await super().shutdown(sockets)
         await self.service.stop()  # here, since the signal ends the process once `serve` returns
 

@@ -58,6 +58,12 @@ class Service:
         await self._store.open()
         self._open.set()
 
+    def close(self) -> None:
+        """Reply at once to the requests that wait for a change: the server is stopping."""
+        self.feed.close()
+        for engine in self._studies:
+            engine.workers.close()
+
     async def lost(self) -> Exception:
         """Return when this server can write no more, with the reason: Fenced if another one took over."""
         return await self._store.lost()

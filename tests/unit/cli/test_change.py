@@ -105,6 +105,14 @@ def test_stop_a_trial(mnist: Cluster) -> None:
     assert Ran("stop", "mnist", "9").code == 3
 
 
+def test_stop_a_trial_whose_pod_has_others(mnist: Cluster) -> None:
+    spec(mnist, trial={"reusePods": True})
+    assert Ran("stop", "mnist", "6").out == "Trial 6 of mnist is being stopped.\n"
+    call = mnist.asked("annotate")
+    workers = "--selector=tuning.dev/study=mnist,tuning.dev/role=worker"
+    assert call[:4] == ["annotate", "jobs", workers, "tuning.dev/stop=6"]
+
+
 def test_stop_a_study(mnist: Cluster) -> None:
     out = Ran("stop", "mnist").out
     assert out.splitlines() == [

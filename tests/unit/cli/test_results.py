@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import optuna
 import pyarrow.parquet
 import pytest
@@ -16,11 +18,13 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from tests.unit.cli.conftest import Cluster, Ran
+from tests.unit.cli.served import pod
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.support.study_server import RunningServer
+
 
 BEST = {"number": 4, "values": [0.25], "parameters": {"lr": 0.125, "the kind": "it's", "bias": True}}
 
@@ -79,6 +83,26 @@ def test_the_log_of_the_newest_pod(mnist: Cluster) -> None:
     mnist.answer("logs-mnist-5-b", "epoch 1\nepoch 2\n")
     assert Ran("logs", "mnist", "5", "-n", "ml").out == "epoch 1\nepoch 2\n"
     assert mnist.asked("logs")[:4] == ["logs", "mnist-5-b", "--container", "trainer"]
+
+
+def test_the_log_of_a_trial_whose_pod_has_others(mnist: Cluster, mnist_server: RunningServer) -> None:
+    study = json.loads((mnist.folder / "get-tuningstudies").read_text())
+    study["spec"]["trial"] = {"reusePods": True}
+    mnist.answer("get-tuningstudies", study)
+    labels = {"tuning.dev/role": "worker", "tuning.dev/worker": "0"}
+    mnist.answer("get-pods", {"items": [pod("mnist-w0-x7k2p", labels, "a")]})
+    missing = Ran("logs", "mnist", "6")
+    assert (missing.code, "Trial 6 has no pod." in (missing.error or "")) == (3, True)
+    took = httpx.post(
+        f"{mnist_server.url}/v1/studies/ml/mnist/workers/0/trials",
+        headers={"Authorization": f"Bearer {mnist_server.pod_token('ml', 'mnist', 'w0')}"},
+        json={"timeout": 0},
+    )
+    assert took.json()["start"] == [6]
+    lines = ["[trial 5] epoch 1", "tuning: of the worker", "[trial 6] epoch 1", "[trial 6]  epoch 2", ""]
+    mnist.answer("logs-mnist-w0-x7k2p", "\n".join(lines))
+    assert Ran("logs", "mnist", "6").out == "epoch 1\n epoch 2\n"
+    assert "mnist-w0-x7k2p" in Ran("trials", "mnist").out
 
 
 def test_the_log_of_the_refit(mnist: Cluster) -> None:

@@ -118,6 +118,16 @@ class ModelServer:
             update = {"state": state, "values": values, "failure": failure}
             self.trials[key][trial] = old.model_copy(update=update)
 
+    def take(self, key: StudyKey, slot: int, capacity: int) -> list[int]:
+        """Give a pod of a worker what the study server would; return all trials that it has then."""
+        held = [trial.number for trial in self.running(key) if trial.worker == slot]
+        free = [trial.number for trial in self.running(key) if trial.worker is None]
+        held += free[: max(capacity - len(held), 0)]
+        for number in held:
+            old = self.trials[key][number]
+            self.trials[key][number] = old.model_copy(update={"worker": slot, "pods": old.pods + 1})
+        return held
+
     def request_prune(self, key: StudyKey, trial: int, now: datetime) -> None:
         old = self.trials[key][trial]
         if old.state == "RUNNING" and old.prune_requested is None:

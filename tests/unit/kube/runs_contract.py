@@ -7,7 +7,7 @@ import contextlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from tuning_operator.kube.plan.work import Refit, Trial, Work
+from tuning_operator.kube.plan.work import Refit, Trial, Work, Worker
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import RefitSpec, TuningStudy
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tuning_operator.kube.ports.runs import Runs
 
 FIRST, SECOND = Trial(0), Trial(1)
+WORKER = Worker(0)
 REFIT = Refit.of(RefitSpec(), 0)
 SECONDS = 30
 """How long a test waits for what it expects."""
@@ -113,6 +114,17 @@ class RunsContract(ABC):
         await self.begin(study, before)
         await self.end(study, before, 0)
         await self.expect(runs, study, {REFIT}, {before: "ended"})
+
+    async def test_a_worker_that_has_ended_is_seen(self, runs: Runs, study: TuningStudy) -> None:
+        """Whatever it has done: it is replaced."""
+        await runs.start(study, WORKER)
+        await self.begin(study, WORKER)
+        await self.expect(runs, study, set(), {WORKER: "running"})
+        await self.end(study, WORKER, 3)
+        found = await self.expect(runs, study, set(), {WORKER: "ended"})
+        diagnosis = found[WORKER].diagnosis
+        assert diagnosis
+        assert diagnosis.failure.category == "ExitCode"
 
     async def test_other_studies_are_others(self, runs: Runs, study: TuningStudy) -> None:
         other = study.model_copy(update={"metadata": {**study.metadata, "name": "mnist-0"}})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tuning_operator.kube.jobs.manifests import trainer_name
-from tuning_operator.kube.plan.work import Trial, Work
+from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.kube.ports.job_runs import MAX_SELECTED, JobRuns
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.protocol import StudyKey
@@ -49,6 +49,7 @@ class TestJobRuns(RunsContract):
             failed = pod(0, **terminated(exit_code))
             failed["metadata"] |= {
                 "name": f"{name}-x",
+                "ownerReferences": [{"kind": "Job", "name": name}],
                 "labels": self._kube.objects["Job", "ml", name]["metadata"]["labels"],
             }
             self._kube.put({**failed, "kind": "Pod"})
@@ -83,6 +84,15 @@ async def test_a_stop_is_requested_by_an_annotation() -> None:
     assert {run.stop_requested for run in found.values()} == {True}
     del kube.objects["Job", "ml", "mnist-0"]["metadata"]["annotations"]["tuning.dev/stop"]
     assert not (await runs.list_runs(study(), works))[Trial(0)].stop_requested
+
+
+async def test_workers_say_which_trials_to_stop() -> None:
+    kube = FakeKube()
+    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    await runs.start(TuningStudy.model_validate(body()), Worker(0))
+    annotations = kube.objects["Job", "ml", "mnist-w0"]["metadata"]["annotations"]
+    annotations["tuning.dev/stop"] = "3,12,x"
+    assert (await runs.list_runs(study(), []))[Worker(0)].trials_to_stop == {3, 12}
 
 
 class Watches:

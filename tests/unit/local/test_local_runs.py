@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
-from tuning_operator.kube.plan.work import Refit, Trial, Work
+from tuning_operator.kube.plan.work import Refit, Trial, Work, Worker
 from tuning_operator.local.gpus import Gpus
 from tuning_operator.local.home import StudyFolder
 from tuning_operator.local.pods import Machine
@@ -85,7 +85,8 @@ class Place:
         """Have the work's program run a line of shell."""
         attempt = self.sent[work]
         self.sent[work] += 1
-        pipe = self.pipes / f"{work.role}-{work.trial}-{attempt}"
+        number = "" if isinstance(work, Worker) else work.trial
+        pipe = self.pipes / f"{work.role}-{number}-{attempt}"
         with contextlib.suppress(FileExistsError):
             os.mkfifo(pipe)
         await asyncio.to_thread(pipe.write_text, f"{line}\n")

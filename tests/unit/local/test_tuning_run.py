@@ -54,6 +54,20 @@ def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
     assert 'study "small" not found' in missing.stderr
 
 
+def test_trials_take_turns_in_the_same_processes(small: LocalStudy) -> None:
+    trial = small.body()["spec"]["trial"]
+    small.write(trial={**trial, "reusePods": True}, refit={"objective": "train:final"})
+    code, output = small.run()
+    assert code == 0, output
+    assert "4/4 trials finished (4 complete)" in output
+    assert "Refit: Completed" in output
+    assert {number: len(starts) for number, starts in small.started().items()} == dict.fromkeys(range(4), 1)
+    log = (small.folder.runs / "small-3" / "log").read_text()
+    assert "trial 3 of local/small" in log
+    assert small.tuning("logs", "small", "3").stdout == log
+    assert small.nothing_runs()
+
+
 def test_ctrl_c_stops_gently_and_the_same_command_continues(small: LocalStudy) -> None:
     small.hold()
     process = small.start()

@@ -72,6 +72,7 @@ CALLS: dict[tuple[str, str], tuple[Any, set[str]]] = {
     ("POST", f"{REFIT}/report"): ({"values": [[0, 0.5]]}, {"refit"}),
     ("POST", f"{REFIT}/attributes"): ({"userAttrs": {"a": 1}}, {"refit"}),
     ("POST", f"{REFIT}/result"): ({"state": "FAIL"}, {"operator", "refit"}),
+    ("POST", f"{STUDY}/workers/0/trials"): ({"timeout": 0}, {"worker"}),
     ("DELETE", STUDY): (None, {"operator"}),
 }
 CALLERS = {
@@ -83,6 +84,10 @@ CALLERS = {
     "other trial": mint_pod(SECRET, "ml", "mnist-1-x7k2p"),
     "other study": mint_pod(SECRET, "ml", "mnist-0-0-x7k2p"),
     "other namespace": mint_pod(SECRET, "prod", "mnist-0-x7k2p"),
+    "worker": mint_pod(SECRET, "ml", "mnist-w0-x7k2p"),
+    "other worker": mint_pod(SECRET, "ml", "mnist-w1-x7k2p"),
+    "other study's worker": mint_pod(SECRET, "ml", "mnist-0-w0-x7k2p"),
+    "other namespace's worker": mint_pod(SECRET, "prod", "mnist-w0-x7k2p"),
     "refit": mint_pod(SECRET, "ml", "mnist-refit-x7k2p"),
     "other study's refit": mint_pod(SECRET, "ml", "mnist-0-refit-x7k2p"),
     "trial of a study named as the refit": mint_pod(SECRET, "ml", "mnist-refit-0-x7k2p"),
@@ -110,12 +115,29 @@ def test_who_may_call_what(
         assert reply.status_code == 403, reply.text
 
 
-@pytest.mark.parametrize("call", [call for call, (_, allowed) in CALLS.items() if allowed & {"pod", "refit"}])
+def test_a_worker_opens_the_trial_that_it_has_and_no_other(
+    server: RunningServer, operator: httpx.Client
+) -> None:
+    pod = CALLERS["worker"]
+    got = request(server, "POST", f"{STUDY}/workers/0/trials", pod, {"timeout": 0}).json()
+    assert got == {"start": [0], "ended": [], "stopped": []}
+    for call, (body, allowed) in CALLS.items():
+        if "pod" in allowed:
+            assert request(server, *call, pod, body).is_success
+            other = call[0], call[1].replace("/trials/0", "/trials/1")
+            assert request(server, *other, pod, body).status_code == 403
+            assert request(server, *call, CALLERS["other worker"], body).status_code == 403
+
+
+PODS = {"pod", "refit", "worker"}
+
+
+@pytest.mark.parametrize("call", [call for call, (_, allowed) in CALLS.items() if allowed & PODS])
 def test_a_pod_of_a_deleted_study_speaks_for_no_other(
     server: RunningServer, operator: httpx.Client, call: tuple[str, str]
 ) -> None:
     """A study of the same name was created while the pod was still running."""
-    owner = "refit" if "refit" in call[1] else 0
+    owner = "refit" if "refit" in call[1] else "w0" if "workers" in call[1] else 0
     old, new = (
         mint_pod(SECRET, "ml", f"mnist-{owner}-x7k2p", study_uid=uid) for uid in ("the first", "the second")
     )
@@ -150,6 +172,7 @@ def test_each_path_is_in_that_table(server: RunningServer) -> None:
         (method, path.replace("ml", "{namespace}").replace("mnist", "{name}").replace("/0", "/{number}"))
         for method, path in CALLS
     }
+    shown = {(method, path.replace("workers/{number}", "workers/{worker}")) for method, path in shown}
     open_to_all = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics")}
     assert paths == shown | open_to_all
     for method, path in open_to_all:

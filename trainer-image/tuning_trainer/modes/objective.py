@@ -6,8 +6,9 @@ import importlib
 import inspect
 import os
 import sys
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tuning_trainer.failure import Failure, TrialFailure, failure_of
 from tuning_trainer.optuna_api import hook
@@ -61,11 +62,30 @@ def run_objective(
         TrialFailure: there is no such objective, or it doesn't take a trial.
         BaseException: whatever the objective raises.
     """
+    imported = import_objective(target)
+    if imported.error is not None:
+        raise imported.error
+    imported.bridge.inside.everywhere = True
+    return judge(imported.objective(trial), metrics)
+
+
+class Imported(NamedTuple):
+    """An objective, or why it can't be imported."""
+
+    bridge: ImportBridge
+    objective: Callable[[Trial], Any]
+    error: BaseException | None = None
+
+
+@lru_cache(maxsize=1)
+def import_objective(target: str) -> Imported:
+    """Import an objective once; a worker does so for all its trials, which are forked from it."""
     bridge = ImportBridge()
     hook.install(bridge)
-    objective = load_objective(target)
-    bridge.inside.everywhere = True
-    return judge(objective(trial), metrics)
+    try:
+        return Imported(bridge, load_objective(target))
+    except BaseException as error:  # noqa: BLE001  it is raised in the trial
+        return Imported(bridge, lambda _: None, error)
 
 
 def prepare_path(source: str | None) -> None:

@@ -33,8 +33,11 @@ RESULT_METHODS = ("get_trials", "trials_dataframe")
 
 
 def install(bridge: Bridge) -> None:
-    """Connect the bridge to Optuna as soon as the user's code imports it."""
+    """Connect the bridge to Optuna, as soon as the user's code imports it if it is not imported yet."""
     bridge.inside.pass_on_to_threads()
+    if "optuna" in sys.modules:
+        _patch(sys.modules["optuna"], bridge)
+        return
     sys.meta_path.insert(0, _Finder(bridge))
     if STAND_IN not in sys.path:
         sys.path.append(STAND_IN)

@@ -72,16 +72,20 @@ class Kubectl:
         """Return the object or list that kubectl prints. Raises as `run`."""
         return json.loads(self.run(*arguments, "--output=json"))
 
-    def stream(self, *arguments: str) -> None:
-        """Copy what kubectl prints to standard output while it runs. Raises as `run`."""
+    def stream(self, *arguments: str, prefix: str = "") -> None:
+        """Copy what kubectl prints to standard output while it runs. Raises as `run`.
+
+        With a prefix, copy the lines that begin with it, without it.
+        """
         command, pipe = self._command(*arguments), subprocess.PIPE
         with (
             tempfile.TemporaryFile("w+") as errors,
             subprocess.Popen(command, stdout=pipe, stderr=errors, text=True, errors="replace") as process,  # noqa: S603
         ):
             for line in process.stdout or ():
-                sys.stdout.write(line)
-                sys.stdout.flush()
+                if line.startswith(prefix):
+                    sys.stdout.write(line.removeprefix(prefix))
+                    sys.stdout.flush()
             if process.wait():
                 errors.seek(0)
                 raise KubectlError(" ".join(arguments[:2]), errors.read())

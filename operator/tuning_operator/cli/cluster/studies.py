@@ -55,11 +55,14 @@ class ClusterStudies:
         """Return the name of each run's newest pod, as far as it still exists."""
         pods = self._pods(study)
         oldest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
-        return {_run(pod["metadata"]["labels"]): pod["metadata"]["name"] for pod in oldest_first}
+        named = ((_run(pod["metadata"]["labels"]), pod["metadata"]["name"]) for pod in oldest_first)
+        return {run: name for run, name in named if run is not None}
 
     def logs(self, study: Resource, run: Run, *, follow: bool) -> None:
         """Print the log of a run's newest pod to standard output. Raises NotFoundError."""
-        pod = self.runs(study).get(run)
+        pod, prefix = self.runs(study).get(run), ""
+        if _reuses_pods(study) and run != "refit":
+            pod, prefix = self._pod_of_trial(study, run), f"[trial {run}] "
         name = "The refit" if run == names.REFIT else f"Trial {run}"
         if pod is None:
             raise NotFoundError(
@@ -70,7 +73,7 @@ class ClusterStudies:
         options = ["--container", names.TRAINER_CONTAINER, *(["--follow"] if follow else [])]
         while True:
             try:
-                kubectl.stream("logs", pod, *options)
+                kubectl.stream("logs", pod, *options, prefix=prefix)
             except KubectlError as error:
                 if "is waiting to start" not in error.stderr:
                     raise
@@ -86,8 +89,15 @@ class ClusterStudies:
     def stop(self, study: Resource, trials: Sequence[int]) -> None:
         """Have these running trials end, through an annotation on their Jobs that the operator acts on."""
         metadata = study["metadata"]
-        jobs = [names.job_name(metadata["name"], trial) for trial in trials]
         kubectl = self.kubectl.within(metadata["namespace"])
+        if _reuses_pods(study):
+            labels = f"{names.LABEL_STUDY}={metadata['name']},{names.LABEL_ROLE}={names.ROLE_WORKER}"
+            value = ",".join(map(str, trials))
+            kubectl.run(
+                "annotate", "jobs", f"--selector={labels}", f"{names.ANNOTATION_STOP}={value}", "--overwrite"
+            )
+            return
+        jobs = [names.job_name(metadata["name"], trial) for trial in trials]
         for first in range(0, len(jobs), STOPPED_AT_ONCE):
             some = jobs[first : first + STOPPED_AT_ONCE]
             try:
@@ -96,6 +106,11 @@ class ClusterStudies:
                 if not error.not_found or len(trials) == 1:
                     raise
                 # The others are annotated. This one is ending by itself, or its Job is about to be created.
+
+    def _pod_of_trial(self, study: Resource, trial: int) -> str | None:
+        """Return the pod of a worker that has or had a trial, as the record has it."""
+        with self.record(study) as reader:
+            return next((found.pod for found in reader.read(trial).trials if found.number == trial), None)
 
     def _pods(self, study: Resource) -> list[Any]:
         kubectl = self.kubectl.within(study["metadata"]["namespace"])
@@ -124,5 +139,12 @@ class ClusterStudies:
         return error
 
 
-def _run(labels: Mapping[str, str]) -> Run:
+def _reuses_pods(study: Resource) -> bool:
+    return bool(study["spec"].get("trial", {}).get("reusePods"))
+
+
+def _run(labels: Mapping[str, str]) -> Run | None:
+    """Return what a pod runs; None if it is a worker, whose trials only the record knows."""
+    if labels[names.LABEL_ROLE] == names.ROLE_WORKER:
+        return None
     return "refit" if labels[names.LABEL_ROLE] == names.ROLE_FINAL else int(labels[names.LABEL_TRIAL])

@@ -13,7 +13,8 @@ from tuning_trainer.wire.codec import to_wire
 
 from tuning_operator.kube.jobs.evidence import STOPPED
 from tuning_operator.kube.jobs.lost import Restarts, avoiding
-from tuning_operator.kube.plan.work import POD_RETRIES, Program, Trial, Work, program
+from tuning_operator.kube.jobs.resources import quantity
+from tuning_operator.kube.plan.work import POD_RETRIES, Program, Refit, Trial, Work, Worker, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
@@ -142,7 +143,7 @@ def _failure_rules(work: Work, runs: Program) -> list[dict[str, Any]]:
     attempted again whatever fails.
     """
     disruption = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
-    if not isinstance(work, Trial) and runs.retries:
+    if isinstance(work, Refit) and runs.retries:
         return [disruption]
     inits = runs.template["spec"].get("initContainers") or []
     ending = [container["name"] for container in inits if container.get("restartPolicy") != "Always"]
@@ -190,7 +191,7 @@ def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtim
     pod = template["spec"]
     pod["restartPolicy"] = "Never"  # whether there is another pod is up to the Job's podFailurePolicy
     pod.setdefault("automountServiceAccountToken", False)
-    if runs.timeout:
+    if runs.timeout and not isinstance(work, Worker):
         # The trainer stops itself at its timeout, counted from its own start; this is in case it can't. It is
         # the pod's deadline, not the Job's, so that the pod is kept with its logs.
         pod["activeDeadlineSeconds"] = seconds(runs.timeout) + STARTUP_SECONDS
@@ -228,9 +229,11 @@ def _trainer(
     mounts = {names.TRAINER_VOLUME: TRAINER_PATH, "tuning-token": TOKEN_PATH}
     if runs.source:
         mounts["tuning-source"] = SOURCE_PATH
-    ours = environment(
-        study, work, runs, runtime.server_url, f"{TOKEN_PATH}/token", storage=_storage(container, runs)
-    )
+    place: dict[str, Any] = {"storage": _storage(container, runs)}
+    if isinstance(work, Worker):
+        job_name = work.job_name(study.metadata["name"])
+        place["log"] = f"`kubectl logs job/{job_name} -c {names.TRAINER_CONTAINER}`"
+    ours = environment(study, work, runs, runtime.server_url, f"{TOKEN_PATH}/token", **place)
     if runtime.ca:
         mounts[names.CA_VOLUME] = CA_PATH
         ours["TUNING_CA_FILE"] = f"{CA_PATH}/ca.crt"
@@ -282,7 +285,7 @@ def environment(
         "TUNING_TRIAL_URL": f"{server_url.rstrip('/')}/v1/studies/{namespace}/{name}/{work.path}",
         "TUNING_TOKEN_FILE": token_file,
         "TUNING_STUDY": f"{namespace}/{name}",
-        "TUNING_TRIAL_NUMBER": str(work.trial),
+        **({} if isinstance(work, Worker) else {"TUNING_TRIAL_NUMBER": str(work.trial)}),
         "TUNING_ROLE": work.role,
         "TUNING_CONFIG": json.dumps({**_config(study.spec, runs), **place}),
     }
@@ -298,4 +301,20 @@ def _config(spec: TuningStudySpec, runs: Program) -> dict[str, Any]:
         **({"metrics": metrics.model_dump(exclude_none=True)} if metrics else {}),
         **({"study": runs.study} if runs.study else {}),
         **({"timeoutSeconds": seconds(runs.timeout)} if runs.timeout else {}),
+        **(_shared(runs) if runs.side_by_side > 1 else {}),
     }
+
+
+def _shared(runs: Program) -> dict[str, int]:
+    """Return what the trials that run side by side in a pod share."""
+    containers = runs.template["spec"]["containers"]
+    limits = next(
+        (
+            c.get("resources", {}).get("limits") or {}
+            for c in containers
+            if c["name"] == names.TRAINER_CONTAINER
+        ),
+        {},
+    )
+    memory = int(quantity(limits.get("memory", 0)))
+    return {"trialsPerPod": runs.side_by_side, **({"memoryLimit": memory} if memory else {})}

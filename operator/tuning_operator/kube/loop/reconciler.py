@@ -12,6 +12,7 @@ from tuning_operator.kube.plan.actions import Action, Plan
 from tuning_operator.kube.plan.decide import decide
 from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.plan.verdict import ENDED
+from tuning_operator.kube.plan.work import Worker
 from tuning_operator.kube.ports.act import Actor, Expected
 from tuning_operator.kube.ports.kube_api import REFUSED, KubeError, Resources
 from tuning_operator.kube.ports.observe import Observer
@@ -213,7 +214,9 @@ def _is_over(status: TuningStudyStatus) -> bool:
 
 def _urgency(error: Expected) -> tuple[bool, int]:
     """What a user has to fix comes first, and of several trials the first one."""
-    return not isinstance(error, RunRefused), error.work.trial if isinstance(error, RunRefused) else 0
+    if not isinstance(error, RunRefused):
+        return True, 0
+    return False, error.work.slot if isinstance(error.work, Worker) else error.work.trial
 
 
 def _failure(error: Expected) -> Failure | None:

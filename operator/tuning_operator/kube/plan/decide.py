@@ -16,6 +16,7 @@ from tuning_operator.kube.plan.usage import gpu_seconds, gpus
 from tuning_operator.kube.plan.verdict import Verdict, elapsed, finished, judge
 from tuning_operator.kube.plan.waiting import give_up, needs_start, waiting
 from tuning_operator.kube.plan.work import Trial
+from tuning_operator.kube.plan.workers import worker_steps
 from tuning_operator.protocol import AskRequest, Failure, StudySummary, TellRequest, TrialRecord
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
@@ -58,9 +59,17 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
         *(Wait(run.check_at) for run in seen.runs.values() if run.check_at),
         *found.waits,
     ]
+    if seen.per_worker:
+        steps = [step for step in steps if not _concerns_the_run_of_a_trial(step)]
+        steps += worker_steps(study, seen, context.verdict, now)
     actions = tuple(step for step in steps if not isinstance(step, Wait))
     wake = min((step.until for step in steps if isinstance(step, Wait)), default=None)
     return Plan(actions, context.verdict, refit, found.blocked, found.queued, wake)
+
+
+def _concerns_the_run_of_a_trial(step: Step) -> bool:
+    """With workers, a trial has no run of its own that could be started or stopped."""
+    return isinstance(step, Start | Stop) and isinstance(step.work, Trial)
 
 
 Rule = Callable[[Context, TrialRecord, Run | None], tuple[Step, ...]]

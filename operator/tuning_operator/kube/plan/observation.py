@@ -5,8 +5,14 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
-from tuning_operator.kube.plan.work import Refit, Trial, Work
-from tuning_operator.protocol import Failure, Problem, StudySummary, TellRequest
+from tuning_operator.kube.plan.work import POD_RETRIES, Refit, Trial, Work, Worker
+from tuning_operator.protocol import Failure, Problem, StudySummary, TellRequest, TrialRecord
+
+TAKES_FIRST = ("running", "starting", "stopping", "ended")
+"""States of workers in the order in which they are expected to take trials."""
+
+LOST = frozenset({"PodDeleted", "PodFailed", "Lost"})
+"""Categories of Jobs whose pods were taken away: another worker gets the trial, up to POD_RETRIES times."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class Run:
     """Whether the spec has changed what the run should execute."""
     stop_requested: bool = False
     """Whether a user wants the trial to end."""
+    trials_to_stop: frozenset[int] = frozenset()
+    """The trials of a worker that a user wants to end; they may be another worker's."""
     result: TellRequest | None = None
     """The result that one of its pods could not send to the study server."""
     lost: bool = False
@@ -57,6 +65,9 @@ class Observation:
     runs: Mapping[Work, Run] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     """Why this generation of the spec is refused; empty: it is accepted."""
+    per_worker: int = 0
+    """How many trials a worker takes at a time; 0 if each trial has a run of its own. With workers, the run
+    of a trial is that of the worker that has it, or will."""
 
     @property
     def refit_run(self) -> tuple[Refit, Run] | None:
@@ -66,7 +77,7 @@ class Observation:
     def after(self, summary: StudySummary, started: Iterable[Work]) -> "Observation":
         """Return the observation once work was started and the record has changed to `summary`."""
         runs = {**self.runs, **{work: Run("starting") for work in started}}
-        return replace(self, summary=summary, runs=runs)
+        return with_trials(replace(self, summary=summary, runs=runs))
 
 
 def unfinished(summary: StudySummary | None) -> frozenset[Work]:
@@ -78,3 +89,37 @@ def unfinished(summary: StudySummary | None) -> frozenset[Work]:
     if refit and refit.state == "RUNNING":
         running.append(Refit(refit.trial, refit.digest))
     return frozenset(running)
+
+
+def workers_in(runs: Mapping[Work, Run]) -> dict[int, Run]:
+    """Return the runs of workers, by slot."""
+    return {work.slot: run for work, run in runs.items() if isinstance(work, Worker)}
+
+
+def with_trials(seen: Observation) -> Observation:
+    """Return the observation with a run for each running trial, in a study with workers.
+
+    It is the run of the worker that has the trial, or that is expected to take it.
+    """
+    if not seen.per_worker or seen.summary is None:
+        return seen
+    workers, running = workers_in(seen.runs), seen.summary.running
+    to_stop = frozenset[int]().union(*(run.trials_to_stop for run in workers.values()))
+    taken = [trial.worker for trial in running]
+    by_turn = sorted(workers.items(), key=lambda worker: (TAKES_FIRST.index(worker[1].state), worker[0]))
+    idle = (run for slot, run in by_turn for _ in range(seen.per_worker - taken.count(slot)))
+    runs: dict[Work, Run] = {w: run for w, run in seen.runs.items() if not isinstance(w, Trial)}
+    for trial in running:
+        run = next(idle, None) if trial.worker is None else workers.get(trial.worker)
+        if run is not None:
+            found = _of_trial(run, trial)
+            runs[Trial(trial.number)] = replace(found, stop_requested=trial.number in to_stop)
+    return replace(seen, runs=runs)
+
+
+def _of_trial(run: Run, trial: TrialRecord) -> Run:
+    """Return what the run of a worker is for a trial. What replaces the worker does not concern the trial."""
+    taken_away = run.state == "ended" and run.diagnosis and run.diagnosis.failure.category in LOST
+    if taken_away and not run.lost and trial.pods <= POD_RETRIES:
+        return Run("starting")
+    return Run(run.state, run.diagnosis, lost=run.lost)

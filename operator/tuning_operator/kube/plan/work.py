@@ -1,4 +1,4 @@
-"""What a run is for: one trial of a study, or its refit."""
+"""What a run is for: one trial of a study, its refit, or trials one after another."""
 
 import dataclasses
 import hashlib
@@ -94,16 +94,47 @@ class Refit:
         return names.job_name(study, names.REFIT)
 
 
-Work = Trial | Refit
+@dataclass(frozen=True)
+class Worker:
+    """A pod that takes trials one after another; the record says which (trial.reusePods)."""
+
+    slot: int
+
+    noun: ClassVar[str] = "trial"
+    field: ClassVar[str] = "spec.trial"
+    role: ClassVar[str] = names.ROLE_WORKER
+
+    def __str__(self) -> str:
+        return f"worker {self.slot}"
+
+    @property
+    def path(self) -> str:
+        """The URL path below the study's own."""
+        return f"workers/{self.slot}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels of its Job and pods, in addition to the study's."""
+        return {names.LABEL_WORKER: str(self.slot), names.LABEL_ROLE: self.role}
+
+    def job_name(self, study: str) -> str:
+        """Return the name of its Job."""
+        return names.job_name(study, names.worker_name(self.slot))
+
+
+Work = Trial | Refit | Worker
 
 
 def work_of(labels: Mapping[str, str]) -> Work | None:
     """Return what a Job or pod with these labels is for; None if they do not say."""
-    number, role = labels.get(names.LABEL_TRIAL, ""), labels.get(names.LABEL_ROLE)
+    role = labels.get(names.LABEL_ROLE)
+    number = labels.get(names.LABEL_WORKER if role == names.ROLE_WORKER else names.LABEL_TRIAL, "")
     if not (number.isascii() and number.isdecimal()):
         return None
     if role == names.ROLE_FINAL:
         return Refit(int(number), labels.get(names.LABEL_DIGEST, ""))
+    if role == names.ROLE_WORKER:
+        return Worker(int(number))
     return Trial(int(number)) if role == names.ROLE_TRIAL else None
 
 
@@ -153,6 +184,8 @@ class Program:
     fields: Fields
     gpus: int | None = None
     """None: as the template says."""
+    side_by_side: int = 1
+    """How many trials a worker runs at a time."""
 
     @property
     def digest(self) -> str:
@@ -162,6 +195,7 @@ class Program:
         ]  # fmt: skip
         content += [self.study] if self.study else []
         content += [self.gpus] if self.gpus is not None else []
+        content += [{"trialsPerPod": self.side_by_side}] if self.side_by_side > 1 else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -192,6 +226,7 @@ def program(study: TuningStudy, work: Work) -> Program:
             timeout="spec.refit.timeout" if own else Fields.timeout,
         ),
         gpus=None if own and own.template else _gpus(trial),
+        side_by_side=trial.trials_per_pod if isinstance(work, Worker) else 1,
     )
 
 

@@ -32,7 +32,7 @@ from tuning_operator.kube.jobs.manifests import Runtime, ca_config_map, job, tra
 from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
 from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
 from tuning_operator.kube.plan.observation import Run
-from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, program, work_of
+from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, Worker, program, work_of
 from tuning_operator.kube.ports.kube_api import REFUSED, KubeApi, KubeError
 from tuning_operator.kube.ports.kubernetes import nearest_field
 from tuning_operator.kube.ports.runs import RunRefused, key_of
@@ -231,16 +231,18 @@ class JobRuns:
                 continue  # someone else's: a start will say so
             state = job_state(found) if _belongs(found, uid) else "stopping"  # of a deleted study
             created = parse_time(found["metadata"].get("creationTimestamp"))
-            is_new = created and state == "starting" and work in unfinished
+            matters = work in unfinished or isinstance(work, Worker)
+            is_new = created and state == "starting" and matters
             diagnose_at = created + DIAGNOSIS_DELAY if created and is_new else now
             check_at = diagnose_at if diagnose_at > now else None
             runs[work] = Run(
                 state,
                 outdated=_is_outdated(found, study, work),
                 stop_requested=names.ANNOTATION_STOP in found["metadata"].get("annotations", {}),
+                trials_to_stop=_trials_to_stop(found),
                 check_at=check_at,
             )
-            if diagnose_at <= now and (state == "starting" or (state == "ended" and work in unfinished)):
+            if diagnose_at <= now and (state == "starting" or (state == "ended" and matters)):
                 unclear[work] = found
         found_evidence = await self._evidence(study, unclear)
         for evidence in found_evidence.values():
@@ -248,7 +250,12 @@ class JobRuns:
                 self._rejections.see(pod)
         for work, evidence in found_evidence.items():
             before = runs[work]
-            run = replace(_run(evidence, now), outdated=before.outdated, stop_requested=before.stop_requested)
+            run = replace(
+                _run(evidence, now),
+                outdated=before.outdated,
+                stop_requested=before.stop_requested,
+                trials_to_stop=before.trials_to_stop,
+            )
             runs[work] = self._judged(key, work, run, evidence)
         if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
             self._provided.pop(key, None)  # the next start creates them again
@@ -269,7 +276,7 @@ class JobRuns:
         return run
 
     async def _jobs(self, key: StudyKey, labels: str = "", fields: str = "") -> dict[Work, Json]:
-        roles = f"{names.LABEL_ROLE} in ({names.ROLE_TRIAL},{names.ROLE_FINAL})"
+        roles = f"{names.LABEL_ROLE} in ({','.join((names.ROLE_TRIAL, names.ROLE_FINAL, names.ROLE_WORKER))})"
         selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", roles, labels)))
         found = await self._kube.select("Job", key.namespace, labels=selector, fields=fields)
         works = ((work_of(body["metadata"]["labels"]), body) for body in found)
@@ -399,6 +406,12 @@ def _of_a_study(body: Json) -> bool:
     return any(owner["kind"] == names.KIND for owner in body["metadata"].get("ownerReferences", []))
 
 
+def _trials_to_stop(body: Json) -> frozenset[int]:
+    """Return the numbers in the annotation that asks for the end of a worker's trials."""
+    text = body["metadata"].get("annotations", {}).get(names.ANNOTATION_STOP, "")
+    return frozenset(int(number) for number in text.split(",") if number.isascii() and number.isdecimal())
+
+
 def _is_outdated(body: Json, study: TuningStudy, work: Work) -> bool:
     digest = body["metadata"].get("annotations", {}).get(names.ANNOTATION_PROGRAM)
     if digest is None or (isinstance(work, Refit) and study.spec.refit is None):
@@ -410,8 +423,8 @@ def _selectors(works: Collection[Work]) -> list[str]:
     numbers = sorted(work.number for work in works if isinstance(work, Trial))
     chunks = (numbers[first : first + MAX_SELECTED] for first in range(0, len(numbers), MAX_SELECTED))
     trials = [f"{names.LABEL_TRIAL} in ({','.join(map(str, chunk))})" for chunk in chunks]
-    refits = [f"{names.LABEL_ROLE}={names.ROLE_FINAL}"] if any(isinstance(w, Refit) for w in works) else []
-    return trials + refits
+    roles = sorted({work.role for work in works if not isinstance(work, Trial)})
+    return [*trials, *(f"{names.LABEL_ROLE}={role}" for role in roles)]
 
 
 def _fields(study: TuningStudy, work: Work) -> Fields:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from tuning_operator.kube.plan.observation import Observation, Run, unfinished
+from tuning_operator.kube.plan.observation import Observation, Run, unfinished, with_trials
 from tuning_operator.kube.plan.validation import definition
-from tuning_operator.kube.plan.work import Work
+from tuning_operator.kube.plan.work import Work, Worker
 from tuning_operator.kube.ports.runs import Runs
 from tuning_operator.kube.ports.study_server import DefinitionRefused, StudyServer
 from tuning_operator.kube.status.status import accepted
@@ -32,9 +32,13 @@ class Observer:
         problems, summary = await self._record(key, study)
         wanted = unfinished(summary)
         runs = await self._runs.list_runs(study, wanted)
-        since = self._since(key, {work: run for work, run in runs.items() if work not in wanted})
+        per_worker = study.spec.trial.trials_per_pod if study.spec.trial.reuse_pods else 0
+        over = {work: run for work, run in runs.items() if work not in wanted}
+        if per_worker:  # they outlive their trials
+            over = {work: run for work, run in over.items() if not isinstance(work, Worker)}
+        since = self._since(key, over)
         runs = {work: replace(run, lingering_since=since.get(work)) for work, run in runs.items()}
-        return Observation(summary, runs, problems)
+        return with_trials(Observation(summary, runs, problems, per_worker))
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""

@@ -206,7 +206,7 @@ def _first(seen: Observation, works: Sequence[Work]) -> tuple[str, Failure] | No
     if not failures:
         return None
     first, failure = failures[0]
-    if isinstance(first, Refit):
+    if not isinstance(first, Trial):
         return "The refit", failure
     others = sum(isinstance(w, Trial) and f.category == failure.category for w, f in failures[1:])
     return f"Trial {first.number}" + (f" (and {others} more)" if others else ""), failure

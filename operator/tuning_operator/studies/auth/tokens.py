@@ -38,6 +38,11 @@ class TrialPod:
         """Return whether this is a pod of the Job of a trial, or of REFIT. Compares the whole name."""
         return self.namespace == namespace and names.job_of_pod(self.pod) == names.job_name(study, trial)
 
+    def is_worker_of(self, namespace: str, study: str) -> bool:
+        """Return whether this is the pod of a worker, whose trials the study server knows."""
+        worker = names.worker_of_pod(self.pod)
+        return self.namespace == namespace and worker is not None and worker[0] == study
+
     def __str__(self) -> str:
         return f"the pod {self.namespace}/{self.pod}"
 
@@ -193,6 +198,19 @@ def authorize_trial(identity: Identity, namespace: str, study: str, trial: int |
             raise _only_records(identity)
         case TrialPod():
             raise _forbidden(f"{identity} does not belong to {whose} of {namespace}/{study}")
+
+
+def authorize_worker(identity: Identity, namespace: str, study: str, slot: int) -> str:
+    """Admit only a pod of this worker; return its name. Raises Forbidden."""
+    if isinstance(identity, TrialPod) and identity.owns(namespace, study, names.worker_name(slot)):
+        return identity.pod
+    match identity:
+        case Operator():
+            raise _forbidden(f"only the pods of worker {slot} may use this path")
+        case Reader():
+            raise _only_records(identity)
+        case TrialPod():
+            raise _forbidden(f"{identity} does not belong to worker {slot} of {namespace}/{study}")
 
 
 def authorize_trial_or_operator(identity: Identity, namespace: str, study: str, trial: int | str) -> None:

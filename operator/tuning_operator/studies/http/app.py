@@ -35,6 +35,7 @@ from tuning_operator.studies.http.gate import Gate, authenticate
 from tuning_operator.studies.http.refit import refit
 from tuning_operator.studies.http.replies import RESPONSES, add_error_handlers, record_reply, reply
 from tuning_operator.studies.http.reports import FastReports, reports
+from tuning_operator.studies.http.workers import workers
 from tuning_operator.studies.metrics import ALL
 from tuning_operator.studies.service import Service
 
@@ -62,7 +63,7 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for router in (public, changes, records, studies, refit, trials, reports):
+    for router in (public, changes, records, studies, refit, trials, reports, workers):
         app.include_router(router)
     add_error_handlers(app)
     app.add_middleware(FastReports, service=service)

@@ -9,11 +9,14 @@ from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
 from tuning_operator.studies.auth.tokens import (
     Identity,
+    Operator,
+    TrialPod,
     authorize_operator,
     authorize_reader,
     authorize_study,
     authorize_trial,
     authorize_trial_or_operator,
+    authorize_worker,
 )
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.study.engine import StudyEngine
@@ -51,15 +54,26 @@ async def operator(caller: Caller) -> None:
 
 
 async def trial_pod(service: Served, caller: Caller, key: Study, number: int) -> None:
-    """Admit only the trial's own pod. Raises Forbidden, NotFound."""
-    authorize_trial(caller, *key, number)
-    authorize_study(caller, *key, (await engine_of(service, key)).definition.uid)
+    """Admit only the trial's own pod, or the worker's that has the trial. Raises Forbidden, NotFound."""
+    if not (isinstance(caller, TrialPod) and caller.is_worker_of(*key)):
+        authorize_trial(caller, *key, number)  # before a study is loaded for anyone
+    engine = await engine_of(service, key)
+    if not (isinstance(caller, TrialPod) and engine.workers.has(caller.pod, number)):
+        authorize_trial(caller, *key, number)
+    authorize_study(caller, *key, engine.definition.uid)
 
 
 async def trial_pod_or_operator(service: Served, caller: Caller, key: Study, number: int) -> None:
-    """Admit the operator and the trial's own pod. Raises Forbidden, NotFound."""
-    authorize_trial_or_operator(caller, *key, number)
+    """Admit the operator and who `trial_pod` admits. Raises Forbidden, NotFound."""
+    if not isinstance(caller, Operator):
+        await trial_pod(service, caller, key, number)
+
+
+async def worker_pod(service: Served, caller: Caller, key: Study, worker: int) -> str:
+    """Admit only the worker's own pod; return its name. Raises Forbidden, NotFound."""
+    pod = authorize_worker(caller, *key, worker)
     authorize_study(caller, *key, (await engine_of(service, key)).definition.uid)
+    return pod
 
 
 async def refit_pod(service: Served, caller: Caller, key: Study) -> None:

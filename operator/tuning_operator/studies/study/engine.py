@@ -23,6 +23,8 @@ from tuning_operator.protocol import (
     TellRequest,
     TrialRecord,
     TrialView,
+    WorkReply,
+    WorkRequest,
 )
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler
 from tuning_operator.studies.errors import Refused, unknown_study, unknown_trial
@@ -47,6 +49,7 @@ from tuning_operator.studies.study.records import (
 )
 from tuning_operator.studies.study.refit import Refit
 from tuning_operator.studies.study.scoreboard import Scoreboard
+from tuning_operator.studies.study.workers import Workers
 
 LARGEST_ASK = 16
 """Trials that one request may start, so that none takes long."""
@@ -75,6 +78,7 @@ class StudyEngine:
         self.used_at = 0.0
         """When the study was used last, by the registry's clock."""
         self.refit = Refit(key, study, context)
+        self.workers = Workers(study, lambda: self._board.running)
         self._context = context
         self._store = context.store
         self._threads = context.threads
@@ -161,8 +165,24 @@ class StudyEngine:
         writes: list[Writes] = []
         while len(writes) < LARGEST_ASK and await self._start_one(request, writes):
             pass
+        self.workers.wake()
         await self._settle(*writes)
         return await self.summary()
+
+    async def work(self, pod: str, request: WorkRequest) -> WorkReply:
+        """Give trials to a worker's pod; wait until there is one to start or to end."""
+        self.workers.check(request)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + request.timeout
+        while not self.gone:
+            with self._store.deferred() as writes, suppress(UpdateFinishedTrialError):
+                found = self.workers.assign(pod, request)
+            left = deadline - loop.time()
+            if found.start or found.ended or left <= 0 or self.workers.closed:
+                await self._settle(writes)
+                return found
+            await self.workers.wait(left)
+        raise unknown_study(*self.key)
 
     async def tell(self, number: int, request: TellRequest) -> TrialRecord:
         """End a trial, unless it has already ended; return it."""
@@ -179,6 +199,7 @@ class StudyEngine:
     async def stop(self, failure: Failure) -> None:
         """Start no more trials; end the running ones as PRUNED, and the refit, with this reason."""
         self.gone = True
+        self.workers.wake()
         async with self._lock:
             running = self._board.running
         result = checks.Result(TrialState.PRUNED, failure=failure)
@@ -345,6 +366,7 @@ class StudyEngine:
             await self._context.announce(self.key, *several)
         except UpdateFinishedTrialError:
             await self._catch_up()
+        self.workers.wake()
 
     async def _read(self, look: Callable[[], T]) -> T:
         """Return what `look` finds, once all of it is durable; it looks again where a write was refused."""

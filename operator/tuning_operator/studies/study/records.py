@@ -21,6 +21,7 @@ from tuning_operator.protocol import (
     TrialView,
 )
 from tuning_operator.protocol import TrialState as State
+from tuning_operator.resource import names
 
 DEFINITION = "tuning:definition"
 """A study's system attribute: its definition, so that a restarted server needs no operator."""
@@ -28,6 +29,8 @@ COPIED_FROM = "tuning:copied_from"
 """A trial's system attribute: the study and the number of the trial of which it is a copy (warm start)."""
 PRUNE_REQUESTED = "tuning:prune_requested"
 """A trial's system attribute: when it was first asked to stop."""
+PODS = "tuning:pods"
+"""A trial's system attribute: the pods of workers that have had the trial; the last one has it."""
 FAIL_REASON = "fail_reason"
 """The system attribute in which earlier versions of Optuna kept it; Optuna's dashboard shows it."""
 CATEGORY_CHARACTERS, MESSAGE_CHARACTERS, TRACEBACK_CHARACTERS = 100, 4_000, 32_000
@@ -83,7 +86,8 @@ def failure_of(trial: FrozenTrial) -> Failure | None:
 
 def record_of(trial: FrozenTrial) -> TrialRecord:
     """Return a trial as the protocol has it."""
-    requested = trial.system_attrs.get(PRUNE_REQUESTED)
+    requested, pods = trial.system_attrs.get(PRUNE_REQUESTED), pods_of(trial)
+    worker = names.worker_of_pod(pods[-1]) if pods else None
     return TrialRecord.model_construct(  # from Optuna's own types: nothing to validate
         number=trial.number,
         state=cast("State", trial.state.name),
@@ -94,7 +98,15 @@ def record_of(trial: FrozenTrial) -> TrialRecord:
         prune_requested=datetime.fromisoformat(requested) if requested else None,
         prune_reason=trial.user_attrs.get(PRUNE_REASON),
         failure=failure_of(trial),
+        worker=worker[1] if worker else None,
+        pods=len(pods),
     )
+
+
+def pods_of(trial: FrozenTrial) -> list[str]:
+    """Return the pods of workers that have had a trial; the last one has it."""
+    pods: list[str] = trial.system_attrs.get(PODS, [])
+    return pods
 
 
 def view_of(trial: FrozenTrial, definition: StudyDefinition) -> TrialView:
@@ -174,6 +186,7 @@ def _finished(trial: FrozenTrial, distributions_json: _DistributionJson) -> Fini
         started=utc(trial.datetime_start),
         finished=utc(trial.datetime_complete),
         copied_from=CopiedTrial(**mark) if (mark := trial.system_attrs.get(COPIED_FROM)) else None,
+        pod=pods[-1] if (pods := pods_of(trial)) else None,
     )
 
 

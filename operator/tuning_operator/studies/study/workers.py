@@ -1,0 +1,99 @@
+"""Hands running trials to workers: pods that take one trial after another."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from optuna.trial import FrozenTrial, TrialState
+
+from tuning_operator.protocol import WorkReply, WorkRequest
+from tuning_operator.resource import names
+from tuning_operator.studies.errors import unknown_trial
+from tuning_operator.studies.study.optuna_study import ServedStudy, id_of
+from tuning_operator.studies.study.records import PODS, failure_of, pods_of
+
+
+class Workers:
+    """Which pods have the running trials of a study. A trial remembers its pods: nothing is kept here.
+
+    Args:
+        study: the study.
+        running: returns the numbers of the running trials.
+    """
+
+    def __init__(self, study: ServedStudy, running: Callable[[], Iterable[int]]) -> None:
+        self._study, self._running = study, running
+        self._waiters: set[asyncio.Future[None]] = set()
+        self.closed = False
+        """Whether the server is stopping, so that no request waits."""
+
+    def has(self, pod: str, number: int) -> bool:
+        """Return whether a pod has a trial, or was the last to have it."""
+        try:
+            return pods_of(self._study.frozen(number))[-1:] == [pod]
+        except KeyError:
+            return False
+
+    def assign(self, pod: str, request: WorkRequest) -> WorkReply:
+        """Give trials to a pod; the writes are the caller's. Raises UpdateFinishedTrialError.
+
+        A pod gets the trials of its predecessor in the slot, then those that no pod has, by number.
+        """
+        worker, asked = names.worker_of_pod(pod), set(request.running)
+        start: list[int] = []
+        kept: set[int] = set()
+        free: list[FrozenTrial] = []
+        room = request.capacity
+        for trial in map(self._study.frozen, sorted(self._running())):
+            pods = pods_of(trial)
+            if trial.state != TrialState.RUNNING:  # a thread has just ended it
+                continue
+            if not pods:
+                free.append(trial)
+            elif names.worker_of_pod(pods[-1]) == worker and pod not in pods[:-1]:
+                room -= 1
+                self._give(trial, pods, pod)
+                (kept.add if trial.number in asked else start.append)(trial.number)
+        for trial in free[: max(room, 0)]:
+            self._give(trial, [], pod)
+            start.append(trial.number)
+        ended = sorted(asked - kept)
+        stopped = [number for number in ended if self._is_stopped(number)]
+        return WorkReply(start=start, ended=ended, stopped=stopped)
+
+    def check(self, request: WorkRequest) -> None:
+        """Check that the trials of a request exist. Raises NotFound."""
+        for number in request.running:
+            try:
+                self._study.frozen(number)
+            except KeyError:
+                raise unknown_trial(number, self._study.study_name) from None
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until trials have started or ended, this time has passed, or the server is stopping."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.add(waiter)
+        try:
+            await asyncio.wait([waiter], timeout=seconds)
+        finally:
+            self._waiters.discard(waiter)
+
+    def wake(self) -> None:
+        """Let the waiting requests look again: trials have started or ended."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    def close(self) -> None:
+        """Let no request wait any more."""
+        self.closed = True
+        self.wake()
+
+    def _is_stopped(self, number: int) -> bool:
+        """Return whether the operator has ended a trial: it gives a reason, and a pod that is pruned none."""
+        trial = self._study.frozen(number)
+        return trial.state == TrialState.PRUNED and failure_of(trial) is not None
+
+    def _give(self, trial: FrozenTrial, pods: list[str], pod: str) -> None:
+        if pods[-1:] != [pod]:
+            self._study.storage.set_trial_system_attr(id_of(trial), PODS, [*pods, pod])

@@ -1,0 +1,291 @@
+"""Workers, pods that take one trial after another: what is decided and made, and that histories end well."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tuning_operator.kube.jobs.manifests import job
+from tuning_operator.kube.plan.actions import Action, Start, Stop
+from tuning_operator.kube.plan.observation import Observation, Run, with_trials
+from tuning_operator.kube.plan.waiting import START_GRACE
+from tuning_operator.kube.plan.work import Trial, Work, Worker, work_of
+from tuning_operator.protocol import Failure, StudySummary, TrialRecord
+from tuning_operator.resource import names
+
+from tests.unit.kube.builders import NOW, ago, ask, decision, diagnosis, study, summary, tell, trial
+from tests.unit.kube.faults import KUBE_ERRORS, SERVER_ERRORS, Faults
+from tests.unit.kube.world import FAILED, KEY, RUNTIME, World
+
+ERRORS = KUBE_ERRORS | SERVER_ERRORS
+LATE = ago(START_GRACE.total_seconds() + 1)
+RUNS, STARTS = Run("running"), Run("starting")
+OOM = diagnosis("OutOfMemory")
+GONE = diagnosis("PodDeleted")
+ASK = ask(2, 10)
+STOPPED = Failure(category="StoppedByUser", message="A user stopped the trial.")
+
+
+def held(number: int, worker: int, pods: int = 1, **fields: Any) -> TrialRecord:
+    return trial(number, worker=worker, pods=pods, **fields)
+
+
+def seen(summary: StudySummary, workers: dict[int, Run], per_worker: int = 1, **fields: Any) -> Observation:
+    runs: dict[Work, Run] = {Worker(slot): run for slot, run in workers.items()}
+    return with_trials(Observation(summary, runs, per_worker=per_worker, **fields))
+
+
+@dataclass
+class Row:
+    seen: Observation
+    actions: list[Action]
+    spec: dict[str, Any] = field(default_factory=dict)
+
+
+TABLE: dict[str, Row] = {
+    "workers start while the first trials are asked for": Row(
+        seen(summary(), {}), [ASK, Start(Worker(0)), Start(Worker(1))]),
+    "as many workers as trials may run": Row(
+        seen(summary(complete=9), {}), [ASK, Start(Worker(0))]),
+    "a trial that a worker will take needs nothing": Row(
+        seen(summary(0, 1), {0: STARTS, 1: RUNS}), []),
+    "a free worker stays while there are trials to ask for": Row(
+        seen(summary(held(1, 1), complete=1), {0: RUNS, 1: RUNS}), [ASK]),
+    "at the end, idle workers leave": Row(
+        seen(summary(held(9, 1), complete=9), {0: RUNS, 1: RUNS}), [Stop(Worker(0))]),
+    "a study that is over has no workers": Row(
+        seen(summary(complete=10), {0: RUNS, 1: STARTS, 2: Run("stopping")}),
+        [Stop(Worker(0)), Stop(Worker(1))]),
+    "with parallelism lowered, busy workers finish and idle ones leave": Row(
+        seen(summary(held(4, 3), held(5, 1)), {0: RUNS, 1: RUNS, 3: RUNS}), [Stop(Worker(0))],
+        {"parallelism": 1}),
+    "suspended: idle workers leave": Row(
+        seen(summary(held(0, 0)), {0: RUNS, 1: RUNS}), [Stop(Worker(1))], {"suspend": True}),
+    "a worker that crashed fails its trial and is replaced": Row(
+        seen(summary(held(0, 0), held(1, 1)), {0: Run("ended", OOM), 1: RUNS}),
+        [tell(0, "FAIL", OOM.failure), Stop(Worker(0))]),
+    "its successor starts once it is gone": Row(
+        seen(summary(held(1, 1), fail=1), {1: RUNS}), [ASK, Start(Worker(0))]),
+    "a worker that was taken away keeps its trial": Row(
+        seen(summary(held(0, 0), held(1, 1)), {0: Run("ended", GONE), 1: RUNS}), [Stop(Worker(0))]),
+    "but not forever": Row(
+        seen(summary(held(0, 0, pods=4), held(1, 1)), {0: Run("ended", GONE), 1: RUNS}),
+        [tell(0, "FAIL", GONE.failure), Stop(Worker(0))]),
+    "nor does a node's loss end its trial": Row(
+        seen(summary(held(0, 0), held(1, 1)), {0: Run("ended", OOM, lost=True), 1: RUNS}), [Stop(Worker(0))]),
+    "a slot with a trial gets its worker back": Row(
+        seen(summary(held(0, 3), held(1, 1)), {1: RUNS}), [Start(Worker(3))]),
+    "a slot with a trial is waited for while its worker goes": Row(
+        seen(summary(held(0, 3), held(1, 1)), {1: RUNS, 3: Run("stopping")}), []),
+    "a worker that ends before it takes a trial fails the one that it would have taken": Row(
+        seen(summary(0, held(1, 1)), {0: Run("ended", OOM), 1: RUNS}),
+        [tell(0, "FAIL", OOM.failure), Stop(Worker(0)), Start(Worker(2))]),
+    "but one that was taken away does not": Row(
+        seen(summary(0, held(1, 1)), {0: Run("ended", GONE), 1: RUNS}), [Stop(Worker(0)), Start(Worker(2))]),
+    "a worker whose image can't be pulled fails a trial after some time": Row(
+        seen(summary(0, held(1, 1)), {0: Run("starting", diagnosis("ImagePull", LATE)), 1: RUNS}),
+        [tell(0, "FAIL", diagnosis("ImagePull").failure), Stop(Worker(0)), Start(Worker(2))]),
+    "an outdated worker that has not started is replaced": Row(
+        seen(summary(0, held(1, 1)), {0: Run("starting", outdated=True), 1: RUNS}),
+        [Stop(Worker(0)), Start(Worker(2))]),
+    "an outdated worker leaves when it is idle": Row(
+        seen(summary(held(1, 1), complete=1), {0: Run("running", outdated=True), 1: RUNS}),
+        [ASK, Stop(Worker(0)), Start(Worker(2))]),
+    "and finishes its trial": Row(
+        seen(summary(held(0, 0), held(1, 1)), {0: Run("running", outdated=True), 1: RUNS}), []),
+    "a pruned trial has its grace, and its worker stays": Row(
+        seen(summary(held(0, 0, prune_requested=ago(31)), held(1, 1)), {0: RUNS, 1: RUNS}),
+        [tell(0, "PRUNED")]),
+    "a trial that a user has stopped ends, and its worker stays": Row(
+        seen(summary(held(3, 0), held(4, 1)), {0: RUNS, 1: Run("running", trials_to_stop=frozenset({3}))}),
+        [tell(3, "PRUNED", STOPPED)]),
+    "several trials at a time need fewer workers": Row(
+        seen(summary(0, 1, 2), {}, per_worker=2), [ask(5, 10), *(Start(Worker(slot)) for slot in range(3))],
+        {"parallelism": 5}),
+    "one worker has several": Row(
+        seen(summary(held(0, 0), held(1, 0)), {0: RUNS}, per_worker=2), []),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_decide(name: str) -> None:
+    row = TABLE[name]
+    per_pod = row.seen.per_worker
+    given = study(trial={"reusePods": True, "trialsPerPod": per_pod}, **row.spec)
+    found = decision(given, row.seen, NOW).actions
+    assert sorted(map(str, found)) == sorted(map(str, row.actions))
+
+
+def test_trials_without_a_started_worker_are_pending() -> None:
+    given = study(trial={"reusePods": True})
+    counts = decision(given, seen(summary(held(0, 0), 1), {0: RUNS, 1: STARTS}), NOW).status.trials
+    assert counts
+    assert (counts.running, counts.pending) == (1, 1)
+
+
+def test_a_trial_whose_worker_can_not_start_is_reported() -> None:
+    stuck = seen(summary(0), {0: Run("starting", diagnosis("ImagePull", ago(1)))})
+    status = decision(study(trial={"reusePods": True}, parallelism=1), stuck, NOW).status
+    stalled = next(c for c in status.conditions if c.type == "Stalled")
+    assert stalled.message == "Trial 0 cannot start: it is so. Fix it."
+
+
+def test_the_job_of_a_worker() -> None:
+    given = study(trial={"reusePods": True, "trialsPerPod": 3, "timeout": "20m"})
+    made = job(given, Worker(4), RUNTIME)
+    assert made["metadata"]["name"] == "mnist-w4"
+    assert (
+        work_of(made["metadata"]["labels"])
+        == Worker(4)
+        == work_of(made["spec"]["template"]["metadata"]["labels"])
+    )
+    pod = made["spec"]["template"]["spec"]
+    assert "activeDeadlineSeconds" not in pod, "it outlives many trials"
+    environ = {variable["name"]: variable["value"] for variable in pod["containers"][0]["env"]}
+    assert environ["TUNING_TRIAL_URL"].endswith("/v1/studies/ml/mnist/workers/4")
+    assert environ["TUNING_ROLE"] == "worker"
+    assert "TUNING_TRIAL_NUMBER" not in environ
+    assert names.worker_of_pod("mnist-w4-x7k2p") == ("mnist", 4)
+    assert (
+        made["spec"]["podFailurePolicy"]["rules"]
+        == job(given, Trial(0), RUNTIME)["spec"]["podFailurePolicy"]["rules"]
+    )
+
+
+# --- any history
+
+
+class History:
+    """A study with workers, and what has been true of it at its worst."""
+
+    def __init__(self, per_pod: int) -> None:
+        self.per_pod = per_pod
+        trial = {"reusePods": True, "trialsPerPod": per_pod}
+        self.world = World(maxTrials=6, parallelism=2, maxFailedTrials=100, trial=trial)
+        self.parallelism = self.most_parallelism = 2
+        self.max_trials = self.most_trials = 6
+
+    @property
+    def workers(self) -> dict[int, dict[str, Any]]:
+        """The Jobs of workers that have not ended, by slot."""
+        found = {}
+        for (kind, _, _), body in self.world.kube.objects.items():
+            work = work_of(body["metadata"].get("labels", {})) if kind == "Job" else None
+            if isinstance(work, Worker) and not body.get("status", {}).get("conditions"):
+                found[work.slot] = body
+        return found
+
+    def check(self) -> None:
+        """After every step, whatever happened."""
+        trials = self.world.server.trials.get(KEY, [])
+        assert len(trials) <= self.most_trials
+        assert len(self.world.server.running(KEY)) <= self.most_parallelism
+        assert self.world.jobs == {}, "no trial has a Job of its own"
+
+    def begin(self, slot: int) -> list[int]:
+        """The worker's pod runs, and takes what it may; return its trials."""
+        self.world.kube.set_status("Job", "ml", f"mnist-w{slot}", active=1, ready=1)
+        return self.world.server.take(KEY, slot, self.per_pod)
+
+    def end(self, slot: int, **status: Any) -> None:
+        self.world.kube.set_status("Job", "ml", f"mnist-w{slot}", active=0, ready=0, **status)
+
+    async def step(self, event: str, pick: int) -> None:
+        world, alive = self.world, sorted(self.workers)
+        match event:
+            case "tick":
+                for _ in range(pick // 2 + 1):
+                    await world.tick()
+                    self.check()
+            case "time passes":
+                world.advance(10 * (pick + 1))
+            case "restart":
+                world.start_operator()
+            case "quota":
+                world.quota = pick
+            case "suspend":
+                world.edit(suspend=pick % 2 == 0)
+            case "parallelism":
+                self.parallelism = pick % 4 + 1
+                self.most_parallelism = max(self.most_parallelism, self.parallelism)
+                world.edit(parallelism=self.parallelism)
+            case "more trials":
+                self.max_trials = max(self.max_trials, len(world.server.trials.get(KEY, []))) + 1
+                self.most_trials = max(self.most_trials, self.max_trials)
+                world.edit(maxTrials=self.max_trials)
+        if alive:
+            self.worker(event, alive[pick % len(alive)], pick)
+
+    def worker(self, event: str, slot: int, pick: int) -> None:
+        world = self.world
+        if event == "begins":
+            self.begin(slot)
+        running = [t.number for t in world.server.running(KEY) if t.worker == slot]
+        if running:
+            number = running[pick % len(running)]
+            match event:
+                case "completes":
+                    world.server.end(KEY, number, "COMPLETE", number * 7 % 5 / 10)
+                case "fails":
+                    world.server.end(KEY, number, "FAIL")
+                case "is to be pruned":
+                    world.server.request_prune(KEY, number, world.now)
+        match event:
+            case "crashes":
+                self.end(slot, failed=1, conditions=FAILED)
+            case "is deleted":
+                world.kube.remove("Job", "ml", f"mnist-w{slot}")
+
+    async def end_well(self) -> None:
+        """From here on no call fails, pods start and complete, and nobody interferes."""
+        world = self.world
+        world.start_operator()
+        world.edit(suspend=False)
+        world.quota = None
+        for _ in range(4 * self.most_trials + 8):
+            await world.settle()
+            self.check()
+            for slot in sorted(self.workers):
+                for number in self.begin(slot):
+                    world.server.end(KEY, number, "COMPLETE", 0.5)
+            world.advance(1)
+        await world.settle()
+        assert world.status["phase"] in ("Completed", "Failed")
+        assert world.server.running(KEY) == [], "nothing is left RUNNING"
+        assert self.workers == {}, "workers leave when the study ends"
+        assert self.max_trials <= len(world.server.trials[KEY]) <= self.most_trials
+        before = dict(world.kube.objects)
+        assert await world.tick() == float("inf")
+        assert world.kube.objects == before, "a pass over a study at rest changes nothing"
+
+
+EVENTS = [
+    "tick", "tick", "tick", "tick", "time passes", "restart", "quota", "suspend", "parallelism",
+    "more trials", "begins", "begins", "completes", "completes", "completes", "fails", "is to be pruned",
+    "crashes", "is deleted",
+]  # fmt: skip
+STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 5)), max_size=50)
+FAULTS = st.dictionaries(
+    st.integers(0, 100), st.tuples(st.sampled_from(sorted(ERRORS)), st.booleans()), max_size=8
+)
+
+
+async def _play(per_pod: int, steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]) -> None:
+    history = History(per_pod)
+    history.world.start_operator(Faults({n: (ERRORS[error](), late) for n, (error, late) in planned.items()}))
+    for event, pick in steps:
+        await history.step(event, pick)
+        history.check()
+    await history.end_well()
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(per_pod=st.sampled_from([1, 3]), steps=STEPS, planned=FAULTS)
+def test_any_history_with_workers_ends_well(
+    per_pod: int, steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]
+) -> None:
+    asyncio.run(_play(per_pod, steps, planned))

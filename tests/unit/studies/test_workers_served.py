@@ -1,0 +1,125 @@
+"""Running trials in the hands of workers: each has one pod, durably, and a lost pod loses none."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from tuning_operator.protocol import TellRequest, WorkReply, WorkRequest
+from tuning_operator.studies.errors import NotFound
+from tuning_operator.studies.study.engine import StudyEngine
+from tuning_operator.studies.study.registry import Registry
+
+from tests.support.studies import (  # noqa: F401
+    HeldStore,
+    Servers,
+    ask,
+    complete,
+    declared,
+    registry,
+    servers,
+    threads,
+)
+
+NOW = 0.0
+
+
+async def work(
+    engine: StudyEngine, pod: str, *running: int, capacity: int = 1, seconds: float = NOW
+) -> WorkReply:
+    request = WorkRequest(running=list(running), capacity=capacity, timeout=seconds)
+    return await engine.work(f"mnist-{pod}-x7k2p" if pod.startswith("w") else pod, request)
+
+
+async def test_each_trial_has_one_pod(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    await ask(engine, 3)
+    assert (await work(engine, "w0")).start == [0]
+    assert (await work(engine, "w1")).start == [1]
+    assert (await work(engine, "w0", 0)).start == [], "it has as many as it may"
+    assert [trial.worker for trial in (await engine.summary()).running] == [0, 1, None]
+    assert (await work(engine, "w2", capacity=5)).start == [2]
+
+
+async def test_a_worker_may_have_several(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    await ask(engine, 5)
+    assert (await work(engine, "w0", capacity=3)).start == [0, 1, 2]
+    await engine.tell(1, complete(0.5))
+    reply = await work(engine, "w0", 0, 1, 2, capacity=3)
+    assert (reply.start, reply.ended, reply.stopped) == ([3], [1], [])
+
+
+async def test_a_lost_reply_comes_again(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    await ask(engine, 2)
+    for _ in range(2):
+        assert (await work(engine, "w0")).start == [0]
+    assert (await engine.record(0)).pods == 1
+
+
+async def test_the_next_pod_of_a_slot_gets_the_trial_and_the_earlier_one_never_again(
+    registry: Registry,  # noqa: F811
+) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    await work(engine, "w0")
+    assert (await work(engine, "mnist-w0-later")).start == [0]
+    assert engine.workers.has("mnist-w0-later", 0)
+    assert not engine.workers.has("mnist-w0-x7k2p", 0)
+    assert (await engine.record(0)).pods == 2
+    late = await work(engine, "w0", 0)
+    assert (late.start, late.ended) == ([], [0]), "it must end its process"
+    assert (await work(engine, "w0")).start == []
+    assert engine.workers.has("mnist-w0-later", 0)
+
+
+async def test_a_worker_waits_for_trials_to_start_and_to_end(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    waiting = asyncio.create_task(work(engine, "w0", seconds=60))
+    await asyncio.sleep(0)
+    await ask(engine, 1)
+    assert (await waiting).start == [0]
+    waiting = asyncio.create_task(work(engine, "w0", 0, seconds=60))
+    await asyncio.sleep(0)
+    stop = {"category": "StoppedByUser", "message": "A user stopped the trial."}
+    await engine.tell(0, TellRequest.model_validate({"state": "PRUNED", "failure": stop}))
+    reply = await waiting
+    assert (reply.ended, reply.stopped) == ([0], [0])
+
+
+async def test_a_trial_is_a_pods_only_once_that_is_durable(threads: object) -> None:  # noqa: F811
+    store = HeldStore()
+    engine = await declared(Servers(threads, store).start())  # type: ignore[arg-type]
+    await ask(engine, 1)
+    store.hold()
+    reply = asyncio.create_task(work(engine, "w0"))
+    done, _ = await asyncio.wait([reply], timeout=0.05)
+    assert not done
+    store.let_go()
+    assert (await reply).start == [0]
+
+
+async def test_a_restarted_server_knows_who_has_what(registry: Registry, servers: Servers) -> None:  # noqa: F811
+    engine = await declared(registry)
+    await ask(engine, 2)
+    await work(engine, "w0")
+    engine = await declared(servers.start())
+    assert [trial.worker for trial in (await engine.summary()).running] == [0, None]
+    assert (await work(engine, "w1")).start == [1]
+    assert (await work(engine, "w0", 0)).start == []
+
+
+async def test_workers_of_a_study_that_is_gone_have_nothing_to_wait_for(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    waiting = asyncio.create_task(work(engine, "w0", seconds=60))
+    await asyncio.sleep(0)
+    await registry.forget(engine.key)
+    with pytest.raises(NotFound):
+        await waiting
+
+
+async def test_a_worker_that_runs_an_unknown_trial_is_refused(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    with pytest.raises(NotFound, match="trial 7"):
+        await work(engine, "w0", 7)

@@ -1,0 +1,383 @@
+"""A worker on the real study server: it takes one trial after another, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.support.study_server import RunningServer, study_server  # noqa: F401
+from tests.unit.trainer.pod import BARE, FULL, Pod
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STUDY = "/v1/studies/ml/mnist"
+SPACE = [{"name": "x", "type": "float", "low": 0, "high": 1}]
+
+
+class Worker:
+    """A study, and a worker of it."""
+
+    def __init__(self, server: RunningServer, folder: Path, slot: int = 0) -> None:
+        self.server, self.slot = server, slot
+        self.pod = Pod(folder, f"{server.url}{STUDY}/workers/{slot}", TUNING_ROLE="worker", SEEN=str(folder))
+        self.pod.token.write_text(server.pod_token("ml", "mnist", f"w{slot}"))
+        self.operator = server.operator()
+        self.seen = folder
+        self.process: subprocess.Popen[str] | None = None
+
+    def declare(self, **definition: Any) -> None:
+        base = {"objectives": [{"metric": "accuracy", "direction": "maximize"}], "searchSpace": SPACE}
+        self.operator.put(STUDY, json={**base, **definition}).raise_for_status()
+
+    def ask(self, trials: int, parallelism: int = 1) -> None:
+        """Have trials running until there are this many in total."""
+        body = {"parallelism": parallelism, "maxTrials": trials}
+        self.operator.post(f"{STUDY}/ask", json=body).raise_for_status()
+
+    def start(self, *arguments: str, python: tuple[str, ...] = BARE) -> None:
+        self.process = self.pod.start(*arguments, python=python)
+
+    def record(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.operator.get(f"{STUDY}/record").raise_for_status().json()["trials"]
+        return found
+
+    def states(self) -> list[str]:
+        return [trial["state"] for trial in self.record()]
+
+    def wait(self, what: str, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert self.process is None or self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, f"not within a minute: {what}"
+            time.sleep(0.005)
+
+    def run(self, trials: int) -> None:
+        """Ask for one trial after another, and wait for the end of each."""
+        for count in range(1, trials + 1):
+            self.ask(count)
+            self.wait("the trial ends", lambda count=count: "RUNNING" not in self.states()[:count])
+
+    def stop(self) -> tuple[int, str, str]:
+        """Stop the pod as the kubelet does; return the exit code and the output."""
+        assert self.process
+        self.process.send_signal(signal.SIGTERM)
+        out, err = self.process.communicate(timeout=30)
+        return self.process.returncode, out, err
+
+    def said(self, name: str) -> list[str]:
+        file = self.seen / name
+        return file.read_text().split() if file.exists() else []
+
+
+@pytest.fixture
+def worker(study_server: RunningServer, tmp_path: Path) -> Iterator[Worker]:  # noqa: F811
+    worker = Worker(study_server, tmp_path)
+    worker.declare()
+    yield worker
+    if worker.process and worker.process.poll() is None:
+        worker.process.kill()
+        worker.process.communicate()
+
+
+OBJECTIVE = """
+import os, pathlib
+
+seen = pathlib.Path(os.environ["SEEN"])
+
+def note(name, text):
+    with (seen / name).open("a") as file:
+        file.write(f"{text}\\n")
+
+note("imported", os.getpid())
+count = 0
+
+def objective(trial):
+    global count
+    count += 1
+    note("ran", f"{os.getpid()}:{os.getppid()}:{count}:{os.environ['TUNING_TRIAL_NUMBER']}")
+    assert not pathlib.Path("left").exists()
+    pathlib.Path("left").touch()
+    return trial.suggest_float("x", 0, 1)
+"""
+
+
+def test_trials_are_forked_from_one_process_that_has_imported_the_code(worker: Worker) -> None:
+    worker.pod.write(OBJECTIVE)
+    worker.ask(1)
+    worker.start()
+    worker.run(4)
+    assert worker.states() == ["COMPLETE"] * 4
+    assert [trial["values"] for trial in worker.record()] == [[t["parameters"]["x"]] for t in worker.record()]
+    (imported,) = worker.said("imported")
+    ran = [line.split(":") for line in worker.said("ran")]
+    assert [parent for _, parent, _, _ in ran] == [imported] * 4
+    assert len({pid for pid, _, _, _ in ran}) == 4
+    assert [count for _, _, count, _ in ran] == ["1"] * 4, "each has clean memory"
+    assert [number for _, _, _, number in ran] == ["0", "1", "2", "3"]
+    code, out, err = worker.stop()
+    assert code == 143, err
+    assert "[trial 3] tuning: trial 3 of ml/mnist with x=" in out
+
+
+def test_a_trial_that_ends_its_process_fails_and_the_next_one_runs(worker: Worker) -> None:
+    worker.pod.write(
+        """
+        import os, signal, sys
+
+        def objective(trial):
+            if trial.number == 0:
+                os.kill(os.getpid(), signal.SIGSEGV)
+            if trial.number == 1:
+                os._exit(0)
+            if trial.number == 2:
+                os._exit(3)
+            if trial.number == 3:
+                raise ValueError("boom")
+            return 1.0
+        """
+    )
+    worker.start()
+    worker.run(5)
+    assert worker.states() == ["FAIL"] * 4 + ["COMPLETE"]
+    failures = [trial["userAttrs"] for trial in worker.record()[:4]]
+    assert [found["failure_category"] for found in failures] == [
+        "ExitCode",
+        "NoResult",
+        "ExitCode",
+        "Exception",
+    ]
+    assert "killed by signal 11" in failures[0]["failure_message"]
+    assert "exited with code 3" in failures[2]["failure_message"]
+    assert failures[3]["failure_message"] == "ValueError: boom"
+
+
+def test_the_next_pod_of_a_stopped_worker_gets_its_trial(worker: Worker, tmp_path: Path) -> None:
+    worker.pod.write(
+        """
+        import os, pathlib, time
+
+        seen = pathlib.Path(os.environ["SEEN"])
+
+        def objective(trial):
+            x = trial.suggest_float("x", 0, 1)
+            trial.report(x, 0)
+            with (seen / "ran").open("a") as file:
+                file.write(f"{trial.number}:{x}\\n")
+            while (seen / "hold").exists():
+                time.sleep(0.01)
+            return x
+        """
+    )
+    (tmp_path / "hold").touch()
+    worker.ask(1)
+    worker.start()
+    worker.wait("the trial runs", lambda: len(worker.said("ran")) == 1)
+    code, _, err = worker.stop()
+    assert code == 143, err
+    assert worker.states() == ["RUNNING"]
+    (tmp_path / "hold").unlink()
+    worker.start()
+    worker.run(1)
+    assert worker.states() == ["COMPLETE"]
+    first, second = worker.said("ran")
+    assert first == second, "the same trial with the same parameters"
+
+
+def test_a_trial_that_runs_too_long_ends_alone(worker: Worker) -> None:
+    worker.pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 4}'
+    worker.pod.write(
+        """
+        import time
+
+        def objective(trial):
+            if trial.number == 0:
+                time.sleep(60)
+            return 1.0
+        """
+    )
+    worker.start()
+    worker.run(2)
+    assert worker.states() == ["FAIL", "COMPLETE"]
+    assert worker.record()[0]["userAttrs"]["failure_category"] == "Timeout"
+
+
+def test_a_trial_that_ends_in_the_record_is_ended(worker: Worker) -> None:
+    """As when its study ends, a user stops it, or it ignores its pruner."""
+    worker.pod.write(
+        """
+        import os, pathlib, time
+
+        seen = pathlib.Path(os.environ["SEEN"])
+
+        def objective(trial):
+            (seen / f"runs-{trial.number}").touch()
+            try:
+                time.sleep(60 if trial.number == 0 else 0)
+            finally:
+                (seen / f"cleaned-{trial.number}").touch()
+            return 1.0
+        """
+    )
+    worker.ask(1)
+    worker.start()
+    worker.wait("the trial runs", (worker.seen / "runs-0").exists)
+    stopped = {"state": "PRUNED", "failure": {"category": "StoppedByUser", "message": "A user stopped it."}}
+    worker.operator.post(f"{STUDY}/trials/0/result", json=stopped).raise_for_status()
+    worker.run(2)
+    assert worker.states() == ["PRUNED", "COMPLETE"]
+    assert (worker.seen / "cleaned-0").exists(), "its finally blocks have run"
+
+
+def test_what_a_trial_leaves_behind_ends_with_it(worker: Worker) -> None:
+    worker.pod.write(
+        """
+        import os, pathlib, subprocess
+
+        seen = pathlib.Path(os.environ["SEEN"])
+
+        def objective(trial):
+            if trial.number == 0:
+                left = subprocess.Popen(["sleep", "600"], start_new_session=True)
+                (seen / "left").write_text(str(left.pid))
+            return 1.0
+        """
+    )
+    worker.start()
+    worker.run(2)
+    left = int((worker.seen / "left").read_text())
+    worker.wait("it is gone", lambda: not Path(f"/proc/{left}").exists())
+
+
+def test_a_program_for_each_trial(worker: Worker) -> None:
+    worker.start("command", "--", "sh", "-c", "echo accuracy=$TUNING_PARAM_X; touch left; ls", python=FULL)
+    worker.run(3)
+    assert worker.states() == ["COMPLETE"] * 3
+    assert [trial["values"] for trial in worker.record()] == [[t["parameters"]["x"]] for t in worker.record()]
+
+
+def test_a_script_for_each_trial(worker: Worker) -> None:
+    worker.pod.write(
+        """
+        import os, pathlib, sys
+        import optuna
+
+        seen = pathlib.Path(os.environ["SEEN"])
+
+        def objective(trial):
+            with (seen / "ran").open("a") as file:
+                file.write(f"{trial.number}:{os.getppid()}\\n")
+            return trial.suggest_float("x", 0, 1)
+
+        study = optuna.create_study(direction="maximize")
+        study.optimize(objective, n_trials=100)
+        """
+    )
+    worker.start("script", "train.py", python=FULL)
+    worker.run(3)
+    assert worker.states() == ["COMPLETE"] * 3, worker.stop()
+    assert len({line.split(":")[1] for line in worker.said("ran")}) == 1
+
+
+def test_code_that_starts_threads_when_it_is_imported_is_imported_for_each_trial(worker: Worker) -> None:
+    worker.pod.write(
+        """
+        import os, pathlib, threading
+
+        seen = pathlib.Path(os.environ["SEEN"])
+        work, done = threading.Event(), threading.Event()
+
+        def serve():
+            work.wait()
+            done.set()
+
+        threading.Thread(target=serve, daemon=True).start()
+
+        def objective(trial):
+            work.set()
+            assert done.wait(10)
+            return 1.0
+        """
+    )
+    worker.start()
+    worker.run(2)
+    assert worker.states() == ["COMPLETE"] * 2
+    assert "starts threads when it is imported" in worker.stop()[2]
+
+
+def test_code_that_can_not_be_imported_fails_each_trial(worker: Worker) -> None:
+    worker.pod.write("import nothing_of_this_name\n")
+    worker.start()
+    worker.run(2)
+    assert worker.states() == ["FAIL"] * 2
+    assert {t["userAttrs"]["failure_category"] for t in worker.record()} == {"ModuleNotFound"}
+
+
+def test_code_that_ends_the_process_that_imports_it_fails_each_trial(worker: Worker) -> None:
+    worker.pod.write("import os; os._exit(7)\n")
+    worker.start()
+    worker.run(2)
+    assert worker.states() == ["FAIL"] * 2
+    assert {"exited with code 7" in t["userAttrs"]["failure_message"] for t in worker.record()} == {True}
+
+
+SEEDS = """
+    import os, pathlib, random
+    import numpy
+
+    seen = pathlib.Path(os.environ["SEEN"])
+    {seed}
+
+    def objective(trial):
+        with (seen / "drew").open("a") as file:
+            file.write(f"{{random.random()}}:{{numpy.random.rand()}}\\n")
+        return 1.0
+"""
+
+
+@pytest.mark.parametrize(("seed", "different"), [("", 2), ("random.seed(1); numpy.random.seed(1)", 1)])
+def test_random_numbers_are_those_of_a_process_of_its_own(worker: Worker, seed: str, different: int) -> None:
+    worker.pod.write(SEEDS.format(seed=seed))
+    worker.start(python=FULL)
+    worker.run(2)
+    first, second = (line.split(":") for line in worker.said("drew"))
+    assert [len({one, other}) for one, other in zip(first, second, strict=True)] == [different, different]
+
+
+def test_trials_run_side_by_side_and_each_has_its_share_of_the_memory(worker: Worker) -> None:
+    config = {"trialsPerPod": 3, "memoryLimit": 600 * 2**20}
+    worker.pod.environ["TUNING_CONFIG"] = json.dumps(config)
+    worker.pod.write(
+        """
+        import os, pathlib, time
+
+        seen = pathlib.Path(os.environ["SEEN"])
+
+        def objective(trial):
+            print("hello from", trial.number)
+            (seen / f"runs-{trial.number}").touch()
+            while not (seen / "go").exists():
+                time.sleep(0.01)
+            if trial.number == 1:
+                held = bytearray(400 * 2**20)
+                time.sleep(60)
+            return float(trial.number)
+        """
+    )
+    worker.ask(3, parallelism=3)
+    worker.start()
+    worker.wait("all run", lambda: all((worker.seen / f"runs-{n}").exists() for n in range(3)))
+    (worker.seen / "go").touch()
+    worker.wait("all end", lambda: "RUNNING" not in worker.states())
+    assert worker.states() == ["COMPLETE", "FAIL", "COMPLETE"]
+    failure = worker.record()[1]["userAttrs"]
+    assert failure["failure_category"] == "OutOfMemory"
+    assert "more than its share of the memory limit" in failure["failure_message"]
+    _, out, _ = worker.stop()
+    assert {f"[trial {number}] hello from {number}" for number in range(3)} <= set(out.splitlines())

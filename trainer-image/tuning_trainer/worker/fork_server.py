@@ -1,0 +1,170 @@
+"""The process that trials are forked from: it has one thread, imports the user's code once, never uses CUDA.
+
+Each line that it receives is an Order. It sends the lines `started NUMBER PID` and `ended PID STATUS`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import gc
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import weakref
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+from tuning_trainer.log import log
+from tuning_trainer.stopping import EXIT_GRACE, exit_within
+from tuning_trainer.worker.preload import Preloaded
+from tuning_trainer.workspace import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIRST_TO_END = "1000"
+"""Where memory runs out, the kernel ends a trial's process rather than the fork server or the supervisor."""
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
+
+
+class Order(NamedTuple):
+    """A trial to start."""
+
+    number: int
+    environ: dict[str, str]
+    """Variables that differ from those of the pod."""
+    directory: str | None
+    """The working directory; None: that of the pod."""
+    isolated: bool
+    """Whether the working directory shall have links to the files of the pod's."""
+    output: str | None
+    """A file or a named pipe for the output; None: that of the pod."""
+
+
+class ForkServer:
+    """Forks a process for each order."""
+
+    def __init__(
+        self, descriptor: int, arguments: list[str], main: Callable[[list[str]], int], command: list[str]
+    ) -> None:
+        """Nothing is imported yet.
+
+        Args:
+            descriptor: of the socket to the supervisor.
+            arguments: the command line of the runtime.
+            main: runs the trial that the environment describes; returns the exit code.
+            command: starts the runtime in another interpreter.
+        """
+        self._arguments, self._main, self._command = arguments, main, command
+        self._connection = socket.socket(fileno=descriptor)
+        self._connection.set_inheritable(False)
+        self._preloaded: Preloaded | None = None
+
+    def serve(self) -> None:
+        """Return when the supervisor has closed the connection."""
+        self._handle_signals()
+        source = prepare(os.environ.get("TUNING_SOURCE") or None)
+        for line in self._connection.makefile("r"):
+            if self._preloaded is None and self._arguments[0] != "command":
+                self._preload(source)
+            self._fork(Order(*json.loads(line)))
+
+    def _handle_signals(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor ends this process
+        signal.signal(signal.SIGCHLD, self._reap)
+
+    def _preload(self, source: str | None) -> None:
+        self._preloaded = Preloaded(self._arguments[0], self._arguments[1:], source)
+        self._handle_signals()  # the user's code may have changed them
+        if self._preloaded.obstacle:
+            log(
+                f"the code {self._preloaded.obstacle} when it is imported, so each trial gets a new "
+                "interpreter and imports it again"
+            )
+        gc.collect()
+        gc.freeze()  # the memory that trials share stays shared
+
+    def _fork(self, order: Order) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # an end is sent after its start
+        pid = os.fork()
+        if pid == 0:
+            self._connection.close()
+            self._run(order)
+        self._connection.sendall(f"started {order.number} {pid}\n".encode())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _reap(self, _signal: int, _frame: Any) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._connection.sendall(f"ended {pid} {status}\n".encode())
+
+    def _run(self, order: Order) -> NoReturn:
+        """Be the trial's process."""
+        code = 1
+        try:
+            os.setsid()
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            _enter(order)
+            if self._preloaded and self._preloaded.obstacle:
+                os.execve(self._command[0], self._command, os.environ)  # noqa: S606
+            _forget_exit_functions()
+            if self._preloaded:
+                self._preloaded.reseed()
+            code = self._main(self._arguments)
+            exit_within(EXIT_GRACE, code)
+            _exit_as_python_does()
+        finally:
+            os._exit(code)
+
+
+def _enter(order: Order) -> None:
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(FIRST_TO_END)
+    os.environ.update(order.environ)
+    tempfile.tempdir = None
+    if order.output is not None:
+        output = os.open(order.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os.close(output)
+    if order.directory is not None:
+        if order.isolated:
+            for entry in Path.cwd().iterdir():
+                Path(order.directory, entry.name).symlink_to(entry)
+        os.chdir(order.directory)
+        os.environ["PWD"] = order.directory
+
+
+def _forget_exit_functions() -> None:
+    """Exit functions from before the fork belong to the fork server: they would delete what trials share."""
+    atexit._clear()  # noqa: SLF001
+    for info in weakref.finalize._registry.values():  # type: ignore[attr-defined]  # noqa: SLF001
+        info.atexit = False
+    weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _exit_as_python_does() -> None:
+    """Wait for threads and call exit functions; the interpreter itself need not be taken down."""
+    threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001
+    atexit._run_exitfuncs()  # noqa: SLF001
+    multiprocessing = sys.modules.get("multiprocessing.util")
+    if multiprocessing is not None:
+        multiprocessing._exit_function()  # noqa: SLF001
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()

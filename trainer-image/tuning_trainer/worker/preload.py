@@ -1,0 +1,141 @@
+"""What the fork server imports before it forks, and what a forked trial must not share with the others.
+
+Modules of other packages come first, then the user's own: so it is known whether the user's code has seeded
+the global random number generators when it was imported. If it has not, each trial gets a new seed.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import os
+import random
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning_trainer.failure import TrialFailure
+from tuning_trainer.modes.objective import import_objective, prepare_path
+from tuning_trainer.modes.script import find_script
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CUDA_DEVICE = "/dev/nvidia-uvm"
+"""A process that has used CUDA has this open; one that has only looked for GPUs, through NVML, has not."""
+
+
+class Preloaded:
+    """The user's code, imported."""
+
+    def __init__(self, mode: str, arguments: list[str], source: str | None) -> None:
+        """Import what a trial imports. Errors are left to the trials."""
+        os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # torch.cuda.is_available without CUDA
+        folders = [Path(folder) for folder in (source, os.getcwd()) if folder]  # noqa: PTH109
+        if mode == "objective":
+            prepare_path(source)
+            module = arguments[0].partition(":")[0]
+            _import_all(_foreign_modules(_find(module, folders), folders))
+            before = _states()
+            import_objective(arguments[0])
+        else:
+            with contextlib.suppress(TrialFailure):
+                script = find_script(arguments[0], source)
+                _import_all(_foreign_modules(script, [script.parent, *folders]))
+            before = _states()
+        after = _states()
+        self._seeded = {
+            name: state
+            for name, state in after.items()
+            if name in before and _plain(state) != _plain(before[name])
+        }
+        self.obstacle = _obstacle()
+        """Why no trial can be forked from this process; None: it can."""
+
+    def reseed(self) -> None:
+        """Give a forked process random numbers of its own, or the user's seeds."""
+        for name, (_, set_state, seed) in _generators().items():
+            if name in self._seeded:
+                set_state(self._seeded[name])
+            else:
+                seed()
+
+
+def _obstacle() -> str | None:
+    if threading.active_count() > 1:
+        return "starts threads"
+    with contextlib.suppress(OSError):
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()).startswith(CUDA_DEVICE):
+                    return "uses CUDA"
+    return None
+
+
+def _generators() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[], Any]]]:
+    """Return how to get and set the state of each global generator that is loaded, and how to seed it."""
+    found: dict[str, Any] = {"random": (random.getstate, random.setstate, random.seed)}
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    with contextlib.suppress(AttributeError):
+        if numpy is not None:
+            numbers = numpy.random  # loaded by its first use
+            found["numpy"] = numbers.get_state, numbers.set_state, numbers.seed
+    with contextlib.suppress(AttributeError):
+        if torch is not None:
+            generator = torch.default_generator
+            found["torch"] = generator.get_state, generator.set_state, generator.seed
+    return found
+
+
+def _states() -> dict[str, Any]:
+    return {name: get_state() for name, (get_state, _, _) in _generators().items()}
+
+
+def _plain(state: Any) -> Any:
+    """Return a state, which may have arrays or be a tensor, in a form that can be compared."""
+    if isinstance(state, tuple):
+        return tuple(map(_plain, state))
+    return state.tolist() if hasattr(state, "tolist") else state
+
+
+def _import_all(names: Iterator[str]) -> None:
+    for name in names:
+        with contextlib.suppress(BaseException):  # a trial that needs it will say so
+            importlib.import_module(name)
+
+
+def _foreign_modules(file: Path | None, folders: list[Path]) -> Iterator[str]:
+    """Yield the modules that a file imports at its top level, directly or through others of these folders."""
+    waiting, seen = [file] if file else [], set()
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        with contextlib.suppress(OSError, SyntaxError, ValueError):
+            for name in _imports(ast.parse(file.read_bytes())):
+                own = _find(name, folders)
+                if own is not None:
+                    waiting.append(own)
+                else:
+                    yield name
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def _find(name: str, folders: list[Path]) -> Path | None:
+    """Return the file of a module in one of these folders."""
+    for folder in folders:
+        path = folder.joinpath(*name.split("."))
+        for file in (path.with_suffix(".py"), path / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
