@@ -142,7 +142,8 @@ def test_a_pod_of_a_deleted_study_speaks_for_no_other(
         mint_pod(SECRET, "ml", f"mnist-{owner}-x7k2p", study_uid=uid) for uid in ("the first", "the second")
     )
     body, _ = CALLS[call]
-    assert operator.put(STUDY, json=DEFINITION | {"uid": "the second"}).is_success
+    second = DEFINITION | {"uid": "the second", "deletionPolicy": "Delete"}
+    assert operator.put(STUDY, json=second).is_success
     assert server.pod("ml", "mnist", 1).post("/result", json={"state": "COMPLETE", "values": [1]}).is_success
     assert operator.put(REFIT, json=REQUEST).is_success
     refused = request(server, *call, old, body)

@@ -24,7 +24,7 @@ DEFINITION = {"objectives": [{"metric": "acc", "direction": "maximize"}]}
 EXAMPLES = int(os.environ.get("TUNING_FUZZ_EXAMPLES", "15"))
 DOCUMENT = create_app(Service(MemoryStore(), Verifier(LocalKeys(SECRET), LOCAL_OPERATOR))).openapi()
 schema = schemathesis.openapi.from_dict(DOCUMENT)
-KNOWN = {"namespace": "ml", "name": "mnist", "number": 0}
+KNOWN = {"namespace": "ml", "name": "mnist", "number": 0, "worker": 0}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,11 @@ def test_no_request_makes_the_server_fail(case: schemathesis.Case, server: Runni
         case.path_parameters = {name: KNOWN[name] for name in case.path_parameters}
     if case.operation.path == "/v1/changes":
         case.query = {**(case.query or {}), "timeout": 0}
+    if "/workers/" in case.operation.path and isinstance(case.body, dict) and "timeout" in case.body:
+        case.body = {**case.body, "timeout": 0}
     of_pod = "/trials/" in case.operation.path or "/refit/" in case.operation.path
-    token = server.pod_token("ml", "mnist", 0) if of_pod else server.operator_token()
+    owner = "w0" if "/workers/" in case.operation.path else 0
+    token = server.pod_token("ml", "mnist", owner) if of_pod else server.operator_token()
     case.headers = {"Authorization": f"Bearer {token}"}
     response = case.call(server.url)
     assert response.status_code < 500, response.text
