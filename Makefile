@@ -1,10 +1,10 @@
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults gp mutants audit sbom generate format sync uv
+.PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults bench bench-scale gp mutants audit sbom generate format sync uv
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 try: uv ## Run examples/digits on this machine, without a cluster (installs only what that needs)
 	@UV_PROJECT_ENVIRONMENT=.venv-try $(RUN) --quiet --only-group try tuning run examples/digits
@@ -41,6 +41,12 @@ faults: sync ## Inject faults into studies on the kind cluster, and write docs/r
 
 gp: uv ## Run the tests of GPSampler, which needs PyTorch: 5 GB in .venv-gp (not part of test)
 	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp pytest tests/gp
+
+bench: sync ## Run the benchmarks that take minutes, and write docs/benchmarks.md (not part of test)
+	$(RUN) --group try python -m tests.bench
+
+bench-scale: sync ## Run the benchmark of a thousand trials at once, and write docs/benchmarks.md (not part of test)
+	$(RUN) --group try python -m tests.bench --scale
 
 mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)
 	$(RUN) --group mutants python -m dev.mutants

@@ -1,6 +1,7 @@
 """The load that the study server sustains: reports per second from 50 pods, and the time of an ask.
 
     uv run python -m tests.bench.server                 # in memory
+    uv run python -m tests.bench.server --durable       # in a Postgres of its own, with fsync
     uv run python -m tests.bench.server --postgres URL  # durable; leaves its studies in the database
 
 The server has a process of its own, the clients share one.
@@ -9,6 +10,7 @@ The server has a process of its own, the clients share one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -32,6 +34,7 @@ from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
 from tuning_operator.studies.server import SWITCH_INTERVAL, StudyServer, make_store
 from tuning_operator.studies.settings import StudySettings
 
+from tests.support.postgres import EmbeddedPostgres
 from tests.support.study_server import NO_TLS, SECRET
 
 CLIENTS = 50
@@ -57,14 +60,20 @@ DEFINITION = {
 
 
 def main(
+    durable: Annotated[bool, typer.Option("--durable", help="In a Postgres of its own.")] = False,
     postgres: Annotated[str | None, typer.Option(help="postgresql://USER:PASSWORD@HOST/DATABASE")] = None,
     trials: Annotated[list[int] | None, typer.Option(help="Finished trials of the studies.")] = None,
     seconds: Annotated[float, typer.Option(help="How long to report.")] = 5,
 ) -> None:
     """Measure, and print a table."""
+    with EmbeddedPostgres(fsync=True) if durable else contextlib.nullcontext() as embedded:
+        _table(embedded.url if embedded else postgres, trials or [0, 1_000, 20_000], seconds)
+
+
+def _table(postgres: str | None, trials: list[int], seconds: float) -> None:
     print(f"{'finished trials':>15} {'ask p50':>10} {'ask max':>10} {'one pod p50':>12}", end="")
     print(f" {f'{CLIENTS} pods':>12} {'p50':>9} {'p99':>9}")
-    for count in trials or [0, 1_000, 20_000]:
+    for count in trials:
         name = f"bench-{count}-{os.getpid()}"
         with socket.create_server(("127.0.0.1", 0)) as listener:
             process = multiprocessing.get_context("fork").Process(

@@ -1,0 +1,108 @@
+"""Runs the benchmarks and writes docs/benchmarks.md: every number there is the output of a command beside it.
+
+    uv run --group try python -m tests.bench            # what takes minutes
+    uv run --group try python -m tests.bench --scale    # a thousand trials at once, on simulated nodes
+
+Sections of benchmarks that did not run are kept as they are.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "benchmarks.md"
+HEAD = """\
+# Benchmarks
+
+`make bench` and `make bench-scale` write this page. Each section has the command that measured it, the commit
+and the machine. What is compared took turns in the same run. Compare ratios rather than times, since machines
+differ and are rarely idle.
+"""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A module of this folder and its arguments."""
+
+    title: str
+    module: str
+    arguments: tuple[str, ...] = ()
+    scale: bool = False
+
+    @property
+    def command(self) -> str:
+        return " ".join(["uv run --group try python -m", f"tests.bench.{self.module}", *self.arguments])
+
+    def section(self) -> str:
+        """Run it; return its section of the page."""
+        print(f"{self.title}: {self.command}", file=sys.stderr, flush=True)
+        command = [sys.executable, "-m", f"tests.bench.{self.module}", *self.arguments]
+        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+        output = done.stdout.strip()
+        table = output if output.startswith("|") else f"```\n{output}\n```"
+        return f"## {self.title}\n\n`{self.command}`; {_where()}.\n\n{table}\n"
+
+
+BENCHMARKS = (
+    Benchmark("Requests to the study server", "server", ("--durable",)),
+    Benchmark("The time of a proposal by TPE", "tpe"),
+    Benchmark("The time of a pruning decision", "pruning", ("--trials", "1000", "--trials", "20000")),
+    Benchmark("Writing and loading trials", "storage"),
+    Benchmark("The quality of the results, and what pruning saves", "quality", ("--seeds", "10")),
+    Benchmark(
+        "Many trials at once", "operator_scale", ("--trials", "100", "--trials", "1000"), scale=True
+    ),
+)  # fmt: skip
+
+
+def main(
+    scale: Annotated[bool, typer.Option("--scale", help="Run the large ones instead.")] = False,
+    only: Annotated[str | None, typer.Option(help="Run this module only.")] = None,
+) -> None:
+    """Run benchmarks and update the page."""
+    chosen = [b for b in BENCHMARKS if (b.module == only if only else b.scale is scale)]
+    sections = _known()
+    for benchmark in chosen:
+        sections[benchmark.title] = benchmark.section()
+        order = [b.title for b in BENCHMARKS if b.title in sections]
+        PAGE.write_text("\n".join([HEAD, *(sections[title] for title in order)]))
+
+
+def _known() -> dict[str, str]:
+    """Return the sections of the page by title."""
+    if not PAGE.exists():
+        return {}
+    parts = re.split(r"^(?=## )", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    return {part.splitlines()[0].removeprefix("## "): f"{part.rstrip()}\n" for part in parts}
+
+
+def _where() -> str:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+    ).stdout.strip()
+    memory = round(psutil.virtual_memory().total / 2**30)
+    machine = f"{_processor()}, {os.cpu_count()} cores, {memory} GiB, Python {platform.python_version()}"
+    return f"commit {commit}, {datetime.now(UTC):%Y-%m-%d}, {machine}"
+
+
+def _processor() -> str:
+    found = Path("/proc/cpuinfo")
+    lines = found.read_text().splitlines() if found.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.machine())
+
+
+if __name__ == "__main__":
+    typer.run(main)
