@@ -14,6 +14,7 @@ ALL = "*"
 """In place of a namespace: all of them."""
 FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 SLOW = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
 
 
 class StudyCounts(NamedTuple):
@@ -53,6 +54,25 @@ class Metrics:
             "tuning_tell_seconds",
             "Time from a trial's result to its reply, commit included.",
             buckets=SLOW,
+            registry=self._registry,
+        )
+
+        self.turnaround = Histogram(
+            "tuning_slot_turnaround_seconds",
+            "Time from a trial's result to the first request of the trial that takes its place.",
+            buckets=WAITS,
+            registry=self._registry,
+        )
+        self.first_trial = Histogram(
+            "tuning_time_to_first_trial_seconds",
+            "Time from a study's creation to the first request of its first trial.",
+            buckets=WAITS,
+            registry=self._registry,
+        )
+        self.prune_reaction = Histogram(
+            "tuning_prune_reaction_seconds",
+            "Time from the request to stop a trial to its end.",
+            buckets=WAITS,
             registry=self._registry,
         )
 

@@ -6,6 +6,7 @@ from tuning_operator.protocol import Changes, Problem, StudyKey
 from tuning_operator.studies.auth.tokens import Verifier
 from tuning_operator.studies.errors import Unavailable
 from tuning_operator.studies.metrics import Metrics, StudyCounts
+from tuning_operator.studies.pace import Pace
 from tuning_operator.studies.storage.base import Store
 from tuning_operator.studies.study.context import Context, Threads
 from tuning_operator.studies.study.feed import ChangeFeed
@@ -22,6 +23,7 @@ class Service:
         self.verifier = verifier
         self.feed = ChangeFeed(self._unsettled)
         self.metrics = Metrics(self._counts, store)
+        self.pace = Pace(self.metrics)
         self._store = store
         self._threads = Threads()
         self._studies = Registry(Context(store, self._threads, self.feed))

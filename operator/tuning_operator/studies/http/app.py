@@ -74,7 +74,9 @@ def create_app(service: Service) -> FastAPI:
 @studies.put("", dependencies=OPERATOR, response_model=StudySummary)
 async def declare(service: Served, key: Study, definition: StudyDefinition) -> Response:
     """Create a study, or update it."""
-    return reply(await service.studies.declare(key, definition))
+    summary = await service.studies.declare(key, definition)
+    service.pace.declared(key, summary)
+    return reply(summary)
 
 
 @studies.get("", dependencies=OPERATOR, response_model=StudySummary)
@@ -94,6 +96,7 @@ async def ask(service: Served, key: Study, request: AskRequest) -> Response:
 async def forget(service: Served, key: Study) -> None:
     """End a study whose TuningStudy was deleted."""
     await service.studies.forget(key)
+    service.pace.forget(key)
 
 
 @studies.get("/record", dependencies=[Depends(reader)], response_model=FinishedStudy)
@@ -121,7 +124,9 @@ async def changed(
 @trials.get("", dependencies=POD, response_model=TrialView)
 async def view(service: Served, key: Study, number: int) -> Response:
     """Return a trial as a trainer needs it."""
-    return reply(await (await service.studies.find(key)).view(number))
+    found = await (await service.studies.find(key)).view(number)
+    service.pace.seen(key, found.trial)
+    return reply(found)
 
 
 @trials.post("/suggest", dependencies=POD, response_model=SuggestReply)
@@ -141,7 +146,9 @@ async def attributes(service: Served, key: Study, number: int, request: Attribut
 async def result(service: Served, key: Study, number: int, request: TellRequest) -> Response:
     """End a trial. The first result stays; sending it again is not an error."""
     with service.metrics.tell.time():
-        return reply(await (await service.studies.find(key)).tell(number, request))
+        ended = await (await service.studies.find(key)).tell(number, request)
+    service.pace.ended(key, ended)
+    return reply(ended)
 
 
 @public.get("/healthz")
