@@ -60,6 +60,13 @@ def test_the_server_takes_what_is_rendered(api: Api, chart: Chart, values: dict[
 
 
 @pytest.mark.usefixtures("namespaces")
+@pytest.mark.parametrize("release", ["2024", "v1.2"])
+def test_the_server_takes_every_name_of_a_release(api: Api, chart: Chart, release: str) -> None:
+    done = dry_run(api, chart.render(EVERYTHING, release=release).all)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("namespaces")
 def test_the_server_would_say_what_is_wrong(api: Api, chart: Chart) -> None:
     """The checks above can fail: a misspelled field, and a pod that may be root."""
     deployment = chart.render().one("Deployment", "operator")

@@ -147,6 +147,7 @@ def _rights(kubectl: Kubectl) -> Found:
     wanted = {
         "create tuningstudies": ("create", RESOURCE),
         "change tuningstudies": ("patch", RESOURCE),
+        "create jobs, which creating and changing studies requires": ("create", "jobs.batch"),
         "read the logs of trials": ("get", "pods", "--subresource=log"),
         "stop single trials (patch jobs)": ("patch", "jobs.batch"),
     }
