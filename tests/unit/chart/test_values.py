@@ -66,6 +66,13 @@ def test_error_for_a_wrong_value_contains_its_name(chart: Chart, values: dict[st
         chart.render(values)
 
 
+def test_error_for_the_admission_policy_on_an_old_cluster_contains_the_fix(chart: Chart) -> None:
+    old = ("template", "tuning", chart.folder, "--kube-version=1.29.3")
+    with pytest.raises(RefusedError, match=r"admissionPolicy\.enabled requires .* set it to false"):
+        chart.run(*old)
+    assert chart.run(*old, values={"admissionPolicy": {"enabled": False}})
+
+
 def _values(values: dict[str, Any], path: str = "") -> Iterator[str]:
     for name, value in values.items():
         if name in OF_PODS:
