@@ -128,6 +128,7 @@ def test_a_study_that_fails(small: LocalStudy) -> None:
     code, output = small.run()
     assert code == 1
     assert "ValueError: boom" in output
+    assert re.search(r"^\S+: Failed, 2/2 trials finished \(2 failed\)$", output, re.MULTILINE)
     assert re.search(r"Failed=True \(AllTrialsFailed\): All 2 trials failed", output)
 
 

@@ -225,7 +225,7 @@ def _draw_plots(view: "View", session: "Session", folder: "StudyFolder") -> None
 
 def _conclude(view: "View", session: "Session", folder: "StudyFolder", manifest: "Manifest") -> int:
     """Print how the study ended; return the exit code."""
-    from tuning_operator.cli.text.status_text import best_of, blocking_conditions
+    from tuning_operator.cli.text.status_text import best_of, blocking_conditions, headline
     from tuning_operator.cli.text.tables import show_best
 
     body, status = session.body, session.body.get("status", {})
@@ -238,6 +238,7 @@ def _conclude(view: "View", session: "Session", folder: "StudyFolder", manifest:
     if best is not None:
         show_best(body, best)
     else:
+        view.say(headline(body))
         for text in blocking_conditions(body):
             view.say(text, "red")
     _say_places(view, folder)
