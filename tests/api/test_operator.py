@@ -323,6 +323,15 @@ async def test_a_node_that_rejects_pods_fails_no_trial(cluster: Cluster) -> None
     assert "OutOfnvidia.com/gpu" in (await cluster.told("PodFailed"))["PodFailed"]
 
 
+async def test_trials_run_where_the_namespace_enforces_restricted(cluster: Cluster) -> None:
+    """The template says nothing about it: the API server would reject its pods."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    await cluster.node.core.patch_namespace(cluster.namespace, {"metadata": {"labels": labels}})
+    await cluster.apply(maxTrials=1, parallelism=1)
+    status = await cluster.wait(phase("Completed", "Failed"))
+    assert status["trials"]["complete"] == 1
+
+
 async def test_a_pod_without_python_is_told(cluster: Cluster) -> None:
     async def life(pod: Pod) -> None:
         await pod.fails(128, "StartError", 'exec: "python3": executable file not found in $PATH')

@@ -78,7 +78,7 @@ WAITING: dict[str, tuple[Evidence, str, list[str]]] = {
         "ContainerConfig", ["ConfigMap \"settings\" doesn't exist in this namespace: create it"]),
     "root image as non-root": (
         Evidence(job(), [pod(**waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"))]),
-        "ContainerConfig", ["runAsNonRoot", "Correct the container's settings"]),
+        "ContainerConfig", ["runAsNonRoot", "Use an image whose user is a number other than 0", "securityContext.runAsUser in spec.trial.template"]),
     "more GPUs than any node has": (
         Evidence(job(), [pod(**unschedulable(FULL))], largest={GPU: "2"}),
         "Unschedulable", ["its pod requests 4 nvidia.com/gpu, but the largest node has 2", "Lower the request in spec.trial.template"]),

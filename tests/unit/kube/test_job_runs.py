@@ -167,3 +167,30 @@ async def test_running_pods_get_a_new_ca() -> None:
         trainer_name(study(), RUNTIME),
         trainer_name(other, RUNTIME),
     }
+
+
+async def test_pods_meet_the_standard_that_their_namespace_enforces() -> None:
+    """Unless the template says otherwise; elsewhere, images that run as root still work."""
+    kube = FakeKube()
+    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    own = {"capabilities": {"add": ["NET_BIND_SERVICE"]}, "runAsUser": 7}
+    containers = [{"name": "trainer", "image": "i"}, {"name": "proxy", "image": "p", "securityContext": own}]
+    spec = {"containers": containers, "initContainers": [{"name": "fetch", "image": "f"}]}
+    await runs.start(study(trial={"template": {"spec": spec}}), Trial(0))
+    assert "securityContext" not in kube.objects["Job", "ml", "mnist-0"]["spec"]["template"]["spec"]
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    kube.put({"kind": "Namespace", "metadata": {"name": "ml", "namespace": "ml", "labels": labels}})
+    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    spec["securityContext"] = {"runAsNonRoot": True, "fsGroup": 7}
+    await runs.start(study(trial={"template": {"spec": spec}}), Trial(1))
+    pod = kube.objects["Job", "ml", "mnist-1"]["spec"]["template"]["spec"]
+    seccomp = {"type": "RuntimeDefault"}
+    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": seccomp, "fsGroup": 7}
+    least = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    trainer, proxy = pod["containers"]
+    assert trainer["securityContext"] == pod["initContainers"][0]["securityContext"] == least
+    assert proxy["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "runAsUser": 7,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]},
+    }

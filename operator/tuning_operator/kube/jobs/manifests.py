@@ -14,6 +14,7 @@ from tuning_trainer.wire.codec import to_wire
 from tuning_operator.kube.jobs.evidence import STOPPED
 from tuning_operator.kube.jobs.lost import Restarts, avoiding
 from tuning_operator.kube.jobs.resources import quantity
+from tuning_operator.kube.jobs.restricted import with_defaults
 from tuning_operator.kube.plan.work import POD_RETRIES, Program, Refit, Trial, Work, Worker, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
@@ -90,8 +91,23 @@ def _address(runtime: Runtime) -> dict[str, str]:
     return {"server-url": runtime.server_url, **ca}
 
 
-def job(study: TuningStudy, work: Work, runtime: Runtime, restarts: Restarts | None = None) -> dict[str, Any]:
-    """Return the Job that does the work: the pod template with the container `trainer` completed."""
+def job(
+    study: TuningStudy,
+    work: Work,
+    runtime: Runtime,
+    restarts: Restarts | None = None,
+    *,
+    restricted: bool = False,
+) -> dict[str, Any]:
+    """Return the Job that does the work: the pod template with the container `trainer` completed.
+
+    Args:
+        study: the study.
+        work: what the Job is for.
+        runtime: what every run needs.
+        restarts: what happened to the work's earlier Jobs.
+        restricted: whether the namespace enforces the Pod Security Standard `restricted`.
+    """
     restarts = restarts or Restarts()
     runs = program(study, work)
     metadata = _metadata(study, work.job_name(study.metadata["name"]), work.labels)
@@ -103,6 +119,8 @@ def job(study: TuningStudy, work: Work, runtime: Runtime, restarts: Restarts | N
         **restarts.annotations(),
     }
     template = _pod_template(study, work, runs, runtime)
+    if restricted:
+        template["spec"] = with_defaults(template["spec"])
     if restarts.avoided:
         pod = template["spec"]
         pod["affinity"] = avoiding(pod.get("affinity") or {}, restarts.avoided)

@@ -109,7 +109,10 @@ def _container_config(evidence: Evidence) -> Diagnosis | None:
         return None
     reason, message = found.waiting["reason"], found.waiting.get("message", "")
     remedy = _create_missing(message, evidence.fields.template) or (
-        f"Correct the container's settings in {evidence.fields.template}."
+        f"Use an image whose user is a number other than 0, or set securityContext.runAsUser in "
+        f"{evidence.fields.template}."
+        if "runAsNonRoot" in message
+        else f"Correct the container's settings in {evidence.fields.template}."
     )
     text = f"{found.described} cannot be created ({reason}): {message}"
     return diagnosis("ContainerConfig", text, remedy, last_progress(pod))

@@ -29,6 +29,7 @@ from tuning_operator.kube.jobs.lost import (
     why_lost,
 )
 from tuning_operator.kube.jobs.manifests import Runtime, ca_config_map, job, trainer_config_map, trainer_name
+from tuning_operator.kube.jobs.restricted import is_enforced
 from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
 from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
 from tuning_operator.kube.plan.observation import Run
@@ -57,6 +58,8 @@ LONGEST_DELAY = timedelta(minutes=1)
 
 NODES_TTL = timedelta(minutes=1)
 """How long the nodes' sizes are remembered: a list of a thousand nodes is large."""
+
+NAMESPACE_TTL = timedelta(minutes=1)
 
 JOB_QUOTA = re.compile(r"exceeded quota.*\b(count/)?jobs\.batch=", re.DOTALL)
 LOGS_KEPT = timedelta(minutes=10)
@@ -89,6 +92,8 @@ class JobRuns:
         """The trainer's ConfigMaps that were created: the study's uid and the name."""
         self._ca: dict[str, str] = {}
         """The CA that each namespace has."""
+        self._restricted: dict[str, tuple[datetime, bool]] = {}
+        """When it was last seen whether a namespace enforces the Pod Security Standard `restricted`."""
         self._providing = asyncio.Lock()
         self._nodes: tuple[datetime, Mapping[str, str] | None] | None = None
         self._rejections = Rejections()
@@ -166,7 +171,9 @@ class JobRuns:
         runtime = self._runtime()
         try:
             await self._provide_trainer(study, runtime)
-            if not await self._kube.create(job(study, work, runtime, self._next_restarts(study, work))):
+            restarts = self._next_restarts(study, work)
+            restricted = await self._is_restricted(study.metadata["namespace"])
+            if not await self._kube.create(job(study, work, runtime, restarts, restricted=restricted)):
                 await self._check_owner(study, work)
         except KubeError as error:
             if error.status not in REFUSED:
@@ -174,6 +181,17 @@ class JobRuns:
             if JOB_QUOTA.search(error.message):
                 await self._delete_finished(study.metadata["namespace"])
             raise RunRefused(work, _explained(error, study, work)) from error
+
+    async def _is_restricted(self, namespace: str) -> bool:
+        """Return whether the namespace enforces the Pod Security Standard `restricted`."""
+        now = self._clock()
+        async with self._providing:
+            when, restricted = self._restricted.get(namespace, (now - NAMESPACE_TTL, False))
+            if now - when >= NAMESPACE_TTL:
+                found = await self._kube.get("Namespace", namespace, namespace)
+                restricted = found is not None and is_enforced(found)
+                self._restricted[namespace] = now, restricted
+        return restricted
 
     def _next_restarts(self, study: TuningStudy, work: Work) -> Restarts:
         rejecting = self._rejections.nodes(self._clock())
