@@ -16,6 +16,7 @@ Json = dict[str, Any]
 EVERYTHING: Json = {
     "watchNamespaces": ["ml", "vision"],
     "imagePullSecrets": [{"name": "registry"}],
+    "grafana": {"dashboard": True},
     "dashboard": {"enabled": True, "tolerations": [{"key": "spot", "operator": "Exists"}]},
     "operator": {"nodeSelector": {"kubernetes.io/arch": "amd64"}},
     "studyServer": {

@@ -13,9 +13,12 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 from sqlalchemy import make_url
+from tuning_operator.kube.probes import Metrics as OperatorMetrics
 from tuning_operator.kube.settings import OperatorSettings
 from tuning_operator.resource import crdgen, names
+from tuning_operator.studies.metrics import Metrics as StudyMetrics
 from tuning_operator.studies.settings import StudySettings
+from tuning_operator.studies.storage.base import MemoryStore
 
 from tests.unit.chart.helm import (
     CERT_MANAGER,
@@ -521,3 +524,24 @@ def test_names_fit_even_for_the_longest_release(chart: Chart, values: dict[str, 
         assert all(len(value) <= 63 for value in labels(found).values())
         if "namespace" in found["metadata"]:
             assert found["metadata"]["namespace"] in {"tuning-system", "ml", "vision"}
+
+
+def test_the_grafana_dashboard_shows_metrics_that_there_are(chart: Chart) -> None:
+    [config_map] = [
+        found
+        for found in chart.render(EVERYTHING).kind("ConfigMap")
+        if found["metadata"]["labels"].get("grafana_dashboard") == "1"
+    ]
+    dashboard = json.loads(config_map["data"]["tuning-operator.json"])
+    used = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"(?:tuning|process)_[a-z_]+", target["expr"])
+    }
+    served = StudyMetrics(list, MemoryStore()).render(None) + OperatorMetrics(lambda: 0).render()
+    families = re.findall(r"^# TYPE (\S+) (\w+)$", served.decode(), re.MULTILINE)
+    known = {f"{name}_bucket" if kind == "histogram" else name for name, kind in families}
+    known |= {f"{name}_count" for name, kind in families if kind == "histogram"}
+    assert used <= known
+    assert len(used) > 10
