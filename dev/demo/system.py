@@ -67,6 +67,11 @@ def install(*settings: str) -> None:
         _helm("upgrade", RELEASE, CHART, values, "--install", "--create-namespace", "--wait", "--timeout=5m")
 
 
+def roll_back() -> None:
+    """Return to the release before the last one."""
+    _helm("rollback", RELEASE, "--wait")
+
+
 def uninstall() -> None:
     """Uninstall the chart; studies and their database are kept."""
     _helm("uninstall", RELEASE, "--wait")

@@ -105,6 +105,12 @@ def certificates_renewed(study: RunningStudy) -> None:
     study.kill(SERVER)  # otherwise it would read its certificate only after a minute
 
 
+@fault("The chart is upgraded with other settings, and rolled back", "Running trials continue.")
+def rolled_back(study: RunningStudy) -> None:
+    system.install("logLevel=DEBUG")  # restarts the operator and the study server
+    system.roll_back()
+
+
 @fault("The chart is uninstalled, and installed again", "Running trials continue.")
 def installed_again(study: RunningStudy) -> None:
     system.uninstall()
