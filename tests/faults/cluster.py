@@ -99,7 +99,7 @@ def upgrade(study: RunningStudy) -> None:
 # --- the chart
 
 
-@fault("The certificates are renewed, with a new CA", "Running trials trust the new CA within two minutes.")
+@fault("The certificates are renewed, with a new CA", "Running trials trust the new CA after a few minutes.")
 def certificates_renewed(study: RunningStudy) -> None:
     system.install(f"renewCertificates=at-{time.time_ns()}")
     study.kill(SERVER)  # otherwise it would read its certificate only after a minute
