@@ -113,6 +113,49 @@ class StudyFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         write_private(self.path / "study.json", json.dumps(body, indent=1))
 
+    def changes(self) -> Json:
+        """Return the fields of the spec that commands have changed since, such as `extend`."""
+        return {field: change["value"] for field, change in self._changes().items()}
+
+    def change(self, spec: Mapping[str, Any]) -> None:
+        """Keep changes of the spec for the command that runs the study, or for the next one."""
+        before = (self.read() or {}).get("spec", {})
+        kept = self._changes()
+        for field, value in spec.items():
+            base = kept[field]["manifest"] if field in kept else before.get(field)
+            kept[field] = {"value": value, "manifest": base}
+        self._keep(kept)
+
+    def changed(self, body: Json) -> Json:
+        """Return a manifest with the changes; a field that was edited in the manifest since has its value.
+
+        A study that was suspended when its command ended starts as the manifest says.
+        """
+        spec = body["spec"]
+        kept = {
+            field: change
+            for field, change in self._changes().items()
+            if field != "suspend" and spec.get(field) == change["manifest"]
+        }
+        if self._file_of_changes.exists():
+            self._keep(kept)
+        return {**body, "spec": {**spec, **{field: change["value"] for field, change in kept.items()}}}
+
+    @property
+    def _file_of_changes(self) -> Path:
+        return self.path / "changes.json"
+
+    def _changes(self) -> dict[str, Json]:
+        """Return each changed field with its value, and that in the manifest at the time."""
+        try:
+            found: dict[str, Json] = json.loads(self._file_of_changes.read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def _keep(self, changes: dict[str, Json]) -> None:
+        write_private(self._file_of_changes, json.dumps(changes, indent=1))
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Be the only command that runs or removes the study. Raises LocalError."""
@@ -171,6 +214,15 @@ class LocalResources:
         """Keep the study with its new status."""
         self.body = body
         self._folder.write(body)
+
+    def change(self, spec: Mapping[str, Any]) -> bool:
+        """Give these fields of the spec these values; return whether one of them is new."""
+        if all(self.body["spec"].get(field) == value for field, value in spec.items()):
+            return False
+        metadata = {**self.body["metadata"], "generation": self.body["metadata"]["generation"] + 1}
+        self.body = {**self.body, "metadata": metadata, "spec": {**self.body["spec"], **spec}}
+        self._folder.write(self.body)
+        return True
 
     async def record_event(self, body: Json) -> None:
         """Pass on what happened."""

@@ -25,6 +25,8 @@ PROGRAMS = "pginstall18"
 OWNER = "postgres"
 """The database's superuser."""
 START_SECONDS = "120"
+SOCKET_LINE = 4
+"""The line of postmaster.pid with the folder of the socket, counted from 0."""
 LOG_LINES = 5
 RESTART_SECONDS = 0.5
 
@@ -42,7 +44,7 @@ class Postgres:
     @property
     def url(self) -> str:
         """It listens on a Unix socket only, in a folder that other users can't open."""
-        return f"postgresql://{OWNER}:@/postgres?host={self._socket}"
+        return _url(self._socket)
 
     def start(self) -> None:
         """Start it; the data folder is created if needed. Raises LocalError."""
@@ -115,6 +117,19 @@ def stop(folder: Path) -> None:
     quiet = subprocess.DEVNULL
     subprocess.run(control, check=False, user=account, cwd="/", stdout=quiet, stderr=quiet)  # noqa: S603
     shutil.rmtree(socket, ignore_errors=True)
+
+
+def running_url(folder: Path) -> str | None:
+    """Return the URL of the Postgres that runs on a data folder; None if none runs."""
+    try:
+        lines = (folder / "postmaster.pid").read_text().splitlines()
+    except FileNotFoundError:
+        return None
+    return _url(lines[SOCKET_LINE]) if len(lines) > SOCKET_LINE and lines[SOCKET_LINE] else None
+
+
+def _url(socket: Path | str) -> str:
+    return f"postgresql://{OWNER}:@/postgres?host={socket}"
 
 
 def _programs() -> Path:

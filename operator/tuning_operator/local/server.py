@@ -8,7 +8,7 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -109,14 +109,19 @@ class LocalServer:
 
 
 @contextlib.contextmanager
-def serving(folder: StudyFolder) -> Iterator[LocalServer]:
-    """Run a study's Postgres and study server for the length of the block. Raises LocalError."""
+def serving(folder: StudyFolder, prepare: Callable[[str], None] | None = None) -> Iterator[LocalServer]:
+    """Run a study's Postgres and study server for the length of the block. Raises LocalError.
+
+    `prepare` gets the URL of the database before the study server starts.
+    """
     database = Postgres(folder.database)
     try:
         with ThreadPoolExecutor(1) as threads:
             starting = threads.submit(database.start)
             importlib.import_module(SERVER)
         starting.result()
+        if prepare:
+            prepare(database.url)
         server = LocalServer(database.url)
         try:
             server.start()

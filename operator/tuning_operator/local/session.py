@@ -28,10 +28,13 @@ from tuning_operator.local.pods import Machine, place, unused_fields
 from tuning_operator.local.processes import sweep
 from tuning_operator.local.runs import LocalRuns, problems, programs
 from tuning_operator.local.server import LocalServer, serving
+from tuning_operator.local.warm_start import provide_source
 from tuning_operator.protocol import Problem, StudyKey
 from tuning_operator.resource.study import TuningStudy
 
 RESYNC_SECONDS = 180.0
+CHANGE_SECONDS = 0.2
+"""How often to look whether a command has changed the spec."""
 ENDED = ("Completed", "Failed")
 
 Json = dict[str, Any]
@@ -141,7 +144,7 @@ def opened(
     with folder.locked(), _guarded(folder, listener) as mark:
         _log_to(folder)
         folder.write(applied(manifest.body, folder.read()))
-        with serving(folder) as server:
+        with serving(folder, lambda url: provide_source(folder, manifest.study, url)) as server:
             runs = LocalRuns(folder, settings.machine, settings.gpus, settings.python, server, _now, mark)
             yield Session(LocalResources(folder, listener.on_event), server, runs)
 
@@ -163,11 +166,20 @@ async def run(session: Session, folder: StudyFolder, listener: Listener) -> None
                 work(queue, passes, Metrics(lambda: len(queue)), RESYNC_SECONDS),
                 follow_changes(server, queue),
                 session.runs.watch(queue.add),
+                _take_changes(session, folder, lambda: queue.add(key)),
                 _wait(over),
                 _wait(stopping),
             )
         finally:
             await session.runs.close()
+
+
+async def _take_changes(session: Session, folder: StudyFolder, changed: Callable[[], None]) -> None:
+    """Apply what other commands change in the spec, until cancelled."""
+    while True:
+        await asyncio.sleep(CHANGE_SECONDS)
+        if session.resources.change(folder.changes()):
+            changed()
 
 
 async def _wait(event: asyncio.Event) -> None:

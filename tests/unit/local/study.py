@@ -54,7 +54,10 @@ class LocalStudy:
         self.write(**spec)
 
     def write(self, **spec: Any) -> None:
-        (self.source / "study.yaml").write_text(yaml.safe_dump(self.body(**spec)))
+        self.write_body(self.body(**spec))
+
+    def write_body(self, body: dict[str, Any]) -> None:
+        (self.source / "study.yaml").write_text(yaml.safe_dump(body))
         kustomization = {
             "resources": ["study.yaml"],
             "configMapGenerator": [{"name": "code", "files": ["train.py"]}],

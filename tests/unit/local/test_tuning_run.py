@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tuning_operator.local import LocalError
+from tuning_operator.local.home import applied
+from tuning_operator.local.warm_start import provide_source
+from tuning_operator.resource.study import TuningStudy
 
 from tests.unit.local.study import LocalStudy, finished, kill_group, wait_until
 
@@ -41,7 +45,9 @@ def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
     shown = small.tuning("best", "small", "--output", "json")
     assert f'"number": {best.number}' in shown.stdout
 
-    small.write(refit={"objective": "train:final"}, maxTrials=5)
+    changed = small.tuning("extend", "small", "--trials", "+1")
+    assert changed.stdout == "small: maxTrials=5\n"
+    assert "the next `tuning run` with its manifest has this change" in changed.stderr
     code, output = small.run()
     assert code == 0, output
     assert "5/5 trials finished" in output
@@ -138,3 +144,62 @@ def test_a_spec_that_the_study_server_refuses(small: LocalStudy) -> None:
     assert code == 2
     assert "spec.sampler.args.sed" in output
     assert small.nothing_runs()
+
+
+def test_commands_change_a_study_that_runs(small: LocalStudy) -> None:
+    small.hold()
+    process = small.start()
+    wait_until("two trials run", lambda: set(small.started()) == {0, 1})
+    assert small.tuning("suspend", "small").returncode == 0
+    extended = small.tuning("extend", "small", "--trials", "+2")
+    assert extended.stdout == "small: maxTrials=6\n", extended
+    small.let_go()
+    wait_until("it is suspended", lambda: small.status["phase"] == "Suspended")
+    wait_until("the trials have ended", lambda: small.status["trials"]["complete"] == 2)
+    assert set(small.started()) == {0, 1}
+    assert small.tuning("retry", "small", "0").returncode == 0
+    assert small.tuning("resume", "small").returncode == 0
+    code, output = finished(process)
+    assert code == 0, output
+    found = small.record().trials
+    assert [trial.number for trial in found] == [0, 1, 2, 3, 4, 5]
+    assert found[2].parameters == found[0].parameters
+
+    assert "has already ended" in small.tuning("suspend", "small").stderr
+    ended = small.folder.read() or {}
+    small.folder.write({**ended, "status": {**ended["status"], "phase": "Running"}})  # as after kill -9
+    assert "small does not run: `tuning run` starts it again" in small.tuning("suspend", "small").stderr
+    small.folder.write(ended)
+
+
+def test_a_change_lasts_until_the_field_is_edited_in_the_manifest(small: LocalStudy) -> None:
+    folder, body = small.folder, small.body()
+    folder.write(body)
+    folder.change({"maxTrials": 6, "timeout": "1h", "suspend": True})
+    folder.change({"maxTrials": 8})
+    changed = folder.changed(body)["spec"]
+    assert (changed["maxTrials"], changed["timeout"]) == (8, "1h")
+    assert "suspend" not in changed
+    edited = small.body(maxTrials=5)
+    assert folder.changed(edited)["spec"] == {**edited["spec"], "timeout": "1h"}
+    assert folder.changed(body)["spec"] == {**body["spec"], "timeout": "1h"}, "the edit has ended the change"
+
+
+def test_a_warm_start_from_another_study_of_this_machine(small: LocalStudy) -> None:
+    assert small.run()[0] == 0
+    before = small.record()
+    body = small.body(warmStart={"study": "small"}, maxTrials=2)
+    small.write_body({**body, "metadata": {"name": "next"}})
+    code, output = small.run()
+    assert code == 0, output
+    assert "4 copied" in output
+    copies = [line.split() for line in small.tuning("trials", "next").stdout.splitlines()[1:5]]
+    assert [float(row[2]) for row in copies] == [
+        pytest.approx(trial.values[0], rel=1e-5) for trial in before.trials if trial.values
+    ]
+
+
+def test_a_warm_start_from_a_study_that_is_not_there(small: LocalStudy) -> None:
+    study = TuningStudy.model_validate(applied(small.body(warmStart={"study": "no"}), None))
+    with pytest.raises(LocalError, match="there is no study no on this machine"):
+        provide_source(small.folder, study, "postgresql://nobody@nowhere.invalid/none")

@@ -125,7 +125,8 @@ def _prepare(
 
     given, place = read(study), home(data, os.environ)
     check(given)
-    manifest = Manifest(given.file, given.document.data)
+    folder = place.study(given.document.data["metadata"]["name"])
+    manifest = Manifest(given.file, folder.changed(given.document.data))
     devices = _chosen(gpus, visible_gpus(os.environ))
     machine = Machine(
         given.file.parent,
@@ -137,7 +138,7 @@ def _prepare(
     )
     settings = Settings(machine, Gpus(devices, place.gpus), python)
     check_machine(manifest, settings)
-    return manifest, place.study(manifest.body["metadata"]["name"]), settings
+    return manifest, folder, settings
 
 
 def _chosen(gpus: int | None, devices: list[str]) -> list[str]:

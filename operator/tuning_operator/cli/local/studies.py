@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import typer
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.studies import Resource, Run
@@ -107,12 +108,27 @@ class LocalStudies:
                 time.sleep(POLL_SECONDS)
 
     def change(self, study: Resource, spec: Mapping[str, Any]) -> None:
-        """Refuse: the manifest is the file that `tuning run` is given."""
-        fields = ", ".join(f"spec.{field}" for field in spec)
-        raise PluginError(
-            f"{study['metadata']['name']} runs on this machine: change {fields} in its manifest, and start "
-            "`tuning run` again"
-        )
+        """Replace these fields of the study's spec, in the command that runs it or for the next one."""
+        name = study["metadata"]["name"]
+        folder = self._home.study(name)
+        if folder.in_use:
+            folder.change(spec)
+            self._wait_for(name, spec)
+            return
+        if "suspend" in spec:
+            raise PluginError(f"{name} does not run: `tuning run` starts it again")
+        with folder.locked():
+            folder.change(spec)
+            folder.write({**study, "spec": {**study["spec"], **spec}})
+        typer.echo(f"{name} does not run: the next `tuning run` with its manifest has this change.", err=True)
+
+    def _wait_for(self, name: str, spec: Mapping[str, Any]) -> None:
+        """Return when the command that runs the study has the changes."""
+        deadline = time.monotonic() + REPLY_SECONDS
+        while any(self.get(name)["spec"].get(field) != value for field, value in spec.items()):
+            if time.monotonic() > deadline or not self._home.study(name).in_use:
+                raise NotReachableError(f"the command that runs {name} does not answer, or has just ended")
+            time.sleep(POLL_SECONDS)
 
     def stop(self, study: Resource, trials: Sequence[int]) -> None:
         """Have these running trials end: the command that runs the study looks for the files."""
