@@ -1,4 +1,4 @@
-"""The operator has each right that its requests need, and no other: without one, its request fails."""
+"""The API server needs each of the operator's rights: without one, a request of the operator fails."""
 
 import copy
 import json
@@ -91,6 +91,7 @@ REQUESTS: dict[tuple[str, str], Request] = {
     (f"pods/{SERVER_POD}", "delete"): lambda kube: kube.delete_pod_now(NAMESPACE, SERVER_POD),
     ("configmaps", "create"): lambda kube: kube.create(config_map(f"trainer-{uuid.uuid4().hex[:8]}")),
     (f"configmaps/{CA}", "patch"): lambda kube: kube.patch("ConfigMap", NAMESPACE, CA, "data", ca="new"),
+    ("namespaces", "get"): lambda kube: kube.get("Namespace", NAMESPACE, NAMESPACE),
     ("events", "list"): lambda kube: kube.select("Event", NAMESPACE),
     ("events", "create"): lambda kube: kube.record_event(an_event(f"event-{uuid.uuid4().hex[:8]}")),
     ("events", "patch"): lambda kube: kube.record_event(an_event("rights")),
