@@ -317,6 +317,18 @@ def test_the_password_of_the_bundled_database_can_come_from_elsewhere(chart: Cha
     assert [variables["PGPASSWORD"] for variables, _ in clients_of_the_database(rendered)] == [reference] * 4
 
 
+def test_notes_say_where_the_password_is(chart: Chart) -> None:
+    def notes(values: dict[str, Any]) -> str:
+        options = ("--dry-run=client", "--namespace=tuning-system")
+        return chart.run("install", "tuning-operator", chart.folder, *options, values=values).partition(
+            "NOTES:"
+        )[2]
+
+    assert "get secret tuning-operator-postgres" in notes({})
+    assert "the password is in your Secret vault" in notes(PLATFORM)
+    assert "get secret" not in notes(PLATFORM)
+
+
 def test_only_clients_of_the_database_have_its_url(chart: Chart) -> None:
     for workload in chart.render(VALUE_SETS["everything"]).workloads():
         component = labels(workload)["app.kubernetes.io/component"]
