@@ -230,3 +230,30 @@ def test_only_who_may_create_jobs_can_create_studies(api: Api) -> None:
     assert "mine" in by(api, "eve", "get", "tuningstudies")
     assert "forbidden" in by(api, "eve", *apply, manifest=study("eves"))
     assert "deleted" in by(api, "ada", "delete", "tuningstudy", "mine")
+
+
+@pytest.mark.usefixtures("namespaces")
+def test_readers_cannot_get_the_token_of_a_trials_pod(api: Api) -> None:
+    """With the Role of the guide: its service account has no rights, and no pod runs as it."""
+    guide = (ROOT / "docs" / "guide" / "kubectl-plugin.md").read_text()
+    [block] = [
+        part for part in guide.split("```") if part.startswith("yaml\n") and "name: tuning-reader" in part
+    ]
+    objects = [found for found in yaml.safe_load_all(block[5:]) if found["metadata"]["namespace"] == "ml"]
+    container = {"name": "trainer", "image": "none", "securityContext": {"allowPrivilegeEscalation": False}}
+    metadata = {"name": "mnist-0-abcde", "namespace": "ml"}
+    trial = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+    manifests = yaml.safe_dump_all([*objects, trial])
+    wait("the account", lambda: kubectl(api, "-n", "ml", "get", "sa", "default").returncode == 0, 30)
+    applied = kubectl(api, "apply", "-f", "-", stdin=manifests)
+    assert applied.returncode == 0, applied.stderr
+
+    def token(account: str, *options: str) -> str:
+        groups = "--as-group=data-scientists"
+        return by(api, "ada", groups, "create", "token", account, "--audience=tuning-study-server", *options)
+
+    wait("the Role", lambda: token("tuning-reader").startswith("ey"), 10)
+    assert "forbidden" in token("default")
+    bound_to = ("--bound-object-kind=Pod", f"--bound-object-name={metadata['name']}")
+    assert "cannot bind token for serviceaccount" in token("tuning-reader", *bound_to)
+    kubectl(api, "delete", "-f", "-", "--wait=false", stdin=manifests)
