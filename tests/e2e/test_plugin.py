@@ -60,22 +60,36 @@ def test_best_and_plots(kubectl: Kubectl, plugin: Plugin, image: str, tmp_path: 
 
     drawn = plugin("plot", "mixed", folder=tmp_path)
     assert drawn.returncode == 0, drawn.stderr
-    assert drawn.stderr.splitlines() == ["no pareto-front: the study has a single objective"]
+    assert drawn.stderr.splitlines() == [
+        "no pareto-front: the study has a single objective",
+        "no hypervolume-history: the study has a single objective",
+    ]
     names = (
         "optimization-history",
         "param-importances",
         "parallel-coordinate",
         "slice",
         "intermediate-values",
+        *("contour", "rank", "edf", "timeline"),
     )
     assert drawn.stdout.split() == [
         f"mixed-plots/{name}.{form}" for name in names for form in ("html", "png")
     ]
+    shown = {"intermediate-values": "Trial4", "param-importances": "width", "rank": "width"}
+    shown |= {"timeline": "COMPLETE"}
     for name in names:
         page = (tmp_path / "mixed-plots" / f"{name}.html").read_text()
         data = page.rpartition("Plotly.newPlot(")[2]
-        assert {"intermediate-values": "Trial4", "param-importances": "width"}.get(name, "loss") in data
+        assert shown.get(name, "loss") in data, name
         assert (tmp_path / "mixed-plots" / f"{name}.png").read_bytes().startswith(PNG)
+
+    text = plugin("plot", "mixed", "--plot", "param-importances", "--format", "terminal")
+    assert text.stdout.startswith("mixed: parameter importances\n")
+    assert plugin("report", "mixed", folder=tmp_path).stdout == "mixed-report.html\n"
+    page = (tmp_path / "mixed-report.html").read_text()
+    assert page.count("Plotly.newPlot(") == len(names)
+    exported = plugin("export", "mixed", "--format", "parquet", folder=tmp_path)
+    assert exported.stdout == "mixed.parquet\n", exported.stderr
 
     kubectl.wait("single", phase("Completed"))
     alone = plugin("plot", "single", "--format", "html", folder=tmp_path)

@@ -407,7 +407,8 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         json_schema_extra=rules.SEARCH_SPACE,
     )
     sampler: Sampler = Field(
-        Sampler(), description="Optuna sampler, which proposes the parameters of trials."
+        Sampler(),
+        description="Optuna sampler, which proposes the parameters of trials. Defaults to TPESampler.",
     )
     pruner: Pruner | None = Field(
         None,

@@ -46,6 +46,16 @@ def test_every_field_is_described() -> None:
     assert silent == []
 
 
+def test_every_default_is_in_the_description_since_kubectl_explain_shows_no_others() -> None:
+    (spec,) = [schema for path, schema in walk(SCHEMA) if path == ".spec"]
+    silent = [
+        path
+        for path, schema in walk(spec)
+        if "default" in schema and "default" not in schema["description"].lower()
+    ]
+    assert silent == []
+
+
 def test_the_schema_is_structural() -> None:
     for path, schema in walk(SCHEMA):
         assert not schema.keys() & {"$ref", "$defs", "anyOf", "title", "patternProperties", "const"}, path

@@ -44,7 +44,8 @@ class Figures:
             self._move(Path(model).resolve().parent / FOLDER)
         for file in self._files:
             log(f"figure: {file}")
-        trial.set_user_attr(ATTRIBUTE, [str(file) for file in self._files])
+        if ATTRIBUTE not in trial.user_attrs:  # the code may record its own
+            trial.set_user_attr(ATTRIBUTE, [str(file) for file in self._files])
 
     def _move(self, folder: Path) -> None:
         written = self._files[0].parent
