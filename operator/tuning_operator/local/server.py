@@ -8,6 +8,7 @@ import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ SERVER = "tuning_operator.studies.server"
 TOKEN_SECONDS = 10 * 365 * 86_400
 """Tokens are good as long as the server that issued them: its secret is made at its start."""
 START_SECONDS = 60.0
+POLL_SECONDS = 0.1
 SHUTDOWN_SECONDS = 2
 
 
@@ -138,14 +140,18 @@ def serving(folder: StudyFolder, prepare: Callable[[str], None] | None = None) -
 @contextlib.contextmanager
 def reading(folder: StudyFolder) -> Iterator[Address]:
     """Yield the study server of a study: that of the command that runs it, or one just for this."""
-    if folder.in_use:
+    deadline = time.monotonic() + START_SECONDS
+    while folder.in_use:
         try:
             found = json.loads(folder.address.read_text())
-        except FileNotFoundError:
-            raise LocalError(
-                f"The study {folder.name} is starting or stopping: try again in a few seconds."
-            ) from None
-        yield Address(**found)
-        return
+        except FileNotFoundError:  # that command is starting or stopping
+            if time.monotonic() > deadline:
+                raise LocalError(
+                    f"The study {folder.name} is starting or stopping: try again in a few seconds."
+                ) from None
+            time.sleep(POLL_SECONDS)
+        else:
+            yield Address(**found)
+            return
     with folder.locked(), serving(folder) as server:
         yield Address(server.url, server.reader_token())

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tuning_operator.local import LocalError
-from tuning_operator.local.home import applied
+from tuning_operator.local.home import applied, write_private
+from tuning_operator.local.server import reading
 from tuning_operator.local.warm_start import provide_source
 from tuning_operator.resource.study import TuningStudy
 
@@ -203,3 +206,14 @@ def test_a_warm_start_from_a_study_that_is_not_there(small: LocalStudy) -> None:
     study = TuningStudy.model_validate(applied(small.body(warmStart={"study": "no"}), None))
     with pytest.raises(LocalError, match="there is no study no on this machine"):
         provide_source(small.folder, study, "postgresql://nobody@nowhere.invalid/none")
+
+
+def test_a_reader_waits_for_the_command_that_is_starting(small: LocalStudy) -> None:
+    small.folder.write(small.body())
+    address = {"url": "http://127.0.0.1:1", "token": "t"}
+    with small.folder.locked():
+        starting = threading.Timer(0.3, write_private, (small.folder.address, json.dumps(address)))
+        starting.start()
+        with reading(small.folder) as found:
+            assert (found.url, found.token) == ("http://127.0.0.1:1", "t")
+        starting.join()

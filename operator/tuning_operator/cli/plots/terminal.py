@@ -63,10 +63,10 @@ def _panel(figure: Any, name: str, traces: Sequence[Any], width: int) -> str:
     canvas.plot_size(width, HEIGHT)
     columns = _Axis(horizontal, [trace.x for trace in traces])
     rows = _Axis(vertical, [trace.y for trace in traces])
-    for trace in traces:
+    for trace in sorted(traces, key=_is_line, reverse=True):  # points on top
         points = zip(columns.places(trace.x), rows.places(trace.y), strict=True)
         shown = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
-        lines = "lines" in (trace.mode or "lines")
+        lines = _is_line(trace)
         if shown:
             signal = canvas.signal(*zip(*shown, strict=True), marker=LINE if lines else POINT)
             if lines:
@@ -78,6 +78,10 @@ def _panel(figure: Any, name: str, traces: Sequence[Any], width: int) -> str:
     canvas.label(horizontal.title.text, "x")
     canvas.label(vertical.title.text or figure.layout.yaxis.title.text, "y")
     return str(canvas.build()).rstrip("\n")
+
+
+def _is_line(trace: Any) -> bool:
+    return "lines" in (trace.mode or "lines")
 
 
 class _Axis:
