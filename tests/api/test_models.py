@@ -1,6 +1,8 @@
 """The models and the API server agree on what is valid."""
 
+import asyncio
 import json
+import os
 import re
 from typing import Any
 
@@ -16,6 +18,7 @@ from tuning_operator.resource.study import TuningStudy
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.manifest import GOOD, changed
 from tests.api.test_rules import texts
+from tests.unit.kube.world import World
 
 pytestmark = SETUP_MAY_BUILD
 
@@ -98,19 +101,35 @@ changes = st.lists(
 ).map(lambda several: dict(sorted(several, key=lambda change: change[0].count("."), reverse=True)))
 
 
+EXAMPLES = int(os.environ.get("TUNING_FUZZ_EXAMPLES", "300"))
+"""`TUNING_FUZZ_EXAMPLES=10000 pytest tests/api/test_models.py` tries 10,000 manifests."""
+
 RULES = [re.compile(text) for _, text in texts({"properties": {"spec": SCHEMA}})]
 NAMES = {"spec.sampler.name", "spec.pruner.name"}
 """Checked by the study server, with their arguments; the models accept any."""
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(change=changes)
-def test_the_models_read_everything_that_the_server_accepts(api: Api, change: dict[str, Any]) -> None:
+def test_the_operator_serves_everything_that_the_server_accepts(api: Api, change: dict[str, Any]) -> None:
+    """The models read it, and passes over it come to rest: with trials, or with what has to be corrected."""
     try:
         kept = api.create(changed(change), dry_run="All")
-    except ApiException:
+    except ApiException as error:
+        if error.status not in (400, 422):
+            raise
         return
-    TuningStudy.model_validate(kept)
+    study = TuningStudy.model_validate(kept)
+    world = World()
+    spec = {**kept["spec"], "parallelism": min(study.spec.parallelism, 3)}
+    world.kube.put(
+        {**kept, "spec": spec, "metadata": {**kept["metadata"], "name": "mnist", "namespace": "ml"}}
+    )
+    asyncio.run(world.settle())
+    accepted = world.condition("Accepted")
+    assert accepted["status"] == "True" or accepted["message"].startswith(("spec.", "metadata."))
+    started = bool(world.kube.named("Job"))
+    assert started == (accepted["status"] == "True" and not study.spec.suspend)
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -41,13 +41,14 @@ def worker_steps(
 
 
 def _replaced(slot: int, run: Run, now: datetime, *, is_busy: bool) -> tuple[Step, ...]:
-    """Return how a worker makes room for another: it has ended, can't start, or runs an earlier program.
+    """Return how a worker makes room for another: it has ended, was lost, can't start, or runs an earlier
+    program.
 
     One that has a trial may finish that with the earlier program.
     """
     stop = Stop(Worker(slot))
     outdated = run.active and run.outdated and not (is_busy and run.state == "running")
-    return (stop,) if run.state == "ended" or outdated else give_up(run, now, stop)
+    return (stop,) if run.state == "ended" or run.lost or outdated else give_up(run, now, stop)
 
 
 def _trials_at_a_time(study: TuningStudy, seen: Observation, summary: StudySummary) -> int:
