@@ -188,10 +188,13 @@ Function = Annotated[
     ),
 ]
 
+_WORD = r"[^\t\n\v\f\r ]+"
+"""Not `\\S`, which means different characters to pydantic and to the API server."""
+
 Script = Annotated[
     str,
     Field(
-        pattern=r"^\S+\.py( .*)?$",
+        pattern=rf"^{_WORD}\.py( .*)?$",
         max_length=500,
         json_schema_extra=rules.pattern_message(
             "{self} must be a Python file, which arguments may follow, for example train.py --epochs 3"
@@ -270,7 +273,7 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     python: str = Field(
         "python3",
         description="Python interpreter in the image (3.9 or later) that runs the trainer runtime.",
-        pattern=r"^\S+$",
+        pattern=rf"^{_WORD}$",
         max_length=500,
         json_schema_extra=rules.pattern_message(
             "{self} must be an executable without arguments, for example python3"

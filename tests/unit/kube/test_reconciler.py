@@ -41,6 +41,12 @@ async def test_a_study_runs_to_its_end() -> None:
     assert {"Started", "NewBest", "Completed"} <= {reason for reason, _ in world.kube.events()}
 
 
+async def test_a_wait_for_this_moment_does_not_spin() -> None:
+    world = World(maxGpuHours=1e-12)
+    await world.settle()
+    assert await world.tick() == 0.1
+
+
 async def test_a_quiet_study_costs_no_write() -> None:
     world = World()
     await world.settle()

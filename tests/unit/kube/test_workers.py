@@ -78,7 +78,8 @@ TABLE: dict[str, Row] = {
     "nor does a node's loss end its trial": Row(
         seen(summary(held(0, 0), held(1, 1)), {0: Run("ended", OOM, lost=True), 1: RUNS}), [Stop(Worker(0))]),
     "a worker whose node rejects its pods moves": Row(
-        seen(summary(0, 1), {0: Run("starting", OOM, lost=True), 1: RUNS}), [Stop(Worker(0)), Start(Worker(2))]),
+        seen(summary(0, 1), {0: Run("starting", OOM, lost=True), 1: RUNS}),
+        [Stop(Worker(0)), Start(Worker(2))]),
     "a slot with a trial gets its worker back": Row(
         seen(summary(held(0, 3), held(1, 1)), {1: RUNS}), [Start(Worker(3))]),
     "a slot with a trial is waited for while its worker goes": Row(

@@ -35,6 +35,10 @@ Looking takes as long as several rounds once a study has hundreds of Jobs; this 
 """
 
 
+SHORTEST_WAIT = 0.1
+"""Seconds until the next pass if nothing happens: a rule that waits for this very moment must not spin."""
+
+
 class ActionsFailed(Exception):  # noqa: N818
     """Some actions of a pass failed; all were tried."""
 
@@ -139,7 +143,8 @@ class Reconciler:
         repeated, self._last[key] = done == self._last.get(key), done
         if done:
             return Result("no_progress" if repeated else "acted", 0)
-        return Result("waiting", (plan.wake - now).total_seconds() if plan.wake else None)
+        wait = max((plan.wake - now).total_seconds(), SHORTEST_WAIT) if plan.wake else None
+        return Result("waiting", wait)
 
     async def _act(
         self, key: StudyKey, study: TuningStudy, seen: Observation, now: datetime
