@@ -79,6 +79,11 @@ class StudyDefinition(Model):
     )
     deletion_policy: Literal["Retain", "Delete"] = "Retain"
     existing_record: ExistingRecord = "Continue"
+    namespace_uid: str | None = Field(
+        None,
+        description="The uid of the namespace. A record with another uid is that of an earlier namespace of "
+        "this name: it is kept, out of reach of this one.",
+    )
     uid: str | None = Field(
         None,
         description="The uid of the TuningStudy. A record with another uid is that of an earlier TuningStudy "

@@ -51,7 +51,7 @@ async def operate(settings: OperatorSettings) -> None:
     registry = kopf.OperatorRegistry()
     runs = JobRuns(kube, lambda: runtime(settings), kube.now, settings.namespaces)
     register(registry, queue)
-    observer, actor = Observer(runs, server, check, kube.now), Actor(runs, server)
+    observer, actor = Observer(kube, runs, server, check, kube.now), Actor(runs, server)
     reconciler = Reconciler(kube, server, observer, actor, kube.now, settings.installation)
     listener = await probes.serve(
         probes.application(queue.age, settings.stuck_seconds, metrics),

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import socket
 import sys
+from datetime import timedelta
 
 import optuna
 import uvicorn
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from tuning_operator.studies.auth.keyset import ApiServer, PublishedKeys
 from tuning_operator.studies.auth.tokens import Keys, LocalKeys, Verifier
 from tuning_operator.studies.certificate import Certificate
+from tuning_operator.studies.errors import StudyError
 from tuning_operator.studies.http.app import create_app
 from tuning_operator.studies.http.gate import BoundedProtocol
 from tuning_operator.studies.service import Service
@@ -28,6 +30,8 @@ SWITCH_INTERVAL = 0.0005
 """Seconds a sampling thread may hold the interpreter while a report waits; Python's default is 0.005."""
 MEMORY = "memory:"
 """The database URL of a server that keeps its studies in memory only."""
+EXPIRE_SECONDS = 3600.0
+"""Seconds between two looks for records that have been kept long enough."""
 KEEP_ALIVE_SECONDS = 75
 """Longer than most trials take between two reports, so that they reuse their connection."""
 
@@ -56,18 +60,20 @@ class StudyServer(uvicorn.Server):
         verifier = Verifier(make_keys(settings), settings.operator_service_account)
         self.service = Service(store, verifier)
         self._certificate = Certificate.of(settings)
+        self._retention = settings.record_retention_days
         super().__init__(uvicorn_config(create_app(self.service), settings, self._certificate))
 
     async def run(self, sockets: list[socket.socket] | None = None) -> None:  # type: ignore[override]
         """Serve until a signal comes, or nothing can be written any more (WriterEnded)."""
         writing = asyncio.create_task(self._stay_only_writer())
         following = asyncio.create_task(self._certificate.follow()) if self._certificate else None
+        expiring = asyncio.create_task(self._expire_records(self._retention)) if self._retention else None
         try:
             await self.serve(sockets)
         finally:
             writing.cancel()
-            if following:
-                following.cancel()
+            for task in filter(None, (following, expiring)):
+                task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await writing
 
@@ -76,6 +82,15 @@ class StudyServer(uvicorn.Server):
         self.service.close()
         await super().shutdown(sockets)
         await self.service.stop()  # here, since the signal ends the process once `serve` returns
+
+    async def _expire_records(self, days: float) -> None:
+        """Delete records that have been kept for this long after their TuningStudy was deleted."""
+        while True:
+            await asyncio.sleep(EXPIRE_SECONDS)
+            try:
+                await self.service.expire(timedelta(days=days))
+            except (StudyError, TimeoutError) as error:
+                log.warning("Old records are deleted later: %s", error)
 
     async def _stay_only_writer(self) -> None:
         """Become the only writer; stop the server when that fails, or when it can write no more."""

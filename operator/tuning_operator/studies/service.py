@@ -1,6 +1,7 @@
 """The parts of a running study server, joined."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 from tuning_operator.protocol import Changes, Problem, StudyKey
 from tuning_operator.studies.auth.tokens import Verifier
@@ -54,6 +55,10 @@ class Service:
                 return found.model_copy(update={"unavailable": "the database does not answer"})
             if found.studies or found.cursor != after or left <= AWAY_SECONDS:
                 return found
+
+    async def expire(self, age: timedelta) -> None:
+        """Delete the records whose TuningStudy was deleted this long ago."""
+        await self.studies.expire(datetime.now(UTC) - age)
 
     async def start(self) -> None:
         """Become the only writer of the record; return when that is so."""

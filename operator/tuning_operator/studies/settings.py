@@ -43,6 +43,11 @@ class StudySettings(BaseSettings):
     kubernetes_ca_file: Path = Field(
         SERVICE_ACCOUNT / "ca.crt", description="PEM certificate of the API server's CA."
     )
+    record_retention_days: float | None = Field(
+        None,
+        gt=0,
+        description="Days that the record of a deleted TuningStudy is kept. If unset, forever.",
+    )
     shutdown_seconds: int = Field(
         20, ge=1, description="Seconds that requests in flight may still take at shutdown."
     )

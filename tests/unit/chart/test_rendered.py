@@ -159,7 +159,7 @@ def test_the_study_server_can_have_an_image_of_its_own(chart: Chart) -> None:
 
 
 def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered = chart.render(release="other")
+    rendered = chart.render({"studyServer": {"recordRetentionDays": 30}}, release="other")
     (container,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
     variables = environment(container)
     for name, value in variables.items():
@@ -169,6 +169,7 @@ def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.Mo
     ours = {name for name in variables if name.startswith("TUNING_")}
     assert ours <= {f"TUNING_{field.upper()}" for field in StudySettings.model_fields}
     assert settings.log_level == "INFO"
+    assert settings.record_retention_days == 30
     assert settings.port == container["ports"][0]["containerPort"]
     operator = pod(rendered.one("Deployment", "operator"))["serviceAccountName"]
     assert settings.operator_service_account == f"tuning-system:{operator}"

@@ -22,6 +22,8 @@ class FakeKube:
 
     def __init__(self) -> None:
         self.objects: dict[Place, Json] = {}
+        self.namespace: Json = {"uid": "namespace-uid"}
+        """The metadata of the only namespace; empty: it was deleted."""
         self.largest: Mapping[str, str] | None = None
         self.slow: set[str] = set()
         """Jobs whose pods take their time to end, so that a deleted one is there until `remove`."""
@@ -36,6 +38,8 @@ class FakeKube:
     # --- KubeApi
 
     async def get(self, kind: str, namespace: str, name: str) -> Json | None:
+        if kind == "Namespace":
+            return {"metadata": {"name": name, **self.namespace}} if self.namespace else None
         return _copied(self.objects.get((kind, namespace, name)))
 
     async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:

@@ -37,6 +37,7 @@ class ModelServer:
         self.continued: dict[StudyKey, int] = {}
         self.definitions: dict[StudyKey, StudyDefinition] = {}
         self.forgotten: list[StudyKey] = []
+        self.namespaces_deleted = 0
         self.refuses: list[Problem] = []
         self.per_ask = 16
 
@@ -87,8 +88,9 @@ class ModelServer:
         record = self.refits[key]
         return TrialRecord(number=record.trial, state=record.state, failure=record.failure)
 
-    async def forget(self, key: StudyKey) -> None:
+    async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
         self.forgotten.append(key)
+        self.namespaces_deleted += namespace_deleted
         self._end_all(key)
 
     def _end_all(self, key: StudyKey) -> None:

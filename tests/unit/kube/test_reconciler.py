@@ -545,6 +545,11 @@ async def test_a_deleted_study_ends_in_the_record() -> None:
     world.kube.remove(names.KIND, "ml", "mnist")
     assert await world.tick() is None
     assert world.server.forgotten == [KEY]
+    assert world.server.namespaces_deleted == 0
+    for metadata in ({"uid": "namespace-uid", "deletionTimestamp": "2026-01-01T00:00:00Z"}, {}):
+        world.kube.namespace = metadata
+        await world.tick()
+    assert world.server.namespaces_deleted == 2
     assert world.jobs == {}
     assert not world.server.running(KEY)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from optuna.trial import TrialState
-from tuning_operator.protocol import RefitRequest, StudyDefinition
-from tuning_operator.studies.errors import Conflict
+from tuning_operator.protocol import RefitRequest, StudyDefinition, StudyKey
+from tuning_operator.studies.errors import Conflict, NotFound
+from tuning_operator.studies.storage import PostgresStore
+from tuning_operator.studies.storage.base import MemoryStore, Store
+from tuning_operator.studies.study.context import Threads
 
 from tests.support.studies import KEY, Servers, X, ask, complete, declared, definition
 from tests.support.studies import registry as registry
@@ -202,3 +206,52 @@ async def test_initial_trials_are_tried_once_over_both(registry: Registry) -> No
     await ask(engine, 2)
     summary = await registry.declare(KEY, second(initialTrials=[{"x": 0.25}, {"x": 0.75}]))
     assert (summary.counts.pruned, summary.counts.waiting) == (2, 1)
+
+
+@pytest.mark.parametrize("deletion_was_seen", [True, False])
+@pytest.mark.parametrize("storage", ["memory", "postgres"])
+async def test_a_namespace_that_was_created_again_does_not_see_the_record(
+    request: pytest.FixtureRequest, threads: Threads, storage: str, deletion_was_seen: bool
+) -> None:
+    """The record is kept, under a name that no namespace can have."""
+    store: Store = MemoryStore()
+    if storage == "postgres":
+        store = PostgresStore(request.getfixturevalue("database_url"))
+        await store.open()
+    servers = Servers(threads, store)
+    registry = servers.start()
+    await leave_record(registry, namespaceUid="former")
+    if deletion_was_seen:
+        await registry.forget(KEY, namespace_deleted=True)
+        assert (await registry.records("ml")).records == []
+        with pytest.raises(NotFound):
+            await registry.find(KEY)
+        await registry.forget(KEY, namespace_deleted=True)
+    summary = await registry.declare(KEY, second(namespaceUid="new"))
+    assert (summary.continued, summary.counts.complete) == (None, 0)
+    assert [record.trials for record in (await registry.records("ml")).records] == [0]
+    for server in (registry, servers.start()):
+        [kept] = (await server.records("ml@former")).records
+        assert (kept.name, kept.trials) == ("mnist", 2)
+        assert (await server.find(StudyKey("ml@former", "mnist"))).counts.complete == 2
+    await store.close()
+
+
+async def test_a_record_is_deleted_with_its_namespace_if_its_definition_says_so(registry: Registry) -> None:
+    await declared(registry, first(namespaceUid="former", deletionPolicy="Delete"))
+    await registry.forget(KEY, namespace_deleted=True)
+    assert (await registry.records("ml@former")).records == []
+
+
+async def test_records_of_deleted_studies_expire(registry: Registry) -> None:
+    other = StudyKey("ml", "living")
+    await leave_record(registry)
+    await declared(registry, key=other)
+    await registry.expire(datetime.now(UTC) - timedelta(days=1))
+    assert len((await registry.records("ml")).records) == 2
+    await registry.declare(KEY, second())
+    await registry.expire(datetime.now(UTC))
+    assert len((await registry.records("ml")).records) == 2, "another TuningStudy continues the record"
+    await registry.forget(KEY)
+    await registry.expire(datetime.now(UTC))
+    assert [record.name for record in (await registry.records("ml")).records] == ["living"]

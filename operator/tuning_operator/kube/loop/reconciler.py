@@ -199,7 +199,9 @@ class Reconciler:
 
     async def _forget(self, key: StudyKey) -> None:
         """End the study in the record; its runs go by their owner reference."""
-        await self._server.forget(key)
+        namespace = await self._resources.get("Namespace", "", key.namespace)
+        gone = namespace is None or "deletionTimestamp" in namespace["metadata"]
+        await self._server.forget(key, namespace_deleted=gone)
         self._observer.forget(key)
         self._last.pop(key, None)
 

@@ -15,7 +15,7 @@ from tuning_operator.resource.space.check import unknown
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 
 
-def definition(study: TuningStudy) -> StudyDefinition:
+def definition(study: TuningStudy, namespace_uid: str | None = None) -> StudyDefinition:
     """Return what the study server needs to know of a spec."""
     spec = study.spec
     return StudyDefinition(
@@ -27,6 +27,7 @@ def definition(study: TuningStudy) -> StudyDefinition:
         warm_start=spec.warm_start.study if spec.warm_start else None,
         deletion_policy=spec.deletion_policy,
         existing_record=spec.existing_record,
+        namespace_uid=namespace_uid,
         uid=study.metadata["uid"],
     )
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from tuning_operator.kube.plan.observation import Observation, Run, unfinished, with_trials
 from tuning_operator.kube.plan.validation import definition
 from tuning_operator.kube.plan.work import Work, Worker
+from tuning_operator.kube.ports.kube_api import Resources
 from tuning_operator.kube.ports.runs import Runs
 from tuning_operator.kube.ports.study_server import DefinitionRefused, StudyServer
 from tuning_operator.kube.status.status import accepted
@@ -19,7 +20,15 @@ Check = Callable[[TuningStudy], tuple[Problem, ...]]
 class Observer:
     """Reads studies. Remembers only since when runs go on whose work has a result."""
 
-    def __init__(self, runs: Runs, server: StudyServer, check: Check, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        runs: Runs,
+        server: StudyServer,
+        check: Check,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._resources = resources
         self._runs, self._server, self._check, self._clock = runs, server, check, clock
         self._lingering: dict[StudyKey, dict[Work, datetime]] = {}
 
@@ -57,7 +66,9 @@ class Observer:
         if problems := self._check(study) or await self._runs.check(study):
             return problems, summary
         try:
-            return (), await self._server.declare(key, definition(study))
+            namespace = await self._resources.get("Namespace", "", key.namespace)
+            uid = namespace["metadata"]["uid"] if namespace else None
+            return (), await self._server.declare(key, definition(study, uid))
         except DefinitionRefused as refused:
             return tuple(refused.problems), summary
 

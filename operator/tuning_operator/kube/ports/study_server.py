@@ -60,8 +60,8 @@ class StudyServer(Protocol):
     async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
         """End the refit unless it has already ended; return its record."""
 
-    async def forget(self, key: StudyKey) -> None:
-        """Tell the server that the study's resource was deleted."""
+    async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
+        """Report that the study's resource was deleted, maybe with its namespace."""
 
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109
         """Wait up to `timeout` seconds for studies that changed since the cursor."""
@@ -108,9 +108,10 @@ class HttpStudyServer:
         """End the refit unless it has already ended; return its record."""
         return (await self._send("POST", f"{_path(key)}/refit/result", request)).read(TrialRecord)
 
-    async def forget(self, key: StudyKey) -> None:
-        """Tell the server that the study's resource was deleted."""
-        reply = await self._send("DELETE", _path(key))
+    async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
+        """Report that the study's resource was deleted, maybe with its namespace."""
+        query = {"namespaceDeleted": "true"} if namespace_deleted else None
+        reply = await self._send("DELETE", _path(key), query=query)
         if reply.status not in (204, 404):
             raise StudyServerUnavailable(str(reply))
 

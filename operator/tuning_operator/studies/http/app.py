@@ -93,9 +93,11 @@ async def ask(service: Served, key: Study, request: AskRequest) -> Response:
 
 
 @studies.delete("", dependencies=OPERATOR, status_code=204)
-async def forget(service: Served, key: Study) -> None:
-    """End a study whose TuningStudy was deleted."""
-    await service.studies.forget(key)
+async def forget(
+    service: Served, key: Study, namespace_deleted: Annotated[bool, Query(alias="namespaceDeleted")] = False
+) -> None:
+    """End a study whose TuningStudy was deleted, maybe with its namespace."""
+    await service.studies.forget(key, namespace_deleted=namespace_deleted)
     service.pace.forget(key)
 
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import optuna
 from optuna.storages import BaseStorage
@@ -95,6 +95,9 @@ class Store(Protocol):
         Raises KeyError when the study is gone, TimeoutError.
         """
 
+    def rename(self, study_id: int, name: str) -> None:
+        """Give a study another name; blocking. Nobody may be using it. Raises KeyError, TimeoutError."""
+
     def report(self, trial_id: int, values: Mapping[int, float]) -> None:
         """Set the intermediate values of several steps. Raises KeyError, UpdateFinishedTrialError."""
 
@@ -166,6 +169,12 @@ class MemoryStore:
         """Create trials."""
         for trial in trials:
             self.storage.create_new_trial(study_id, trial)
+
+    def rename(self, study_id: int, name: str) -> None:
+        """Give a study another name."""
+        storage = cast("Any", self.storage)  # Optuna's storages have no way to do it
+        before, storage._studies[study_id].name = storage._studies[study_id].name, name  # noqa: SLF001
+        storage._study_name_to_id[name] = storage._study_name_to_id.pop(before)  # noqa: SLF001
 
     def report(self, trial_id: int, values: Mapping[int, float]) -> None:
         """Set the intermediate values of several steps."""

@@ -24,6 +24,7 @@ from tuning_operator.studies.storage.changes import (
     CreateStudy,
     CreateTrial,
     DeleteStudy,
+    RenameStudy,
     SetIntermediates,
     SetParam,
     SetState,
@@ -75,6 +76,7 @@ class Batch:
         self._create_trials(connection, _only(CreateTrial, changes))
         self._set_states(connection, self._still_open(_only(TrialChange, changes), states))
         self._write_rows(connection)
+        self._rename_studies(connection, _only(RenameStudy, changes))
         self._delete_studies(connection, _only(DeleteStudy, changes))
         for trial in loader.trials(connection, sorted(done.changed_by_others)):
             done.changed_by_others[trial._trial_id] = trial  # noqa: SLF001
@@ -260,6 +262,12 @@ class Batch:
             _execute(connection, statement, ((*key, *value) for key, value in rows.items()))
         for kind, attrs in self._attrs.items():
             _execute(connection, statements.TRIAL_ATTRS[kind], ((*key, text) for key, text in attrs.items()))
+
+    def _rename_studies(self, connection: Connection, changes: Sequence[RenameStudy]) -> None:
+        for change in changes:
+            renamed = {"of_study": change.study_id, "name": change.name}
+            if connection.execute(statements.RENAME_STUDY, renamed).scalar() is None:
+                self._refuse(change, _no_study(change.study_id))
 
     def _delete_studies(self, connection: Connection, changes: Sequence[DeleteStudy]) -> None:
         for change in changes:

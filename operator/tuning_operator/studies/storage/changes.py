@@ -53,6 +53,14 @@ class DeleteStudy(Change):
 
 
 @dataclass(eq=False)
+class RenameStudy(Change):
+    """Outcome: None. KeyError when there is no such study."""
+
+    study_id: int
+    name: str
+
+
+@dataclass(eq=False)
 class SetStudyAttr(Change):
     """Outcome: None."""
 

@@ -16,6 +16,7 @@ from tuning_operator.studies.storage.changes import (
     Change,
     CreateTrial,
     DeleteStudy,
+    RenameStudy,
     SetState,
     SetStudyAttr,
     TrialChange,
@@ -251,6 +252,9 @@ class Library:
         """Take in what only the database could answer, also when nobody waits for it any more."""
         if isinstance(change, DeleteStudy):
             self._memory.drop(change.study_id)
+        elif isinstance(change, RenameStudy):
+            if record := self._memory.study(change.study_id):
+                self._memory.release(record)
         elif isinstance(change, CreateTrial) and (record := self._memory.study(change.study_id)):
             with record.lock:
                 record.note_ours(result, change.seq)

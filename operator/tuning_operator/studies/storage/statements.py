@@ -131,6 +131,12 @@ CREATE_STUDY = (
     .on_conflict_do_nothing()
     .returning(schema.studies.c.study_id)
 )
+RENAME_STUDY = (
+    update(schema.studies)
+    .where(schema.studies.c.study_id == bindparam("of_study"))
+    .values(study_name=bindparam("name"))
+    .returning(schema.studies.c.study_id)
+)
 STUDIES = select(schema.studies.c.study_id).where(schema.studies.c.study_id == any_(_IDS))
 LOCK_STUDIES = STUDIES.order_by(schema.studies.c.study_id).with_for_update()
 STUDY_ATTRS = {

@@ -29,6 +29,7 @@ from tuning_operator.studies.storage.changes import (
     CreateStudy,
     CreateTrial,
     DeleteStudy,
+    RenameStudy,
     SetIntermediates,
     SetParam,
     SetState,
@@ -218,6 +219,10 @@ class PostgresStorage(BaseStorage):
     def delete_study(self, study_id: int) -> None:
         """Delete a study with its trials. Raises KeyError."""
         self._answer(DeleteStudy(study_id))
+
+    def rename_study(self, study_id: int, name: str) -> None:
+        """Give a study another name; it is read again when it is needed. Raises KeyError."""
+        self._answer(RenameStudy(study_id, schema.checked_key(name)))
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
         """Set a user attribute. Raises KeyError."""

@@ -85,6 +85,10 @@ class PostgresStore:
         """Create trials, with numbers in this order; blocking. Raises KeyError, StorageUnavailable."""
         self._postgres.create_trials(study_id, trials)
 
+    def rename(self, study_id: int, name: str) -> None:
+        """Give a study another name; blocking. Nobody may be using it."""
+        self._postgres.rename_study(study_id, name)
+
     def report(self, trial_id: int, values: Mapping[int, float]) -> None:
         """Set the intermediate values of several steps. Raises KeyError, UpdateFinishedTrialError."""
         self._postgres.set_trial_intermediate_values(trial_id, values)

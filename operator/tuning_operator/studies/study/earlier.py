@@ -39,6 +39,11 @@ class EarlierRecord(NamedTuple):
         overdue = self.definition.deletion_policy == "Delete"  # nobody saw that its resource was deleted
         return overdue or not self.started or definition.existing_record == "Replace"
 
+    def is_of_former_namespace(self, definition: StudyDefinition) -> bool:
+        """Return whether the namespace was deleted since, and another one has its name."""
+        uids = {self.definition.namespace_uid, definition.namespace_uid} - {None}
+        return len(uids) == 2
+
     def problems(self, definition: StudyDefinition) -> list[Problem]:
         """Return why another TuningStudy cannot continue the record."""
         if definition.existing_record == "Refuse":

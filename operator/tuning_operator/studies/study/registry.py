@@ -5,6 +5,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 FIXED = "fixed_params"
 """The system attribute in which `study.enqueue_trial` keeps a trial's parameters."""
+
+DELETED_AT = "tuning:deleted_at"
+"""A study's system attribute: when its TuningStudy was deleted, unless another one continues the record."""
 
 IDLE_SECONDS = 600.0
 """A study in which nothing runs is dropped from memory when it has not been used for this long ..."""
@@ -92,7 +96,9 @@ class Registry:
             earlier = await in_thread(
                 self._records, earlier_record, self._store, names.optuna_study_name(*key), definition
             )
-            if earlier and (earlier.in_progress or earlier.is_deleted_for(definition)):
+            if earlier and earlier.is_of_former_namespace(definition):
+                await self._end_with_namespace(await self._find(key))
+            elif earlier and (earlier.in_progress or earlier.is_deleted_for(definition)):
                 await self._end(await self._find(key), delete=earlier.is_deleted_for(definition))
             source = await in_thread(self._records, self._record, key, definition, earlier)
             engine = await self._find(key)
@@ -104,15 +110,49 @@ class Registry:
             await self._release_source(StudyKey(*source.name.split("/", 1)), source)
         return await engine.summary()
 
-    async def forget(self, key: StudyKey) -> None:
-        """Stop a study whose resource is gone; its record goes too if its definition says so."""
+    async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
+        """Stop a study whose resource is gone; its record goes too if its definition says so.
+
+        Args:
+            key: the study.
+            namespace_deleted: whether the namespace is gone too; a later one of this name is not to see the
+                record.
+        """
         async with self._lock(key):
             await self._context.settle()  # an earlier request, which stopped waiting, may have deleted it
             try:
                 engine = await self._find(key)
             except NotFound:  # it was forgotten before
                 return
-            await self._end(engine, delete=engine.definition.deletion_policy == "Delete")
+            if namespace_deleted:
+                await self._end_with_namespace(engine)
+            else:
+                await self._end(engine, delete=engine.definition.deletion_policy == "Delete")
+
+    async def expire(self, before: datetime) -> None:
+        """Delete the records whose TuningStudy was deleted before this time."""
+        for key in await in_thread(self._records, self._deleted_before, before):
+            async with self._lock(key):
+                await self._context.settle()
+                if key in await in_thread(self._records, self._deleted_before, before):
+                    log.info("The record of %s has been kept for its time and is deleted", key)
+                    await self._end(await self._find(key), delete=True)
+
+    def _deleted_before(self, time: datetime) -> list[StudyKey]:
+        return [
+            StudyKey(*study.study_name.split("/", 1))
+            for study in self._store.storage.get_all_studies()
+            if (moment := study.system_attrs.get(DELETED_AT)) and datetime.fromisoformat(moment) < time
+        ]
+
+    async def _end_with_namespace(self, engine: StudyEngine) -> None:
+        """End a study whose namespace is gone, and keep its record under another name. Its lock is held."""
+        delete = engine.definition.deletion_policy == "Delete"
+        await self._end(engine, delete=delete)
+        if not delete:
+            namespace = engine.definition.namespace_uid or datetime.now(UTC).strftime("%Y%m%d%H%M%S")
+            name = names.optuna_study_name(f"{engine.key.namespace}@{namespace}", engine.key.name)
+            await in_thread(self._records, self._store.rename, engine.study.study_id, name)
 
     async def _end(self, engine: StudyEngine, *, delete: bool) -> None:
         """End what runs in a study whose resource is gone, and drop it from memory. Its lock is held."""
@@ -120,6 +160,9 @@ class Registry:
         await self._context.settle()
         if delete:
             await in_thread(self._records, self._store.storage.delete_study, engine.study.study_id)
+        else:
+            engine.study.set_system_attr(DELETED_AT, datetime.now(UTC).isoformat())
+            await self._context.settle()
         await self._drop(engine)
 
     async def records(self, namespace: str) -> Records:
@@ -172,6 +215,8 @@ class Registry:
             study_id = storage.create_new_study(directions_of(definition), name)
         except DuplicatedStudyError:
             study_id = storage.get_study_id_from_name(name)
+        if storage.get_study_system_attrs(study_id).get(DELETED_AT):
+            storage.set_study_system_attr(study_id, DELETED_AT, None)
         stored = definition.model_dump_json()
         if storage.get_study_system_attrs(study_id).get(DEFINITION) == stored:
             return source
