@@ -67,6 +67,7 @@ BAD_SPACES = [
     ([LAYERS | {"high": 3.5}], "searchSpace[0].high", "must be a whole number (at most 2^53), not 3.5"),
     ([LAYERS | {"high": 1e17}], "searchSpace[0].high", "must be a whole number"),
     ([MOMENTUM | {"high": float("inf")}], "searchSpace[0].high", "must be a finite number"),
+    ([MOMENTUM | {"low": -1e308, "high": 1e308}], "searchSpace[0].high", "wider than the largest float"),
     ([LAYERS | {"choices": [1]}], "searchSpace[0].choices", "can't have choices"),
     ([OPTIMIZER | {"choices": None}], "searchSpace[0].choices", "needs choices"),
     ([OPTIMIZER | {"low": 1}], "searchSpace[0].low", "can't have low"),

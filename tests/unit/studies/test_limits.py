@@ -139,6 +139,7 @@ STEP = {"values": [[0, 0.5], [2**31, 0.5]]}
 LONG = "k" * 513
 FLOAT = {"name": "FloatDistribution", "attributes": {"low": 0, "high": 1, "log": False, "step": None}}
 INT = {"name": "IntDistribution", "attributes": {"low": 0, "high": 10**400, "log": False, "step": 1}}
+WIDE = {"name": "FloatDistribution", "attributes": {"low": -1e308, "high": 1e308, "log": False, "step": None}}
 MANY = {"name": "CategoricalDistribution", "attributes": {"choices": list(range(1001))}}
 
 
@@ -161,6 +162,7 @@ MANY = {"name": "CategoricalDistribution", "attributes": {"choices": list(range(
         ("/suggest", {"name": LONG, "distribution": FLOAT}, "name", "has 513 characters"),
         ("/suggest", {"name": "y\0", "distribution": FLOAT}, "name", "has a NUL character"),
         ("/suggest", {"name": "y", "distribution": INT}, "distribution", "too large to convert"),
+        ("/suggest", {"name": "y", "distribution": WIDE}, "distribution", "wider than the largest float"),
         ("/suggest", {"name": "y", "distribution": MANY}, "distribution", "at most 1,000 choices"),
     ],
 )
@@ -231,3 +233,26 @@ def test_values_that_brute_force_cannot_list(server: RunningServer) -> None:
     wide = {"name": "IntDistribution", "attributes": {"low": 0, "high": 10**9, "log": False, "step": 1}}
     refused = pod.post("/suggest", json={"name": "n", "distribution": wide})
     assert (refused.status_code, "has 1,000,000,001; the limit is 100,000" in refused.text) == (422, True)
+
+
+def test_what_is_large_or_in_any_script_works(server: RunningServer) -> None:
+    """200 parameters, the limits of floats, and names that are not ASCII."""
+    largest, smallest = 1.7976931348623157e308, 5e-324
+    ranges = [(0, largest), (smallest, largest), (0, smallest), (-(2**53), 2**53)]
+    space = [
+        {"name": f"p{number}", "type": "float", "low": low, "high": high, "log": low == smallest}
+        for number in range(200)
+        for low, high in [ranges[number % 4]]
+    ]
+    pod = pod_of(server, "large-space", DEFINITION | {"searchSpace": space})
+    names = {"ключ": "значение", "名前": ["値"], "🔑": {"👍": None}, "e\u0301": "combining"}
+    values = [[0, largest], [1, -largest], [2, smallest], [3, "NaN"], [4, "Infinity"], [5, "-Infinity"]]
+    assert pod.post("/report", json={"values": values}).status_code == 200
+    assert pod.post("/attributes", json={"userAttrs": names}).status_code == 200
+    view = pod.get(f"{server.url}/v1/studies/ml/large-space/trials/0").json()
+    assert len(view["trial"]["parameters"]) == 200
+    assert view["userAttrs"] == names
+    assert view["reported"] == {str(step): value for step, value in values}
+    assert pod.post("/result", json={"state": "COMPLETE", "values": [-largest]}).json()["values"] == [
+        -largest
+    ]

@@ -88,6 +88,12 @@ def _range_flaws(parameter: Parameter) -> Iterator[Flaw]:
     name, low, high = parameter.name, parameter.low or 0.0, parameter.high or 0.0
     if low > high:
         yield Flaw("low", f"{name} has low {shown(low)} above high {shown(high)}: swap them")
+    if not math.isfinite(high - low):
+        message = (
+            f"{name} has a range from {shown(low)} to {shown(high)}, which is wider than the largest float, "
+            "1.8e308: raise low or lower high"
+        )
+        yield Flaw("high", message)
     if parameter.log and low <= 0:
         message = (
             f"{name} has a logarithmic scale (log: true), so low must be above 0, not {shown(low)}: "

@@ -133,6 +133,8 @@ def _check_range(distribution: BaseDistribution) -> None:
         ends = (distribution.low, distribution.high, distribution.step or 0)
         if not all(math.isfinite(float(end)) for end in ends):
             raise ValueError("low, high and step must be finite numbers")
+        if not math.isfinite(float(distribution.high) - float(distribution.low)):
+            raise ValueError("the range is wider than the largest float, 1.8e308")
 
 
 def check_enumerable(sampler: BaseSampler, name: str, distribution: BaseDistribution) -> None:
