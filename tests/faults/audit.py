@@ -22,8 +22,9 @@ def audit(study: RunningStudy, max_trials: int, *, stops_trials: bool = False) -
     """
     status = study.status()
     found = list(study.jobs.violations)
-    if len(study.jobs.live) != max_trials:
-        found.append(f"{len(study.jobs.live)} Jobs were seen")
+    jobs = len(study.jobs.live)
+    if jobs != max_trials and not (jobs and study.reuses_pods):
+        found.append(f"{jobs} Jobs were seen")
     if status["phase"] != "Completed":
         found.append(f"the study is {status['phase']}")
     with optuna_record(study.kubectl, study.name) as record:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from dev.cluster import kind
 from dev.cluster.kind import NODE
@@ -30,6 +31,8 @@ class Fault:
     """Whether `make test` includes it."""
     stops_trials: bool = False
     """Whether it ends the trials that run, which are PRUNED then."""
+    trial: Mapping[str, Any] = field(default_factory=dict)
+    """More of `spec.trial`."""
 
 
 FAULTS: list[Fault] = []
@@ -41,12 +44,12 @@ def name_of(fault: Fault) -> str:
 
 
 def fault(
-    what: str, promise: str, *, trials: int = 24, quick: bool = False, stops_trials: bool = False
+    what: str, promise: str, **more: Any
 ) -> Callable[[Callable[[RunningStudy], None]], Callable[[RunningStudy], None]]:
     """Add the decorated function to the faults. `promise` is what users can rely on."""
 
     def add(inject: Callable[[RunningStudy], None]) -> Callable[[RunningStudy], None]:
-        FAULTS.append(Fault(what, promise, inject, trials, quick, stops_trials))
+        FAULTS.append(Fault(what, promise, inject, **more))
         return inject
 
     return add
@@ -334,3 +337,52 @@ def runtime_deleted(study: RunningStudy) -> None:
 def certificate_replaced(study: RunningStudy) -> None:
     study.system.run("delete", "secret", f"{RELEASE}-study-server-tls")
     system.install()
+
+
+# --- pods that take one trial after another
+
+WORKERS = {"reusePods": True}
+PACKED = {"reusePods": True, "trialsPerPod": 2}
+
+
+@fault("Operator, study server and Postgres are killed, with reused pods", "As without them.", trial=WORKERS)
+def workers_without_servers(study: RunningStudy) -> None:
+    study.kill(OPERATOR)
+    study.wait_finished(8)
+    study.kill(SERVER, POSTGRES)
+
+
+@fault("Two reused pods are deleted", "The next pods run the same trials.", trial=WORKERS)
+def workers_deleted(study: RunningStudy) -> None:
+    study.kubectl.run("delete", "pod", "--wait=false", *study.pods()[:2])
+
+
+@fault("Two pods with two trials each are killed", "The next pods run the same trials.", trial=PACKED)
+def packed_killed(study: RunningStudy) -> None:
+    study.kubectl.run("delete", "pod", "--grace-period=0", "--force", "--wait=false", *study.pods()[:2])
+
+
+@fault("Reused pods are preempted for 10 s", "They start again, and with them their trials.", trial=WORKERS)
+def workers_preempted(study: RunningStudy) -> None:
+    preempted(study)
+
+
+@fault("The Jobs of two reused pods are deleted", "Each gets another Job, one at a time.", trial=WORKERS)
+def worker_jobs_deleted(study: RunningStudy) -> None:
+    study.kubectl.run("delete", "job", "--wait=false", *study.running_jobs()[:2])
+
+
+@fault(
+    "A study with reused pods is suspended, and resumed", "Idle pods leave; running trials finish.",
+    trial=WORKERS,
+)  # fmt: skip
+def workers_suspended(study: RunningStudy) -> None:
+    suspended(study)
+
+
+@fault(
+    "A study with reused pods is deleted while trials run, and created again", "As without them.",
+    stops_trials=True, trial=PACKED,
+)  # fmt: skip
+def workers_created_again(study: RunningStudy) -> None:
+    created_again(study)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,18 +80,19 @@ class RunningStudy:
     name: str
     jobs: JobHistory
     parallelism: int
+    reuses_pods: bool
 
     @classmethod
-    def start(cls, kubectl: Kubectl, image: str, max_trials: int) -> RunningStudy:
+    def start(cls, kubectl: Kubectl, image: str, max_trials: int, trial: Mapping[str, Any]) -> RunningStudy:
         name, parallelism = "steady", 6
         jobs = JobHistory(kubectl, name)
         jobs.start()
         manifest = study(
             name, image, maxTrials=max_trials, parallelism=parallelism, maxFailedTrials=0,
-            pruner={"name": "NopPruner"},
+            pruner={"name": "NopPruner"}, trial=dict(trial),
         )  # fmt: skip
         kubectl.apply(code(f"{name}-code", STEADY), manifest)
-        return cls(kubectl, name, jobs, parallelism)
+        return cls(kubectl, name, jobs, parallelism, bool(trial.get("reusePods")))
 
     @property
     def system(self) -> Kubectl:

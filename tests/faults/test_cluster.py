@@ -25,7 +25,7 @@ def _marks(fault: Fault) -> list[pytest.MarkDecorator]:
     "fault", [pytest.param(fault, marks=_marks(fault), id=fault.inject.__name__) for fault in FAULTS]
 )
 def test_fault(fault: Fault, kubectl: Kubectl, image: str) -> None:
-    study = RunningStudy.start(kubectl, image, fault.trials)
+    study = RunningStudy.start(kubectl, image, fault.trials, fault.trial)
     recovery, violations = None, []
     try:
         study.wait_finished(3)
