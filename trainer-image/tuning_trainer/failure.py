@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +20,8 @@ ARGUMENTS = (
     "argparse ended the process (see its message in the log). Give the script its arguments in the manifest, "
     "for example `script: train.py --epochs 3`, or give each a default."
 )
+LOCAL = "TUNING_LOCAL_RUN"
+"""The environment variable that `tuning run` marks its processes with."""
 CAUGHT = "Caught"
 """The category of a failure that the script expects: an exception in the argument `catch` of optimize."""
 WIDEST = 6  # bytes that one character takes in JSON, at most
@@ -79,6 +83,8 @@ def _classify(error: BaseException) -> tuple[str, str | None]:
         memory = "GPU memory" if out_of_gpu else "memory"
         more = "use a GPU with more of it" if out_of_gpu else "raise the container's memory limit"
         return "OutOfMemory", f"Use less {memory} (for example, a smaller batch size), or {more}."
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return "ModuleNotFound", _install(error.name)
     if is_argument_error(error):
         return "Exception", ARGUMENTS
     if isinstance(error, SystemExit):
@@ -86,6 +92,15 @@ def _classify(error: BaseException) -> tuple[str, str | None]:
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted", None
     return "Exception", None
+
+
+def _install(package: str) -> str:
+    if LOCAL in os.environ:
+        return (
+            f"Install '{package}' for {sys.executable}, or choose an interpreter that has it: "
+            "tuning run --python."
+        )
+    return f"Use an image that has '{package}', or add its code to trial.source."
 
 
 def is_argument_error(error: BaseException) -> bool:

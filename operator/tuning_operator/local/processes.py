@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
+from tuning_trainer.failure import LOCAL
 
-MARK = "TUNING_LOCAL_RUN"
+MARK = LOCAL
 """The variable with the mark. Programs that a run starts inherit it, also those in sessions of their own."""
 POLL_SECONDS = 0.05
 

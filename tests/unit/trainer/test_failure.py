@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -129,3 +130,23 @@ def test_a_result_fits_into_a_termination_message() -> None:
     assert reported == [[step, 0.5] for step in range(1000 - len(reported), 1000)], "the newest ones"
     assert len(reported) > 100
     assert result_message(result, {"constraints": {"c" * 5000: 1.0}}, []) is None
+
+
+@pytest.mark.parametrize(
+    ("environ", "remedy"),
+    [
+        ({}, "Use an image that has 'numpy', or add its code to trial.source."),
+        ({"TUNING_LOCAL_RUN": "mnist-0"}, f"Install 'numpy' for {sys.executable}, or choose an interpreter"),
+    ],
+    ids=["pod", "tuning run"],
+)
+def test_a_package_that_is_missing(
+    environ: dict[str, str], remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TUNING_LOCAL_RUN", raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    failure = failure_of(ModuleNotFoundError("No module named 'numpy'", name="numpy"))
+    assert failure.category == "ModuleNotFound"
+    assert failure.remedy
+    assert failure.remedy.startswith(remedy)

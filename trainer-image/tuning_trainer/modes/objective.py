@@ -128,12 +128,7 @@ def _import(name: str) -> Any:
                 f"Module '{name}' not found {_searched()}.",
                 "Correct trial.objective or trial.source.",
             ) from None
-        raise TrialFailure(
-            failure_of(error)._replace(
-                category="ModuleNotFound",
-                remedy=f"Use an image that has '{error.name}', or add its code to trial.source.",
-            )
-        ) from None
+        raise TrialFailure(failure_of(error)) from None
     except TrialFailure:
         raise
     except BaseException as error:

@@ -57,9 +57,10 @@ def _python(wanted: str | None) -> str:
 def _failure_message(script: Path, python: str, failure: Failure | None) -> str:
     if failure is None:
         return f"{python} ran {script}, but the script reported no study"
-    lines = [f"{script} failed with {python}: {failure.message}", failure.remedy, failure.traceback]
-    if "ModuleNotFoundError" in failure.message:
-        lines.append("Use --python to choose the Python that has the script's dependencies")
+    remedy = failure.remedy
+    if failure.category == "ModuleNotFound":  # its remedy is for a trial
+        remedy = "Use --python to choose the Python that has the script's dependencies"
+    lines = [f"{script} failed with {python}: {failure.message}", remedy, failure.traceback]
     return "\n".join(line.rstrip() for line in lines if line)
 
 
