@@ -583,6 +583,13 @@ REFUSALS = [
         {"spec.trial.source": REMOVED},
     ),
     Refusal(
+        "installation-without-namespace",
+        {"spec.installation": "tuning-operator"},
+        "spec.installation",
+        "tuning-operator must have the form NAMESPACE/NAME, for example tuning-system/tuning-operator",
+        {"spec.installation": "tuning-system/tuning-operator"},
+    ),
+    Refusal(
         "python-with-arguments",
         {"spec.trial.python": "python3 -u"},
         "spec.trial.python",

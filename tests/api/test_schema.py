@@ -68,8 +68,32 @@ def test_defaults_are_filled_in(api: Api) -> None:
         "deletionPolicy": "Retain",
         "existingRecord": "Continue",
         "trial": MINIMAL["spec"]["trial"]
-        | {"python": "python3", "pruneGrace": "30s", "ttlAfterFinished": "1d"},
+        | {
+            "python": "python3",
+            "pruneGrace": "30s",
+            "ttlAfterFinished": "1d",
+            "reusePods": False,
+            "trialsPerPod": 1,
+        },
     }
+
+
+def test_as_many_parameters_as_the_limit_allows(api: Api) -> None:
+    """Each depends on the one before it; the API server also limits the cost of the rules."""
+    space: list[dict[str, Any]] = [
+        {
+            "name": f"p{n}",
+            "type": "float",
+            "low": 0,
+            "high": 1,
+            "when": {"parameter": f"p{n - 1}", "atLeast": 0},
+        }
+        for n in range(201)
+    ]
+    del space[0]["when"]
+    assert api.causes(changed({"spec.searchSpace": space[:200], "spec.initialTrials": []})) == []
+    [cause] = api.causes(changed({"spec.searchSpace": space, "spec.initialTrials": []}))
+    assert (cause.field, "200" in cause.message) == ("spec.searchSpace", True)
 
 
 def test_a_sampler_or_pruner_without_a_name_is_the_default_one(api: Api) -> None:
@@ -235,7 +259,7 @@ def test_applying_twice_changes_nothing(api: Api) -> None:
         ("tuningstudy.spec.warmStart", ["study", "are copied once"]),
         ("tuningstudy.status.refit", ["model", "the user attribute `model`", "kubectl logs job/NAME"]),
         ("tuningstudy.spec.parallelism", ["at the same time. Defaults to 1."]),
-        ("tuningstudy.spec.trial.pruneGrace", ["before its pod is deleted. Defaults to 30s."]),
+        ("tuningstudy.spec.trial.pruneGrace", ["its process is stopped. Defaults to 30s."]),
         ("tuningstudy.status.phase", ["Overall state of the study."]),
         ("tuningstudy.status.conditions.reason", ["Machine-readable reason."]),
         ("tuningstudy.status.conditions.message", ["Human-readable message, with a suggested fix."]),

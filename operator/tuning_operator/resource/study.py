@@ -406,7 +406,7 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
         None,
         description="Parameters to optimize. If omitted, the objective suggests them (define-by-run).",
         min_length=1,
-        max_length=100,
+        max_length=200,
         json_schema_extra=rules.SEARCH_SPACE,
     )
     sampler: Sampler = Field(
