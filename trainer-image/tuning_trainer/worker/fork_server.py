@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 FIRST_TO_END = "1000"
 """Where memory runs out, the kernel ends a trial's process rather than the fork server or the supervisor."""
+MODULES = ("tuning_trainer.runner", "tuning_trainer.modes.{mode}", "ssl")
+"""What each trial needs of the runtime: Python compiles what it imports from a zip file each time."""
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
 
 
@@ -69,6 +72,9 @@ class ForkServer:
     def serve(self) -> None:
         """Return when the supervisor has closed the connection."""
         self._handle_signals()
+        for module in MODULES:
+            with contextlib.suppress(ImportError):  # some images have no ssl, and plain HTTP needs none
+                importlib.import_module(module.format(mode=self._arguments[0]))
         source = prepare(os.environ.get("TUNING_SOURCE") or None)
         for line in self._connection.makefile("r"):
             if self._preloaded is None and self._arguments[0] != "command":
