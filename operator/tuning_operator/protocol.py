@@ -250,40 +250,6 @@ class TellRequest(Model):
     )
 
 
-class WorkRequest(Model):
-    """POST .../workers/{worker}/trials: the trials of a worker, a pod that takes one trial after another.
-
-    Waits until there is a trial to start, or until one that the pod runs has ended.
-    """
-
-    running: list[int] = Field(
-        default_factory=list,
-        description="The trials that the pod runs and does not know to have ended.",
-        max_length=1000,
-    )
-    capacity: int = Field(1, description="How many trials the pod may have at a time.", ge=1, le=1000)
-    timeout: float = Field(25.0, description="How many seconds to wait.", ge=0, le=300)
-
-
-class WorkReply(Model):
-    """What a worker should do. The trials to start are the pod's from now on, until another one has them."""
-
-    start: list[int] = Field(
-        default_factory=list,
-        description="Trials to start. After a lost reply, or if the worker's pod was replaced, they may have "
-        "run before.",
-    )
-    ended: list[int] = Field(
-        default_factory=list,
-        description="Trials of the request that have ended, or that another pod has: the pod ends their "
-        "processes within spec.trial.pruneGrace.",
-    )
-    stopped: list[int] = Field(
-        default_factory=list,
-        description="Those of `ended` that the operator has ended: the pod ends their processes now.",
-    )
-
-
 class TrialView(Model):
     """GET .../trials/{number}: a trial as its trainer needs it."""
 
@@ -302,6 +268,40 @@ class TrialView(Model):
     constraints: dict[str, Number] = Field(
         default_factory=dict,
         description="Constraint values set so far, by name (Optuna's trial.constraints).",
+    )
+
+
+class WorkRequest(Model):
+    """POST .../workers/{worker}/trials: the trials of a worker, a pod that takes one trial after another.
+
+    Waits until there is a trial to start, or until one that the pod runs has ended.
+    """
+
+    running: list[int] = Field(
+        default_factory=list,
+        description="The trials that the pod runs and does not know to have ended.",
+        max_length=1000,
+    )
+    capacity: int = Field(1, description="How many trials the pod may have at a time.", ge=1, le=1000)
+    timeout: float = Field(25.0, description="How many seconds to wait.", ge=0, le=300)
+
+
+class WorkReply(Model):
+    """What a worker should do. The trials to start are the pod's from now on, until another one has them."""
+
+    start: list[TrialView] = Field(
+        default_factory=list,
+        description="Trials to start. After a lost reply, or if the worker's pod was replaced, they may have "
+        "run before.",
+    )
+    ended: list[int] = Field(
+        default_factory=list,
+        description="Trials of the request that have ended, or that another pod has: the pod ends their "
+        "processes within spec.trial.pruneGrace.",
+    )
+    stopped: list[int] = Field(
+        default_factory=list,
+        description="Those of `ended` that the operator has ended: the pod ends their processes now.",
     )
 
 

@@ -26,17 +26,13 @@ def test_trials_take_turns_in_two_pods(kubectl: Kubectl, image: str) -> None:
     trial = {"reusePods": True}
     kubectl.apply(code("turns-code", CODE), study("turns", image, maxTrials=12, parallelism=2, trial=trial))
     kubectl.wait("turns", lambda found: found.get("status", {}).get("progress") == "11/12", timeout=120)
-    pods = kubectl.items("pods", WORKERS)
-    jobs = {job["metadata"]["name"] for job in kubectl.items("jobs", WORKERS)}
-    assert jobs <= {"turns-w0", "turns-w1"}
+    assert {job["metadata"]["name"] for job in kubectl.items("jobs", WORKERS)} <= {"turns-w0", "turns-w1"}
     with optuna_record(kubectl, "turns") as record:
         (held,) = [t for t in record.trials if t.state.name == "RUNNING"]
-        assert held.number == 4, "the others are done"
-    holder = next(
-        pod["metadata"]["name"] for pod in pods if "trial 4 " in kubectl.run("logs", pod["metadata"]["name"])
-    )
-    assert "[trial 4] trial 4 in a process of" in kubectl.run("logs", holder)
-    kubectl.run("delete", "pod", holder)
+    assert held.number == 4, "the others are done"
+    pod = held.system_attrs["tuning:pods"][-1]
+    assert "[trial 4] trial 4 in a process of" in kubectl.run("logs", pod)
+    kubectl.run("delete", "pod", pod)
 
     done = kubectl.wait("turns", phase("Completed", "Failed"), timeout=120)
     counts = done["status"]["trials"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import (
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
     from tuning_trainer.settings import Settings
 
+VIEW = "TUNING_TRIAL_VIEW"
+"""Environment variable of a worker's trial: a file with the protocol's TrialView."""
 FINISHED = ("COMPLETE", "PRUNED", "FAIL")
 
 
@@ -84,13 +89,18 @@ class Run:
             Refused: the server rejects the pod.
             Unreachable: the server did not answer.
         """
-        view = self._client.call("GET", "", patience=PATIENCE)
+        view = self._given_view() or self._client.call("GET", "", patience=PATIENCE)
         state = view["trial"]["state"]
         if state in FINISHED:
             log(f"trial {view['trial']['number']} has already ended: {state}")
             raise TrialOver(_exit_code(state))
         self._trial = trial = Trial(self._client, self._outbox, self.settings.study, view)
         return trial, [objective["metric"] for objective in view["objectives"]]
+
+    def _given_view(self) -> dict[str, Any] | None:
+        """Return the view that a worker's supervisor got with the trial, once: it becomes outdated."""
+        file = os.environ.pop(VIEW, None)
+        return json.loads(Path(file).read_text()) if file else None
 
     def deliver(self, outcome: Outcome) -> int:
         """Send everything the trial reported, then how it ended; return the exit code.

@@ -98,7 +98,7 @@ def test_the_log_of_a_trial_whose_pod_has_others(mnist: Cluster, mnist_server: R
         headers={"Authorization": f"Bearer {mnist_server.pod_token('ml', 'mnist', 'w0')}"},
         json={"timeout": 0},
     )
-    assert took.json()["start"] == [6]
+    assert [view["trial"]["number"] for view in took.json()["start"]] == [6]
     lines = ["[trial 5] epoch 1", "tuning: of the worker", "[trial 6] epoch 1", "[trial 6]  epoch 2", ""]
     mnist.answer("logs-mnist-w0-x7k2p", "\n".join(lines))
     assert Ran("logs", "mnist", "6").out == "epoch 1\n epoch 2\n"

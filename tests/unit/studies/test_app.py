@@ -120,7 +120,7 @@ def test_a_worker_opens_the_trial_that_it_has_and_no_other(
 ) -> None:
     pod = CALLERS["worker"]
     got = request(server, "POST", f"{STUDY}/workers/0/trials", pod, {"timeout": 0}).json()
-    assert got == {"start": [0], "ended": [], "stopped": []}
+    assert [view["trial"]["number"] for view in got["start"]] == [0]
     for call, (body, allowed) in CALLS.items():
         if "pod" in allowed:
             assert request(server, *call, pod, body).is_success

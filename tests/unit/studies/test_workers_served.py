@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 import pytest
-from tuning_operator.protocol import TellRequest, WorkReply, WorkRequest
+from tuning_operator.protocol import TellRequest, WorkRequest
 from tuning_operator.studies.errors import NotFound
 from tuning_operator.studies.study.engine import StudyEngine
 from tuning_operator.studies.study.registry import Registry
@@ -24,11 +25,20 @@ from tests.support.studies import (  # noqa: F401
 NOW = 0.0
 
 
+class Reply(NamedTuple):
+    """A WorkReply, with the numbers of the trials to start."""
+
+    start: list[int]
+    ended: list[int]
+    stopped: list[int]
+
+
 async def work(
     engine: StudyEngine, pod: str, *running: int, capacity: int = 1, seconds: float = NOW
-) -> WorkReply:
+) -> Reply:
     request = WorkRequest(running=list(running), capacity=capacity, timeout=seconds)
-    return await engine.work(f"mnist-{pod}-x7k2p" if pod.startswith("w") else pod, request)
+    reply = await engine.work(f"mnist-{pod}-x7k2p" if pod.startswith("w") else pod, request)
+    return Reply([view.trial.number for view in reply.start], reply.ended, reply.stopped)
 
 
 async def test_each_trial_has_one_pod(registry: Registry) -> None:  # noqa: F811

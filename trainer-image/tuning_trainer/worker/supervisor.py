@@ -42,7 +42,7 @@ STOP_PATIENCE = 10.0
 """Seconds to wait for the study server while the pod is being stopped."""
 ECHO_GRACE = 2.0
 """Seconds for the rest of the output at the end."""
-PIPE, TERMINATION = "output", "termination"  # files in a trial's folder
+PIPE, TERMINATION, VIEW = "output", "termination", "view.json"  # files in a trial's folder
 TIMEOUT = Failure(
     "Timeout",
     "The trial ran longer than its timeout (spec.trial.timeout) and was stopped.",
@@ -177,9 +177,11 @@ class Supervisor:
             trial.end_by = now if number in reply["stopped"] else now + grace
             if trial.ordered is None:
                 self._forget(trial)
-        for number in reply["start"]:
+        for view in reply["start"]:
+            number = view["trial"]["number"]
             if number not in self._trials:
                 folder = Path(tempfile.mkdtemp(prefix=f"tuning-trial-{number}-"))
+                (folder / VIEW).write_text(json.dumps(view))
                 self._trials[number] = _Trial(number, folder)
         self._taken.release()
 
@@ -244,6 +246,7 @@ class Supervisor:
             "TUNING_TRIAL_NUMBER": str(trial.number),
             "TUNING_ROLE": "trial",
             "TUNING_TERMINATION_LOG": str(report),
+            "TUNING_TRIAL_VIEW": str(trial.folder / VIEW),
             "TUNING_CONFIG": json.dumps({**self._config, "log": place.log}),
             "TMPDIR": str(temporary),
         }

@@ -176,7 +176,7 @@ class StudyEngine:
         deadline = loop.time() + request.timeout
         while not self.gone:
             with self._store.deferred() as writes, suppress(UpdateFinishedTrialError):
-                found = self.workers.assign(pod, request)
+                found = self.workers.assign(pod, request, self.definition)
             left = deadline - loop.time()
             if found.start or found.ended or left <= 0 or self.workers.closed:
                 await self._settle(writes)

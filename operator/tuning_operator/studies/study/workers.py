@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.protocol import WorkReply, WorkRequest
+from tuning_operator.protocol import StudyDefinition, WorkReply, WorkRequest
 from tuning_operator.resource import names
 from tuning_operator.studies.errors import unknown_trial
 from tuning_operator.studies.study.optuna_study import ServedStudy, id_of
-from tuning_operator.studies.study.records import PODS, failure_of, pods_of
+from tuning_operator.studies.study.records import PODS, failure_of, pods_of, view_of
 
 
 class Workers:
@@ -33,7 +33,7 @@ class Workers:
         except KeyError:
             return False
 
-    def assign(self, pod: str, request: WorkRequest) -> WorkReply:
+    def assign(self, pod: str, request: WorkRequest, definition: StudyDefinition) -> WorkReply:
         """Give trials to a pod; the writes are the caller's. Raises UpdateFinishedTrialError.
 
         A pod gets the trials of its predecessor in the slot, then those that no pod has, by number.
@@ -58,7 +58,8 @@ class Workers:
             start.append(trial.number)
         ended = sorted(asked - kept)
         stopped = [number for number in ended if self._is_stopped(number)]
-        return WorkReply(start=start, ended=ended, stopped=stopped)
+        views = [view_of(self._study.frozen(number), definition) for number in start]
+        return WorkReply.model_construct(start=views, ended=ended, stopped=stopped)
 
     def check(self, request: WorkRequest) -> None:
         """Check that the trials of a request exist. Raises NotFound."""
