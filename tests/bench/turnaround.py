@@ -1,7 +1,7 @@
 """How long a slot is idle between two trials: from the end of the user's code to its next start.
 
-`python -m tests.bench.turnaround` runs small studies on this machine, one trial at a time: in a process for each
-trial, and in workers (trial.reusePods). It prints JSON. The machine should have nothing else to do.
+`python -m tests.bench.turnaround` runs small studies on this machine, one trial at a time: in a process for
+each trial, and in workers (trial.reusePods). It prints JSON. The machine should have nothing else to do.
 """
 
 from __future__ import annotations
