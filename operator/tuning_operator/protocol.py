@@ -396,6 +396,16 @@ class Records(Model):
     records: list[RecordSummary]
 
 
+class Namespaces(Model):
+    """GET /v1/namespaces, for the operator: the namespaces with records whose TuningStudy was deleted.
+
+    DELETE /v1/namespaces/{namespace}?uid=UID keeps these records out of reach of a later namespace of the
+    same name.
+    """
+
+    uids: dict[str, str] = Field(description="The uid of each namespace, by name.")
+
+
 class Changes(Model):
     """GET /v1/changes?after=CURSOR&timeout=SECONDS: the studies that changed; waits until there is one.
 

@@ -10,7 +10,7 @@ import kopf
 
 from tuning_operator.kube import probes
 from tuning_operator.kube.jobs.manifests import Runtime
-from tuning_operator.kube.loop.changes import follow_changes, follow_runs
+from tuning_operator.kube.loop.changes import follow_changes, follow_namespaces, follow_runs
 from tuning_operator.kube.loop.handlers import kopf_settings, register
 from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.loop.server_pod import replace_lost_server
@@ -64,6 +64,7 @@ async def operate(settings: OperatorSettings) -> None:
             _watch(kube, settings, registry),
             follow_runs(runs, queue),
             follow_changes(server, queue, settings.namespaces),
+            follow_namespaces(kube, server, settings.namespaces),
             stopped(),
             *parts,
             *_server_pod(kube, settings),

@@ -38,6 +38,7 @@ class ModelServer:
         self.definitions: dict[StudyKey, StudyDefinition] = {}
         self.forgotten: list[StudyKey] = []
         self.namespaces_deleted = 0
+        self.namespaces_forgotten: list[tuple[str, str]] = []
         self.refuses: list[Problem] = []
         self.per_ask = 16
 
@@ -92,6 +93,12 @@ class ModelServer:
         self.forgotten.append(key)
         self.namespaces_deleted += namespace_deleted
         self._end_all(key)
+
+    async def namespaces(self) -> dict[str, str]:
+        return {"ml": "namespace-uid"}
+
+    async def forget_namespace(self, namespace: str, uid: str) -> None:
+        self.namespaces_forgotten.append((namespace, uid))
 
     def _end_all(self, key: StudyKey) -> None:
         """The study's resource is gone: no trial and no refit of it fails by that."""

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 import kopf
 import pytest
 from tuning_operator.kube.loop.changes import (
+    NAMESPACE_SECONDS,
     POLL_SECONDS,
     RECONNECT_SECONDS,
     RUN_EVENT_SECONDS,
     follow_changes,
+    follow_namespaces,
     follow_runs,
 )
 from tuning_operator.kube.loop.handlers import kopf_settings, register
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Changes, StudyKey
+
+from tests.unit.kube.world import World
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,3 +151,22 @@ def test_kopf_copies_no_objects() -> None:
     body = kopf.Body({"spec": {"large": ["a", "template"]}})
     assert storage.build(body=body, extra_fields=None) == {}
     assert storage.fetch(body=body) is None
+
+
+@pytest.mark.looptime
+async def test_namespaces_that_are_deleted_after_their_studies_are_reported() -> None:
+    """Also when another one of the same name exists by then."""
+    world = World()
+    reported = world.server.namespaces_forgotten
+    for namespaces, metadata, expected in (
+        ((), {"uid": "namespace-uid"}, []),
+        ((), {"uid": "of a later one"}, [("ml", "namespace-uid")]),
+        ((), {}, [("ml", "namespace-uid")]),
+        (("vision",), {}, []),
+    ):
+        world.kube.namespace = metadata
+        reported.clear()
+        task = asyncio.create_task(follow_namespaces(world.kube, world.server, namespaces))
+        await asyncio.sleep(NAMESPACE_SECONDS / 2)
+        task.cancel()
+        assert reported == expected

@@ -58,6 +58,8 @@ CALLS: dict[tuple[str, str], tuple[Any, set[str]]] = {
     ("PUT", STUDY): (DEFINITION | {"deletionPolicy": "Delete"}, {"operator"}),
     ("POST", f"{STUDY}/ask"): (ASK, {"operator"}),
     ("GET", "/v1/changes"): (None, {"operator"}),
+    ("GET", "/v1/namespaces"): (None, {"operator"}),
+    ("DELETE", "/v1/namespaces/ml?uid=former"): (None, {"operator"}),
     ("GET", TRIAL): (None, {"pod"}),
     ("POST", f"{TRIAL}/suggest"): ({"name": "x", "distribution": FLOAT}, {"pod"}),
     ("POST", f"{TRIAL}/report"): ({"values": [[0, 0.5]]}, {"pod"}),
@@ -170,7 +172,13 @@ def test_each_path_is_in_that_table(server: RunningServer) -> None:
     """For a new path, the table says who may call it."""
     paths = server_paths(server)
     shown = {
-        (method, path.replace("ml", "{namespace}").replace("mnist", "{name}").replace("/0", "/{number}"))
+        (
+            method,
+            path.partition("?")[0]
+            .replace("ml", "{namespace}")
+            .replace("mnist", "{name}")
+            .replace("/0", "/{number}"),
+        )
         for method, path in CALLS
     }
     shown = {(method, path.replace("workers/{number}", "workers/{worker}")) for method, path in shown}

@@ -208,6 +208,18 @@ async def test_initial_trials_are_tried_once_over_both(registry: Registry) -> No
     assert (summary.counts.pruned, summary.counts.waiting) == (2, 1)
 
 
+async def test_a_namespace_that_was_deleted_after_its_studies(registry: Registry) -> None:
+    await leave_record(registry, namespaceUid="former")
+    await declared(registry, first(namespaceUid="former"), StudyKey("ml", "living"))
+    assert await registry.namespaces() == {"ml": "former"}
+    await registry.forget_namespace("ml", "another")
+    assert len((await registry.records("ml")).records) == 2
+    await registry.forget_namespace("ml", "former")
+    assert await registry.namespaces() == {}
+    assert [record.name for record in (await registry.records("ml")).records] == ["living"]
+    assert [record.name for record in (await registry.records("ml@former")).records] == ["mnist"]
+
+
 @pytest.mark.parametrize("deletion_was_seen", [True, False])
 @pytest.mark.parametrize("storage", ["memory", "postgres"])
 async def test_a_namespace_that_was_created_again_does_not_see_the_record(

@@ -1,11 +1,12 @@
-"""Turns changes of runs and at the study server into keys in the queue."""
+"""Turns changes of runs and at the study server into keys in the queue; follows the end of namespaces."""
 
 import asyncio
 import logging
 from collections.abc import Collection
 
 from tuning_operator.kube.loop.workqueue import WorkQueue
-from tuning_operator.kube.ports.runs import Runs
+from tuning_operator.kube.ports.kube_api import Resources
+from tuning_operator.kube.ports.runs import Runs, RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
 from tuning_operator.protocol import StudyKey
 
@@ -14,6 +15,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 25.0
 """How long the study server may wait for changes before it replies: less than proxies' usual idle timeout."""
 RECONNECT_SECONDS = 2.0
+NAMESPACE_SECONDS = 60.0
+"""Seconds between two looks for namespaces that were deleted after their studies."""
 LASTING = 2
 """Attempts in a row that have to fail before studies are informed: a restart takes a moment."""
 RUN_EVENT_SECONDS = 0.1
@@ -54,3 +57,22 @@ async def follow_changes(
         for namespace, name in changes.studies:
             if not namespaces or namespace in namespaces:
                 queue.add(StudyKey(namespace, name))
+
+
+async def follow_namespaces(
+    resources: Resources, server: StudyServer, namespaces: Collection[str] = ()
+) -> None:
+    """Report namespaces that were deleted after their studies, so that later ones do not see the records.
+
+    With `namespaces`, others are ignored: this operator may not read them.
+    """
+    while True:
+        try:
+            for name, uid in (await server.namespaces()).items():
+                if not namespaces or name in namespaces:
+                    namespace = await resources.get("Namespace", "", name)
+                    if namespace is None or namespace["metadata"]["uid"] != uid:
+                        await server.forget_namespace(name, uid)
+        except (RunsUnavailable, StudyServerUnavailable) as error:
+            log.warning("Deleted namespaces are looked for later: %s", error)
+        await asyncio.sleep(NAMESPACE_SECONDS)

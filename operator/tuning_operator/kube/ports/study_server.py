@@ -13,6 +13,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from tuning_operator.protocol import (
     AskRequest,
     Changes,
+    Namespaces,
     Problem,
     RefitRequest,
     StudyDefinition,
@@ -23,7 +24,7 @@ from tuning_operator.protocol import (
 )
 
 REQUEST_SECONDS = 30.0
-M = TypeVar("M", StudySummary, TrialRecord, Changes)
+M = TypeVar("M", StudySummary, TrialRecord, Changes, Namespaces)
 PROBLEMS = TypeAdapter(list[Problem])
 
 
@@ -62,6 +63,12 @@ class StudyServer(Protocol):
 
     async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
         """Report that the study's resource was deleted, maybe with its namespace."""
+
+    async def namespaces(self) -> dict[str, str]:
+        """Return the uids of the namespaces with records whose TuningStudy was deleted, by name."""
+
+    async def forget_namespace(self, namespace: str, uid: str) -> None:
+        """Report that a namespace was deleted."""
 
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109
         """Wait up to `timeout` seconds for studies that changed since the cursor."""
@@ -113,6 +120,16 @@ class HttpStudyServer:
         query = {"namespaceDeleted": "true"} if namespace_deleted else None
         reply = await self._send("DELETE", _path(key), query=query)
         if reply.status not in (204, 404):
+            raise StudyServerUnavailable(str(reply))
+
+    async def namespaces(self) -> dict[str, str]:
+        """Return the uids of the namespaces with records whose TuningStudy was deleted, by name."""
+        return (await self._send("GET", "/v1/namespaces")).read(Namespaces).uids
+
+    async def forget_namespace(self, namespace: str, uid: str) -> None:
+        """Report that a namespace was deleted."""
+        reply = await self._send("DELETE", f"/v1/namespaces/{quote(namespace, safe='')}", query={"uid": uid})
+        if reply.status != 204:
             raise StudyServerUnavailable(str(reply))
 
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109

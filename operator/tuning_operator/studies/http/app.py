@@ -12,6 +12,7 @@ from tuning_operator.protocol import (
     AttributesRequest,
     Changes,
     FinishedStudy,
+    Namespaces,
     Records,
     StudyDefinition,
     StudySummary,
@@ -46,6 +47,7 @@ records = APIRouter(prefix="/v1/studies/{namespace}")
 studies = APIRouter(prefix=STUDY)
 trials = APIRouter(prefix=f"{STUDY}/trials/{{number}}")
 changes = APIRouter(prefix="/v1/changes")
+namespaces = APIRouter(prefix="/v1/namespaces")
 
 OPERATOR = [Depends(operator)]
 POD = [Depends(trial_pod)]
@@ -63,7 +65,7 @@ def create_app(service: Service) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for router in (public, changes, records, studies, refit, trials, reports, workers):
+    for router in (public, changes, namespaces, records, studies, refit, trials, reports, workers):
         app.include_router(router)
     add_error_handlers(app)
     app.add_middleware(FastReports, service=service)
@@ -111,6 +113,18 @@ async def record(service: Served, key: Study, first: Annotated[int, Query(ge=0)]
 async def all_records(service: Served, namespace: str) -> Response:
     """Return the records of a namespace, also those whose TuningStudy was deleted."""
     return reply(await service.studies.records(namespace))
+
+
+@namespaces.get("", dependencies=OPERATOR, response_model=Namespaces)
+async def all_namespaces(service: Served) -> Response:
+    """Return the namespaces with records whose TuningStudy was deleted."""
+    return reply(Namespaces(uids=await service.studies.namespaces()))
+
+
+@namespaces.delete("/{namespace}", dependencies=OPERATOR, status_code=204)
+async def forget_namespace(service: Served, namespace: str, uid: str) -> None:
+    """Keep the records of a deleted namespace out of reach of a later one of this name."""
+    await service.studies.forget_namespace(namespace, uid)
 
 
 @changes.get("", dependencies=OPERATOR, response_model=Changes)

@@ -129,6 +129,27 @@ class Registry:
             else:
                 await self._end(engine, delete=engine.definition.deletion_policy == "Delete")
 
+    async def namespaces(self) -> dict[str, str]:
+        """Return the uids of the namespaces with records whose TuningStudy was deleted, by name."""
+        found = await in_thread(self._records, self._of_deleted_studies)
+        return {key.namespace: uid for key, uid in found}
+
+    async def forget_namespace(self, namespace: str, uid: str) -> None:
+        """Keep the records that deleted studies left in a namespace out of reach of a later one."""
+        for key, recorded in await in_thread(self._records, self._of_deleted_studies):
+            if (key.namespace, recorded) == (namespace, uid):
+                await self.forget(key, namespace_deleted=True)
+
+    def _of_deleted_studies(self) -> list[tuple[StudyKey, str]]:
+        """Return the records whose TuningStudy was deleted, each with the uid of its namespace."""
+        found = []
+        for study in self._store.storage.get_all_studies():
+            definition = definition_in(study.system_attrs)
+            former = "@" in study.study_name.partition("/")[0]
+            if definition and definition.namespace_uid and study.system_attrs.get(DELETED_AT) and not former:
+                found.append((StudyKey(*study.study_name.split("/", 1)), definition.namespace_uid))
+        return found
+
     async def expire(self, before: datetime) -> None:
         """Delete the records whose TuningStudy was deleted before this time."""
         for key in await in_thread(self._records, self._deleted_before, before):
