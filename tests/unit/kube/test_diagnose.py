@@ -273,10 +273,16 @@ def test_a_condition_counts_by_its_type_and_status() -> None:
 
 
 def test_a_pod_that_waits_at_a_scheduling_gate_is_unscheduled_but_not_unschedulable() -> None:
-    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}
-    there = pod(phase="Pending", conditions=[gated])
+    gated = {"type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+             "lastTransitionTime": rfc3339(ago(60))}  # fmt: skip
+    gates = [{"name": "kueue.x-k8s.io/admission"}]
+    there = pod(phase="Pending", spec={"schedulingGates": gates}, conditions=[gated])
     assert is_unscheduled(there)
-    assert why_not_started(Evidence(job(), [there])) is None
+    queued = why_not_started(Evidence(job(), [there]))
+    assert queued is not None
+    assert (queued.failure.category, queued.since) == ("Queued", ago(60))
+    assert "scheduling gate kueue.x-k8s.io/admission" in queued.failure.message
+    assert "`kubectl describe pod mnist-0-abcde`" in queued.failure.describe()
 
 
 NO_PYTHON = 'failed to create containerd task: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: exec: "python3": executable file not found in $PATH: unknown'
@@ -304,11 +310,11 @@ ENDED: dict[str, tuple[Evidence, str, list[str]]] = {
         Evidence(failed_job(), [pod(**terminated(128, "StartError", NO_PATH))]), "StartError", ["/no/such/python", "spec.trial.python"]),
     "a sidecar that cannot start": (
         Evidence(failed_job(), [pod(**terminated(128, "StartError", NO_PATH, container="logger"))]),
-        "StartError", ["Container logger", "command and image"]),
+        "StartError", ["Container logger", "The image has no /no/such/python: correct the container's command or image in spec.trial.template."]),
     "reported by the trainer": (Evidence(failed_job(), [pod(**terminated(1, message=REPORTED))]), "Exception", ["RuntimeError: boom"]),
     "exit code with last lines": (
         Evidence(failed_job(), [pod(**terminated(3, message="libcuda.so.1: cannot open"))]),
-        "ExitCode", ["Container trainer exited with code 3: libcuda.so.1: cannot open. See `kubectl logs job/mnist-0`."]),
+        "ExitCode", ["Container trainer exited with code 3: libcuda.so.1: cannot open. The container sees no GPU", "See `kubectl logs job/mnist-0`."]),
     "segmentation fault": (Evidence(failed_job(), [pod(**terminated(139))]), "ExitCode", ["Container trainer exited with code 139 (SIGSEGV) before the trial had a result."]),
     "killed": (Evidence(failed_job(), [pod(**terminated(137, "Error"))]), "ExitCode", ["137 (SIGKILL)", "It may have run out of memory: raise resources.limits.memory in spec.trial.template. See `kubectl logs"]),
     "a bus error": (
@@ -383,7 +389,8 @@ def test_a_diagnosis_of_a_refit_names_the_refits_own_fields() -> None:
         fields = program(study(refit=refit), Refit(0, "a")).fields
         return why_ended(Evidence(failed_job(), [pod], noun="refit", fields=fields)).failure.describe()
 
-    killed = pod(**terminated(137, "OOMKilled"))
+    limited = {"containers": [{"name": "trainer", "resources": {"limits": {"memory": "1Gi"}}}]}
+    killed = pod(spec=limited, **terminated(137, "OOMKilled"))
     assert "spec.refit.template" in why({"template": template}, killed)
     assert "make the refit use less memory" in why({"template": template}, killed)
     assert "spec.trial.template" in why({}, killed)

@@ -9,19 +9,22 @@ from datetime import timedelta
 
 from pydantic import ValidationError
 
+from tuning_operator.kube.jobs.advice import NODES, PROGRAMS, PYTHON, advise
 from tuning_operator.kube.jobs.evidence import (
-    NODES,
+    START_ERRORS,
     Check,
     Container,
     Evidence,
+    Json,
     containers,
     created_text,
     diagnosis,
+    eviction_remedy,
     first,
     job_condition,
     logs_command,
     pod_failure,
-    request_more,
+    start_advice,
     trainer,
 )
 from tuning_operator.kube.jobs.lost import DELETED, restarts_of, why_lost
@@ -31,13 +34,17 @@ from tuning_operator.resource import names
 from tuning_operator.resource.text import count
 from tuning_operator.resource.times import parse_time
 
-SIGNALS = {134: "SIGABRT", 135: "SIGBUS", 136: "SIGFPE", 137: "SIGKILL", 139: "SIGSEGV", 143: "SIGTERM"}
+SIGNALS = {
+    132: "SIGILL",
+    134: "SIGABRT",
+    135: "SIGBUS",
+    136: "SIGFPE",
+    137: "SIGKILL",
+    139: "SIGSEGV",
+    143: "SIGTERM",
+}
 """Signals by the exit code of the process that they ended."""
 
-PYTHON = (
-    "The image needs Python 3.9 or later: set spec.trial.python to its path (for example, "
-    "/opt/conda/bin/python), or use an image that has python3."
-)
 DELETING = "Find out what deletes pods in this namespace, for example with `kubectl get events`."
 OLD_PYTHON = r"future feature annotations is not defined"
 
@@ -73,9 +80,8 @@ def _failed(evidence: Evidence) -> Iterator[Container]:
 def _reported_by_trainer(evidence: Evidence) -> Diagnosis | None:
     """The trainer also writes its failure to the termination message, in case the server is unreachable."""
     for container in _failed(evidence):
-        try:
-            failure = Failure.model_validate(json.loads(container.terminated.get("message") or "null"))
-        except (ValueError, ValidationError):
+        failure = _read_failure(container.terminated.get("message") or "")
+        if failure is None:
             continue
         if failure.remedy is None:
             failure = failure.model_copy(update={"remedy": _advice(failure.message, evidence)})
@@ -83,24 +89,42 @@ def _reported_by_trainer(evidence: Evidence) -> Diagnosis | None:
     return None
 
 
+def _read_failure(message: str) -> Failure | None:
+    """Return the failure in a termination message; a pod with many containers has shortened ones."""
+    try:
+        return Failure.model_validate(json.loads(message))
+    except (ValueError, ValidationError):
+        found = re.match(r'\{"category": ("\w+"), "message": ("(?:[^"\\]|\\.)*")', message)
+    return Failure(category=json.loads(found[1]), message=json.loads(found[2])) if found else None
+
+
 def _out_of_memory(evidence: Evidence) -> Diagnosis | None:
     killed = next((c for c in _failed(evidence) if c.terminated.get("reason") == "OOMKilled"), None)
     if killed is None:
         return None
-    return diagnosis(
-        "OutOfMemory",
-        f"{killed.described.capitalize()} used more memory than its limit and was killed.",
-        f"Raise resources.limits.memory in {evidence.fields.template}, or make the {evidence.noun} use less "
-        "memory (for example, a smaller batch size).",
-    )
+    template, described = evidence.fields.template, killed.described
+    if "memory" not in killed.limits:
+        return diagnosis(
+            "OutOfMemory",
+            f"{described.capitalize()} has no memory limit of its own, and was killed since its node or pod "
+            "ran out of memory.",
+            f"Set resources.requests.memory and resources.limits.memory of {described} in {template} to what "
+            "it needs.",
+        )
+    text = f"{described.capitalize()} used more memory than its limit and was killed."
+    remedy = f"Raise resources.limits.memory of {described} in {template}"
+    if killed.name == names.TRAINER_CONTAINER:
+        remedy += f", or make the {evidence.noun} use less memory (for example, a smaller batch size)"
+    return diagnosis("OutOfMemory", text, f"{remedy}.")
 
 
 def _evicted(evidence: Evidence) -> Diagnosis | None:
     pod = evidence.pod
     if pod is None or pod.get("status", {}).get("reason") != "Evicted":
         return None
-    text = f"The node evicted the {evidence.noun}'s pod: {pod['status'].get('message', '')}"
-    return diagnosis("Evicted", text, request_more(evidence))
+    message = pod["status"].get("message", "")
+    text = f"The node evicted the {evidence.noun}'s pod: {message}"
+    return diagnosis("Evicted", text, eviction_remedy(evidence, message))
 
 
 def _deadline(evidence: Evidence) -> Diagnosis | None:
@@ -109,9 +133,25 @@ def _deadline(evidence: Evidence) -> Diagnosis | None:
     job_reason = (job_condition(evidence.job, "Failed") or {}).get("reason")
     if "DeadlineExceeded" not in (pod_reason, job_reason) or _exited_in_time(evidence):
         return None
-    noun, timeout = evidence.noun, evidence.fields.timeout
+    noun, timeout, own = evidence.noun, evidence.fields.timeout, evidence.trainer
+    if evidence.pod and own and own.waiting:
+        return _never_started(evidence, evidence.pod, own)
     text = f"The {noun} ran longer than its timeout ({timeout}) and was stopped."
     return diagnosis("Timeout", text, f"Raise {timeout}, or make the {noun} faster.")
+
+
+def _never_started(evidence: Evidence, pod: Json, own: Container) -> Diagnosis:
+    """The time before the trainer starts is no part of the trial's timeout, but it is limited, too."""
+    init = next((c for c in containers(pod) if c.init and not c.succeeded), None)
+    waited = f"{init.described} to end" if init else f"{own.described} to start"
+    logs = f" See {logs_command(evidence, init.name)}." if init else ""
+    return diagnosis(
+        "NotStarted",
+        f"The {evidence.noun}'s trainer never started: its pod reached its deadline (activeDeadlineSeconds) "
+        f"while it waited for {waited}.",
+        "Make sure that images can be pulled and that init containers end "
+        f"({evidence.fields.template}).{logs}",
+    )
 
 
 def _exited_in_time(evidence: Evidence) -> bool:
@@ -141,17 +181,12 @@ def _lost(evidence: Evidence) -> Diagnosis | None:
 
 def _cannot_run(evidence: Evidence) -> Diagnosis | None:
     for container in _failed(evidence):
-        reason, message = container.terminated.get("reason"), container.terminated.get("message", "")
-        own = container.name == names.TRAINER_CONTAINER
-        if own and re.search(OLD_PYTHON, message):
+        message = container.terminated.get("message", "")
+        if container.name == names.TRAINER_CONTAINER and re.search(OLD_PYTHON, message):
             return diagnosis("StartError", f"The image's Python is too old: {message}", PYTHON)
-        if reason not in ("StartError", "ContainerCannotRun", "RunContainerError"):
-            continue
-        remedy = f"Check the container's command and image in {evidence.fields.template}."
-        if own and re.search(r"no such file|not found", message):
-            remedy = PYTHON
-        text = f"{container.described.capitalize()} could not be started: {message}"
-        return diagnosis("StartError", text, remedy)
+        if container.terminated.get("reason") in START_ERRORS:
+            text = f"{container.described.capitalize()} could not be started: {message}"
+            return diagnosis("StartError", text, start_advice(container, message, evidence).remedy)
     return None
 
 
@@ -170,20 +205,8 @@ def _exit_code(evidence: Evidence) -> Diagnosis | None:
 
 def _advice(text: str, evidence: Evidence) -> str | None:
     """Return how to fix what the image and the pod template cause, by what programs print about it."""
-    template = evidence.fields.template
-    if "SIGKILL" in text:  # the kubelet may miss that the kernel did this for lack of memory
-        return f"It may have run out of memory: raise resources.limits.memory in {template}."
-    if re.search(r"SIGBUS|[Bb]us error|insufficient shared memory|out of shared memory|/dev/shm", text):
-        return (
-            "Shared memory (/dev/shm) is probably full: it has 64 MiB unless an emptyDir volume with medium: "
-            f"Memory is mounted at /dev/shm in {template}. PyTorch's data loaders use it if num_workers > 0."
-        )
-    if re.search(r"[Rr]ead-only file system", text):
-        return (
-            "The container's root file system is read-only (readOnlyRootFilesystem): write to a volume, for "
-            f"example an emptyDir mounted at /tmp in {template}, or set readOnlyRootFilesystem to false."
-        )
-    return None
+    found = advise(PROGRAMS, text, evidence.fields.template)
+    return found.remedy if found else None
 
 
 def _failed_on_node(evidence: Evidence) -> Diagnosis | None:
@@ -220,8 +243,8 @@ def _job_failed(evidence: Evidence) -> Diagnosis | None:
 
 
 POD_CHECKS: tuple[Check, ...] = (
-    _out_of_memory,
     _evicted,
+    _out_of_memory,
     _deadline,
     _lost,
     _cannot_run,

@@ -3,11 +3,13 @@
 Categories of failures are an interface for programs: do not rename them.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from tuning_operator.kube.jobs.advice import CONTAINERS, NO_PROGRAM, PYTHON, Advice, advise
 from tuning_operator.kube.plan.observation import Diagnosis
 from tuning_operator.kube.plan.work import Fields
 from tuning_operator.protocol import Failure
@@ -18,13 +20,12 @@ from tuning_operator.resource.times import parse_time
 Json = Mapping[str, Any]
 
 MESSAGE_LIMIT = 800
-NODES = "The message comes from the node: ask the cluster's administrator if it continues."
+START_ERRORS = ("StartError", "ContainerCannotRun", "RunContainerError")
+"""Reasons of a container's end that mean that its program never ran."""
 ENDING_DEADLINE = 1
 """Seconds; as a pod's deadline, it ends a pod that has run for longer, and keeps it with its logs."""
 LOST_CONTAINER = ("ContainerStatusUnknown", "Unknown")
 """The reasons that the kubelet gives for the end of a container that is gone, for example after a reboot."""
-OWN_END = ("DeadlineExceeded", "Evicted")
-"""Reasons of a pod's end that are due to its own deadline or use of resources."""
 STOPPED = 143
 """The trainer's exit code after SIGTERM. It has reported nothing, and another pod resumes the work."""
 
@@ -38,6 +39,8 @@ class Container(NamedTuple):
     init: bool
     restarts: bool
     """Whether it is a native sidecar: an init container that is restarted and runs beside the trainer."""
+    limits: Json
+    """Of resources."""
     status: Json
 
     @property
@@ -54,6 +57,17 @@ class Container(NamedTuple):
     def terminated(self) -> Json:
         """How it ended; empty if it has not."""
         return self.status.get("state", {}).get("terminated") or {}
+
+    @property
+    def never_ran(self) -> bool:
+        """Whether it ended since its program could not be started."""
+        return self.terminated.get("reason") in START_ERRORS
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it ended without a failure, or runs beside the trainer as it should."""
+        done = self.terminated.get("exitCode") == 0
+        return done or (self.restarts and self.running and bool(self.status.get("started")))
 
     @property
     def described(self) -> str:
@@ -209,7 +223,8 @@ def containers(pod: Json) -> Iterator[Container]:
             own = defined.get(found["name"], {})
             image = own.get("image", found.get("image", ""))
             restarts = init and own.get("restartPolicy") == "Always"
-            yield Container(found["name"], image, init, restarts, found)
+            limits = own.get("resources", {}).get("limits") or {}
+            yield Container(found["name"], image, init, restarts, limits, found)
 
 
 def trainer(pod: Json) -> Container | None:
@@ -224,9 +239,13 @@ def pod_failure(pod: Json) -> str | None:
     reason, message = status.get("reason"), status.get("message", "")
     if status.get("phase") != "Failed":
         return None
+    if reason is None and ended.get("reason") in START_ERRORS:
+        message = ended.get("message", "")
+        found = advise(CONTAINERS, message, "")
+        reason = ended["reason"] if found and found.category == "Node" else None
     if ended.get("reason") in LOST_CONTAINER:
         reason, message = ended["reason"], ended.get("message") or "the node was probably restarted"
-    elif ended and reason in OWN_END:
+    elif reason == "DeadlineExceeded" or (ended and reason == "Evicted"):
         return None
     node = f" on node {pod['spec']['nodeName']}" if pod.get("spec", {}).get("nodeName") else ""
     return f"{reason}{node}: {message}" if reason else None
@@ -247,9 +266,28 @@ def last_event(evidence: Evidence, *reasons: str) -> Json | None:
     return max(found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), default=None)
 
 
-def request_more(evidence: Evidence) -> str:
-    """Return how to avoid evictions."""
+def start_advice(container: Container, message: str, evidence: Evidence) -> Advice:
+    """Return how to fix a container that can't be created or started, by the container runtime's message."""
+    template, text = evidence.fields.template, message.replace('\\"', '"')
+    if found := re.search(NO_PROGRAM, text):
+        if container.name == names.TRAINER_CONTAINER:
+            return Advice(NO_PROGRAM, PYTHON)
+        program = found["name"] or found["other"]
+        return Advice(
+            NO_PROGRAM, f"The image has no {program}: correct the container's command or image in {template}."
+        )
+    default = Advice("", f"Check the container's command, image and volumes in {template}.")
+    return advise(CONTAINERS, text, template) or default
+
+
+def eviction_remedy(evidence: Evidence, message: str) -> str:
+    """Return how to avoid evictions: for going over a limit of its own, or for lack of room on the node."""
+    template = evidence.fields.template
+    if found := re.search(r'EmptyDir volume "([^"]+)" exceeds the limit', message):
+        return f"Raise sizeLimit of the emptyDir volume {found[1]} in {template}, or write less to it."
+    if re.search(r"local (?:ephemeral )?storage (?:usage )?exceed|exceeded its local ephemeral", message):
+        return f"Raise resources.limits.ephemeral-storage in {template}, or write to a volume instead."
     return (
         f"Request as much memory and ephemeral storage as the {evidence.noun} needs "
-        f"(resources.requests in {evidence.fields.template})."
+        f"(resources.requests in {template})."
     )

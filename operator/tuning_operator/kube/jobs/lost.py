@@ -69,7 +69,7 @@ def restarts_of(job: Json) -> Restarts:
 def rejecting_node(pod: Json) -> str | None:
     """Return the node that rejected a pod before its trainer ran."""
     own = trainer(pod)
-    if pod_failure(pod) is None or (own and own.terminated):
+    if pod_failure(pod) is None or (own and own.terminated and not own.never_ran):
         return None
     if pod["status"].get("reason") == "Evicted":  # admitted, and ended for what it used
         return None
@@ -105,9 +105,10 @@ def why_lost(evidence: Evidence) -> str | None:
         return None  # otherwise its pods were replaced as often as they may be
     if pod is None:
         return DELETED
-    if text := pod_failure(pod):
-        return f"its node ended its pod: {text}"
     own = trainer(pod)
+    if text := pod_failure(pod):
+        what = "could not start its trainer" if own and own.never_ran else "ended its pod"
+        return f"its node {what}: {text}"
     ended = own.terminated if own else {}
     deleted = pod["metadata"].get("deletionTimestamp") and ended.get("reason") != "OOMKilled"
     if deleted and ended.get("exitCode") in (KILLED, STOPPED):

@@ -2,10 +2,19 @@
 
 import re
 from collections.abc import Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
-from tuning_operator.kube.jobs.evidence import (
+from tuning_operator.kube.jobs.advice import (
+    IMAGES,
     NODES,
+    REFUSALS,
+    SCHEDULING,
+    VOLUMES,
+    Advice,
+    advise,
+)
+from tuning_operator.kube.jobs.evidence import (
     Check,
     Container,
     Evidence,
@@ -13,13 +22,14 @@ from tuning_operator.kube.jobs.evidence import (
     containers,
     created,
     diagnosis,
+    eviction_remedy,
     first,
     last_event,
     last_progress,
     logs_command,
     pod_condition,
     pod_failure,
-    request_more,
+    start_advice,
 )
 from tuning_operator.kube.jobs.lost import restarts_of
 from tuning_operator.kube.jobs.resources import excess, missing_resource, quantity, similar_resource
@@ -30,6 +40,8 @@ from tuning_operator.resource.times import parse_time, rfc3339
 
 QUOTA_REMEDY = "Wait until other work has ended, lower spec.parallelism, or ask for a larger ResourceQuota."
 RESUME = '{"spec":{"suspend":false}}'
+VOLUME_EVENTS = ("FailedMount", "FailedAttachVolume")
+VOLUMES_SUMMARY = r"Unable to attach or mount volumes"
 EVICTIONS = 3
 """After so many evictions, the next pod of a trial is not expected to survive either."""
 LASTING = timedelta(seconds=5)
@@ -39,9 +51,12 @@ IMAGE_REASONS = (
     "ImagePullBackOff",
     "InvalidImageName",
     "ErrImageNeverPull",
+    "ImageInspectError",
     "RegistryUnavailable",
+    "SignatureValidationFailed",
 )
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError")
+SYSTEM_TAINTS = r"\{node(?:-role)?\.kubernetes\.io/"
 KINDS = {
     kind.lower(): kind
     for kind in (
@@ -70,15 +85,35 @@ def why_not_started(evidence: Evidence) -> Diagnosis | None:
 
 def why_incomplete(evidence: Evidence) -> Diagnosis | None:
     """Return why a container beside the running trainer does not run; None if all do, or may yet."""
+    if unreachable := _node_unreachable(evidence):
+        return unreachable
     for container in containers(evidence.pod) if evidence.pod else ():
         if container.name == names.TRAINER_CONTAINER:
             continue
-        reason, message = container.waiting.get("reason", ""), container.waiting.get("message", "")
-        if reason in (*IMAGE_REASONS, *CONFIG_REASONS, "CrashLoopBackOff", "RunContainerError"):
-            text = f"{container.described} does not run ({reason}): {message}"
-            remedy = f"Correct or remove it in {evidence.fields.template}."
-            return diagnosis("SidecarNotRunning", text, remedy)
+        text = _not_running(container)
+        if text:
+            logs = logs_command(evidence, container.name, evidence.pod)
+            shown = (
+                ""
+                if container.waiting.get("reason") in (*IMAGE_REASONS, *CONFIG_REASONS)
+                else f" See {logs}."
+            )
+            remedy = f"Correct or remove it in {evidence.fields.template}.{shown}"
+            return diagnosis("SidecarNotRunning", f"{container.described} {text}", remedy)
     return None
+
+
+def _not_running(container: Container) -> str | None:
+    """Return how a container beside the trainer does not run, though it should."""
+    ended = container.terminated or container.status.get("lastState", {}).get("terminated") or {}
+    how = f"exited with code {ended.get('exitCode')} ({ended.get('reason', '')})"
+    if container.terminated:
+        return how if ended.get("exitCode") else None
+    reason, message = container.waiting.get("reason", ""), container.waiting.get("message", "")
+    if reason not in (*IMAGE_REASONS, *CONFIG_REASONS, "CrashLoopBackOff", "RunContainerError"):
+        return None
+    last = f"; it last {how}" if ended else ""
+    return f"does not run ({reason}): {message}{last}"
 
 
 def _waiting(pod: Json | None, reasons: Sequence[str]) -> Container | None:
@@ -91,14 +126,25 @@ def _image(evidence: Evidence) -> Diagnosis | None:
     pod, found = evidence.pod, _waiting(evidence.pod, IMAGE_REASONS)
     if pod is None or found is None:
         return None
-    failed = (e["message"] for e in evidence.events if "Failed to pull" in e.get("message", ""))
-    detail = next(failed, found.waiting.get("message", ""))
-    reason = found.waiting["reason"]
+    reason, message, template = (
+        found.waiting["reason"],
+        found.waiting.get("message", ""),
+        evidence.fields.template,
+    )
+    if reason == "ImagePullBackOff":  # the Event of the last attempt has the cause
+        of_image = f'Failed to pull image "{found.image}"'
+        failed = [e for e in evidence.events if e.get("message", "").startswith(of_image)]
+        event = last_event(replace(evidence, events=failed), "Failed")
+        message = event["message"] if event else message
+    advice = advise(IMAGES, f"{reason}: {message}", template) or Advice(
+        "",
+        f"Check the image's name and tag in {template}, and that the image exists. If the registry is "
+        "private, imagePullSecrets must name a Secret with access to it.",
+    )
     return diagnosis(
-        "ImagePull",
-        f"the image {found.image} of {found.described} cannot be pulled ({reason}): {detail}",
-        f"Check the image's name and tag in {evidence.fields.template}, and that the image exists. If the "
-        "registry is private, add imagePullSecrets.",
+        advice.category or "ImagePull",
+        f"the image {found.image} of {found.described} cannot be pulled ({reason}): {message}",
+        advice.remedy,
         last_progress(pod),
     )
 
@@ -108,14 +154,13 @@ def _container_config(evidence: Evidence) -> Diagnosis | None:
     if pod is None or found is None:
         return None
     reason, message = found.waiting["reason"], found.waiting.get("message", "")
-    remedy = _create_missing(message, evidence.fields.template) or (
-        f"Use an image whose user is a number other than 0, or set securityContext.runAsUser in "
-        f"{evidence.fields.template}."
-        if "runAsNonRoot" in message
-        else f"Correct the container's settings in {evidence.fields.template}."
+    advice = start_advice(found, message, evidence)
+    return diagnosis(
+        advice.category or "ContainerConfig",
+        f"{found.described} cannot be created ({reason}): {message}",
+        _create_missing(message, evidence.fields.template) or advice.remedy,
+        last_progress(pod),
     )
-    text = f"{found.described} cannot be created ({reason}): {message}"
-    return diagnosis("ContainerConfig", text, remedy, last_progress(pod))
 
 
 def _initializing(evidence: Evidence) -> Diagnosis | None:
@@ -161,15 +206,21 @@ def _create_missing(message: str, *fields: str) -> str | None:
 def _unschedulable(evidence: Evidence) -> Diagnosis | None:
     pod = evidence.pod
     found = pod_condition(pod, "PodScheduled", "False") if pod else None
-    if pod is None or found is None or found.get("reason") != "Unschedulable":
+    if pod is None or found is None:
         return None
     since, message = parse_time(found.get("lastTransitionTime")), found.get("message", "")
+    if found.get("reason") == "SchedulingGated":
+        return _gated(pod, since)
+    if found.get("reason") != "Unschedulable":
+        return None
     template = evidence.fields.template
     if remedy := _create_missing(message, template):
         return diagnosis("Unschedulable", f"no node can run its pod: {message}", remedy, since)
+    if "no nodes available" in message:
+        return diagnosis("Unschedulable", "the cluster has no nodes at the moment", "Add nodes.", since)
     if too_much := _never_enough(pod, evidence):
-        text, advice = too_much
-        return diagnosis("Unschedulable", f"{text} ({message})", advice, since)
+        text, remedy = too_much
+        return diagnosis("Unschedulable", f"{text} ({message})", remedy, since)
     restarts = restarts_of(evidence.job)
     if restarts.avoided:
         text = (
@@ -177,13 +228,50 @@ def _unschedulable(evidence: Evidence) -> Diagnosis | None:
             f"({restarts.reason}): {message}"
         )
         return diagnosis("PodFailed", text, f"{NODES} The nodes are tried again after a few minutes.")
-    short = sorted(set(re.findall(r"Insufficient ([^\s,.]+(?:\.[^\s,.]+)*)", message)))
-    if short and not re.search(r"affinity|selector|taint|persistentvolumeclaim", message):
-        what = f"no node has enough free {', '.join(short)} for its pod: {message}"
-        lower = f"lower spec.parallelism or the request in {template}"
-        return diagnosis("Capacity", what, f"Wait until other work has ended, {lower}, or add nodes.", since)
-    remedy = f"Correct nodeSelector, affinity, tolerations or volumes in {template}, or the nodes themselves."
+    reasons = message.partition("preemption:")[0]
+    advice = advise(SCHEDULING, reasons, template)
+    if advice and advice.category:
+        short = sorted(set(re.findall(r"Insufficient ([^\s,.]+(?:\.[^\s,.]+)*)", reasons)))
+        what = (
+            f"no node has enough free {', '.join(short)} for its pod"
+            if short
+            else "no node has room for its pod"
+        )
+        remedy = advice.remedy + _excluded(reasons, template)
+        return diagnosis(advice.category, f"{what}: {message}", remedy, since)
+    remedy = (
+        advice.remedy
+        if advice
+        else (
+            f"Correct nodeSelector, affinity, tolerations or volumes in {template}, or the nodes themselves."
+        )
+    )
     return diagnosis("Unschedulable", f"no node can run its pod: {message}", remedy, since)
+
+
+def _gated(pod: Json, since: datetime | None) -> Diagnosis:
+    gates = ", ".join(gate["name"] for gate in pod["spec"].get("schedulingGates", []))
+    name = pod["metadata"]["name"]
+    return diagnosis(
+        "Queued",
+        f"its pod waits for the scheduling gate {gates}: it is in a queue.",
+        f"It starts when its queue admits it; `kubectl describe pod {name}` may show why it waits.",
+        since,
+    )
+
+
+def _excluded(reasons: str, template: str) -> str:
+    """Return how to use nodes that have the wrong taint or label; they may be those with free resources."""
+    taints = [
+        taint for taint in re.findall(r"taint (\{[^}]*\})", reasons) if not re.match(SYSTEM_TAINTS, taint)
+    ]
+    texts = [
+        f" Other nodes have the taint {taint}: to use them, add a toleration to {template}."
+        for taint in taints
+    ]
+    if re.search(r"affinity/selector|match node selector", reasons):
+        texts.append(f" Other nodes don't match nodeSelector or affinity in {template}.")
+    return "".join(texts)
 
 
 def _never_enough(pod: Json, evidence: Evidence) -> tuple[str, str] | None:
@@ -205,7 +293,10 @@ def _never_enough(pod: Json, evidence: Evidence) -> tuple[str, str] | None:
 
 
 def _volume(evidence: Evidence) -> Diagnosis | None:
-    event, pod = last_event(evidence, "FailedMount", "FailedAttachVolume"), evidence.pod
+    # A summary follows the message with the cause.
+    specific = [e for e in evidence.events if not re.match(VOLUMES_SUMMARY, e.get("message", ""))]
+    cause = last_event(replace(evidence, events=specific), *VOLUME_EVENTS)
+    event, pod = cause or last_event(evidence, *VOLUME_EVENTS), evidence.pod
     if event is None or pod is None or pod_condition(pod, "PodReadyToStartContainers"):
         return None  # the volumes are mounted before the pod's sandbox is ready
     message, since = event.get("message", ""), last_progress(pod)
@@ -217,12 +308,15 @@ def _volume(evidence: Evidence) -> Diagnosis | None:
     latest = parse_time(event.get("lastTimestamp")) or parse_time(
         (event.get("series") or {}).get("lastObservedTime")
     )
-    if began is None or latest is None or latest - began < LASTING:
+    advice = advise(VOLUMES, message, evidence.fields.template)
+    category = (advice and advice.category) or "Volume"
+    if category == "Volume" and (began is None or latest is None or latest - began < LASTING):
         return None
-    remedy = _create_missing(message, evidence.fields.source, evidence.fields.template) or (
-        f"Check the volumes in {evidence.fields.template}."
+    missing_object = _create_missing(message, evidence.fields.source, evidence.fields.template)
+    remedy = missing_object or (
+        advice.remedy if advice else f"Check the volumes in {evidence.fields.template}."
     )
-    return diagnosis("Volume", f"a volume cannot be mounted: {message}", remedy, since)
+    return diagnosis(category, f"a volume cannot be mounted: {message}", remedy, since)
 
 
 def _sandbox(evidence: Evidence) -> Diagnosis | None:
@@ -251,6 +345,8 @@ def _pod_refused(evidence: Evidence) -> Diagnosis | None:
             else (f"Lower the request in {template}, or ask for a larger ResourceQuota.")
         )
         return diagnosis("Quota", f"the namespace's quota is exceeded: {message}", remedy, since)
+    if advice := advise(REFUSALS, message, template):
+        return diagnosis("PodRefused", f"its pod cannot be created: {message}", advice.remedy, since)
     remedy = f"Change {template} to meet the cluster's policies and the namespace's limits."
     return diagnosis("PodRefused", f"its pod is rejected: {message}", remedy, since)
 
@@ -299,8 +395,9 @@ def _evicted_repeatedly(evidence: Evidence) -> Diagnosis | None:
     evicted = [pod for pod in evidence.pods if pod.get("status", {}).get("reason") == "Evicted"]
     if len(evicted) < EVICTIONS:
         return None
-    message = f"{len(evicted)} of its pods were evicted: {evicted[-1]['status'].get('message', '')}"
-    return diagnosis("Evicted", message, request_more(evidence), created(evidence.job))
+    why = evicted[-1]["status"].get("message", "")
+    message = f"{len(evicted)} of its pods were evicted: {why}"
+    return diagnosis("Evicted", message, eviction_remedy(evidence, why), created(evidence.job))
 
 
 def _queued(evidence: Evidence) -> Diagnosis | None:

@@ -13,15 +13,18 @@ START_GRACE = timedelta(minutes=5)
 PERMANENT = frozenset({"ImagePull", "ContainerConfig", "Evicted", "Volume"})
 """Categories that do not go away by themselves. Capacity and quota do, so runs wait for them."""
 
-QUEUEING = frozenset({"Capacity", "Queued"})
+QUEUEING = frozenset({"Capacity", "Queued", "VolumeInUse"})
 """Categories that are ordinary queueing while other trials of the study run."""
 
 REPORT_AFTER = {
     "Capacity": timedelta(seconds=30),
+    "Node": timedelta(seconds=30),
     "Queued": timedelta(seconds=30),
+    "VolumeInUse": timedelta(seconds=30),
     "InitContainer": timedelta(minutes=1),
 }
-"""What is not worth reporting before this: the scheduler takes seconds, and init containers take a while."""
+"""What is not worth reporting before this: the scheduler takes seconds, init containers take a while, and
+nodes try again."""
 
 
 def needs_start(run: Run | None) -> bool:

@@ -47,7 +47,7 @@ def _continued(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) 
 
 def _stall(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     before, after = find(old.conditions, "Stalled"), find(new.conditions, "Stalled")
-    reported = after and (after.status == "True" or after.reason == "SidecarNotRunning")
+    reported = after and (after.status == "True" or after.reason in ("SidecarNotRunning", "Node"))
     if after and reported and (before is None or before.reason != after.reason):
         yield Event(after.reason, after.message, key=after.last_transition_time, warning=True)
 
