@@ -179,7 +179,7 @@ async def test_pods_meet_the_standard_that_their_namespace_enforces() -> None:
     await runs.start(study(trial={"template": {"spec": spec}}), Trial(0))
     assert "securityContext" not in kube.objects["Job", "ml", "mnist-0"]["spec"]["template"]["spec"]
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    kube.put({"kind": "Namespace", "metadata": {"name": "ml", "namespace": "ml", "labels": labels}})
+    kube.namespace = {"labels": labels}
     runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
     spec["securityContext"] = {"runAsNonRoot": True, "fsGroup": 7}
     await runs.start(study(trial={"template": {"spec": spec}}), Trial(1))
