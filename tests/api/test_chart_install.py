@@ -139,21 +139,43 @@ def test_releases_of_earlier_versions_can_be_upgraded(release: Release, growing:
     release.upgrade(postgres={"persistence": persistence})
     assert "volumeClaimTemplates" in release.get("sts", STATEFUL_SET)["spec"]
     assert release.size() == "1Gi"
+    wait("the volume", lambda: bound(release), 30)
+
+    release.helm("uninstall", "tuning-operator")
+    release.upgrade(postgres={"persistence": persistence})
+    assert "volumeClaimTemplates" not in release.get("sts", STATEFUL_SET)["spec"]
+    release.upgrade(postgres={"persistence": persistence})
+    assert release.size() == "1Gi", "kept, and used as it is"
 
     for step in guide(release.namespace):
         release.kubectl(*step)
-    wait("the volume", lambda: bound(release), 30)
     release.upgrade("--force-conflicts", postgres={"persistence": persistence})
     persistence["size"] = "3Gi"
     release.upgrade(postgres={"persistence": persistence})
-    assert "volumeClaimTemplates" not in release.get("sts", STATEFUL_SET)["spec"]
     assert release.size() == "3Gi"
+
+
+def test_a_claim_that_lost_its_annotations_is_not_deleted(release: Release) -> None:
+    """For example one that was restored without its annotations: leaving it out would delete it."""
+    release.upgrade()
+    before = release.get("pvc", CLAIM)["metadata"]
+    for change in ("app.kubernetes.io/managed-by-", "meta.helm.sh/release-name-", "helm.sh/resource-policy-"):
+        release.kubectl("label" if "managed-by" in change else "annotate", "pvc", CLAIM, change)
+    release.upgrade(operator={"workers": 2})
+    after = release.get("pvc", CLAIM)["metadata"]
+    assert after["uid"] == before["uid"]
+    assert "deletionTimestamp" not in after
+    assert after["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
 def guide(namespace: str) -> list[list[str]]:
     """Return the commands of docs/production.md that let Helm manage the claim."""
     text = (ROOT / "docs" / "production.md").read_text()
-    [block] = [part for part in text.split("```") if part.startswith("sh\n") and "--cascade=orphan" in part]
+    [block] = [
+        part
+        for part in text.split("```")
+        if part.startswith("sh\n") and "label persistentvolumeclaim" in part
+    ]
     lines = block.removeprefix("sh\n").replace("\\\n", " ").replace("tuning-system", namespace).splitlines()
     commands = [line.split() for line in lines if line]
     assert all(command[:3] == ["kubectl", "-n", namespace] for command in commands)

@@ -211,3 +211,14 @@ URL in a Secret works without them too.
 {{- define "tuning-operator.clusterWide" -}}
 {{ index . 1 }}.{{ (index . 0).Release.Namespace }}
 {{- end -}}
+
+{{/*
+Whether the claim of Postgres is managed by Helm. One that an earlier version of the chart made, from a template of the StatefulSet, is used as
+it is. Once Helm has managed the claim, it always does (an annotation of the StatefulSet says so): leaving it out would delete it.
+*/}}
+{{- define "tuning-operator.claimIsManaged" -}}
+{{- $name := include "tuning-operator.postgres" . -}}
+{{- $claim := lookup "v1" "PersistentVolumeClaim" .Release.Namespace (printf "data-%s-0" $name) -}}
+{{- $before := lookup "apps/v1" "StatefulSet" .Release.Namespace $name | dig "metadata" "annotations" "tuning.dev/volume-claim" "" -}}
+{{- if or $before (not $claim) (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $claim) }}true{{ end -}}
+{{- end -}}
