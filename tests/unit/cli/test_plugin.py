@@ -145,6 +145,7 @@ def test_plot_uses_the_users_permissions(ready: Cluster) -> None:
     "stderr",
     [
         'Error from server (NotFound): serviceaccounts "tuning-reader" not found',
+        'error: failed to create token: serviceaccounts "tuning-reader" not found',
         'error: failed to create token: serviceaccounts "tuning-reader" is forbidden',
     ],
 )

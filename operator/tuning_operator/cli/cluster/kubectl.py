@@ -20,6 +20,8 @@ CHECK_CONTEXT = (
 )
 KLOG = re.compile(r"^[IWEF]\d{4} .*\n?", re.MULTILINE)
 """Lines that kubectl logs besides its error, once for each attempt."""
+NOT_FOUND = re.compile(r'\(NotFound\)|failed to create token: serviceaccounts ".*" not found')
+"""What kubectl prints if an object does not exist; `create token` has a message of its own."""
 UNREACHABLE = re.compile(
     r"connection to the server|unable to connect|no such host|timed? ?out|connection refused", re.IGNORECASE
 )
@@ -49,7 +51,7 @@ class KubectlError(PluginError):
     @property
     def not_found(self) -> bool:
         """Whether the object does not exist."""
-        return "(NotFound)" in self.stderr
+        return NOT_FOUND.search(self.stderr) is not None
 
 
 @dataclass(frozen=True)
