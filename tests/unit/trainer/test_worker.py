@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tuning_operator.studies.storage.base import MemoryStore
 
-from tests.support.study_server import RunningServer, study_server  # noqa: F401
+from tests.support.study_server import RunningServer, running_server, study_server  # noqa: F401
 from tests.unit.trainer.pod import BARE, FULL, Pod
 
 if TYPE_CHECKING:
@@ -381,3 +382,21 @@ def test_trials_run_side_by_side_and_each_has_its_share_of_the_memory(worker: Wo
     assert "more than its share of the memory limit" in failure["failure_message"]
     _, out, _ = worker.stop()
     assert {f"[trial {number}] hello from {number}" for number in range(3)} <= set(out.splitlines())
+
+
+def test_a_study_server_that_restarts_loses_no_trial(tmp_path: Path) -> None:
+    store = MemoryStore()
+    with running_server(store) as server:
+        worker = Worker(server, tmp_path)
+        worker.declare()
+        worker.pod.write(OBJECTIVE)
+        worker.start()
+        worker.run(1)
+        worker.ask(2)
+        port = int(server.url.rpartition(":")[2])
+    with running_server(store, port) as server:
+        worker.operator = server.operator()
+        worker.run(3)
+        assert worker.states() == ["COMPLETE"] * 3
+        assert len(worker.said("ran")) == 3, "each ran once"
+        worker.stop()
