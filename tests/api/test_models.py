@@ -102,7 +102,7 @@ changes = st.lists(
 
 
 EXAMPLES = int(os.environ.get("TUNING_FUZZ_EXAMPLES", "300"))
-"""`TUNING_FUZZ_EXAMPLES=10000 pytest tests/api/test_models.py` tries 10,000 manifests."""
+"""`TUNING_FUZZ_EXAMPLES=10000 pytest tests/api/test_models.py --timeout=1800` tries 10,000 manifests."""
 
 RULES = [re.compile(text) for _, text in texts({"properties": {"spec": SCHEMA}})]
 NAMES = {"spec.sampler.name", "spec.pruner.name"}

@@ -188,7 +188,7 @@ class JobRuns:
         async with self._providing:
             when, restricted = self._restricted.get(namespace, (now - NAMESPACE_TTL, False))
             if now - when >= NAMESPACE_TTL:
-                found = await self._kube.get("Namespace", namespace, namespace)
+                found = await self._kube.get("Namespace", "", namespace)
                 restricted = found is not None and is_enforced(found)
                 self._restricted[namespace] = now, restricted
         return restricted
