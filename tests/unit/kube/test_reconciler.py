@@ -650,6 +650,7 @@ async def test_a_refit_whose_job_is_refused_is_reported_with_the_refit() -> None
     message = world.status["refit"]["message"]
     assert "The refit's Job is refused: admission webhook" in message
     assert "spec.refit.template" in message
+    assert "for the Job's own labels and annotations, in spec.trial.job" in message
     world.denied = False
     await world.settle()
     assert world.refit_lives()

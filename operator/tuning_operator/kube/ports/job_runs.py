@@ -453,9 +453,12 @@ def _fields(study: TuningStudy, work: Work) -> Fields:
 def _explained(error: KubeError, study: TuningStudy, work: Work) -> Failure:
     if "exceeded quota" in error.message:
         return Failure(category="Quota", message=error.message, remedy=QUOTA_REMEDY)
+    template = _fields(study, work).template
     remedy = (
-        f"Correct {_fields(study, work).template}; `kubectl explain job.spec.template.spec` describes its "
-        "fields."
+        f"Set what the policy asks for in {template}, or, for the Job's own labels and annotations, in "
+        "spec.trial.job."
+        if re.search(r"denied (?:the )?request", error.message)
+        else f"Correct {template}; `kubectl explain job.spec.template.spec` describes its fields."
     )
     message = f"The {work.noun}'s Job is refused: {error.message}"
     return Failure(category="JobRefused", message=message, remedy=remedy)
