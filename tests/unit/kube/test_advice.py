@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -198,6 +199,7 @@ WITHOUT_A_NODE = [
     ("Capacity", "2 node(s) had untolerated taint {nvidia.com/gpu: present}, 3 Insufficient nvidia.com/gpu.", "Other nodes have the taint {nvidia.com/gpu: present}: to use them, add a toleration to spec.trial.template."),
     ("Capacity", "3 Insufficient nvidia.com/gpu, 2 node(s) didn't match Pod's node affinity/selector.", "Other nodes don't match nodeSelector or affinity in spec.trial.template."),
     ("Capacity", "1 node(s) had volume node affinity conflict, 2 Insufficient cpu.", "or add nodes."),
+    ("Capacity", "1 node(s) had untolerated taint {karpenter.sh/disrupted: }, 3 Insufficient memory.", "or add nodes."),
     ("Capacity", "2 Too many pods.", "Wait until other work has ended"),
     ("Capacity", "2 node(s) didn't have free ports for the requested pod ports.", "Remove hostPort"),
     ("Capacity", "3 node(s) didn't match pod anti-affinity rules.", "relax podAntiAffinity"),
@@ -224,7 +226,7 @@ def test_pods_without_a_node(category: str, reasons: str, advice: str) -> None:
     assert diagnosis.failure.category == category
     assert reasons in diagnosis.failure.message
     assert advice in (diagnosis.failure.remedy or "")
-    assert "control-plane" not in (diagnosis.failure.remedy or "")
+    assert not re.search(r"control-plane|karpenter", diagnosis.failure.remedy or "")
     assert diagnosis.since == ago(60)
 
 
@@ -325,6 +327,16 @@ def test_what_programs_print(code: int, output: str, advice: str) -> None:
     assert "See `kubectl logs job/mnist-0`." in (failure.remedy or "")
     reported = json.dumps({"category": "Exception", "message": output, "traceback": "..."})
     assert not output or advice in (found(ended(1, "Error", reported)).failure.remedy or "")
+
+
+def test_a_key_that_a_server_refuses_is_no_matter_of_file_modes() -> None:
+    output = "git@github.com: Permission denied (publickey)."
+    assert found(ended(128, "Error", output)).failure.remedy == "See `kubectl logs job/mnist-0`."
+
+
+def test_a_sidecar_matters_no_more_once_the_trainer_has_ended() -> None:
+    evidence = Evidence(trial_job(), [shared(exited(137, "OOMKilled"), RUNNING, native=True)])
+    assert why_not_started(evidence) is None
 
 
 def test_a_report_that_the_kubelet_has_shortened() -> None:

@@ -293,7 +293,7 @@ PROGRAMS = (
         "resources.limits.ephemeral-storage in {template}.",
     ),
     Advice(
-        r"PermissionError|permission denied",
+        r"permission denied(?! \()",
         "The container's user has no access: set securityContext (fsGroup for volumes, runAsUser for the "
         "image's files) in {template}, or use another folder.",
     ),

@@ -56,7 +56,10 @@ IMAGE_REASONS = (
     "SignatureValidationFailed",
 )
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError")
-SYSTEM_TAINTS = r"\{node(?:-role)?\.kubernetes\.io/"
+SYSTEM_TAINTS = (
+    r"\{(?:node(?:-role)?(?:\.cloudprovider)?\.kubernetes\.io/|karpenter\.sh/|ToBeDeletedByClusterAutoscaler)"
+)
+"""Of nodes that are not meant for pods, are not ready, or are being removed."""
 KINDS = {
     kind.lower(): kind
     for kind in (
@@ -165,7 +168,9 @@ def _container_config(evidence: Evidence) -> Diagnosis | None:
 
 def _initializing(evidence: Evidence) -> Diagnosis | None:
     """An init container may be meant to take long, so the report only says what the pod waits for."""
-    pod = evidence.pod
+    pod, own = evidence.pod, evidence.trainer
+    if own and own.terminated:
+        return None
     for container in containers(pod) if pod else ():
         if pod is None or not container.init:
             continue
