@@ -112,6 +112,7 @@ NAMES = {"spec.sampler.name", "spec.pruner.name"}
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(change=changes)
 @example(change={"spec.maxGpuHours": 1e-12})
+@example(change={"spec.maxGpuHours": 1e9})
 @example(change={"spec.trial.python": "\v"})
 def test_the_operator_serves_everything_that_the_server_accepts(api: Api, change: dict[str, Any]) -> None:
     """The models read it, and passes over it come to rest: with trials, or with what has to be corrected."""

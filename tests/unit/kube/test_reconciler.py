@@ -41,10 +41,13 @@ async def test_a_study_runs_to_its_end() -> None:
     assert {"Started", "NewBest", "Completed"} <= {reason for reason, _ in world.kube.events()}
 
 
-async def test_a_wait_for_this_moment_does_not_spin() -> None:
-    world = World(maxGpuHours=1e-12)
+@pytest.mark.parametrize(("hours", "wait"), [(1e-12, 0.1), (1e9, 365 * 86_400)])
+async def test_a_wait_for_this_moment_does_not_spin_and_a_long_one_has_an_end(
+    hours: float, wait: float
+) -> None:
+    world = World(maxGpuHours=hours)
     await world.settle()
-    assert await world.tick() == 0.1
+    assert await world.tick() == wait
 
 
 async def test_a_quiet_study_costs_no_write() -> None:

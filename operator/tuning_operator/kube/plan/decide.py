@@ -21,6 +21,8 @@ from tuning_operator.protocol import AskRequest, Failure, StudySummary, TellRequ
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
 
+LONGEST_WAIT = 365 * 86_400.0
+"""Seconds: dates that are too far away can't be computed."""
 REFUSED_RETRY = timedelta(seconds=30)
 """How soon a refused spec is checked again: for example, the study of warmStart may exist by then."""
 
@@ -210,7 +212,7 @@ def _gpu_hours(context: Context) -> Iterator[Wait]:
     rate = gpus(study) * len(context.summary.running)
     if allowed is not None and rate and not context.verdict:
         left = allowed * 3600 - gpu_seconds(study, context.summary, context.now)
-        yield Wait(context.now + timedelta(seconds=left / rate))
+        yield Wait(context.now + timedelta(seconds=min(left / rate, LONGEST_WAIT)))
 
 
 def _refused(context: Context) -> Iterator[Wait]:
