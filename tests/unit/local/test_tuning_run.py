@@ -63,14 +63,23 @@ def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
     assert 'study "small" not found' in missing.stderr
 
 
-def test_trials_take_turns_in_the_same_processes(small: LocalStudy) -> None:
+def test_trials_share_a_worker_and_end_one_by_one(small: LocalStudy) -> None:
     trial = small.body()["spec"]["trial"]
-    small.write(trial={**trial, "reusePods": True}, refit={"objective": "train:final"})
-    code, output = small.run()
+    small.write(
+        trial={**trial, "reusePods": True, "trialsPerPod": 2}, maxTrials=5, refit={"objective": "train:final"}
+    )
+    small.hold()
+    process = small.start()
+    wait_until("two trials run", lambda: set(small.started()) == {0, 1})
+    assert small.tuning("stop", "small", "1").returncode == 0
+    wait_until("another trial has its place", lambda: set(small.started()) == {0, 1, 2})
+    small.let_go()
+    code, output = finished(process)
     assert code == 0, output
-    assert "4/4 trials finished (4 complete)" in output
+    assert "5/5 trials finished (4 complete, 1 pruned)" in output
     assert "Refit: Completed" in output
-    assert {number: len(starts) for number, starts in small.started().items()} == dict.fromkeys(range(4), 1)
+    assert {number: len(starts) for number, starts in small.started().items()} == dict.fromkeys(range(5), 1)
+    assert [run.name for run in small.folder.runs.glob("small-w*")] == ["small-w0"]
     log = (small.folder.runs / "small-3" / "log").read_text()
     assert "trial 3 of local/small" in log
     assert small.tuning("logs", "small", "3").stdout == log

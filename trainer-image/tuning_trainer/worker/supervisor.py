@@ -180,7 +180,7 @@ class Supervisor:
         for view in reply["start"]:
             number = view["trial"]["number"]
             if number not in self._trials:
-                folder = Path(tempfile.mkdtemp(prefix=f"tuning-trial-{number}-"))
+                folder = _temporary_folder(f"tuning-trial-{number}-")
                 (folder / VIEW).write_text(json.dumps(view))
                 self._trials[number] = _Trial(number, folder)
         self._taken.release()
@@ -396,6 +396,7 @@ class Supervisor:
         pid, connection = self._fork_server
         self._fork_server = None
         connection.close()
+        _signal(pid, signal.SIGKILL)  # the user's code may have closed the connection only
         _, status = os.waitpid(pid, 0)
         for trial in list(self._trials.values()):
             if trial.ordered is None:
@@ -412,6 +413,13 @@ class Supervisor:
     def _kill_fork_server(self) -> None:
         if self._fork_server:
             _signal(self._fork_server[0], signal.SIGKILL)
+
+
+def _temporary_folder(prefix: str) -> Path:
+    try:
+        return Path(tempfile.mkdtemp(prefix=prefix))
+    except OSError:  # every usual place is read-only
+        return Path(tempfile.mkdtemp(prefix=prefix, dir="/dev/shm"))
 
 
 def _copy_lines(pipe: Path, prefix: bytes) -> None:
