@@ -159,6 +159,17 @@ def test_the_job_of_a_worker() -> None:
     )
 
 
+async def test_a_pass_asks_for_no_jobs_of_trials() -> None:
+    world, faults = World(maxTrials=4, parallelism=2, trial={"reusePods": True}), Faults()
+    await world.settle()
+    for slot in (0, 1):
+        world.kube.set_status("Job", "ml", f"mnist-w{slot}", active=1, ready=1)
+        world.server.take(KEY, slot, 1)
+    world.start_operator(faults)
+    await world.tick()
+    assert len([call for call in faults.calls if "select" in str(call)]) == 1, faults.calls
+
+
 # --- any history
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from tuning_operator.kube.plan.observation import Observation, Run, unfinished, with_trials
 from tuning_operator.kube.plan.validation import definition
-from tuning_operator.kube.plan.work import Work, Worker
+from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.kube.ports.kube_api import Resources
 from tuning_operator.kube.ports.runs import Runs
 from tuning_operator.kube.ports.study_server import DefinitionRefused, StudyServer
@@ -40,10 +40,12 @@ class Observer:
         """
         problems, summary = await self._record(key, study)
         wanted = unfinished(summary)
-        runs = await self._runs.list_runs(study, wanted)
         per_worker = study.spec.trial.trials_per_pod if study.spec.trial.reuse_pods else 0
+        if per_worker:  # trials have no runs of their own
+            wanted = frozenset(work for work in wanted if not isinstance(work, Trial))
+        runs = await self._runs.list_runs(study, wanted)
         over = {work: run for work, run in runs.items() if work not in wanted}
-        if per_worker:  # they outlive their trials
+        if per_worker:  # workers outlive their trials
             over = {work: run for work, run in over.items() if not isinstance(work, Worker)}
         since = self._since(key, over)
         runs = {work: replace(run, lingering_since=since.get(work)) for work, run in runs.items()}
