@@ -53,7 +53,7 @@ class Service:
             found = await self.feed.after(after, min(left, AWAY_SECONDS) if self._store.writable else 0)
             if not self._store.writable:
                 return found.model_copy(update={"unavailable": "the database does not answer"})
-            if found.studies or found.cursor != after or left <= AWAY_SECONDS:
+            if found.studies or found.cursor != after or left <= AWAY_SECONDS or self.feed.closed:
                 return found
 
     async def expire(self, age: timedelta) -> None:

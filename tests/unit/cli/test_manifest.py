@@ -40,7 +40,7 @@ def test_everything_that_a_script_can_set() -> None:
         )
     )
     assert found == {
-        "objectives": [{"metric": "val_acc", "direction": "maximize"}],
+        "objectives": [{"metric": "val acc", "direction": "maximize"}],
         "sampler": sampler,
         "pruner": pruner,
         "maxTrials": 30,

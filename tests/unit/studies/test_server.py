@@ -150,7 +150,8 @@ def test_the_command_serves_and_ends_on_a_signal() -> None:
         polling.start()
         code, log = server.end()
         polling.join(30)
-        assert replies[0].json() == {"cursor": cursor, "studies": []}, "a request in flight is answered"
+        expected = {"cursor": cursor, "studies": [], "unavailable": None}
+        assert replies[0].json() == expected, "a request in flight is answered"
         assert code == -signal.SIGTERM, log
         assert "Traceback" not in log
 

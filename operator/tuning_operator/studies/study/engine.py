@@ -78,7 +78,7 @@ class StudyEngine:
         self.used_at = 0.0
         """When the study was used last, by the registry's clock."""
         self.refit = Refit(key, study, context)
-        self.workers = Workers(study, lambda: self._board.running)
+        self.workers = Workers(study)
         self._context = context
         self._store = context.store
         self._threads = context.threads
@@ -176,7 +176,7 @@ class StudyEngine:
         deadline = loop.time() + request.timeout
         while not self.gone:
             with self._store.deferred() as writes, suppress(UpdateFinishedTrialError):
-                found = self.workers.assign(pod, request, self.definition)
+                found = self.workers.assign(pod, request, self.definition, self._board.running)
             left = deadline - loop.time()
             if found.start or found.ended or left <= 0 or self.workers.closed:
                 await self._settle(writes)

@@ -24,7 +24,8 @@ class ChangeFeed:
         self._sequence = 0
         self._last: OrderedDict[StudyKey, int] = OrderedDict()
         self._waiters: set[asyncio.Future[None]] = set()
-        self._closed = False
+        self.closed = False
+        """Whether the server is stopping, so that no request waits."""
 
     def mark(self, key: StudyKey) -> None:
         """Add a change, which is durable, and wake the waiting requests."""
@@ -35,7 +36,7 @@ class ChangeFeed:
 
     def close(self) -> None:
         """Reply at once to every request, waiting ones included: the server is stopping."""
-        self._closed = True
+        self.closed = True
         self._wake()
 
     async def after(self, cursor: str | None, seconds: float) -> Changes:
@@ -44,7 +45,7 @@ class ChangeFeed:
         if since is None:
             now = self._sequence  # before the record is read: later changes are reported again
             return self._changes(now, await self._unsettled())
-        if since >= self._sequence and not self._closed:
+        if since >= self._sequence and not self.closed:
             await self._wait(seconds)
         return self._changes(self._sequence, self._changed(since))
 

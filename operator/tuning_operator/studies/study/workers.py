@@ -1,7 +1,7 @@
 """Hands running trials to workers: pods that take one trial after another."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -13,15 +13,10 @@ from tuning_operator.studies.study.records import PODS, failure_of, pods_of, vie
 
 
 class Workers:
-    """Which pods have the running trials of a study. A trial remembers its pods: nothing is kept here.
+    """Which pods have the running trials of a study. A trial remembers its pods: nothing is kept here."""
 
-    Args:
-        study: the study.
-        running: returns the numbers of the running trials.
-    """
-
-    def __init__(self, study: ServedStudy, running: Callable[[], Iterable[int]]) -> None:
-        self._study, self._running = study, running
+    def __init__(self, study: ServedStudy) -> None:
+        self._study = study
         self._waiters: set[asyncio.Future[None]] = set()
         self.closed = False
         """Whether the server is stopping, so that no request waits."""
@@ -33,17 +28,20 @@ class Workers:
         except KeyError:
             return False
 
-    def assign(self, pod: str, request: WorkRequest, definition: StudyDefinition) -> WorkReply:
+    def assign(
+        self, pod: str, request: WorkRequest, definition: StudyDefinition, running: Iterable[int]
+    ) -> WorkReply:
         """Give trials to a pod; the writes are the caller's. Raises UpdateFinishedTrialError.
 
-        A pod gets the trials of its predecessor in the slot, then those that no pod has, by number.
+        `running` are the numbers of all running trials. A pod gets the trials of its predecessor in the slot,
+        then those that no pod has, by number.
         """
         worker, asked = names.worker_of_pod(pod), set(request.running)
         start: list[int] = []
         kept: set[int] = set()
         free: list[FrozenTrial] = []
         room = request.capacity
-        for trial in map(self._study.frozen, sorted(self._running())):
+        for trial in map(self._study.frozen, sorted(running)):
             pods = pods_of(trial)
             if trial.state != TrialState.RUNNING:  # a thread has just ended it
                 continue
