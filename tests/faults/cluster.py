@@ -29,6 +29,8 @@ class Fault:
     trials: int = 24
     quick: bool = False
     """Whether `make test` includes it."""
+    disruptive: bool = True
+    """Whether it may affect other studies."""
     stops_trials: bool = False
     """Whether it ends the trials that run, which are PRUNED then."""
     trial: Mapping[str, Any] = field(default_factory=dict)
@@ -231,6 +233,7 @@ def rebooted(study: RunningStudy) -> None:
     "Three trials' pods are deleted",
     "Each trial gets another pod, with its number and parameters.",
     quick=True,
+    disruptive=False,
 )
 def pods_deleted(study: RunningStudy) -> None:
     study.kubectl.run("delete", "pod", "--wait=false", *study.pods()[:3])

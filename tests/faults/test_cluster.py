@@ -17,7 +17,8 @@ MINUTES = 60
 
 
 def _marks(fault: Fault) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.disruptive, *([] if fault.quick else [pytest.mark.matrix])]
+    marks = [pytest.mark.disruptive] if fault.disruptive else []
+    return marks if fault.quick else [*marks, pytest.mark.matrix]
 
 
 @pytest.mark.timeout(15 * MINUTES)
