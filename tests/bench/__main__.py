@@ -56,11 +56,12 @@ class Benchmark:
 
 
 BENCHMARKS = (
+    Benchmark("The time between two trials", "turnaround"),
     Benchmark("Requests to the study server", "server", ("--durable",)),
     Benchmark("The time of a proposal by TPE", "tpe"),
     Benchmark("The time of a pruning decision", "pruning", ("--trials", "1000", "--trials", "20000")),
     Benchmark("Writing and loading trials", "storage"),
-    Benchmark("The quality of the results, and what pruning saves", "quality", ("--seeds", "10")),
+    Benchmark("The quality of the results, and what pruning saves", "quality", ("--seeds", "20")),
     Benchmark(
         "Many trials at once", "operator_scale", ("--trials", "100", "--trials", "1000"), scale=True
     ),

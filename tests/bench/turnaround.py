@@ -1,16 +1,15 @@
 """How long a slot is idle between two trials: from the end of the user's code to its next start.
 
-`python -m tests.bench.turnaround` runs small studies on this machine, one trial at a time: in a process for
-each trial, and in workers (trial.reusePods). It prints JSON. The machine should have nothing else to do.
+    uv run python -m tests.bench.turnaround
+
+Small studies on this machine (`tuning run`), one trial at a time: in a new process for each trial, and with
+trial.reusePods. The machine should have nothing else to do.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
-import os
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -50,7 +49,7 @@ def gaps(trial: dict[str, Any]) -> list[float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print a table as Markdown."""
     command = ["sh", "-c", COMMAND]
     kinds: dict[str, dict[str, Any]] = {
         "objective": {},
@@ -58,15 +57,11 @@ def main() -> None:
         "command": {"command": command},
         "command, reusePods": {"command": command, "reusePods": True},
     }
-    result: dict[str, Any] = {"cpus": os.cpu_count(), "load before": os.getloadavg()[0], "milliseconds": {}}
+    print("| trials | p50 | p90 | shortest |\n|---|---|---|---|")
     for name, trial in kinds.items():
         found = sorted(1000 * gap for gap in gaps(trial))
-        result["milliseconds"][name] = {
-            "p50": round(statistics.median(found), 1),
-            "p90": round(found[int(len(found) * 0.9)], 1),
-            "least": round(found[0], 1),
-        }
-    json.dump(result, sys.stdout, indent=2)
+        p50, p90 = statistics.median(found), found[int(len(found) * 0.9)]
+        print(f"| {name} | {p50:.0f} ms | {p90:.0f} ms | {found[0]:.0f} ms |", flush=True)
 
 
 if __name__ == "__main__":
