@@ -1,6 +1,5 @@
 """Hands running trials to workers: pods that take one trial after another."""
 
-import asyncio
 from collections.abc import Iterable
 
 from optuna.trial import FrozenTrial, TrialState
@@ -8,18 +7,17 @@ from optuna.trial import FrozenTrial, TrialState
 from tuning_operator.protocol import StudyDefinition, WorkReply, WorkRequest
 from tuning_operator.resource import names
 from tuning_operator.studies.errors import unknown_trial
+from tuning_operator.studies.study.feed import Waiters
 from tuning_operator.studies.study.optuna_study import ServedStudy, id_of
 from tuning_operator.studies.study.records import PODS, failure_of, pods_of, view_of
 
 
-class Workers:
+class Workers(Waiters):
     """Which pods have the running trials of a study. A trial remembers its pods: nothing is kept here."""
 
     def __init__(self, study: ServedStudy) -> None:
+        super().__init__()
         self._study = study
-        self._waiters: set[asyncio.Future[None]] = set()
-        self.closed = False
-        """Whether the server is stopping, so that no request waits."""
 
     def has(self, pod: str, number: int) -> bool:
         """Return whether a pod has a trial, or was the last to have it."""
@@ -66,27 +64,6 @@ class Workers:
                 self._study.frozen(number)
             except KeyError:
                 raise unknown_trial(number, self._study.study_name) from None
-
-    async def wait(self, seconds: float) -> None:
-        """Wait until trials have started or ended, this time has passed, or the server is stopping."""
-        waiter = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            await asyncio.wait([waiter], timeout=seconds)
-        finally:
-            self._waiters.discard(waiter)
-
-    def wake(self) -> None:
-        """Let the waiting requests look again: trials have started or ended."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._waiters.clear()
-
-    def close(self) -> None:
-        """Let no request wait any more."""
-        self.closed = True
-        self.wake()
 
     def _is_stopped(self, number: int) -> bool:
         """Return whether the operator has ended a trial: it gives a reason, and a pod that is pruned none."""
