@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from optuna.trial import FrozenTrial, TrialState
 
-from tests.e2e.kit import optuna_record
+from dev.demo.record import record
 from tests.faults.running import STEPS, RunningStudy
 
 
@@ -27,8 +27,9 @@ def audit(study: RunningStudy, max_trials: int, *, stops_trials: bool = False) -
         found.append(f"{jobs} Jobs were seen")
     if status["phase"] != "Completed":
         found.append(f"the study is {status['phase']}")
-    with optuna_record(study.kubectl, study.name) as record:
-        trials = record.get_trials(deepcopy=False)
+    with record() as database:  # a connection of its own: the fault may have ended earlier ones
+        recorded = database.study(f"{study.kubectl.namespace}/{study.name}")
+        trials = recorded.get_trials(deepcopy=False)
         states = Counter(trial.state for trial in trials)
         complete, pruned = states[TrialState.COMPLETE], states[TrialState.PRUNED]
         counts = {"total": max_trials, "pending": 0, "running": 0, "failed": 0}
@@ -40,8 +41,9 @@ def audit(study: RunningStudy, max_trials: int, *, stops_trials: bool = False) -
             found.append(f"the record has the trials {[trial.number for trial in trials]}")
         for trial in trials:
             found += [f"trial {trial.number}: {error}" for error in _of(trial)]
-        if not found and status["best"]["number"] != record.best_trial.number:
-            found.append(f"best is {status['best']['number']}, but {record.best_trial.number} in the record")
+        best = recorded.best_trial.number
+        if not found and status["best"]["number"] != best:
+            found.append(f"best is {status['best']['number']}, but {best} in the record")
     return found
 
 

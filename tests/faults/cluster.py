@@ -138,7 +138,7 @@ def backup_restored(study: RunningStudy) -> None:
         study.system.run("wait", "--for=condition=complete", "job/backup", "--timeout=60s")
         study.wait_finished(8)
         for command in commands(PRODUCTION, "### Restore"):
-            study.kubectl.run(*command, timeout=300)
+            run(study.kubectl.kubectl, f"--kubeconfig={study.kubectl.kubeconfig}", *command)
     finally:
         study.system.run("delete", "jobs", "backup", "restore", "--ignore-not-found")
         study.system.run("delete", "pvc", "tuning-backups", "--wait=false")
