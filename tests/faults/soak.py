@@ -25,6 +25,7 @@ from kubernetes.aio import config
 from optuna.trial import TrialState
 from tuning_operator.resource import names
 from tuning_operator.studies.auth.tokens import mint_pod
+from tuning_operator.studies.storage import schema
 
 from dev.cluster import control_plane, programs
 from dev.cluster.run import run, succeeds, wait
@@ -80,7 +81,7 @@ class Chaos:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(self._random.uniform(5, 15))
+            await asyncio.sleep(self._random.uniform(2, 6))
             victim = self._random.choice([self._system.operator, self._system.server, self._postgres])
             await asyncio.shield(asyncio.create_task(self._kill(victim, self._random.uniform(0, 2))))
 
@@ -154,7 +155,8 @@ def _memory(system: System) -> dict[str, int]:
 
 
 def audit(url: str, trials: int) -> None:
-    storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+    engine = schema.database_url(url).render_as_string(hide_password=False)
+    storage = optuna.storages.RDBStorage(engine, skip_table_creation=True)
     record = optuna.load_study(study_name=f"{NAMESPACE}/soak", storage=storage).get_trials(deepcopy=False)
     assert [trial.number for trial in record] == list(range(trials))
     for trial in record:
