@@ -81,7 +81,7 @@ class Chaos:
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(self._random.uniform(2, 6))
+            await asyncio.sleep(self._random.uniform(5, 15))
             victim = self._random.choice([self._system.operator, self._system.server, self._postgres])
             await asyncio.shield(asyncio.create_task(self._kill(victim, self._random.uniform(0, 2))))
 

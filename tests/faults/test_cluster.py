@@ -27,7 +27,7 @@ def _marks(fault: Fault) -> list[pytest.MarkDecorator]:
 )
 def test_fault(fault: Fault, kubectl: Kubectl, image: str) -> None:
     study = RunningStudy.start(kubectl, image, fault.trials, fault.trial)
-    recovery, violations = None, []
+    recovery, violations = None, ["interrupted"]
     try:
         study.wait_finished(3)
         fault.inject(study)
