@@ -107,28 +107,34 @@ def _wait_for_end(folder: Path) -> None:
 
 def stop(folder: Path) -> None:
     """Stop the Postgres of a data folder, if it runs."""
-    try:
-        socket = Path((folder / "postmaster.pid").read_text().splitlines()[4])
-    except (OSError, IndexError):
+    if not (folder / "postmaster.pid").exists():
         return
+    socket = _socket(folder)
     control = [str(_programs() / "pg_ctl"), "-w", "-D", str(folder), "-m", "fast", "stop"]
     account = folder.owner() if os.geteuid() == 0 else None
     # Without pipes, which Postgres would inherit and keep open.
     quiet = subprocess.DEVNULL
     subprocess.run(control, check=False, user=account, cwd="/", stdout=quiet, stderr=quiet)  # noqa: S603
-    shutil.rmtree(socket, ignore_errors=True)
+    if socket:
+        shutil.rmtree(socket, ignore_errors=True)
 
 
 def running_url(folder: Path) -> str | None:
     """Return the URL of the Postgres that runs on a data folder; None if none runs."""
+    socket = _socket(folder)
+    return _url(socket) if socket else None
+
+
+def _socket(folder: Path) -> Path | None:
+    """Return the folder of the socket; None if no Postgres runs, or it has not opened its socket yet."""
     try:
-        lines = (folder / "postmaster.pid").read_text().splitlines()
-    except FileNotFoundError:
+        line = (folder / "postmaster.pid").read_text().splitlines()[SOCKET_LINE]
+    except (OSError, IndexError):
         return None
-    return _url(lines[SOCKET_LINE]) if len(lines) > SOCKET_LINE and lines[SOCKET_LINE] else None
+    return Path(line) if line else None
 
 
-def _url(socket: Path | str) -> str:
+def _url(socket: Path) -> str:
     return f"postgresql://{OWNER}:@/postgres?host={socket}"
 
 
