@@ -91,7 +91,7 @@ class Progress:
         A pruned trial would have run for as long as the complete ones did on average.
         """
         trial = self.study["spec"].get("trial", {})
-        gpus = gpus_of(trial.get("gpus"), trial.get("template"))
+        gpus = gpus_of(trial.get("gpus"), trial.get("template"), trial.get("trialsPerPod", 1))
         if not gpus:
             return None
         used = sum(trial.seconds or 0 for trial in self.trials)

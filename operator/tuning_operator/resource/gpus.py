@@ -9,11 +9,11 @@ GPU = re.compile(r".*[./-]gpu(\..*)?|nvidia\.com/mig-.*")
 """Names of resources that are GPUs, or parts of them."""
 
 
-def gpus_of(gpus: int | None, template: Mapping[str, Any] | None) -> float:
-    """Return the GPUs of a trial, by `gpus` and `template` of its spec."""
+def gpus_of(gpus: int | None, template: Mapping[str, Any] | None, trials_per_pod: int = 1) -> float:
+    """Return the GPUs of a trial, by these fields of its spec: trials in the same pod share its GPUs."""
     if gpus is not None:
-        return float(gpus)
-    return sum(_limits(template)) if template else 1
+        return gpus / trials_per_pod
+    return (sum(_limits(template)) if template else 1) / trials_per_pod
 
 
 def _limits(template: Mapping[str, Any]) -> Iterator[float]:

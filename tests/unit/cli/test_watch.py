@@ -98,10 +98,11 @@ def test_rate_time_left_and_gpu_hours() -> None:
         ({}, 1),
         ({"gpus": 3}, 3),
         ({"gpus": 0}, None),
+        ({"gpus": 1, "reusePods": True, "trialsPerPod": 4}, 0.25),
         ({"template": {"spec": {"containers": [{"name": "trainer"}]}}}, None),
     ],
 )
-def test_gpus_of_a_trial(trial_spec: dict[str, Any], gpus: int | None) -> None:
+def test_gpus_of_a_trial(trial_spec: dict[str, Any], gpus: float | None) -> None:
     found = study(phase="Completed")
     found["spec"]["trial"] = trial_spec
     progress = Progress(found)

@@ -196,7 +196,7 @@ def trainer_name(study: TuningStudy, runtime: Runtime) -> str:
 
 @lru_cache(maxsize=4)
 def _digest(runtime: Runtime) -> str:
-    """Return the digest of what the ConfigMap holds. It is needed for every Job, and seldom changes."""
+    """Return the digest of what the ConfigMap holds. Every Job needs it, and it rarely changes."""
     address = json.dumps(_address(runtime), sort_keys=True)
     return hashlib.sha256(runtime.trainer + address.encode()).hexdigest()
 

@@ -10,7 +10,7 @@ from tuning_operator.resource.study import TuningStudy, Usage
 def gpus(study: TuningStudy) -> float:
     """Return the GPUs of a trial."""
     trial = study.spec.trial
-    return gpus_of(trial.gpus, trial.template) / trial.trials_per_pod
+    return gpus_of(trial.gpus, trial.template, trial.trials_per_pod)
 
 
 def gpu_seconds(study: TuningStudy, summary: StudySummary, now: datetime) -> float:
