@@ -314,6 +314,17 @@ class Node:
     async def register(self, name: str, gpus: int) -> None:
         """Have the scheduler know a node, of which this object is the kubelet."""
         capacity = {"cpu": "64", "memory": "64Gi", "pods": "500", GPU: str(gpus)}
+        await self.core.create_node({"metadata": {"name": name, "labels": {"for": self.namespace}}})
+        await self._node_status(name, {"capacity": capacity, "allocatable": capacity})
+        await self.core.patch_node(name, {"spec": {"taints": None}})
+
+    async def stay_ready(self, name: str) -> None:
+        """Send heartbeats: a node without them becomes NotReady after 50 s, and gets no more pods."""
+        while True:
+            await asyncio.sleep(10)
+            await self._node_status(name, {})
+
+    async def _node_status(self, name: str, status: Json) -> None:
         ready = {
             "type": "Ready",
             "status": "True",
@@ -321,10 +332,7 @@ class Node:
             "lastHeartbeatTime": _now(),
             "lastTransitionTime": _now(),
         }
-        await self.core.create_node({"metadata": {"name": name, "labels": {"for": self.namespace}}})
-        status = {"capacity": capacity, "allocatable": capacity, "conditions": [ready]}
-        await self.core.patch_node_status(name, {"status": status})
-        await self.core.patch_node(name, {"spec": {"taints": None}})
+        await self.core.patch_node_status(name, {"status": {**status, "conditions": [ready]}})
 
     async def _live(self, pod: Pod) -> None:
         self.pods.append(pod)
@@ -360,11 +368,12 @@ async def node_of(connection: client.ApiClient, namespace: str, gpus: int = GPUS
     """Have a node that takes the pods of one namespace, and no others."""
     node, name = Node(connection, namespace), f"node-{namespace}"
     await node.register(name, gpus)
-    kubelet = asyncio.create_task(node.run())
+    kubelet = [asyncio.create_task(node.run()), asyncio.create_task(node.stay_ready(name))]
     try:
         yield node
     finally:
-        kubelet.cancel()
+        for task in kubelet:
+            task.cancel()
         await node.close()
         await node.core.delete_node(name)
 

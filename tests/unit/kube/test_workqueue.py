@@ -89,6 +89,20 @@ async def test_back_off_doubles_up_to_a_limit_and_starts_again() -> None:
     assert queue.retry("a") == 0.25
 
 
+async def test_events_during_a_back_off_do_not_prolong_it(looptime: float) -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.retry("a")
+    for _ in range(20):
+        queue.add("a")
+        await queue.get()
+        await asyncio.sleep(0.01)
+        queue.retry("a")
+        queue.done("a")
+    assert await got(queue) == "a"
+    assert looptime == pytest.approx(0.25)
+    assert queue.retry("a") == 0.5
+
+
 async def test_retry_now_ends_all_back_offs(looptime: float) -> None:
     queue: WorkQueue[str] = WorkQueue()
     for _ in range(9):

@@ -23,7 +23,8 @@ class WorkQueue(Generic[K]):
         self._dirty: set[K] = set()
         self._running: set[K] = set()
         self._later: dict[K, asyncio.TimerHandle] = {}
-        self._failures: dict[K, int] = {}
+        self._backoffs: dict[K, tuple[int, float]] = {}
+        """How often in a row each key has failed, and when its back-off ends."""
         self._progress = 0.0
         """When a key was last done, or came into an empty queue."""
         self._wake = asyncio.Condition()
@@ -52,20 +53,26 @@ class WorkQueue(Generic[K]):
         self._later[key] = loop.call_later(delay, self._due, key)
 
     def retry(self, key: K) -> float:
-        """Have the key worked on after its back-off, which doubles each time; return it in seconds."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        delay = min(FIRST_BACKOFF * 2.0 ** min(failures, 16), LAST_BACKOFF)
-        self.add_after(key, delay)
-        return delay
+        """Have the key worked on after its back-off, which doubles each time; return what is left of it.
+
+        A key that was added during its back-off, and failed again, has learned nothing new: in a short outage
+        with many events, the back-off must not grow as in a long one.
+        """
+        now = asyncio.get_running_loop().time()
+        failures, end = self._backoffs.get(key, (0, now))
+        if end <= now:
+            end = now + min(FIRST_BACKOFF * 2.0 ** min(failures, 16), LAST_BACKOFF)
+            self._backoffs[key] = failures + 1, end
+        self.add_after(key, end - now)
+        return end - now
 
     def succeeded(self, key: K) -> None:
         """Reset the key's back-off."""
-        self._failures.pop(key, None)
+        self._backoffs.pop(key, None)
 
     def retry_now(self) -> None:
         """Have all keys that wait for their back-off worked on now: what made them fail may be over."""
-        for key in list(self._failures):
+        for key in list(self._backoffs):
             self.add(key)
 
     def hurry(self) -> None:
