@@ -102,13 +102,14 @@ changes = st.lists(
 
 
 EXAMPLES = int(os.environ.get("TUNING_FUZZ_EXAMPLES", "300"))
-"""`TUNING_FUZZ_EXAMPLES=10000 pytest tests/api/test_models.py --timeout=1800` tries 10,000 manifests."""
+"""`TUNING_FUZZ_EXAMPLES=10000 pytest tests/api/test_models.py -n 0` tries 10,000 manifests."""
 
 RULES = [re.compile(text) for _, text in texts({"properties": {"spec": SCHEMA}})]
 NAMES = {"spec.sampler.name", "spec.pruner.name"}
 """Checked by the study server, with their arguments; the models accept any."""
 
 
+@pytest.mark.timeout(max(300, EXAMPLES), func_only=True)
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(change=changes)
 @example(change={"spec.maxGpuHours": 1e-12})

@@ -1,7 +1,8 @@
-"""The page on reliability, generated from a run of the faults."""
+"""The page on reliability, generated from runs of the faults and of the soak."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,34 @@ class Result:
         return f"| {self.what} | {self.promise} | `{self.test}` | {outcome} | {recovery} |\n"
 
 
-def write(results: list[Result], order: list[str]) -> None:
-    """Write the page: these results, and earlier ones of faults that were not injected now."""
-    known = PAGE.read_text().splitlines(keepends=True) if PAGE.exists() else []
-    lines = {line.split("`")[1]: line for line in known if line.startswith("| ") and "| `" in line}
+SOAK = """
+## Soak
+
+Short trials while the operator, the study server or Postgres is killed at random, a few seconds after the
+last one was back. `python -m tests.faults.soak` updates this section. The control plane and the database are
+real; the node and the trainers are played. At the end, each trial must be COMPLETE, with the parameters and
+values that its trainer had, each value once, and with one Job. Nothing is killed in the second half, where
+memory is measured.
+
+"""
+
+
+def write(results: Sequence[Result], order: Sequence[str]) -> None:
+    """Write these results, and earlier ones of faults that were not injected now."""
+    known = PAGE.read_text() if PAGE.exists() else ""
+    _, heading, soak = known.partition("\n## Soak\n")
+    lines = {
+        line.split("`")[1]: line
+        for line in known.splitlines(keepends=True)
+        if line.startswith("| ") and "| `" in line
+    }
     lines |= {result.test: result.line for result in results}
-    PAGE.write_text(HEAD + "".join(lines[test] for test in order if test in lines))
+    PAGE.write_text(HEAD + "".join(lines[test] for test in order if test in lines) + heading + soak)
+
+
+def write_soak(summary: str, memory: Sequence[tuple[int, int, int]]) -> None:
+    """Write the result of the soak, and the memory: trials finished, MiB of the operator, of the server."""
+    rows = [f"| {done:,} | {operator} MiB | {server} MiB |" for done, operator, server in memory]
+    table = "\n".join(["| trials finished | operator | study server |", "|---|---|---|", *rows])
+    before = PAGE.read_text().partition(SOAK.partition("\n\n")[0])[0]
+    PAGE.write_text(f"{before}{SOAK}{summary}\n\n{table}\n")
