@@ -69,6 +69,13 @@ async def test_summary(stub: HttpStub, server: HttpStudyServer) -> None:
     assert await server.summary(KEY) is None
 
 
+async def test_a_reply_of_a_newer_server_is_read(stub: HttpStub, server: HttpStudyServer) -> None:
+    stub.reply(200, {"counts": {"running": 2, "paused": 1}, "colour": "red"})
+    summary = await server.summary(KEY)
+    assert summary is not None
+    assert summary.counts.running == 2
+
+
 async def test_the_token_is_read_for_each_request(
     stub: HttpStub, server: HttpStudyServer, token: Path
 ) -> None:

@@ -231,7 +231,7 @@ def _read(response: httpx.Response, model: type[T]) -> T:
         kind = errors.get(response.status_code, PluginError)
         raise kind(f"the study server replied {response.status_code}: {_detail(response)}")
     try:
-        return model.model_validate_json(response.content)
+        return model.model_validate_json(response.content, extra="ignore")
     except ValidationError as error:
         raise PluginError(
             "this version of the plugin can't read the record: install the version of the operator "

@@ -61,7 +61,7 @@ def undelivered_result(evidence: Evidence) -> TellRequest | None:
     for pod in sorted(evidence.pods, key=created_text, reverse=True):
         message = own.terminated.get("message") if (own := trainer(pod)) else None
         with suppress(ValidationError):
-            return TellRequest.model_validate_json(message or "")
+            return TellRequest.model_validate_json(message or "", extra="ignore")
     return None
 
 
@@ -92,7 +92,7 @@ def _reported_by_trainer(evidence: Evidence) -> Diagnosis | None:
 def _read_failure(message: str) -> Failure | None:
     """Return the failure in a termination message; a pod with many containers has shortened ones."""
     try:
-        return Failure.model_validate(json.loads(message))
+        return Failure.model_validate(json.loads(message), extra="ignore")
     except (ValueError, ValidationError):
         found = re.match(r'\{"category": ("\w+"), "message": ("(?:[^"\\]|\\.)*")', message)
     return Failure(category=json.loads(found[1]), message=json.loads(found[2])) if found else None

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from tuning_operator.kube.plan.actions import Action, Plan
 from tuning_operator.kube.plan.decide import decide
@@ -20,7 +21,7 @@ from tuning_operator.kube.ports.publish import publish
 from tuning_operator.kube.ports.runs import RunRefused, RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
 from tuning_operator.kube.status.events import new_events
-from tuning_operator.kube.status.status import contested, new_status, refused, with_failure
+from tuning_operator.kube.status.status import contested, new_status, refused, with_failure, with_ignored
 from tuning_operator.protocol import Failure, Problem, StudyKey, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec, TuningStudyStatus
@@ -37,6 +38,14 @@ Looking takes as long as several rounds once a study has hundreds of Jobs; this 
 
 SHORTEST_WAIT = 0.1
 """Seconds until the next pass if nothing happens: a rule that waits for this very moment must not spin."""
+
+
+UNKNOWN = "extra_forbidden"
+"""Pydantic's type of the error for a field that a model doesn't have."""
+UNKNOWN_FIELD = (
+    "this operator does not know the field, since it is older than the CRD: upgrade the operator, or remove "
+    "the field"
+)
 
 
 class ActionsFailed(Exception):  # noqa: N818
@@ -102,14 +111,18 @@ class Reconciler:
             return Result("gone")
         if self._installation and (result := await self._claim(body, self._installation)):
             return result
+        status = _status(body)
+        unknown: tuple[str, ...] = ()
         try:
             spec = TuningStudySpec.model_validate(body["spec"])
         except ValidationError as error:
-            await self._refuse(body, error)
-            return Result("waiting")
-        return await self._pass(
-            key, body, TuningStudy(metadata=body["metadata"], spec=spec, status=_status(body))
-        )
+            unknown = _unknown_fields(error)
+            if not unknown or status.start_time is None:
+                await self._refuse(body, error)
+                return Result("waiting")
+            spec = TuningStudySpec.model_validate(body["spec"], extra="ignore")
+        study = TuningStudy(metadata=body["metadata"], spec=spec, status=status)
+        return await self._pass(key, body, study, unknown)
 
     async def _claim(self, body: dict[str, Any], me: str) -> Result | None:
         """Claim a study for this installation; return None once this is the one that serves it.
@@ -127,7 +140,9 @@ class Reconciler:
         await publish(self._resources, body, status, new_events(old, status, StudySummary()), now)
         return Result("waiting")
 
-    async def _pass(self, key: StudyKey, body: dict[str, Any], study: TuningStudy) -> Result:
+    async def _pass(
+        self, key: StudyKey, body: dict[str, Any], study: TuningStudy, unknown: tuple[str, ...]
+    ) -> Result:
         now = self._clock()
         try:
             seen = await self._observer.observe(key, study)
@@ -137,7 +152,8 @@ class Reconciler:
             raise
         seen, plan, done, errors = await self._act(key, study, seen, now)
         summary = seen.summary or StudySummary()
-        await self._publish(body, study, new_status(study, seen, plan, now), errors, summary, now)
+        status = with_ignored(new_status(study, seen, plan, now), unknown, now)
+        await self._publish(body, study, status, errors, summary, now)
         if errors:
             raise ActionsFailed(errors)
         repeated, self._last[key] = done == self._last.get(key), done
@@ -191,7 +207,9 @@ class Reconciler:
         """A spec that the CRD lets pass and the operator cannot read, for example from another version."""
         old, now = _status(body), self._clock()
         problems = tuple(
-            Problem(field=".".join(map(str, detail["loc"])), message=detail["msg"])
+            Problem(
+                field=_path(detail), message=UNKNOWN_FIELD if detail["type"] == UNKNOWN else detail["msg"]
+            )
             for detail in error.errors()
         )
         status = refused(old, body["metadata"]["generation"], problems, now)
@@ -207,11 +225,24 @@ class Reconciler:
 
 
 def _status(body: dict[str, Any]) -> TuningStudyStatus:
-    """Read the status; one that another version wrote is replaced."""
+    """Read the status without what only another version of the operator can read."""
+    status = body.get("status", {})
     try:
-        return TuningStudyStatus.model_validate(body.get("status", {}))
-    except ValidationError:
-        return TuningStudyStatus()
+        return TuningStudyStatus.model_validate(status, extra="ignore")
+    except ValidationError as error:
+        unread = {detail["loc"][0] for detail in error.errors()}
+        known = {field: value for field, value in status.items() if field not in unread}
+        return TuningStudyStatus.model_validate(known, extra="ignore")
+
+
+def _unknown_fields(error: ValidationError) -> tuple[str, ...]:
+    """Return the fields of a spec that the operator doesn't know; empty if anything else is wrong as well."""
+    details = error.errors()
+    return tuple(map(_path, details)) if all(detail["type"] == UNKNOWN for detail in details) else ()
+
+
+def _path(detail: ErrorDetails) -> str:
+    return ".".join(map(str, detail["loc"]))
 
 
 def _is_over(status: TuningStudyStatus) -> bool:

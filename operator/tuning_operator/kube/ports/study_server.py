@@ -194,7 +194,7 @@ class _Reply:
         if self.status >= 300:
             raise StudyServerUnavailable(str(self))
         try:
-            return model.model_validate_json(self.body)
+            return model.model_validate_json(self.body, extra="ignore")
         except ValidationError as error:
             raise StudyServerUnavailable(f"{self}; this is not a {model.__name__}: {error}") from error
 
@@ -206,7 +206,7 @@ class _Reply:
 
     def _problems(self) -> list[Problem] | None:
         try:
-            return PROBLEMS.validate_python(json.loads(self.body)["problems"])
+            return PROBLEMS.validate_python(json.loads(self.body)["problems"], extra="ignore")
         except (ValueError, KeyError, TypeError):
             return None
 

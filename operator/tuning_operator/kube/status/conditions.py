@@ -14,6 +14,8 @@ MESSAGE_LIMIT = 2000
 """Characters; the API conventions allow 32768, people read less."""
 CONTINUED = "RecordContinued"
 """The reason of Accepted, and of an Event, when the study continues the record of an earlier TuningStudy."""
+IGNORED = "FieldsIgnored"
+"""The reason of Accepted, and of an Event, when the spec has fields that only a newer operator knows."""
 
 Type = Literal["Accepted", "Stalled", "Suspended", "Complete", "Failed", "Contested"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tuning_operator.kube.plan.verdict import ENDED, describe_failure
-from tuning_operator.kube.status.conditions import CONTINUED, find
+from tuning_operator.kube.status.conditions import CONTINUED, IGNORED, find
 from tuning_operator.protocol import RefitRecord, StudySummary
 from tuning_operator.resource.study import RefitStatus, TrialCounts, TuningStudyStatus
 from tuning_operator.resource.text import count
@@ -39,10 +39,12 @@ def _refusal(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) ->
         yield Event("Refused", after.message, key=str(after.observed_generation), warning=True)
 
 
-def _continued(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
+def _noted(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     before, after = find(old.conditions, "Accepted"), find(new.conditions, "Accepted")
-    if after and after.reason == CONTINUED and (before is None or before.reason != CONTINUED):
-        yield Event(CONTINUED, after.message, key=after.last_transition_time)
+    if after and after.reason in (CONTINUED, IGNORED) and (before is None or before.message != after.message):
+        yield Event(
+            after.reason, after.message, key=after.last_transition_time, warning=after.reason == IGNORED
+        )
 
 
 def _stall(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
@@ -116,7 +118,7 @@ def _refit_change(refit: RefitStatus, record: RefitRecord | None) -> Iterator[Ev
 
 SOURCES: tuple[Callable[[TuningStudyStatus, TuningStudyStatus, StudySummary], Iterator[Event]], ...] = (
     _refusal,
-    _continued,
+    _noted,
     _stall,
     _contested,
     _phase,

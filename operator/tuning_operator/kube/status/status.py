@@ -13,6 +13,7 @@ from tuning_operator.kube.plan.verdict import ENDED, finished
 from tuning_operator.kube.plan.work import Refit, Trial, Work
 from tuning_operator.kube.status.conditions import (
     CONTINUED,
+    IGNORED,
     MESSAGE_LIMIT,
     Finding,
     Type,
@@ -82,6 +83,20 @@ def with_failure(
         "refit": refit,
     }
     return status.model_copy(update=update)
+
+
+def with_ignored(status: TuningStudyStatus, fields: Sequence[str], now: datetime) -> TuningStudyStatus:
+    """Return the status of a study with these fields in its spec, which the operator doesn't know."""
+    accepted = find(status.conditions, "Accepted")
+    if not fields or accepted is None or accepted.status == "False":
+        return status
+    message = (
+        f"This operator is older than the CRD and ignores what it does not know: "
+        f"{', '.join(f'spec.{field}' for field in fields)}. Upgrade the operator."
+    )
+    finding = Finding("Accepted", True, IGNORED, message)
+    generation = accepted.observed_generation or 0
+    return status.model_copy(update={"conditions": apply(status.conditions, [finding], generation, now)})
 
 
 def contested(

@@ -40,9 +40,9 @@ TRIALS_IN_A_PIECE = 50
 
 
 def definition_in(system_attrs: Mapping[str, Any]) -> StudyDefinition | None:
-    """Return the definition that a study's system attributes hold."""
+    """Return the definition that a study's system attributes hold, maybe from a newer version."""
     stored = system_attrs.get(DEFINITION)
-    return None if stored is None else StudyDefinition.model_validate_json(stored)
+    return None if stored is None else StudyDefinition.model_validate_json(stored, extra="ignore")
 
 
 def is_copied(trial: FrozenTrial) -> bool:

@@ -201,8 +201,8 @@ class Refit:
 
 
 def record_in(attribute: Any) -> RefitRecord | None:
-    """Return the record in an attribute."""
-    return None if attribute is None else RefitRecord.model_validate(attribute)
+    """Return the record in an attribute, maybe from a newer version."""
+    return None if attribute is None else RefitRecord.model_validate(attribute, extra="ignore")
 
 
 def _failed(record: RefitRecord, failure: Failure) -> RefitRecord:
