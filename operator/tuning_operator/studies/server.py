@@ -10,7 +10,7 @@ from datetime import timedelta
 import optuna
 import uvicorn
 import uvloop
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from tuning_operator.studies.auth.keyset import ApiServer, PublishedKeys
 from tuning_operator.studies.auth.tokens import Keys, LocalKeys, Verifier
@@ -18,6 +18,7 @@ from tuning_operator.studies.certificate import Certificate
 from tuning_operator.studies.errors import StudyError
 from tuning_operator.studies.http.app import create_app
 from tuning_operator.studies.http.gate import BoundedProtocol
+from tuning_operator.studies.http.reports import FastReports
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage import PostgresStore
@@ -61,7 +62,8 @@ class StudyServer(uvicorn.Server):
         self.service = Service(store, verifier)
         self._certificate = Certificate.of(settings)
         self._retention = settings.record_retention_days
-        super().__init__(uvicorn_config(create_app(self.service), settings, self._certificate))
+        app = FastReports(create_app(self.service), self.service)
+        super().__init__(uvicorn_config(app, settings, self._certificate))
 
     async def run(self, sockets: list[socket.socket] | None = None) -> None:  # type: ignore[override]
         """Serve until a signal comes, or nothing can be written any more (WriterEnded)."""
@@ -106,7 +108,7 @@ class StudyServer(uvicorn.Server):
             self.should_exit = True
 
 
-def uvicorn_config(app: FastAPI, settings: StudySettings, certificate: Certificate | None) -> uvicorn.Config:
+def uvicorn_config(app: ASGIApp, settings: StudySettings, certificate: Certificate | None) -> uvicorn.Config:
     """Return the configuration of uvicorn."""
     return uvicorn.Config(
         app,
@@ -114,6 +116,7 @@ def uvicorn_config(app: FastAPI, settings: StudySettings, certificate: Certifica
         port=settings.port,
         http=BoundedProtocol,
         access_log=False,
+        proxy_headers=False,
         log_config=None,
         lifespan="off",
         ssl_context_factory=(lambda *_: certificate.context) if certificate else None,

@@ -152,3 +152,18 @@ def vars_of(trial: FrozenTrial) -> dict[str, object]:
         "system_attrs": trial.system_attrs,
         "intermediate_values": trial.intermediate_values,
     }
+
+
+def test_records_of_running_trials_are_made_again_only_for_trials_that_changed() -> None:
+    study = optuna.create_study()
+    running = [study.ask() for _ in range(2)]
+    board = scoreboard(study)
+    first = board.summary(study.get_trials(deepcopy=False), exhausted=False).running
+    running[1].suggest_float("lr", 0, 1)
+    study.tell(running[0], 1.0)
+    trials = study.get_trials(deepcopy=False)
+    ended, changed = board.summary(trials, exhausted=False).running
+    assert (ended.state, changed.parameters) == ("COMPLETE", running[1].params)
+    kept = board.summary(trials[1:], exhausted=False).running
+    assert kept[0] is changed
+    assert first[0].state == "RUNNING"

@@ -35,7 +35,7 @@ from tuning_operator.studies.http.dependencies import (
 from tuning_operator.studies.http.gate import Gate, authenticate
 from tuning_operator.studies.http.refit import refit
 from tuning_operator.studies.http.replies import RESPONSES, add_error_handlers, record_reply, reply
-from tuning_operator.studies.http.reports import FastReports, reports
+from tuning_operator.studies.http.reports import reports
 from tuning_operator.studies.http.workers import workers
 from tuning_operator.studies.metrics import ALL
 from tuning_operator.studies.service import Service
@@ -68,8 +68,7 @@ def create_app(service: Service) -> FastAPI:
     for router in (public, changes, namespaces, records, studies, refit, trials, reports, workers):
         app.include_router(router)
     add_error_handlers(app)
-    app.add_middleware(FastReports, service=service)
-    app.add_middleware(Gate, service=service)  # the last one is the first to see a request
+    app.add_middleware(Gate, service=service)
     return app
 
 

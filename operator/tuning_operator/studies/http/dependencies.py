@@ -55,10 +55,12 @@ async def operator(caller: Caller) -> None:
 
 async def trial_pod(service: Served, caller: Caller, key: Study, number: int) -> None:
     """Admit only the trial's own pod, or the worker's that has the trial. Raises Forbidden, NotFound."""
-    if not (isinstance(caller, TrialPod) and caller.is_worker_of(*key)):
+    pod = caller if isinstance(caller, TrialPod) else None
+    owns = pod is not None and pod.owns(*key, number)
+    if not (owns or (pod and pod.is_worker_of(*key))):
         authorize_trial(caller, *key, number)  # before a study is loaded for anyone
     engine = await engine_of(service, key)
-    if not (isinstance(caller, TrialPod) and engine.workers.has(caller.pod, number)):
+    if not (owns or (pod and engine.workers.has(pod.pod, number))):
         authorize_trial(caller, *key, number)
     authorize_study(caller, *key, engine.definition.uid)
 

@@ -53,41 +53,36 @@ class Gate:
 
         try:
             if scope["path"].startswith("/v1/"):
-                receive = await self._admit(scope, receive)
+                scope["state"]["caller"], body = await admit(scope, receive, self._service)
+                _check_json(body)
+                receive = _replay(body, receive)
             await self._app(scope, receive, noting_status)
         except Exception as error:
             if status:  # the reply has begun
                 raise
             await error_reply(error)(scope, receive, noting_status)
-        if status in COUNTED:
-            self._service.metrics.rejected.labels(status).inc()
+        count_rejected(self._service, status)
 
-    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
-        """Identify the caller and read the body; return where the application gets it from."""
-        headers = Headers(scope=scope)
-        caller = await authenticate(headers, self._service)
-        scope["state"]["caller"] = caller
-        limit = OPERATOR_BODY_BYTES if isinstance(caller, Operator) else BODY_BYTES
-        if int(headers.get("Content-Length", 0)) > limit:
-            raise _too_large(limit)
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await _read(receive, limit)
-        except TimeoutError:
-            message = f"the request took longer than {BODY_SECONDS:.0f} seconds to arrive"
-            raise TooSlow(Problem(field="body", message=message)) from None
-        if body:
-            _check_json(body)
-        read = False
 
-        async def replay() -> Message:
-            nonlocal read
-            if read:
-                return await receive()
-            read = True
-            return {"type": "http.request", "body": body, "more_body": False}
+async def admit(scope: Scope, receive: Receive, service: Service) -> tuple[Identity, bytes]:
+    """Return who sends a request, and its body. Raises Unauthenticated, Unavailable, TooLarge, TooSlow."""
+    headers = Headers(scope=scope)
+    caller = await authenticate(headers, service)
+    limit = OPERATOR_BODY_BYTES if isinstance(caller, Operator) else BODY_BYTES
+    if int(headers.get("Content-Length", 0)) > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return caller, await _read(receive, limit)
+    except TimeoutError:
+        message = f"the request took longer than {BODY_SECONDS:.0f} seconds to arrive"
+        raise TooSlow(Problem(field="body", message=message)) from None
 
-        return replay
+
+def count_rejected(service: Service, status: int) -> None:
+    """Count the reply to a request, if its status says that the request was rejected."""
+    if status in COUNTED:
+        service.metrics.rejected.labels(status).inc()
 
 
 async def authenticate(headers: Headers, service: Service) -> Identity:
@@ -118,9 +113,24 @@ def _too_large(limit: int) -> TooLarge:
     return TooLarge(Problem(field="body", message=message))
 
 
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Return where the application gets a body from that has been read."""
+    read = False
+
+    async def replay() -> Message:
+        nonlocal read
+        if read:
+            return await receive()
+        read = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
 def _check_json(body: bytes) -> None:
     try:
-        pydantic_core.from_json(body)
+        if body:
+            pydantic_core.from_json(body)
     except ValueError as error:
         raise Refused(Problem(field="body", message=f"is not valid JSON: {error}")) from None
 

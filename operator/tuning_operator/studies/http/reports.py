@@ -3,11 +3,11 @@
 import re
 
 from fastapi import APIRouter, Depends
-from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tuning_operator.protocol import ReportReply, ReportRequest, StudyKey
-from tuning_operator.studies.http.dependencies import STUDY, Served, Study, engine_of, identify, trial_pod
+from tuning_operator.studies.http.dependencies import STUDY, Served, Study, engine_of, trial_pod
+from tuning_operator.studies.http.gate import admit, count_rejected
 from tuning_operator.studies.http.replies import error_reply, reply
 from tuning_operator.studies.service import Service
 
@@ -26,9 +26,10 @@ async def report(service: Served, key: Study, number: int, request: ReportReques
 
 
 class FastReports:
-    """Middleware that reads and checks a report itself: FastAPI takes 0.25 ms for that, this 0.02 ms.
+    """Reads and checks a report itself: FastAPI takes 0.25 ms for that, this 0.02 ms.
 
-    Any other request is passed on to the application.
+    Any other request is passed on to the application. This stands outside of it, since its own layers,
+    for telemetry, limits and errors, cost a report 0.03 ms.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -42,11 +43,13 @@ class FastReports:
         if found is None:
             await self._app(scope, receive, send)
             return
-        request, key, number = Request(scope, receive), StudyKey(found[1], found[2]), int(found[3])
+        key, number = StudyKey(found[1], found[2]), int(found[3])
         try:
-            await trial_pod(self._service, await identify(request), key, number)
-            values = ReportRequest.model_validate_json(await request.body())
+            caller, body = await admit(scope, receive, self._service)
+            await trial_pod(self._service, caller, key, number)
+            values = ReportRequest.model_validate_json(body)
             response = reply(await report(self._service, key, number, values))
         except Exception as error:  # noqa: BLE001  whatever happened, the caller gets a reply
             response = error_reply(error)
+            count_rejected(self._service, response.status_code)
         await response(scope, receive, send)

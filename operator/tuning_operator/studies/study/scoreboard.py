@@ -57,6 +57,8 @@ class Scoreboard:
         self._seconds = dict.fromkeys(TrialState, 0.0)
         self._running: set[int] = set()
         self._waiting: set[int] = set()
+        self._records: dict[int, tuple[FrozenTrial, TrialRecord]] = {}
+        """The running trials when the summary was last made, and their records."""
         self._best: FrozenTrial | None = None
         self._since_best = 0
         self._front = ParetoFront(directions)
@@ -141,7 +143,7 @@ class Scoreboard:
                 pruned=self._seconds[TrialState.PRUNED],
                 fail=self._seconds[TrialState.FAIL],
             ),
-            running=[record_of(trial) for trial in running],
+            running=self._records_of(running),
             best=record_of(self._best) if self._best else None,
             pareto_front=[]
             if self._single
@@ -151,6 +153,14 @@ class Scoreboard:
             exhausted=exhausted and not self.waiting,
             recent_failures=[_without_traceback(record_of(trial)) for trial in self._failures],
         )
+
+    def _records_of(self, running: Iterable[FrozenTrial]) -> list[TrialRecord]:
+        """Return the records; those of trials that have not changed since the last time are the same ones."""
+        before, self._records = self._records, {}
+        for trial in running:
+            known = before.get(trial.number)
+            self._records[trial.number] = known if known and known[0] is trial else (trial, record_of(trial))
+        return [record for _, record in self._records.values()]
 
     def _note_copied(self, trial: FrozenTrial) -> None:
         """Take in a copy of another study's trial: it may be the best trial, and is not counted otherwise."""
