@@ -20,7 +20,7 @@ from tuning_trainer.optuna_api.trial import PATIENCE, Trial
 from tuning_trainer.outcome import Outcome, outcome_of_exception
 from tuning_trainer.stopping import EXIT_CODE, Stopped, Stopping, TimeLimit
 from tuning_trainer.wire.client import Client, Refused, Unreachable
-from tuning_trainer.wire.outbox import Outbox, SilentOutbox
+from tuning_trainer.wire.outbox import UNACCEPTABLE, Outbox, SilentOutbox
 from tuning_trainer.workspace import WARNING, lost_files
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ class Run:
             Unreachable: the server did not answer.
         """
         view = self._given_view() or self._client.call("GET", "", patience=PATIENCE)
+        self._client.trial_started = view["trial"].get("started")
         state = view["trial"]["state"]
         if state in FINISHED:
             log(f"trial {view['trial']['number']} has already ended: {state}")
@@ -151,7 +152,10 @@ class Run:
             log(f"{error}; the result is in the pod's termination message, and the operator records it later")
             return 1
         except Refused as error:
-            return self._give_up(error)
+            if outcome.failure or message is None or error.status in UNACCEPTABLE:
+                return self._give_up(error)
+            log(f"the study server refused the result, which is in the pod's termination message: {error}")
+            return 1
         if self.recorded["state"] != outcome.state:
             log(f"the trial already has a result, which is kept: {self.recorded['state']}")
         return _exit_code(outcome.state)

@@ -25,6 +25,8 @@ ANNOTATION_PROGRAM = f"{GROUP}/program"
 """A digest of what a Job runs according to the spec. It differs once that has changed."""
 ANNOTATION_PARAMETERS = f"{GROUP}/parameters"
 """A trial's parameters as JSON, for people: those known when its Job was created."""
+ANNOTATION_STARTED = f"{GROUP}/trial-started"
+"""When a Job's trial started. The trial of this number differs once the database has lost the first one."""
 
 ANNOTATION_STOP = f"{GROUP}/stop"
 """On a trial's Job: a user wants the trial to end now. It is recorded as PRUNED. On the Jobs of workers, the

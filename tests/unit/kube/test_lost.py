@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,11 +19,12 @@ from tuning_operator.kube.jobs.lost import (
     why_lost,
 )
 from tuning_operator.kube.jobs.starting import why_not_started
+from tuning_operator.protocol import TrialRecord
 from tuning_operator.resource import names
 from tuning_operator.resource.times import rfc3339
 
 from tests.unit.kube.builders import NOW, failed_job, job, pod, terminated
-from tests.unit.kube.world import KEY, World
+from tests.unit.kube.world import COMPLETE, KEY, World
 
 BY_POLICY = failed_job(reason="PodFailurePolicy")
 LEAVING = {"deletionTimestamp": rfc3339(NOW)}
@@ -243,3 +245,45 @@ def test_a_node_that_loses_a_trial_each_time_is_named() -> None:
     assert failure.message.startswith(
         "The trial was started again 5 times; the last time, its node ended its pod"
     )
+
+
+def begun(number: int, seconds: int) -> TrialRecord:
+    started = NOW + timedelta(seconds=seconds, microseconds=number)
+    return TrialRecord(number=number, state="RUNNING", started=started)
+
+
+async def test_jobs_of_trials_that_the_database_has_lost_are_replaced() -> None:
+    """Whatever they have become: none is taken for the trial that has got its number."""
+    world = World(parallelism=4, maxTrials=8)
+    await world.settle()
+    world.server.trials[KEY] = [begun(number, 0) for number in range(4)]
+    for number in range(4):
+        world.delete_job(number)
+    await world.settle()
+    before = {number: job["metadata"]["uid"] for number, job in world.jobs.items()}
+    world.begin(0)
+    world.crash(1)
+    world.end_job(2, succeeded=1, conditions=COMPLETE)
+    left = pod(2, **terminated(0, message='{"state": "COMPLETE", "values": [0.9]}'))
+    left["metadata"] |= {"ownerReferences": [world.owner(2)]}
+    world.kube.put({**left, "kind": "Pod"})
+
+    world.server.trials[KEY] = [begun(number, 60) for number in range(3)]
+    world.edit(parallelism=3)
+    await world.settle()
+    running = [trial.number for trial in world.server.running(KEY)]
+    assert running == [0, 1, 2], "no trial has failed, or has the result of another one"
+    after = {number: job["metadata"]["uid"] for number, job in world.jobs.items()}
+    assert not {after[number] for number in running} & set(before.values())
+    assert ("TrialsLost", 1) in world.kube.events()
+
+
+async def test_a_job_whose_trial_is_not_known_stays() -> None:
+    """Such as one from an earlier version of the operator, or one that a user has changed."""
+    world = World(parallelism=2)
+    await world.settle()
+    world.server.trials[KEY] = [begun(number, 0) for number in range(2)]
+    world.jobs[1]["metadata"]["annotations"]["tuning.dev/trial-started"] = "yesterday"
+    before = {number: job["metadata"]["uid"] for number, job in world.jobs.items()}
+    await world.settle()
+    assert {number: job["metadata"]["uid"] for number, job in world.jobs.items()} == before

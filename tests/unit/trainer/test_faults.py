@@ -117,6 +117,37 @@ def test_a_result_that_cannot_be_sent_is_left_in_the_termination_message(pod: Po
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "kept"), [(403, True), (404, True), (409, True), (413, False), (422, False)]
+)
+def test_a_result_that_is_refused_stays_in_the_termination_message(
+    pod: Pod, twin: Twin, code: int, kept: bool
+) -> None:
+    """Unless it is the result itself that can't be recorded: that would fail for the operator as well."""
+
+    def refuse(handler: Handler) -> bool:
+        if handler.path.endswith("/result"):
+            handler.reply(code, {"detail": "not now"})
+        return handler.path.endswith("/result")
+
+    twin.faults.extend([refuse] * 100)
+    pod.write("""
+        def objective(trial):
+            return 0.5
+    """)
+    ended = pod.run(python=BARE)
+    assert ended.code == 1
+    if kept:
+        left = TellRequest.model_validate(pod.termination())
+        assert (left.state, left.values) == ("COMPLETE", [0.5])
+        assert "refused the result, which is in the pod's termination message: not now" in ended.err
+    else:
+        assert (pod.termination()["category"], pod.termination()["message"]) == (
+            "StudyServerRefused",
+            "not now",
+        )
+
+
 class Time:
     """A clock that a client's own waiting moves."""
 

@@ -244,6 +244,38 @@ def test_another_trials_token_is_refused(study_server: RunningServer, tmp_path: 
     assert json.loads(json.dumps(record(study_server)))["state"] == "RUNNING"
 
 
+def test_a_trial_that_the_database_has_lost_does_not_become_another_one(
+    study_server: RunningServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """The record is replaced while the pod runs, and another trial gets its number."""
+    space = [{"name": "x", "type": "float", "low": 0, "high": 1}]
+    declare(study_server, searchSpace=space, deletionPolicy="Delete")()
+    pod = pod_of(study_server, tmp_path)
+    pod.write("""
+        from pathlib import Path
+        from time import sleep
+
+        def objective(trial):
+            Path("begun").touch()
+            while not Path("replaced").exists():
+                sleep(0.01)
+            return trial.params["x"]
+    """)
+    process = pod.start(python=BARE)
+    study_server.wait_until("begun", (tmp_path / "begun").exists)
+    study_server.operator().delete("/v1/studies/ml/mnist").raise_for_status()
+    declare(study_server, searchSpace=space)()
+    other = record(study_server)
+    (tmp_path / "replaced").touch()
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "refused the result, which is in the pod's termination message" in log
+    assert "the database has lost trial 0 of this pod" in log
+    assert pod.termination()["state"] == "COMPLETE"
+    assert record(study_server) == other
+
+
 def test_what_the_server_cannot_keep_holds_nothing_up(
     study_server: RunningServer,  # noqa: F811
     tmp_path: Path,

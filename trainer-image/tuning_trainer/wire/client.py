@@ -74,6 +74,8 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.trial_started: str | None = None
+        """When the trial started, once that is known: another trial may get its number later."""
         self._address = urlsplit(url)
         self._token_file = Path(token_file)
         self._ca_file = ca_file
@@ -93,7 +95,8 @@ class Client:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let another process have the client, without the connection."""
-        return Client, (self._address.geturl(), str(self._token_file), self._ca_file)
+        arguments = (self._address.geturl(), str(self._token_file), self._ca_file)
+        return Client, arguments, {"trial_started": self.trial_started}
 
     @property
     def host(self) -> str:
@@ -192,6 +195,8 @@ class Client:
         token: str,
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
+        if self.trial_started is not None:
+            headers["Tuning-Trial-Started"] = self.trial_started
         if payload is not None:
             headers["Content-Type"] = "application/json"
         connection.request(method, self._address.path + path, payload, headers)

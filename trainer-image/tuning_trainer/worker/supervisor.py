@@ -81,6 +81,8 @@ class _Trial:
     """A trial of this pod: it waits, runs, or is over and still exits."""
 
     number: int
+    started: str | None
+    """When it started, by the record."""
     folder: Path
     """Its temporary folder."""
     pid: int | None = None
@@ -182,18 +184,19 @@ class Supervisor:
             if number not in self._trials:
                 folder = _temporary_folder(f"tuning-trial-{number}-")
                 (folder / VIEW).write_text(json.dumps(view))
-                self._trials[number] = _Trial(number, folder)
+                self._trials[number] = _Trial(number, view["trial"].get("started"), folder)
         self._taken.release()
 
-    def _tell(self, number: int, result: dict[str, Any]) -> None:
+    def _tell(self, trial: _Trial, result: dict[str, Any]) -> None:
         """Report the end of a trial that may have had no result; if it has one, that is kept."""
-        url = f"{self._study_url}/trials/{number}"
+        url = f"{self._study_url}/trials/{trial.number}"
         client = Client(url, self._settings.token_file, self._settings.ca_file)
+        client.trial_started = trial.started
         try:
             patience = STOP_PATIENCE if self._stopping else PATIENCE
             client.call("POST", "/result", result, patience=patience)
         except (Refused, Unreachable) as error:
-            log(f"the end of trial {number} could not be reported: {error}")
+            log(f"the end of trial {trial.number} could not be reported: {error}")
         finally:
             client.close()
 
@@ -293,7 +296,7 @@ class Supervisor:
             failure = trial.shortage or (TIMEOUT if self._is_late(trial) else _why_ended(trial, status))
             log(f"trial {trial.number}: FAIL: {failure.message}")
             left = {"state": "FAIL", "failure": failure.to_wire()}
-        self._tell(trial.number, left)
+        self._tell(trial, left)
 
     def _forget(self, trial: _Trial) -> None:
         del self._trials[trial.number]

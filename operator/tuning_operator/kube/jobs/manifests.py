@@ -115,7 +115,7 @@ def job(
     metadata["annotations"] = {
         **runs.job.annotations,
         names.ANNOTATION_PROGRAM: runs.digest,
-        **_parameters(work),
+        **_trial_annotations(work),
         **restarts.annotations(),
     }
     template = _pod_template(study, work, runs, runtime)
@@ -137,10 +137,13 @@ def job(
     }
 
 
-def _parameters(work: Work) -> dict[str, str]:
-    """Return the annotation with the trial's parameters; those that are too much are only counted."""
-    if not isinstance(work, Trial) or not work.parameters:
+def _trial_annotations(work: Work) -> dict[str, str]:
+    """Return which trial it is: its start and its parameters; those that are too much are only counted."""
+    if not isinstance(work, Trial):
         return {}
+    started = {names.ANNOTATION_STARTED: work.started.isoformat()} if work.started else {}
+    if not work.parameters:
+        return started
     shown: dict[str, Any] = {}
     length = 0
     for name, value in work.parameters.items():
@@ -149,7 +152,7 @@ def _parameters(work: Work) -> dict[str, str]:
             shown["..."] = f"{len(work.parameters) - len(shown)} more"
             break
         shown[name] = to_wire(value)
-    return {names.ANNOTATION_PARAMETERS: json.dumps(shown)}
+    return {**started, names.ANNOTATION_PARAMETERS: json.dumps(shown)}
 
 
 def _failure_rules(work: Work, runs: Program) -> list[dict[str, Any]]:

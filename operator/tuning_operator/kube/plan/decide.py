@@ -84,6 +84,16 @@ def _trials(context: Context) -> Iterator[Step]:
         yield from next((steps for rule in TRIAL_RULES if (steps := rule(context, trial, run))), ())
 
 
+def _of_a_lost_trial(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
+    """Remove the run of an earlier trial of this number, which the database has lost.
+
+    Neither its result nor its end concerns the trial, which has other parameters.
+    """
+    if run is None or run.state == "stopping" or run.trial_started in (None, trial.started):
+        return ()
+    return (Stop(Trial(trial.number)),)
+
+
 def _has_result(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     """Record what the trial's pod could not send before it ended."""
     if run is None or run.result is None:
@@ -150,10 +160,12 @@ def _cannot_start(context: Context, trial: TrialRecord, run: Run | None) -> tupl
 
 def _without_run(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:
     """A trial just asked for, or one whose run was deleted (a crash between the two looks the same)."""
-    return (Start(Trial(trial.number, trial.parameters)),) if needs_start(run) else ()
+    work = Trial(trial.number, trial.parameters, trial.started)
+    return (Start(work),) if needs_start(run) else ()
 
 
 TRIAL_RULES: tuple[Rule, ...] = (
+    _of_a_lost_trial,
     _has_result,
     _ended_without_result,
     _study_over,

@@ -44,6 +44,8 @@ class Run:
     """Whether a user wants the trial to end."""
     trials_to_stop: frozenset[int] = frozenset()
     """The trials of a worker that a user wants to end; they may be another worker's."""
+    trial_started: datetime | None = None
+    """When the trial started for which it was made, if that is known."""
     result: TellRequest | None = None
     """The result that one of its pods could not send to the study server."""
     lost: bool = False

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar
 
 from tuning_operator.protocol import RefitRequest
@@ -20,6 +21,8 @@ class Trial:
     number: int
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     """Those that it had when it was last looked at; they are shown, and do not distinguish trials."""
+    started: datetime | None = dataclasses.field(default=None, compare=False)
+    """When it started, if that is known."""
 
     noun: ClassVar[str] = "trial"
     field: ClassVar[str] = "spec.trial"

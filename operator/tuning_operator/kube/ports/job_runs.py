@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Never
@@ -258,6 +259,7 @@ class JobRuns:
                 outdated=_is_outdated(found, study, work),
                 stop_requested=names.ANNOTATION_STOP in found["metadata"].get("annotations", {}),
                 trials_to_stop=_trials_to_stop(found),
+                trial_started=_trial_started(found),
                 check_at=check_at,
             )
             if diagnose_at <= now and (state == "starting" or (state == "ended" and matters)):
@@ -273,6 +275,7 @@ class JobRuns:
                 outdated=before.outdated,
                 stop_requested=before.stop_requested,
                 trials_to_stop=before.trials_to_stop,
+                trial_started=before.trial_started,
             )
             runs[work] = self._judged(key, work, run, evidence)
         if any(run.diagnosis and run.diagnosis.failure.category == "TrainerMissing" for run in runs.values()):
@@ -428,6 +431,12 @@ def _trials_to_stop(body: Json) -> frozenset[int]:
     """Return the numbers in the annotation that asks for the end of a worker's trials."""
     text = body["metadata"].get("annotations", {}).get(names.ANNOTATION_STOP, "")
     return frozenset(int(number) for number in text.split(",") if number.isascii() and number.isdecimal())
+
+
+def _trial_started(body: Json) -> datetime | None:
+    with suppress(ValueError):  # a user may have changed it
+        return parse_time(body["metadata"].get("annotations", {}).get(names.ANNOTATION_STARTED))
+    return None
 
 
 def _is_outdated(body: Json, study: TuningStudy, work: Work) -> bool:

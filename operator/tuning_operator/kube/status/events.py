@@ -80,6 +80,18 @@ def _trials(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummar
             yield Event("TrialFailed", describe_failure(trial), key=str(trial.number), warning=True)
 
 
+def _lost_trials(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
+    """The record never loses a trial by itself."""
+    before, after = old.trials or TrialCounts(), new.trials or TrialCounts()
+    if after.total < before.total:
+        message = (
+            f"The record has lost {count(before.total - after.total, 'trial')}: the database was restored "
+            "from a backup, or replaced. Trials that ran are stopped, and as many are started again, with "
+            "other parameters."
+        )
+        yield Event("TrialsLost", message, key=f"{before.total}/{after.total}", warning=True)
+
+
 def _best(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     if new.best and (old.best is None or old.best.number != new.best.number):
         values = ", ".join(f"{value:.6g}" for value in new.best.values)
@@ -123,6 +135,7 @@ SOURCES: tuple[Callable[[TuningStudyStatus, TuningStudyStatus, StudySummary], It
     _contested,
     _phase,
     _trials,
+    _lost_trials,
     _best,
     _end,
     _refit,

@@ -1,11 +1,12 @@
 """What routes depend on: the service, the study that the path names, and a caller who may use the path."""
 
+from datetime import datetime
 from typing import Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Header
 from starlette.requests import Request
 
-from tuning_operator.protocol import StudyKey
+from tuning_operator.protocol import TRIAL_STARTED, StudyKey
 from tuning_operator.resource import names
 from tuning_operator.studies.auth.tokens import (
     Identity,
@@ -46,6 +47,14 @@ async def identify(request: Request) -> Identity:
 
 
 Caller = Annotated[Identity, Depends(identify)]
+Started = Annotated[
+    datetime | None,
+    Header(
+        alias=TRIAL_STARTED,
+        description="The `started` of the TrialView that the pod has. If the database has lost the trial and "
+        "another one of its number has started since, the request is refused (409).",
+    ),
+]
 
 
 async def operator(caller: Caller) -> None:
@@ -53,8 +62,13 @@ async def operator(caller: Caller) -> None:
     authorize_operator(caller)
 
 
-async def trial_pod(service: Served, caller: Caller, key: Study, number: int) -> None:
-    """Admit only the trial's own pod, or the worker's that has the trial. Raises Forbidden, NotFound."""
+async def trial_pod(
+    service: Served, caller: Caller, key: Study, number: int, started: Started = None
+) -> None:
+    """Admit only the trial's own pod, or the worker's that has the trial.
+
+    Raises Forbidden, NotFound, Conflict.
+    """
     pod = caller if isinstance(caller, TrialPod) else None
     owns = pod is not None and pod.owns(*key, number)
     if not (owns or (pod and pod.is_worker_of(*key))):
@@ -63,12 +77,16 @@ async def trial_pod(service: Served, caller: Caller, key: Study, number: int) ->
     if not (owns or (pod and engine.workers.has(pod.pod, number))):
         authorize_trial(caller, *key, number)
     authorize_study(caller, *key, engine.definition.uid)
+    if started is not None:
+        engine.check_same(number, started)
 
 
-async def trial_pod_or_operator(service: Served, caller: Caller, key: Study, number: int) -> None:
-    """Admit the operator and who `trial_pod` admits. Raises Forbidden, NotFound."""
+async def trial_pod_or_operator(
+    service: Served, caller: Caller, key: Study, number: int, started: Started = None
+) -> None:
+    """Admit the operator and who `trial_pod` admits. Raises Forbidden, NotFound, Conflict."""
     if not isinstance(caller, Operator):
-        await trial_pod(service, caller, key, number)
+        await trial_pod(service, caller, key, number, started)
 
 
 async def worker_pod(service: Served, caller: Caller, key: Study, worker: int) -> str:

@@ -16,6 +16,7 @@ from tuning_operator.protocol import (
     AttributesRequest,
     Counts,
     Failure,
+    Problem,
     StudyDefinition,
     StudyKey,
     StudySummary,
@@ -27,7 +28,7 @@ from tuning_operator.protocol import (
     WorkRequest,
 )
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler
-from tuning_operator.studies.errors import Refused, unknown_study, unknown_trial
+from tuning_operator.studies.errors import Conflict, Refused, unknown_study, unknown_trial
 from tuning_operator.studies.pruning import Pruning, make_pruning
 from tuning_operator.studies.pruning.base import OptunaPruning
 from tuning_operator.studies.storage.base import StorageUnavailable, Writes
@@ -45,6 +46,7 @@ from tuning_operator.studies.study.records import (
     PRUNE_REQUESTED,
     json_pieces,
     record_of,
+    utc,
     view_of,
 )
 from tuning_operator.studies.study.refit import Refit
@@ -212,6 +214,18 @@ class StudyEngine:
     async def view(self, number: int) -> TrialView:
         """Return a trial as its pod sees it."""
         return await self._read(lambda: view_of(checks.started(self._trial(number)), self.definition))
+
+    def check_same(self, number: int, started: datetime) -> None:
+        """Check that the trial of a number is the one that started then. Raises Conflict, NotFound.
+
+        Another one has started in its place if the database was restored to a state before it, or is new.
+        """
+        if started != utc(self._trial(number).datetime_start):
+            message = (
+                f"the database has lost trial {number} of this pod, and another trial of this number has "
+                "started since: the database was restored from a backup, or replaced"
+            )
+            raise Conflict(Problem(field="trial", message=message))
 
     async def whole(self, first: int = 0) -> Iterator[bytes]:
         """Return the study, with the trials from this number on, as pieces of the JSON of a FinishedStudy."""
