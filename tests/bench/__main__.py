@@ -56,7 +56,9 @@ class Benchmark:
 
 
 BENCHMARKS = (
-    Benchmark("The time between two trials", "turnaround"),
+    Benchmark("The time between two trials on this machine", "turnaround"),
+    Benchmark("The time between two trials on a cluster", "on_cluster"),
+    Benchmark("Several trials in a pod", "packing"),
     Benchmark("Requests to the study server", "server", ("--durable",)),
     Benchmark("The time of a proposal by TPE", "tpe"),
     Benchmark("The time of a pruning decision", "pruning", ("--trials", "1000", "--trials", "20000")),

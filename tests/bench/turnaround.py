@@ -3,7 +3,7 @@
     uv run python -m tests.bench.turnaround
 
 Small studies on this machine (`tuning run`), one trial at a time: in a new process for each trial, and with
-trial.reusePods. The machine should have nothing else to do.
+trial.reusePods; for comparison, Optuna's loop in one process. The machine should have nothing else to do.
 """
 
 from __future__ import annotations
@@ -11,9 +11,15 @@ from __future__ import annotations
 import itertools
 import statistics
 import tempfile
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import optuna
+from tuning_operator.studies.storage.schema import database_url
+
+from tests.support.postgres import EmbeddedPostgres
 from tests.unit.local.study import LocalStudy
 
 TRIALS = 30
@@ -44,8 +50,30 @@ def gaps(trial: dict[str, Any]) -> list[float]:
         code, output = small.run()
         assert code == 0, output
         lines = (small.seen / "times").read_text().splitlines()
-        times = sorted(tuple(map(float, line.split())) for line in lines)
-        return [begun - ended for (_, ended), (begun, _) in itertools.pairwise(times)]
+        return between(sorted(tuple(map(float, line.split())) for line in lines))
+
+
+def gaps_of_optuna() -> list[float]:
+    """Run `study.optimize` with a record in Postgres; return the seconds between its trials."""
+    times = []
+
+    def objective(trial: optuna.Trial) -> float:
+        begun = time.time()
+        time.sleep(0.2)
+        times.append((begun, time.time()))
+        return trial.suggest_float("x", 0, 1)
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with EmbeddedPostgres(fsync=True) as postgres:
+        storage = optuna.storages.RDBStorage(database_url(postgres.url).render_as_string(hide_password=False))
+        optuna.create_study(storage=storage).optimize(objective, n_trials=TRIALS)
+        storage.engine.dispose()
+    return between(times)
+
+
+def between(times: list[tuple[float, ...]]) -> list[float]:
+    """Return the seconds from the end of each trial to the beginning of the next."""
+    return [begun - ended for (_, ended), (begun, _) in itertools.pairwise(times)]
 
 
 def main() -> None:
@@ -58,8 +86,10 @@ def main() -> None:
         "command, reusePods": {"command": command, "reusePods": True},
     }
     print("| trials | p50 | p90 | shortest |\n|---|---|---|---|")
-    for name, trial in kinds.items():
-        found = sorted(1000 * gap for gap in gaps(trial))
+    ways = {name: partial(gaps, trial) for name, trial in kinds.items()}
+    ways["study.optimize in one process, without pods"] = gaps_of_optuna
+    for name, measure in ways.items():
+        found = sorted(1000 * gap for gap in measure())
         p50, p90 = statistics.median(found), found[int(len(found) * 0.9)]
         print(f"| {name} | {p50:.0f} ms | {p90:.0f} ms | {found[0]:.0f} ms |", flush=True)
 
