@@ -224,3 +224,11 @@ def test_two_releases_of_one_name(release: Release, api: Api) -> None:
         other.helm("uninstall", "tuning-operator")
     finally:
         api.expect("delete", "namespace", other.namespace, "--wait=false")
+
+
+def test_the_number_of_operators_can_be_changed(release: Release) -> None:
+    """The strategies of one and of two operators have different fields."""
+    for replicas, strategy in ((1, "Recreate"), (2, "RollingUpdate"), (1, "Recreate")):
+        release.upgrade(operator={"replicas": replicas})
+        deployment = release.get("deployment", "tuning-operator")["spec"]
+        assert (deployment["replicas"], deployment["strategy"]["type"]) == (replicas, strategy)

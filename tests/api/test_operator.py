@@ -16,6 +16,8 @@ import httpx
 import pytest
 import yaml
 from kubernetes.aio import client, config
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 from tuning_operator.cli.local.studies import LocalStudies
 from tuning_operator.local.home import Home
 from tuning_operator.protocol import FinishedStudy, FinishedTrial
@@ -28,6 +30,7 @@ from tests.api.operator_kit import (
     SECRET,
     Cluster,
     Pod,
+    Process,
     System,
     completes,
     completes_after,
@@ -58,13 +61,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def operator_kubeconfig(api: Api, folder: Path) -> Path:
     """The operator has the rights that the chart gives it, and no others."""
     chart = Chart(programs.helm(), ROOT / "charts" / "tuning-operator")
+    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
     rights = [
         found
-        for found in chart.render({}).all
-        if found["kind"] in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
-        and found["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
+        for found in chart.render({"operator": {"replicas": 2}}).all
+        if found["kind"] in kinds and found["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"
     ]
-    assert len(rights) == 3
+    assert len(rights) == 7
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}}
     return kubeconfig_of(api, [namespace, *rights], folder)
 
@@ -759,6 +762,64 @@ async def test_two_operators_do_no_harm(cluster: Cluster, folder: Path, operator
     }
     assert len(cluster.node.jobs) == 12
     assert len(cluster.node.pods) == 12
+
+
+async def metric(operator: Process, name: str) -> list[Sample]:
+    async with httpx.AsyncClient() as http:
+        text = (await http.get(operator.url("/metrics"))).text
+    families = text_string_to_metric_families(text)
+    return [sample for family in families for sample in family.samples if sample.name == name]
+
+
+async def test_another_operator_takes_over(cluster: Cluster, folder: Path, operator_kubeconfig: Path) -> None:
+    """When the leader is killed, and when it stops. The one that waits requests nothing but the Lease."""
+    go_on = asyncio.Event()
+    cluster.node.life = completes_after(go_on)
+    server_url, names_of = cluster.system.server_url, ("first", "second")
+    operators = [operator_process(folder / name, operator_kubeconfig, server_url) for name in names_of]
+    first, second = operators
+
+    async def start(operator: Process, name: str) -> None:
+        lease = f"{SYSTEM}/tuning-operator"
+        await asyncio.to_thread(operator.start, TUNING_LEASE=lease, TUNING_IDENTITY=name)
+
+    async def only_leads(leader: Process) -> bool:
+        return [await leads(operator) for operator in operators] == [o is leader for o in operators]
+
+    async def running() -> bool:
+        return cluster.node.at_once == 2
+
+    cluster.system.operator.stop()
+    try:
+        await start(first, "first")
+        await eventually(lambda: leads(first))
+        await start(second, "second")
+        await cluster.apply(maxTrials=4, parallelism=2)
+        await eventually(running, seconds=60)
+        assert await only_leads(first)
+        requested = await metric(second, "tuning_operator_kubernetes_requests_total")
+        assert {sample.labels["kind"] for sample in requested} == {"Lease"}
+
+        first.kill()
+        go_on.set()
+        status = await cluster.wait(phase("Completed"), seconds=90)
+        assert status["trials"]["complete"] == 4
+        assert len(cluster.node.jobs) == len(cluster.node.pods) == 4
+        assert await leads(second)
+
+        await start(first, "first")
+        assert await only_leads(second)
+        assert second.stop() == 0
+        await eventually(lambda: leads(first), seconds=10)
+    finally:
+        for operator in operators:
+            operator.kill()
+        await asyncio.to_thread(cluster.system.operator.start)
+
+
+async def leads(operator: Process) -> bool:
+    [sample] = await metric(operator, "tuning_operator_leader")
+    return sample.value == 1
 
 
 async def test_a_study_deleted_while_the_operator_was_away(cluster: Cluster) -> None:

@@ -24,6 +24,7 @@ from tests.unit.kube.contract import event, job
 ROOT = Path(__file__).parents[2]
 STUDY = "rights"
 CA = "study-server-ca.tuning-system.tuning-operator"
+LEASE = "tuning-operator"
 SERVER_POD = "tuning-operator-study-server-0"
 
 Request = Callable[[KubernetesApi], Awaitable[Any]]
@@ -69,6 +70,17 @@ def config_map(name: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
 
 
+async def renew_lease(kube: KubernetesApi) -> None:
+    lease = await kube.get("Lease", NAMESPACE, LEASE)
+    assert lease
+    await kube.replace(lease)
+
+
+def a_lease(name: str) -> dict[str, Any]:
+    metadata = {"name": name, "namespace": NAMESPACE}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": {}}
+
+
 def watch(kind: str) -> Request:
     return lambda kube: first(kube.watch(kind, NAMESPACE, "", ""))
 
@@ -89,6 +101,9 @@ REQUESTS: dict[tuple[str, str], Request] = {
     ("pods", "patch"): lambda kube: kube.patch("Pod", NAMESPACE, "none", "spec", activeDeadlineSeconds=1),
     (f"pods/{SERVER_POD}", "get"): lambda kube: kube.get("Pod", NAMESPACE, SERVER_POD),
     (f"pods/{SERVER_POD}", "delete"): lambda kube: kube.delete_pod_now(NAMESPACE, SERVER_POD),
+    ("leases", "create"): lambda kube: kube.create(a_lease(f"lease-{uuid.uuid4().hex[:8]}")),
+    (f"leases/{LEASE}", "get"): lambda kube: kube.get("Lease", NAMESPACE, LEASE),
+    (f"leases/{LEASE}", "update"): renew_lease,
     ("configmaps", "create"): lambda kube: kube.create(config_map(f"trainer-{uuid.uuid4().hex[:8]}")),
     (f"configmaps/{CA}", "patch"): lambda kube: kube.patch("ConfigMap", NAMESPACE, CA, "data", ca="new"),
     ("namespaces", "get"): lambda kube: kube.get("Namespace", NAMESPACE, NAMESPACE),
@@ -114,7 +129,9 @@ def split(rules: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def rights() -> dict[tuple[str, str], dict[str, Any]]:
-    rendered = Chart(programs.helm(), ROOT / "charts" / "tuning-operator").render()
+    rendered = Chart(programs.helm(), ROOT / "charts" / "tuning-operator").render(
+        {"operator": {"replicas": 2}}
+    )
     roles = [*rendered.kind("ClusterRole"), *rendered.kind("Role")]
     ours = [r for r in roles if r["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"]
     return split([rule for role in ours for rule in role["rules"]])
@@ -136,7 +153,7 @@ def users(api: Api, rights: dict[tuple[str, str], dict[str, Any]]) -> Iterator[N
         reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
         subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}]
         manifests.append({**role, "kind": "ClusterRoleBinding", "roleRef": reference, "subjects": subjects})
-    manifests += [a_job("watched"), a_pod("watched")]  # so that watches begin with something
+    manifests += [a_lease(LEASE), a_job("watched"), a_pod("watched")]  # so that watches begin with something
     text = yaml.safe_dump_all(copy.deepcopy(manifests))
     api.expect("apply", "-f", "-", stdin=text)
     study = {**GOOD, "metadata": {"name": STUDY, "namespace": NAMESPACE}}

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from tuning_operator.kube import probes
 from tuning_operator.kube.jobs.manifests import Runtime
 from tuning_operator.kube.loop.changes import follow_changes, follow_namespaces, follow_runs
 from tuning_operator.kube.loop.handlers import kopf_settings, register
+from tuning_operator.kube.loop.leader import Election, LeadershipLost
 from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.loop.server_pod import replace_lost_server
 from tuning_operator.kube.loop.worker import until_first_ends, work
@@ -38,11 +40,18 @@ def run() -> None:
     settings = OperatorSettings()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event
-    asyncio.run(operate(settings))
+    try:
+        asyncio.run(operate(settings))
+    except LeadershipLost as lost:
+        log.error("%s This process stops, and waits for its turn once it is restarted.", lost)  # noqa: TRY400
+        sys.exit(1)
 
 
 async def operate(settings: OperatorSettings) -> None:
-    """Connect all parts and run them; when one ends, all end, and Kubernetes restarts the process."""
+    """Connect all parts and run them; when one ends, all end, and Kubernetes restarts the process.
+
+    With a Lease, the parts run only while this operator is the leader.
+    """
     stopped = _signals()  # first: kopf listens for signals too, but only once it runs
     server = HttpStudyServer(settings.study_server_url, settings.token_file, settings.study_server_ca_file)
     queue = WorkQueue[StudyKey]()
@@ -58,17 +67,21 @@ async def operate(settings: OperatorSettings) -> None:
         settings.probe_host,
         settings.probe_port,
     )
-    try:
-        parts = [work(queue, reconciler, metrics, settings.resync_seconds) for _ in range(settings.workers)]
+
+    async def lead() -> None:
+        metrics.leader.set(1)
+        workers = (work(queue, reconciler, metrics, settings.resync_seconds) for _ in range(settings.workers))
         await until_first_ends(
             _watch(kube, settings, registry),
             follow_runs(runs, queue),
             follow_changes(server, queue, settings.namespaces),
             follow_namespaces(kube, server, settings.namespaces),
-            stopped(),
-            *parts,
+            *workers,
             *_server_pod(kube, settings),
         )
+
+    try:
+        await until_first_ends(stopped(), _in_turn(kube, settings, lead))
     finally:
         await listener.cleanup()
         await kube.close()
@@ -86,6 +99,16 @@ def runtime(settings: OperatorSettings) -> Runtime:
         settings.gpu_resource,
         f"study-server-ca.{settings.installation.replace('/', '.')}",
     )
+
+
+async def _in_turn(
+    kube: KubernetesApi, settings: OperatorSettings, lead: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    if settings.lease:
+        election = Election(kube, settings.lease, settings.identity, kube.now)
+        await election.lead(lead)
+    else:
+        await lead()
 
 
 def _server_pod(kube: KubernetesApi, settings: OperatorSettings) -> Iterator[Coroutine[Any, Any, None]]:

@@ -41,6 +41,11 @@ class Metrics:
             ["verb", "kind", "code"],
             registry=self._registry,
         )
+        self.leader = Gauge(
+            "tuning_operator_leader",
+            "1 if this operator is the leader, 0 while it waits.",
+            registry=self._registry,
+        )
         queue_length = Gauge(
             "tuning_operator_queue_length", "Studies waiting for a pass or in one.", registry=self._registry
         )

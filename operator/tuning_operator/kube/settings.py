@@ -1,5 +1,7 @@
 """The settings of the operator process, from environment variables with the prefix TUNING_."""
 
+import socket
+import uuid
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +39,17 @@ class OperatorSettings(BaseSettings):
         None,
         description="NAMESPACE/NAME of the study server's pod, to be replaced if its node is lost.",
         pattern=r"^[^/]+/[^/]+$",
+    )
+    lease: str | None = Field(
+        None,
+        pattern=r"^[^/]+/[^/]+$",
+        description="NAMESPACE/NAME of the Lease whose holder is the leader: of several operators with the "
+        "same Lease, only the leader works. Unset: this is the only operator.",
+    )
+    identity: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}_{uuid.uuid4()}",
+        description="The name of this process in the Lease; the pod's name, so that a container that is "
+        "restarted continues as the leader.",
     )
     trainer_image: str | None = Field(
         None, description="The image of trials whose template names none. Unset: a template must name one."

@@ -18,7 +18,7 @@ EVERYTHING: Json = {
     "imagePullSecrets": [{"name": "registry"}],
     "grafana": {"dashboard": True},
     "dashboard": {"enabled": True, "tolerations": [{"key": "spot", "operator": "Exists"}]},
-    "operator": {"nodeSelector": {"kubernetes.io/arch": "amd64"}},
+    "operator": {"replicas": 2, "nodeSelector": {"kubernetes.io/arch": "amd64"}},
     "studyServer": {
         "affinity": {
             "nodeAffinity": {

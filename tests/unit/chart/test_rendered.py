@@ -113,6 +113,8 @@ def test_everything_that_pods_mount_is_rendered_or_supplied_by_the_user(
             mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
             assert mounted <= set(volumes)
             for value in environment(container).values():
+                if isinstance(value, dict) and "fieldRef" in value:
+                    continue
                 if isinstance(value, dict) and (reference := value["secretKeyRef"])["name"] not in supplied:
                     assert reference["key"] in keys["Secret", reference["name"]]
 
@@ -366,6 +368,32 @@ def test_the_operator_may_replace_the_study_servers_pod(chart: Chart) -> None:
         [rule] = role["rules"]
         assert role["metadata"]["namespace"] == "tuning-system"
         assert (rule["resourceNames"], rule["verbs"]) == ([f"{server}-0"], ["get", "delete"])
+
+
+def test_several_operators_are_on_several_nodes_and_have_one_lease(chart: Chart) -> None:
+    one, two = (chart.render({"operator": {"replicas": replicas}}) for replicas in (1, 2))
+    assert one.kind("PodDisruptionBudget") == []
+    assert one.one("Deployment", "operator")["spec"]["strategy"] == {"type": "Recreate"}
+    assert "TUNING_LEASE" not in environment(pod(one.one("Deployment", "operator"))["containers"][0])
+    assert "topologySpreadConstraints" not in pod(one.one("Deployment", "operator"))
+    deployment = two.one("Deployment", "operator")
+    assert deployment["spec"]["replicas"] == 2
+    [spread] = pod(deployment)["topologySpreadConstraints"]
+    assert selects(spread["labelSelector"]["matchLabels"], deployment)
+    [budget] = two.kind("PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == 1
+    variables = environment(pod(deployment)["containers"][0])
+    assert variables["TUNING_IDENTITY"] == {"fieldRef": {"fieldPath": "metadata.name"}}
+    namespace, name = variables["TUNING_LEASE"].split("/")
+    [role] = [r for r in two.kind("Role") if r["metadata"]["name"].endswith("-leader-election")]
+    assert role["metadata"]["namespace"] == namespace
+    assert role["rules"][1]["resourceNames"] == [name]
+    fields = {f"TUNING_{field.upper()}" for field in OperatorSettings.model_fields}
+    assert set(variables) <= fields
+    own = chart.render({"operator": {**POD, "replicas": 2}})
+    assert own.one("PodDisruptionBudget", "operator")["spec"]["maxUnavailable"] == 0
+    [spread] = pod(own.one("Deployment", "operator"))["topologySpreadConstraints"]
+    assert spread["topologyKey"] == "zone"
 
 
 def test_a_namespace_is_enough(chart: Chart) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tuning_operator.kube.loop.leader import Election
 from tuning_operator.kube.loop.server_pod import replace_lost_server
 from tuning_operator.kube.plan.work import Trial
 from tuning_operator.kube.ports.job_runs import JobRuns
@@ -27,6 +28,7 @@ VERBS = {
     "select": ["list"],
     "watch": ["watch"],
     "create": ["create"],
+    "replace": ["update"],
     "dry_run": ["create"],
     "patch": ["patch"],
     "delete_job": ["delete"],
@@ -65,12 +67,13 @@ class Recorder:
 
 @pytest.mark.looptime
 async def test_each_permission_is_needed_and_no_other_granted(chart: Chart) -> None:
-    objects = chart.render({}).all
+    objects = chart.render({"operator": {"replicas": 2}}).all
     [rules] = [o["rules"] for o in objects if o["kind"] == "ClusterRole" and _is_operators(o)]
     assert await _needed() | KOPFS | OPENSHIFTS == _granted(rules)
-    [own] = [
-        o["rules"] for o in objects if o["kind"] == "Role" and o["metadata"]["name"].endswith("-replace")
-    ]
+    own, for_election = (
+        next(o["rules"] for o in objects if o["kind"] == "Role" and o["metadata"]["name"].endswith(suffix))
+        for suffix in ("-replace", "-leader-election")
+    )
     kube = Recorder(FakeKube())
     kube._kube.put({**pod(0), "kind": "Pod"})
     kube._kube.objects["Pod", "ml", "mnist-0-abcde"]["metadata"]["deletionTimestamp"] = "2026-11-21T11:00:00Z"
@@ -78,6 +81,10 @@ async def test_each_permission_is_needed_and_no_other_granted(chart: Chart) -> N
     await asyncio.sleep(31)
     watching.cancel()
     assert kube.needed == _granted(own)
+    kube = Recorder(FakeKube())
+    election = Election(kube, "tuning-system/tuning-operator", "a", lambda: NOW)  # type: ignore[arg-type]
+    await election.lead(lambda: asyncio.sleep(31))
+    assert kube.needed == _granted(for_election)
 
 
 def test_only_the_operators_own_config_map_can_be_changed(chart: Chart) -> None:

@@ -145,6 +145,23 @@ class KubeApiContract:
         assert after["spec"] == before["spec"] | {"backoffLimit": 5}
         await kube.patch("Job", namespace, "gone", "spec", backoffLimit=5)
 
+    async def test_replace(self, kube: KubeApi, namespace: str) -> None:
+        lease = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": "leader"},
+            "spec": {"holderIdentity": "a"},
+        }
+        await self.create(kube, namespace, lease)
+        before = await kube.get("Lease", namespace, "leader")
+        assert before is not None
+        after = await kube.replace({**before, "spec": {"holderIdentity": "b"}})
+        assert after == await kube.get("Lease", namespace, "leader")
+        assert after["spec"] == {"holderIdentity": "b"}
+        with pytest.raises(KubeError) as refused:
+            await kube.replace({**before, "spec": {"holderIdentity": "c"}})
+        assert refused.value.status == 409
+
     async def test_replace_status(self, kube: KubeApi, namespace: str) -> None:
         study = await self.create_study(kube, namespace)
         await kube.replace_status({**study, "status": {"phase": "Running", "progress": "0/10"}})

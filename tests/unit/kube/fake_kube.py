@@ -68,6 +68,11 @@ class FakeKube:
         self._store(created)
         return True
 
+    async def replace(self, body: Json) -> Json:
+        there = self._unchanged(body)
+        self._store({**_copied(body), "metadata": there["metadata"]})
+        return _copied(self.objects[_place(body)])
+
     async def dry_run(self, body: Json) -> None:
         if self.invalid:
             raise KubeError(*self.invalid)
@@ -87,12 +92,7 @@ class FakeKube:
             self._store({**there, part: {**there.get(part, {}), **_copied(fields)}})
 
     async def replace_status(self, body: Json) -> None:
-        there = self.objects.get(_place(body))
-        if there is None:
-            raise KubeError(404, "NotFound", f'"{body["metadata"]["name"]}" not found')
-        if there["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
-            raise KubeError(409, "Conflict", "the object has been modified")
-        self._store({**there, "status": _copied(body["status"])})
+        self._store({**self._unchanged(body), "status": _copied(body["status"])})
 
     async def record_event(self, body: Json) -> None:
         there = self.objects.get(_place(body))
@@ -146,6 +146,14 @@ class FakeKube:
         return [
             (body["reason"], body["count"]) for place, body in self.objects.items() if place[0] == "Event"
         ]
+
+    def _unchanged(self, body: Json) -> Json:
+        there = self.objects.get(_place(body))
+        if there is None:
+            raise KubeError(404, "NotFound", f'"{body["metadata"]["name"]}" not found')
+        if there["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
+            raise KubeError(409, "Conflict", "the object has been modified")
+        return there
 
     def _store(self, body: Json) -> None:
         self._version += 1

@@ -55,6 +55,9 @@ class KubeApi(Resources, Protocol):
     async def create(self, body: Json) -> bool:
         """Create an object; return False if one of this name exists already."""
 
+    async def replace(self, body: Json) -> Json:
+        """Write an object and return it; rejected (409) if it changed since `body` was read."""
+
     async def dry_run(self, body: Json) -> None:
         """Have an object validated as if it were created, unknown fields included."""
 

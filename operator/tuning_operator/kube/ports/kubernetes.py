@@ -45,6 +45,7 @@ RESOURCES = {
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Namespace": "/api/v1/namespaces",
     "Job": "/apis/batch/v1/namespaces/{namespace}/jobs",
+    "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     names.KIND: f"/apis/{names.API_VERSION}/namespaces/{{namespace}}/{names.PLURAL}",
 }
@@ -124,6 +125,12 @@ class KubernetesApi:
                 return False
             raise
         return True
+
+    async def replace(self, body: Json) -> Json:
+        """Write an object and return it; rejected (409) if it changed since `body` was read."""
+        kind, metadata = body["kind"], body["metadata"]
+        path = _path(kind, metadata["namespace"], metadata["name"])
+        return await self._request("update", kind, path, body=body)
 
     async def dry_run(self, body: Json) -> None:
         """Have an object validated as if it were created, unknown fields included."""
