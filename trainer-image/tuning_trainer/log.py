@@ -19,6 +19,11 @@ def log(text: str) -> None:
     sys.stderr.flush()
 
 
+def log_end(trial: int) -> str:
+    """Return the line of a worker's log after which no line of the trial follows."""
+    return f"tuning: end of the log of trial {trial}"
+
+
 def warn(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn as Optuna does, at the line of the user's code that called the runtime."""
     level, frame = 1, sys._getframe()  # noqa: SLF001  what the warnings module itself does

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tuning_operator.cli.studies import Record, Resource
+from tuning_operator.cli.studies import ENDED, Record, Resource
 from tuning_operator.cli.trials import Trial
 from tuning_operator.resource.gpus import gpus_of
 
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 RECENT = 20
 """The last finished trials from which the rate is computed."""
-ENDED = ("Completed", "Failed")
 
 
 class Progress:

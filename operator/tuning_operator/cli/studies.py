@@ -1,6 +1,6 @@
 """Studies as the commands need them, wherever they are: on a cluster, or on this machine."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -13,6 +13,10 @@ Resource = Mapping[str, Any]
 
 Run = int | Literal["refit"]
 """The number of a trial, or the refit."""
+
+
+ENDED = ("Completed", "Failed")
+"""The phases of a study, or of its refit, that has ended."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +53,13 @@ class Studies(Protocol):
     def runs(self, study: Resource) -> Mapping[Run, str]:
         """Return the name of each run's newest pod, or of what takes its place, as far as it still exists."""
 
-    def logs(self, study: Resource, run: Run, *, follow: bool) -> None:
-        """Print the log of a run to standard output. Raises NotFoundError.
+    def log(self, study: Resource, run: Run, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of a run's log. Raises NotFoundError.
 
         Args:
             study: the study.
             run: the run.
-            follow: whether to wait for the run to start, and print until it ends.
+            follow: whether to wait for the run to start, and yield lines as they come until it ends.
         """
 
     def change(self, study: Resource, spec: Mapping[str, Any]) -> None:

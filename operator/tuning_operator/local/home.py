@@ -36,6 +36,14 @@ def home(given: Path | None, environ: Mapping[str, str]) -> "Home":
 
 
 @dataclass(frozen=True)
+class Address:
+    """Where a study server is, and a token to read records with."""
+
+    url: str
+    token: str
+
+
+@dataclass(frozen=True)
 class Home:
     """The folder with all local studies."""
 
@@ -90,6 +98,14 @@ class StudyFolder:
     def address(self) -> Path:
         """The file with the address of the study server, while there is one."""
         return self.path / "server.json"
+
+    @property
+    def server(self) -> Address | None:
+        """The study server of the command that runs the study; None while it is starting or stopping."""
+        try:
+            return Address(**json.loads(self.address.read_text()))
+        except FileNotFoundError:
+            return None
 
     @property
     def mark(self) -> str:

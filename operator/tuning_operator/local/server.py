@@ -11,12 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict
 
 from pydantic import SecretStr
 
 from tuning_operator.local import LocalError
-from tuning_operator.local.home import NAMESPACE, StudyFolder, write_private
+from tuning_operator.local.home import NAMESPACE, Address, StudyFolder, write_private
 from tuning_operator.local.postgres import Postgres
 from tuning_operator.studies.auth.tokens import mint_operator, mint_pod, mint_reader
 from tuning_operator.studies.settings import StudySettings
@@ -29,14 +29,6 @@ TOKEN_SECONDS = 10 * 365 * 86_400
 START_SECONDS = 60.0
 POLL_SECONDS = 0.1
 SHUTDOWN_SECONDS = 2
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where the study server is, and a token to read records with."""
-
-    url: str
-    token: str
 
 
 class LocalServer:
@@ -69,9 +61,10 @@ class LocalServer:
         """Return the token of a run, by the name of its Job."""
         return mint_pod(self._secret, NAMESPACE, f"{run}-local", TOKEN_SECONDS)
 
-    def reader_token(self) -> str:
-        """Return a token that may only read records."""
-        return mint_reader(self._secret, NAMESPACE, TOKEN_SECONDS)
+    @property
+    def address(self) -> Address:
+        """What others need to read records."""
+        return Address(self.url, mint_reader(self._secret, NAMESPACE, TOKEN_SECONDS))
 
     def start(self) -> None:
         """Start, and return once the server is ready. Raises LocalError."""
@@ -127,8 +120,7 @@ def serving(folder: StudyFolder, prepare: Callable[[str], None] | None = None) -
         server = LocalServer(database.url)
         try:
             server.start()
-            address = {"url": server.url, "token": server.reader_token()}
-            write_private(folder.address, json.dumps(address))
+            write_private(folder.address, json.dumps(asdict(server.address)))
             yield server
         finally:
             folder.address.unlink(missing_ok=True)
@@ -142,16 +134,11 @@ def reading(folder: StudyFolder) -> Iterator[Address]:
     """Yield the study server of a study: that of the command that runs it, or one just for this."""
     deadline = time.monotonic() + START_SECONDS
     while folder.in_use:
-        try:
-            found = json.loads(folder.address.read_text())
-        except FileNotFoundError:  # that command is starting or stopping
-            if time.monotonic() > deadline:
-                raise LocalError(
-                    f"The study {folder.name} is starting or stopping: try again in a few seconds."
-                ) from None
-            time.sleep(POLL_SECONDS)
-        else:
-            yield Address(**found)
+        if address := folder.server:
+            yield address
             return
+        if time.monotonic() > deadline:
+            raise LocalError(f"The study {folder.name} is starting or stopping: try again in a few seconds.")
+        time.sleep(POLL_SECONDS)
     with folder.locked(), serving(folder) as server:
-        yield Address(server.url, server.reader_token())
+        yield server.address

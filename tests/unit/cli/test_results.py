@@ -16,6 +16,9 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from tuning_operator.cli.cluster.studies import _of_trial
+from tuning_operator.cli.commands import logs, watch
+from tuning_trainer.log import log_end
 
 from tests.unit.cli.conftest import Cluster, Ran
 from tests.unit.cli.served import pod
@@ -103,6 +106,65 @@ def test_the_log_of_a_trial_whose_pod_has_others(mnist: Cluster, mnist_server: R
     mnist.answer("logs-mnist-w0-x7k2p", "\n".join(lines))
     assert Ran("logs", "mnist", "6").out == "epoch 1\n epoch 2\n"
     assert "mnist-w0-x7k2p" in Ran("trials", "mnist").out
+
+
+def test_following_a_trial_whose_pod_has_others_ends_with_the_trial() -> None:
+    lines = ["[trial 5] epoch 1\n", f"{log_end(5)}\n", "[trial 6] epoch 1\n", "[trial 5] again\n"]
+    assert list(_of_trial(iter(lines), 5, follow=True)) == ["epoch 1\n"]
+    assert list(_of_trial(iter(lines), 5, follow=False)) == ["epoch 1\n", "again\n"]
+
+
+def test_the_logs_of_all_trials_that_failed_with_their_reasons(mnist: Cluster) -> None:
+    labels = {"tuning.dev/role": "trial", "tuning.dev/study": "mnist"}
+    mnist.answer("get-pods", {"items": [pod("mnist-2-x", {**labels, "tuning.dev/trial": "2"}, "a")]})
+    mnist.answer("logs-mnist-2-x", "epoch 1\nTraceback\n")
+    ran = Ran("logs", "mnist", "--state", "failed")
+    assert ran.code == 0
+    assert ran.out == ("==> trial 2, failed: Exception: CUDA out of memory <==\nepoch 1\nTraceback\n")
+    several = Ran("logs", "mnist", "2", "5")
+    assert several.out.endswith("Traceback\n\n==> trial 5, complete <==\n")
+    assert "(Trial 5 has no pod." in several.err
+    assert Ran("logs", "mnist", "--state", "waiting").err == "No waiting trials.\n"
+
+
+def test_following_several_trials(mnist: Cluster) -> None:
+    mnist.answer("logs-mnist-5-b", "epoch 1\nepoch 2\n")
+    mnist.answer("logs-mnist-6-b", "epoch 1\n")
+    ran = Ran("logs", "mnist", "5", "6", "0", "-f")
+    lines = ran.out.splitlines()
+    assert [line for line in lines if line.startswith("[trial 5]")] == [
+        "[trial 5] epoch 1",
+        "[trial 5] epoch 2",
+    ]
+    assert lines.count("[trial 6] epoch 1") == 1
+    assert any(line.startswith("[trial 0] error: Trial 0 has no pod.") for line in lines)
+
+
+def test_following_all_trials_until_the_study_ends(
+    mnist: Cluster, mnist_server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trial 6 runs. The next look finds trial 7, too, and that the study has ended."""
+    labels = {"tuning.dev/role": "trial", "tuning.dev/study": "mnist"}
+    pods = [pod(f"mnist-{n}-x", {**labels, "tuning.dev/trial": f"{n}"}, "a") for n in range(8)]
+    mnist.answer("get-pods", {"items": pods})
+    for number in range(8):
+        mnist.answer(f"logs-mnist-{number}-x", f"training {number}\n")
+
+    def next_look(seconds: float) -> None:
+        assert seconds == logs.UPDATE_SECONDS
+        mnist_server.operator().post("/v1/studies/ml/mnist/ask", json={"parallelism": 2, "maxTrials": 8})
+        mnist.study(phase="Completed", progress="8/8")
+
+    monkeypatch.setattr(watch.time, "sleep", next_look)
+    ran = Ran("logs", "mnist", "-f")
+    assert sorted(ran.out.splitlines()) == ["[trial 6] training 6", "[trial 7] training 7"]
+
+
+def test_logs_of_what(mnist: Cluster) -> None:
+    nothing = Ran("logs", "mnist")
+    assert nothing.code == 2
+    assert "name trials, or use --state" in " ".join(nothing.err.split())
+    assert Ran("logs", "mnist", "5", "--state", "failed").code == 2
 
 
 def test_the_log_of_the_refit(mnist: Cluster) -> None:

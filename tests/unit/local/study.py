@@ -96,9 +96,17 @@ class LocalStudy:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `tuning run` in a process group of its own."""
-        command = [TUNING, "run", str(self.source), "--data", str(self.home), *arguments]
+        return self.start_tuning("run", str(self.source), *arguments)
+
+    def start_tuning(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own."""
         return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            [TUNING, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            env=self._environ,
         )
 
     def run(self, *arguments: str) -> tuple[int, str]:
@@ -106,10 +114,13 @@ class LocalStudy:
         return finished(self.start(*arguments))
 
     def tuning(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        environ = {**os.environ, "TUNING_HOME": str(self.home)}
         return subprocess.run(
-            [TUNING, *arguments], capture_output=True, text=True, env=environ, timeout=SECONDS
+            [TUNING, *arguments], capture_output=True, text=True, env=self._environ, timeout=SECONDS
         )
+
+    @property
+    def _environ(self) -> dict[str, str]:
+        return {**os.environ, "TUNING_HOME": str(self.home)}
 
     def hold(self) -> None:
         """Have trials wait once they have reported."""

@@ -148,6 +148,11 @@ def test_a_study_that_fails(small: LocalStudy) -> None:
     assert "ValueError: boom" in output
     assert re.search(r"^\S+: Failed, 2/2 trials finished \(2 failed\)$", output, re.MULTILINE)
     assert re.search(r"Failed=True \(AllTrialsFailed\): All 2 trials failed", output)
+    logs = small.tuning("logs", "small", "--state", "failed").stdout
+    assert re.findall(r"^==> (.*) <==$", logs, re.MULTILINE) == [
+        f"trial {number}, failed: Exception: ValueError: boom" for number in (0, 1)
+    ]
+    assert logs.count("raise ValueError('boom')") == 2
 
 
 def test_a_spec_that_the_study_server_refuses(small: LocalStudy) -> None:
@@ -162,6 +167,7 @@ def test_commands_change_a_study_that_runs(small: LocalStudy) -> None:
     small.hold()
     process = small.start()
     wait_until("two trials run", lambda: set(small.started()) == {0, 1})
+    following = small.start_tuning("logs", "small", "0", "-f")
     assert small.tuning("suspend", "small").returncode == 0
     extended = small.tuning("extend", "small", "--trials", "+2")
     assert extended.stdout == "small: maxTrials=6\n", extended
@@ -169,6 +175,7 @@ def test_commands_change_a_study_that_runs(small: LocalStudy) -> None:
     wait_until("it is suspended", lambda: small.status["phase"] == "Suspended")
     wait_until("the trials have ended", lambda: small.status["trials"]["complete"] == 2)
     assert set(small.started()) == {0, 1}
+    assert "tuning: COMPLETE" in finished(following)[1], "it ends with the trial, while the study goes on"
     assert small.tuning("retry", "small", "0").returncode == 0
     assert small.tuning("resume", "small").returncode == 0
     code, output = finished(process)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tuning_operator.studies.storage.base import MemoryStore
+from tuning_trainer.log import log_end
 
 from tests.support.study_server import RunningServer, running_server, study_server  # noqa: F401
 from tests.unit.trainer.pod import BARE, FULL, Pod
@@ -381,7 +382,9 @@ def test_trials_run_side_by_side_and_each_has_its_share_of_the_memory(worker: Wo
     assert failure["failure_category"] == "OutOfMemory"
     assert "more than its share of the memory limit" in failure["failure_message"]
     _, out, _ = worker.stop()
-    assert {f"[trial {number}] hello from {number}" for number in range(3)} <= set(out.splitlines())
+    lines = out.splitlines()
+    for number in range(3):
+        assert lines.index(f"[trial {number}] hello from {number}") < lines.index(log_end(number))
 
 
 def test_a_study_server_that_restarts_loses_no_trial(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuning_trainer.failure import Failure, termination_message, write_termination_message
-from tuning_trainer.log import log
+from tuning_trainer.log import log, log_end
 from tuning_trainer.optuna_api.trial import PATIENCE
 from tuning_trainer.stopping import EXIT_CODE
 from tuning_trainer.wire.client import Client, Refused, Unreachable
@@ -269,9 +269,7 @@ class Supervisor:
             return _Place(work, isolated=False, output=folder / "log", log=str(folder / "log"))
         pipe = trial.folder / PIPE
         os.mkfifo(pipe)
-        echo = threading.Thread(
-            target=_copy_lines, args=(pipe, f"[trial {trial.number}] ".encode()), daemon=True
-        )
+        echo = threading.Thread(target=_copy_lines, args=(pipe, trial.number), daemon=True)
         echo.start()
         self._echoes = [*filter(threading.Thread.is_alive, self._echoes), echo]
         work = trial.folder / "work" if _is_private(Path.cwd()) else None
@@ -425,12 +423,15 @@ def _temporary_folder(prefix: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=prefix, dir="/dev/shm"))
 
 
-def _copy_lines(pipe: Path, prefix: bytes) -> None:
-    """Copy lines to standard output, each at once and with a prefix."""
+def _copy_lines(pipe: Path, trial: int) -> None:
+    """Copy a trial's lines to standard output, each at once and with a prefix, and mark their end."""
+    prefix = f"[trial {trial}] ".encode()
     with pipe.open("rb") as source:
         for line in source:
             sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")
             sys.stdout.buffer.flush()
+    sys.stdout.write(f"{log_end(trial)}\n")
+    sys.stdout.flush()
 
 
 def _left_by(trial: _Trial) -> dict[str, Any] | None:

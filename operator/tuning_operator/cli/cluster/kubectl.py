@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -74,20 +73,18 @@ class Kubectl:
         """Return the object or list that kubectl prints. Raises as `run`."""
         return json.loads(self.run(*arguments, "--output=json"))
 
-    def stream(self, *arguments: str, prefix: str = "") -> None:
-        """Copy what kubectl prints to standard output while it runs. Raises as `run`.
-
-        With a prefix, copy the lines that begin with it, without it.
-        """
+    def lines(self, *arguments: str) -> Iterator[str]:
+        """Yield the lines that kubectl prints while it runs. Raises as `run`."""
         command, pipe = self._command(*arguments), subprocess.PIPE
         with (
             tempfile.TemporaryFile("w+") as errors,
             subprocess.Popen(command, stdout=pipe, stderr=errors, text=True, errors="replace") as process,  # noqa: S603
         ):
-            for line in process.stdout or ():
-                if line.startswith(prefix):
-                    sys.stdout.write(line.removeprefix(prefix))
-                    sys.stdout.flush()
+            try:
+                yield from process.stdout or ()
+            except GeneratorExit:  # its reader needs no more
+                process.terminate()
+                raise
             if process.wait():
                 errors.seek(0)
                 raise KubectlError(" ".join(arguments[:2]), errors.read())

@@ -2,13 +2,15 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+from tuning_trainer.log import log_end
+
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
-from tuning_operator.cli.studies import Record, Resource, Run
+from tuning_operator.cli.studies import ENDED, Record, Resource, Run
 from tuning_operator.resource import names
 
 RESOURCE = f"{names.PLURAL}.{names.GROUP}"
@@ -58,33 +60,50 @@ class ClusterStudies:
         named = ((_run(pod["metadata"]["labels"]), pod["metadata"]["name"]) for pod in oldest_first)
         return {run: name for run, name in named if run is not None}
 
-    def logs(self, study: Resource, run: Run, *, follow: bool) -> None:
-        """Print the log of a run's newest pod to standard output. Raises NotFoundError."""
-        pod, prefix = self.runs(study).get(run), ""
-        if _reuses_pods(study) and run != "refit":
-            pod, prefix = self._pod_of_trial(study, run), f"[trial {run}] "
-        name = "The refit" if run == names.REFIT else f"Trial {run}"
-        if pod is None:
-            raise NotFoundError(
-                f"{name} has no pod. It has not started yet, or its Job was deleted: finished Jobs are kept "
-                "for spec.trial.ttlAfterFinished"
-            )
+    def log(self, study: Resource, run: Run, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of the log of a run's newest pod. Raises NotFoundError."""
+        while (pod := self._pod(study, run)) is None:
+            if not (follow and self._may_start(study, run)):
+                raise NotFoundError(
+                    f"{_subject(run)} has no pod. It has not started yet, or its Job was deleted: finished "
+                    "Jobs are kept for spec.trial.ttlAfterFinished"
+                )
+            time.sleep(POLL_SECONDS)
+        lines = self._lines_of(study, run, pod, follow=follow)
+        return lines if run == "refit" or not _reuses_pods(study) else _of_trial(lines, run, follow=follow)
+
+    def _lines_of(self, study: Resource, run: Run, pod: str, *, follow: bool) -> Iterator[str]:
         kubectl = self.kubectl.within(study["metadata"]["namespace"])
         options = ["--container", names.TRAINER_CONTAINER, *(["--follow"] if follow else [])]
         while True:
             try:
-                kubectl.stream("logs", pod, *options, prefix=prefix)
+                yield from kubectl.lines("logs", pod, *options)
             except KubectlError as error:
                 if "is waiting to start" not in error.stderr:
                     raise
                 if not follow:
                     state = error.stderr.rpartition("waiting to start: ")[2]
                     raise NotFoundError(
-                        f"{name} has not started yet: the container of pod {pod} is waiting ({state})"
+                        f"{_subject(run)} has not started yet: the container of pod {pod} is waiting "
+                        f"({state})"
                     ) from None
             else:
                 return
             time.sleep(POLL_SECONDS)
+
+    def _may_start(self, study: Resource, run: Run) -> bool:
+        """Return whether a run that has no pod may get one."""
+        now = self.get(study["metadata"]["name"])
+        status = now.get("status", {})
+        if run == "refit":
+            refit = (status.get("refit") or {}).get("phase")
+            return bool(now["spec"].get("refit")) and status.get("phase") != "Failed" and refit not in ENDED
+        try:
+            with self.record(study) as reader:
+                found = next((trial for trial in reader.read(run).trials if trial.number == run), None)
+        except NotFoundError:
+            found = None
+        return status.get("phase") not in ENDED if found is None else found.finished is None
 
     def stop(self, study: Resource, trials: Sequence[int]) -> None:
         """Have these running trials end, through an annotation on their Jobs that the operator acts on."""
@@ -107,10 +126,12 @@ class ClusterStudies:
                     raise
                 # The others are annotated. This one is ending by itself, or its Job is about to be created.
 
-    def _pod_of_trial(self, study: Resource, trial: int) -> str | None:
-        """Return the pod of a worker that has or had a trial, as the record has it."""
+    def _pod(self, study: Resource, run: Run) -> str | None:
+        """Return a run's newest pod; of a worker's trial, the pod that the record has."""
+        if run == "refit" or not _reuses_pods(study):
+            return self.runs(study).get(run)
         with self.record(study) as reader:
-            return next((found.pod for found in reader.read(trial).trials if found.number == trial), None)
+            return next((found.pod for found in reader.read(run).trials if found.number == run), None)
 
     def _pods(self, study: Resource) -> list[Any]:
         kubectl = self.kubectl.within(study["metadata"]["namespace"])
@@ -137,6 +158,20 @@ class ClusterStudies:
             where = f"not found in namespace {self.kubectl.current_namespace()}"
             return NotFoundError(f'study "{study}" {where}; `kubectl tuning list -A` lists all studies')
         return error
+
+
+def _of_trial(lines: Iterator[str], trial: int, *, follow: bool) -> Iterator[str]:
+    """Yield the lines of one trial in the log of a worker, which has a prefix before each."""
+    prefix, end = f"[trial {trial}] ", f"{log_end(trial)}\n"
+    for line in lines:
+        if line.startswith(prefix):
+            yield line.removeprefix(prefix)
+        elif follow and line == end:
+            return
+
+
+def _subject(run: Run) -> str:
+    return "The refit" if run == "refit" else f"Trial {run}"
 
 
 def _reuses_pods(study: Resource) -> bool:

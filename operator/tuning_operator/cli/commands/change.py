@@ -7,13 +7,12 @@ import typer
 from tuning_operator.cli import NotFoundError, PluginError
 from tuning_operator.cli.commands.options import Study, TrialNumber
 from tuning_operator.cli.commands.trials import find_trial
-from tuning_operator.cli.studies import Resource, Studies
+from tuning_operator.cli.studies import ENDED, Resource, Studies
 from tuning_operator.cli.text import status_text
 from tuning_operator.cli.text.values import pairs
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.text import count
 
-ENDED = ("Completed", "Failed")
 INITIAL = "spec.initialTrials"
 
 

@@ -48,14 +48,14 @@ def _follow_live(studies: Studies, study: str, interval: float) -> "Progress":
     from tuning_operator.cli.text.live import view
 
     with Live(auto_refresh=False) as live:
-        for progress, note in _updates(studies, study, interval):
+        for progress, note in updates(studies, study, interval):
             live.update(view(progress, note), refresh=True)
     return progress
 
 
 def _follow_in_lines(studies: Studies, study: str, interval: float) -> "Progress":
     last = None
-    for progress, note in _updates(studies, study, interval):
+    for progress, note in updates(studies, study, interval):
         line = note or status_text.headline(progress.study)
         if line != last:
             typer.echo(line)
@@ -63,7 +63,7 @@ def _follow_in_lines(studies: Studies, study: str, interval: float) -> "Progress
     return progress
 
 
-def _updates(studies: Studies, study: str, interval: float) -> "Iterator[tuple[Progress, str]]":
+def updates(studies: Studies, study: str, interval: float) -> "Iterator[tuple[Progress, str]]":
     """Yield the study's progress and a note about the connection, until the study is over."""
     from tuning_operator.cli.progress import Progress
 

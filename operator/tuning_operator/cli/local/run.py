@@ -214,12 +214,11 @@ def _draw_plots(view: "View", session: "Session", folder: "StudyFolder") -> None
         return
     from tuning_operator.cli.commands.plot import save_plots
     from tuning_operator.cli.local.studies import fetch
-    from tuning_operator.local.server import Address
 
     newest = folder.plots / "optimization-history.html"
     if newest.exists() and not session.has_changed:
         return
-    record = fetch(Address(session.server.url, session.server.reader_token()), folder.name)
+    record = fetch(session.server.address, folder.name)
     view.update(session.body, [])
     save_plots(record, session.body, folder.plots)
 

@@ -1,28 +1,23 @@
 """The studies of this machine, in place of a cluster's: the port that commands use."""
 
 import contextlib
-import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import typer
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
-from tuning_operator.cli.studies import Resource, Run
+from tuning_operator.cli.studies import ENDED, Resource, Run
 from tuning_operator.local import NOT_INSTALLED, LocalError
-from tuning_operator.local.home import NAMESPACE, STOP, Home
+from tuning_operator.local.home import NAMESPACE, STOP, Address, Home, StudyFolder
 from tuning_operator.protocol import FinishedStudy
 from tuning_operator.resource import names
 
-if TYPE_CHECKING:
-    from tuning_operator.local.server import Address
-
 REPLY_SECONDS = 120.0
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.5
 """How often to look whether a log has grown."""
 
 
@@ -35,7 +30,7 @@ def require_local_mode() -> None:
 class LocalRecord:
     """The record of a study, read from its study server."""
 
-    def __init__(self, address: "Address", name: str) -> None:
+    def __init__(self, address: Address, name: str) -> None:
         self._address, self._name = address, name
 
     def read(self, first: int = 0) -> FinishedStudy:
@@ -88,22 +83,21 @@ class LocalStudies:
                 found["refit" if run == names.REFIT else int(run)] = folder.name
         return found
 
-    def logs(self, study: Resource, run: Run, *, follow: bool) -> None:
-        """Print the log of a run to standard output. Raises NotFoundError."""
+    def log(self, study: Resource, run: Run, *, follow: bool) -> Iterator[str]:
+        """Yield the lines of a run's log. Raises NotFoundError."""
         name = study["metadata"]["name"]
         folder = self._home.study(name)
-        log = folder.runs / names.job_name(name, run) / "log"
-        while not log.exists():
+        file = folder.runs / names.job_name(name, run) / "log"
+        while not file.exists():
             if not (follow and folder.in_use):
                 what = "The refit" if run == names.REFIT else f"Trial {run}"
                 raise NotFoundError(f"{what} has no log: it has not started yet")
             time.sleep(POLL_SECONDS)
-        with log.open() as stream:
+        with file.open(errors="replace") as stream:
             while True:
-                alive = follow and folder.in_use
-                shutil.copyfileobj(stream, sys.stdout)
-                sys.stdout.flush()
-                if not alive:
+                ended = not follow or _has_ended(folder, run)
+                yield from stream
+                if ended:
                     return
                 time.sleep(POLL_SECONDS)
 
@@ -139,7 +133,21 @@ class LocalStudies:
                 (folder / STOP).touch()
 
 
-def fetch(address: "Address", name: str) -> FinishedStudy:
+def _has_ended(folder: StudyFolder, run: Run) -> bool:
+    """Return whether a run prints no more: it has ended, or the command that ran it has."""
+    if not folder.in_use:
+        return True
+    if run == "refit":
+        refit = (folder.read() or {}).get("status", {}).get("refit") or {}
+        return refit.get("phase") in ENDED
+    try:
+        trials = fetch(address, folder.name).trials if (address := folder.server) else []
+    except PluginError:  # the command is stopping
+        return False
+    return any(trial.number == run and trial.finished for trial in trials)
+
+
+def fetch(address: Address, name: str) -> FinishedStudy:
     """Return the record of a study. Raises PluginError."""
     url = f"{address.url}/v1/studies/{NAMESPACE}/{name}/record"
     try:
