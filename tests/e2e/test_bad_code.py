@@ -40,7 +40,7 @@ CASES = {
     "jobs": Bad(
         SCRIPT,
         "import optuna\noptuna.create_study().optimize(lambda trial: 1.0, n_jobs=4)\n",
-        "n_jobs=4, but a pod runs only one trial",
+        "n_jobs=4, but each process runs only one trial",
     ),
     "none": Bad(OBJECTIVE, "def objective(trial): pass", "The value None could not be cast to float"),
     "text": Bad(

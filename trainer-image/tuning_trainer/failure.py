@@ -28,6 +28,31 @@ WIDEST = 6  # bytes that one character takes in JSON, at most
 TERMINATION_LIMIT = 4096  # bytes of a termination message that the kubelet keeps
 
 
+class Advice(NamedTuple):
+    """How to fix what depends on where the trial runs."""
+
+    memory: str
+    program: str
+    package: str
+
+
+IN_POD = Advice(
+    memory="raise the container's memory limit",
+    program="use a program that the image contains",
+    package="Use an image that has '{package}', or add its code to trial.source.",
+)
+ON_THIS_MACHINE = Advice(
+    memory="run fewer trials at a time (spec.parallelism)",
+    program="use a program of this machine",
+    package="Install '{package}' for {python}, or choose an interpreter that has it: tuning run --python.",
+)
+
+
+def advice() -> Advice:
+    """Return how to fix what depends on where this trial runs."""
+    return ON_THIS_MACHINE if LOCAL in os.environ else IN_POD
+
+
 class Failure(NamedTuple):
     """A failure as the protocol defines it."""
 
@@ -81,10 +106,10 @@ def _classify(error: BaseException) -> tuple[str, str | None]:
     out_of_gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
     if out_of_gpu or isinstance(error, MemoryError):
         memory = "GPU memory" if out_of_gpu else "memory"
-        more = "use a GPU with more of it" if out_of_gpu else "raise the container's memory limit"
+        more = "use a GPU with more of it" if out_of_gpu else advice().memory
         return "OutOfMemory", f"Use less {memory} (for example, a smaller batch size), or {more}."
     if isinstance(error, ModuleNotFoundError) and error.name:
-        return "ModuleNotFound", _install(error.name)
+        return "ModuleNotFound", advice().package.format(package=error.name, python=sys.executable)
     if is_argument_error(error):
         return "Exception", ARGUMENTS
     if isinstance(error, SystemExit):
@@ -92,15 +117,6 @@ def _classify(error: BaseException) -> tuple[str, str | None]:
     if isinstance(error, KeyboardInterrupt):
         return "Interrupted", None
     return "Exception", None
-
-
-def _install(package: str) -> str:
-    if LOCAL in os.environ:
-        return (
-            f"Install '{package}' for {sys.executable}, or choose an interpreter that has it: "
-            "tuning run --python."
-        )
-    return f"Use an image that has '{package}', or add its code to trial.source."
 
 
 def is_argument_error(error: BaseException) -> bool:

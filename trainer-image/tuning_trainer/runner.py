@@ -112,7 +112,7 @@ class Run:
         if self._limit.expired:
             outcome = Outcome("FAIL", failure=self._timeout)
         if self._stopping.received and not self._limit.expired:
-            log("stopped by SIGTERM, no result reported; the replacement pod resumes the trial")
+            log("stopped by SIGTERM, no result reported; the trial may be resumed later")
             return EXIT_CODE
         if self.settings.follower:
             _announce(outcome)

@@ -40,6 +40,8 @@ class Studies(Protocol):
 
     program: str
     """How messages name this command: `kubectl tuning` or `tuning`."""
+    place_of_runs: str
+    """What a run has here, and is named in tables: `pod` or `folder`."""
 
     def list_studies(self, *, everywhere: bool = False) -> Sequence[Resource]:
         """Return the studies of the namespace, or of all namespaces."""
@@ -51,7 +53,7 @@ class Studies(Protocol):
         """Connect to the record of a study."""
 
     def runs(self, study: Resource) -> Mapping[Run, str]:
-        """Return the name of each run's newest pod, or of what takes its place, as far as it still exists."""
+        """Return the name of each run's newest pod, or its folder, as far as it still exists."""
 
     def log(self, study: Resource, run: Run, *, follow: bool) -> Iterator[str]:
         """Yield the lines of a run's log. Raises NotFoundError.

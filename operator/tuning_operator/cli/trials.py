@@ -20,9 +20,10 @@ STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"} | {
 class Trial:
     """A trial and the names of its study's metrics."""
 
-    def __init__(self, record: FinishedTrial, metrics: Sequence[str], pod: str | None = None) -> None:
+    def __init__(self, record: FinishedTrial, metrics: Sequence[str], place: str | None = None) -> None:
         self.record = record
-        self.pod = pod
+        self.place = place
+        """Its pod, or its folder; None if that is gone."""
         self._metrics = metrics
 
     @property
@@ -108,7 +109,7 @@ class Trial:
             "started": wire["started"],
             "finished": wire["finished"],
             "seconds": self.seconds,
-            "pod": self.pod,
+            "pod": self.place,
             "pruneReason": self.prune_reason,
             "failure": failure.model_dump(exclude_none=True) if failure else None,
             "copiedFrom": wire["copiedFrom"],
@@ -116,11 +117,11 @@ class Trial:
 
 
 def trials_of(
-    study: Mapping[str, Any], record: FinishedStudy, pods: Mapping[Run, str] | None = None
+    study: Mapping[str, Any], record: FinishedStudy, places: Mapping[Run, str] | None = None
 ) -> list[Trial]:
     """Return the trials of a study's record by number."""
     metrics = metrics_of(study)
-    found = [Trial(trial, metrics, (pods or {}).get(trial.number, trial.pod)) for trial in record.trials]
+    found = [Trial(trial, metrics, (places or {}).get(trial.number, trial.pod)) for trial in record.trials]
     return sorted(found, key=lambda trial: trial.number)
 
 

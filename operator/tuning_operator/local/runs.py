@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import ValidationError
+from tuning_trainer.failure import ON_THIS_MACHINE
 
-from tuning_operator.kube.jobs.ended import SIGNALS
+from tuning_operator.kube.jobs.advice import Advice
+from tuning_operator.kube.jobs.ended import exited, timed_out, without_result
 from tuning_operator.kube.jobs.evidence import STOPPED, diagnosis
 from tuning_operator.kube.jobs.manifests import environment
 from tuning_operator.kube.plan.observation import Diagnosis, Run
@@ -39,6 +41,24 @@ STOP_SECONDS = 0.5
 """How often to look whether a user has stopped a run."""
 OUTPUT_LINES = 5
 OUTPUT_BYTES = 4096
+
+PROGRAMS = (
+    Advice(
+        r"SIGKILL|killed by signal: Killed|DataLoader worker \S.* exited unexpectedly",
+        f"It may have run out of memory: {ON_THIS_MACHINE.memory}.",
+    ),
+    Advice(r"(?:insufficient|out of) shared memory|/dev/shm", "Shared memory (/dev/shm) is probably full."),
+    Advice(
+        r"no NVIDIA driver|no CUDA GPUs are available|no CUDA-capable device|libcuda\.so\S*: cannot open",
+        "The trial sees no GPU: set spec.trial.gpus if it needs one, and check that nvidia-smi shows it.",
+    ),
+    Advice(
+        r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED",
+        "Use less GPU memory (for example, a smaller batch size), or a GPU with more of it.",
+    ),
+    Advice(r"no space left on device", "The disk is full: free space, or use another folder with --data."),
+)
+"""What advice.PROGRAMS says about pods, for this machine."""
 
 State = Literal["starting", "running", "ended", "stopping"]
 
@@ -355,20 +375,12 @@ def _why_ended(
     """Return why a program ended, for when no result has come from it."""
     noun, file = work.noun, folder / "log"
     if expired:
-        timeout = runs.fields.timeout
-        text = f"The {noun} ran longer than its timeout ({timeout}) and was stopped."
-        return diagnosis("Timeout", text, f"Raise {timeout}, or make the {noun} faster.")
+        return timed_out(noun, runs.fields.timeout)
     if code == 0:
-        text = f"The {noun}'s program exited without an error, but did not report a result."
-        remedy = "Make sure that the code runs to its end: os._exit ends the process before the result is"
-        return diagnosis("NoResult", text, f"{remedy} reported. See {file}.")
+        return without_result(f"The {noun}'s program", str(file))
     with contextlib.suppress(OSError, ValidationError):
         return Diagnosis(Failure.model_validate_json((folder / "failure.json").read_text()))
-    signal = f" ({SIGNALS[code]})" if code in SIGNALS else ""
-    exited = f"The {noun}'s program exited with code {code}{signal}"
-    text = f"{exited}: {output}" if output else f"{exited} before it had a result."
-    advice = "If the machine ran out of memory, run fewer trials at a time. " if "KILL" in signal else ""
-    return diagnosis("ExitCode", text, f"{advice}See {file}.")
+    return exited(f"The {noun}'s program", code, output, noun, PROGRAMS, "", str(file))
 
 
 def _tail(file: Path, start: int) -> str:

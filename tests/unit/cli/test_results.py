@@ -62,7 +62,7 @@ def test_best_says_that_the_refit_failed(cluster: Cluster) -> None:
     refit = {"phase": "Failed", "job": "mnist-refit", "message": "OutOfMemory: killed."}
     cluster.study(best=BEST, refit=refit)
     ran = Ran("best", "mnist", "-o", "args")
-    assert ran.err == "The refit failed: OutOfMemory: killed. (Job mnist-refit)\n"
+    assert ran.err == "The refit failed: OutOfMemory: killed.\nIts log: kubectl tuning logs mnist refit\n"
     assert ran.out.startswith("--lr=0.125")
 
 

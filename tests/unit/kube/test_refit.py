@@ -313,6 +313,6 @@ def test_the_events() -> None:
         ("RefitStarted", False),
         ("RefitCompleted", False),
     ]
-    assert "with the parameters of trial 3 started in Job mnist-refit" in recorded[0][2]
+    assert "with the parameters of trial 3 started." in recorded[0][2]
     assert "ValueError: boom" in recorded[1][2]
     assert recorded[3][2].endswith("completed: 0.95. The model is in mnist.pt. Lost with the pod: mnist.pt.")

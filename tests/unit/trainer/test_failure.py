@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tuning_trainer.failure import (
+    LOCAL,
     TERMINATION_LIMIT,
     Failure,
     failure_of,
@@ -82,6 +83,11 @@ def test_an_exception_has_its_category(error: BaseException, category: str, reme
     assert (remedy or "") in (failure.remedy or "")
     assert failure.traceback
     assert "test_failure.py" in failure.traceback
+
+
+def test_advice_fits_where_the_trial_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LOCAL, "the mark of a run")
+    assert "run fewer trials at a time" in (failure_of(raised(MemoryError())).remedy or "")
 
 
 def fails() -> None:

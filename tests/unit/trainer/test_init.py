@@ -123,7 +123,7 @@ def test_objects_in_arguments_and_an_assignment(folder: Path) -> None:
     }
     crossover = {"name": "SBXCrossover", "args": {"eta": 2.0}}
     assert study["sampler"] == {"name": "NSGAIISampler", "args": {"crossover": crossover}}
-    assert [note for note in study["notes"] if "<lambda> runs in each trial's pod" in note]
+    assert [note for note in study["notes"] if "<lambda> runs in each trial" in note]
 
 
 @pytest.mark.parametrize(

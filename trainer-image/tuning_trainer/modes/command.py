@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import Failure, TrialFailure
+from tuning_trainer.failure import Failure, TrialFailure, advice
 from tuning_trainer.log import log
 from tuning_trainer.metrics.reader import MetricReader, quoted, shown
 from tuning_trainer.metrics.steps import Progress
@@ -180,7 +180,7 @@ def _start(command: list[str], environ: dict[str, str]) -> Program:
             Failure(
                 "Command",
                 f"The program {command[0]!r} can't be run: {error.strerror}.",
-                "Use a program that the image contains; a line of shell is [sh, -c, '...'].",
+                f"Correct its name, or {advice().program}; a line of shell is [sh, -c, '...'].",
             )
         ) from None
 
@@ -218,5 +218,5 @@ def _exit_failure(code: int, output: str, log_place: str) -> Failure:
     message = f"The program {what}{': ' + last if last else ''}; see {log_place}"
     remedy = "Exit with code 0 on success."
     if number == signal.SIGKILL:
-        remedy = "If it ran out of memory, raise the container's memory limit."
+        remedy = f"If it ran out of memory, {advice().memory}."
     return Failure("Killed" if code < 0 else "ExitCode", message, remedy, output)

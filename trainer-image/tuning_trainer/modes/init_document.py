@@ -78,7 +78,7 @@ def _named(kind: str, thing: Any, notes: list[str]) -> dict[str, Any] | None:
     if "_tuning_arguments" not in vars(thing):
         notes.append(f"the arguments of the {kind} {type(thing).__name__} are unknown")
     if CONSTRAINTS in inexpressible(thing):
-        notes.append(f"{CONSTRAINTS} stays in the script and runs in the trial's pod")
+        notes.append(f"{CONSTRAINTS} stays in the script and runs in each trial")
     return described(thing)
 
 
@@ -146,6 +146,6 @@ def _further_notes(
 def _callback_notes(callback: Any) -> Iterator[str]:
     name, field = name_of(callback), OF_THE_STUDY.get(type(callback).__name__)
     if field is None:
-        yield f"the callback {name} runs in each trial's pod, where it can't end the study: {ENDS}"
+        yield f"the callback {name} runs in each trial, where it can't end the study: {ENDS}"
     elif not hasattr(callback, "_n_trials"):
         yield f"the callback {name} is not run: use {field}"

@@ -216,7 +216,7 @@ class TrialBridge:
                 Failure(
                     "Script",
                     "The worker process that ran the trial ended without a result.",
-                    "It may have been killed for lack of memory: see the pod's log.",
+                    "It may have been killed for lack of memory: see its log.",
                 )
             )
         self._stop_script(code)
@@ -317,13 +317,13 @@ def check_one_trial(arguments: dict[str, Any]) -> None:
     """
     if calling_module().startswith(STEPWISE):
         raise _script_failure(
-            "LightGBMTuner optimizes in several steps within one process, but a pod runs only one trial.",
-            "Write an objective that suggests LightGBM's parameters, or run the tuner as a plain Job.",
+            "LightGBMTuner optimizes in several steps, but each process runs only one trial.",
+            "Write an objective that suggests LightGBM's parameters, or run the tuner without a study.",
         )
     jobs = arguments.get("n_jobs", 1)
     if jobs != 1:
         raise _script_failure(
-            f"The script calls optimize with n_jobs={jobs}, but a pod runs only one trial.",
+            f"The script calls optimize with n_jobs={jobs}, but each process runs only one trial.",
             "Remove n_jobs from the script, and set spec.parallelism to run trials in parallel.",
         )
 

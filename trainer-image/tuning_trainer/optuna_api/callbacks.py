@@ -96,7 +96,7 @@ def run_callbacks(
         except Stopped:
             raise
         except NeedsOtherTrials as needs:
-            log(f"the callback {name} ended at study.{needs}: a pod only knows its own trial; {ENDS}")
+            log(f"the callback {name} ended at study.{needs}: a trial only knows itself; {ENDS}")
         except BaseException as error:  # noqa: BLE001  whatever it raises, the result stays
             sys.stderr.write(format_traceback(error))
             log(f"the callback {name} failed with the exception above; the trial's result is kept")

@@ -99,6 +99,6 @@ class TrialStudy:
     def __getattr__(self, name: str) -> NoReturn:
         """Explain why the rest of Optuna's Study is missing; an AttributeError, so that `hasattr` works."""
         raise AttributeError(
-            f"study.{name} is not available in a trial's pod, which only knows its own trial. "
+            f"study.{name} is not available in a trial, which only knows itself. "
             "To read the whole study, use `optuna.load_study` with the study's database, or the dashboard."
         )

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tuning_trainer.failure import Failure, termination_message, write_termination_message
+from tuning_trainer.failure import Failure, advice, termination_message, write_termination_message
 from tuning_trainer.log import log, log_end
 from tuning_trainer.optuna_api.trial import PATIENCE
 from tuning_trainer.stopping import EXIT_CODE
@@ -457,7 +457,7 @@ def _why_ended(trial: _Trial, status: int) -> Failure:
         message = f"The trial's process exited with code {code} before it had a result."
         return Failure("ExitCode", message, f"See {trial.log}.")
     message = f"The trial's process was killed by signal {-code} ({signal.strsignal(-code)})."
-    memory = "It may have run out of memory: raise the container's memory limit. "
+    memory = f"It may have run out of memory: {advice().memory}. "
     return Failure("ExitCode", message, f"{memory if -code == signal.SIGKILL else ''}See {trial.log}.")
 
 

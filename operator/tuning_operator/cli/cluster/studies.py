@@ -25,6 +25,7 @@ class ClusterStudies:
     """Studies of a cluster, read and changed with the permissions of kubectl's user."""
 
     program = "kubectl tuning"
+    place_of_runs = "pod"
 
     def __init__(self, kubectl: Kubectl) -> None:
         self.kubectl = kubectl

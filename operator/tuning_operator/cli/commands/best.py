@@ -56,11 +56,11 @@ def best(
     if metric is not None and isinstance(trials, list):
         trials = _best_in(found, trials, metric)
     if refit := status_text.failed_refit(found):
-        typer.echo(refit, err=True)
+        typer.echo(f"{refit}\nIts log: {studies.program} logs {study} refit", err=True)
     if output is None:
         from tuning_operator.cli.text.tables import show_best
 
-        show_best(found, trials)
+        show_best(found, trials, studies.program)
     elif output in (Output.json, Output.yaml):
         print_data(trials, output)
     elif isinstance(trials, list):

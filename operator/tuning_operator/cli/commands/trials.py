@@ -137,7 +137,7 @@ def trials(
     found = studies.get(study)
     with studies.record(found) as reader:
         record = reader.read()
-    chosen = sorted_by(trials_of(found, record, _pods(studies, found)), found, sort)
+    chosen = sorted_by(trials_of(found, record, _places(studies, found)), found, sort)
     chosen = [trial for trial in chosen if not state or trial.state in state]
     if reverse:
         chosen.reverse()
@@ -146,14 +146,15 @@ def trials(
     elif output is TrialsOutput.csv:
         write_csv(chosen, status_text.metrics_of(found))
     elif chosen:
-        _print_trials(chosen, status_text.metrics_of(found), wide=output is TrialsOutput.wide)
+        place = studies.place_of_runs
+        _print_trials(chosen, status_text.metrics_of(found), place, wide=output is TrialsOutput.wide)
     else:
         which = f"{' or '.join(state)} " if state else ""
         typer.echo(f"No {which}trials.\n{status_text.headline(found)}", err=True)
 
 
-def _pods(studies: Studies, study: Resource) -> Mapping[Run, str]:
-    """Return the pods of the trials; those of users who may not list pods stay unknown."""
+def _places(studies: Studies, study: Resource) -> Mapping[Run, str]:
+    """Return where the trials run; the pods of users who may not list pods stay unknown."""
     try:
         return studies.runs(study)
     except PluginError as error:
@@ -163,11 +164,11 @@ def _pods(studies: Studies, study: Resource) -> Mapping[Run, str]:
         return {}
 
 
-def _print_trials(chosen: "Sequence[Trial]", metrics: Sequence[str], *, wide: bool) -> None:
+def _print_trials(chosen: "Sequence[Trial]", metrics: Sequence[str], place: str, *, wide: bool) -> None:
     from tuning_operator.cli.text.grid import print_grid
 
     parameters = _parameters(chosen)
-    headers = ["TRIAL", "STATE", *metrics, *parameters, "DURATION", "LAST STEP", "POD"]
+    headers = ["TRIAL", "STATE", *metrics, *parameters, "DURATION", "LAST STEP", place.upper()]
     headers += ["STARTED", "REASON", "ATTRIBUTES"] if wide else []
     rows = []
     for trial in chosen:
@@ -176,7 +177,7 @@ def _print_trials(chosen: "Sequence[Trial]", metrics: Sequence[str], *, wide: bo
         row += [shown(values[metric]) if metric in values else NOTHING for metric in metrics]
         given = trial.record.parameters
         row += [shown(given[name]) if name in given else NOTHING for name in parameters]
-        row += [NOTHING if trial.seconds is None else span(trial.seconds), _last_step(trial), _pod(trial)]
+        row += [NOTHING if trial.seconds is None else span(trial.seconds), _last_step(trial), _place(trial)]
         if wide:
             started = trial.record.started
             row += [moment(started) if started else NOTHING, trial.reason.partition("\n")[0] or NOTHING]
@@ -189,10 +190,10 @@ def _last_step(trial: "Trial") -> str:
     return NOTHING if trial.last_step is None else f"{trial.last_step} ({shown(trial.last_value)})"
 
 
-def _pod(trial: "Trial") -> str:
+def _place(trial: "Trial") -> str:
     if copied := trial.record.copied_from:
         return f"copy of {copied.study.rpartition('/')[2]} {copied.trial}"
-    return trial.pod or NOTHING
+    return trial.place.rpartition("/")[2] if trial.place else NOTHING
 
 
 def _parameters(chosen: "Sequence[Trial]") -> list[str]:
@@ -216,7 +217,7 @@ def table_rows(chosen: "Sequence[Trial]", metrics: Sequence[str]) -> Iterator[di
         row |= {f"params_{name}": _known(value) for name, value in record.parameters.items()}
         row |= {f"user_attrs_{name}": _known(value) for name, value in trial.attributes.items()}
         row |= {"started": record.started, "finished": record.finished, "seconds": trial.seconds}
-        row |= {"last_step": trial.last_step, "last_value": trial.last_value, "pod": trial.pod}
+        row |= {"last_step": trial.last_step, "last_value": trial.last_value, "pod": trial.place}
         row |= {"copied_from": f"{copied.study} {copied.trial}" if copied else None}
         row |= {"reason": trial.reason or None}
         yield {name: row.get(name) for name in columns}
@@ -264,7 +265,7 @@ def trial(
     from tuning_operator.cli.text.grid import console
     from tuning_operator.cli.text.trial_page import show_trial
 
-    show_trial(console(), chosen, study, studies.program)
+    show_trial(console(), chosen, study, studies)
 
 
 def find_trial(studies: Studies, study: Resource, number: int) -> "Trial":
@@ -273,7 +274,7 @@ def find_trial(studies: Studies, study: Resource, number: int) -> "Trial":
 
     with studies.record(study) as reader:
         record = reader.read(number)
-    found = [trial for trial in trials_of(study, record, _pods(studies, study)) if trial.number == number]
+    found = [trial for trial in trials_of(study, record, _places(studies, study)) if trial.number == number]
     if not found:
         raise NotFoundError(
             f"there is no trial {number}\n{status_text.headline(study)}\n"

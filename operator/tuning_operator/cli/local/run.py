@@ -236,7 +236,7 @@ def _conclude(view: "View", session: "Session", folder: "StudyFolder", manifest:
         raise error
     best = best_of(body)
     if best is not None:
-        show_best(body, best)
+        show_best(body, best, "tuning")
     else:
         view.say(headline(body))
         for text in blocking_conditions(body):

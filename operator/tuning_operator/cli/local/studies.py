@@ -43,6 +43,7 @@ class LocalStudies:
     """Studies whose trials are processes of this machine."""
 
     program = "tuning"
+    place_of_runs = "folder"
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -74,13 +75,13 @@ class LocalStudies:
             raise NotReachableError(str(error)) from None
 
     def runs(self, study: Resource) -> Mapping[Run, str]:
-        """Return the name of each run's folder."""
+        """Return each run's folder."""
         name = study["metadata"]["name"]
         found: dict[Run, str] = {}
         for folder in sorted(self._home.study(name).runs.glob(f"{name}-*")):
             _, run = names.parse_job_name(folder.name)
             if run == names.REFIT or run.isdecimal():
-                found["refit" if run == names.REFIT else int(run)] = folder.name
+                found["refit" if run == names.REFIT else int(run)] = str(folder)
         return found
 
     def log(self, study: Resource, run: Run, *, follow: bool) -> Iterator[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tuning_operator.cli.studies import Resource
+from tuning_operator.resource.text import sentence
 
 SHOWN_FRONT = 50
 """The most trials of a Pareto front in the status."""
@@ -73,11 +74,11 @@ def blocking_conditions(study: Resource) -> Iterator[str]:
 
 
 def failed_refit(study: Resource) -> str | None:
-    """Return why the refit failed; None if it did not fail."""
+    """Return why the refit failed, as a sentence; None if it did not fail."""
     refit = study.get("status", {}).get("refit") or {}
     if refit.get("phase") != "Failed":
         return None
-    return f"The refit failed: {refit.get('message') or 'no reason is recorded'} (Job {refit['job']})"
+    return sentence(f"The refit failed: {refit.get('message') or 'no reason is recorded'}")
 
 
 def missing_best(study: Resource) -> str:

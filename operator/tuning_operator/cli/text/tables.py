@@ -13,14 +13,14 @@ from tuning_operator.cli.text import status_text
 Trial = Mapping[str, Any]
 
 
-def show_best(study: Resource, trials: Trial | Sequence[Trial]) -> None:
+def show_best(study: Resource, trials: Trial | Sequence[Trial], program: str) -> None:
     """Print the best trial, or the Pareto front, below the study's status."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(status_text.headline(study), markup=False)
     if isinstance(trials, Mapping):
         _show_trial(console, trials)
     else:
-        _show_front(console, trials)
+        _show_front(console, trials, program)
     refit = study.get("status", {}).get("refit") or {}
     if refit.get("phase") not in (None, "Failed"):
         model = f", model {refit['model']}" if refit.get("model") else ""
@@ -39,7 +39,7 @@ def _show_trial(console: Console, trial: Trial) -> None:
     console.print(table)
 
 
-def _show_front(console: Console, trials: Sequence[Trial]) -> None:
+def _show_front(console: Console, trials: Sequence[Trial], program: str) -> None:
     console.print(f"Pareto front, {len(trials)} {'trial' if len(trials) == 1 else 'trials'}:")
     metrics = list(trials[0]["values"])
     parameters = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
@@ -50,7 +50,7 @@ def _show_front(console: Console, trials: Sequence[Trial]) -> None:
         table.add_row(str(trial["number"]), *map(_shown, cells))
     console.print(table)
     if len(trials) == status_text.SHOWN_FRONT:
-        console.print(f"(showing the first {status_text.SHOWN_FRONT}; `kubectl tuning plot` shows all)")
+        console.print(f"(showing the first {status_text.SHOWN_FRONT}; `{program} plot` shows all)")
 
 
 def _shown(value: Any) -> str:

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tuning_operator.cli.studies import Studies
 from tuning_operator.cli.text.curve import curve
 from tuning_operator.cli.text.grid import STATE_STYLES
 from tuning_operator.cli.text.values import moment, shown, span
@@ -16,17 +17,17 @@ LISTED_REPORTS = 8
 """The most reports that are listed instead of drawn."""
 
 
-def show_trial(console: Console, trial: Trial, study: str, program: str) -> None:
+def show_trial(console: Console, trial: Trial, study: str, studies: Studies) -> None:
     """Print a trial.
 
     Args:
         console: where to print.
         trial: the trial.
         study: the name of its study.
-        program: how messages name the command.
+        studies: where it is.
     """
     console.print(Text(f"Trial {trial.number} of {study}: ", "bold") + Text(trial.state, _style(trial)))
-    _rows(console, _facts(trial, study, program))
+    _rows(console, _facts(trial, study, studies))
     _section(console, "Parameters", trial.record.parameters.items())
     if trial.prune_reason:
         console.print(Text("\nPruned", "bold"))
@@ -43,7 +44,7 @@ def show_trial(console: Console, trial: Trial, study: str, program: str) -> None
     _section(console, "User attributes", trial.attributes.items())
 
 
-def _facts(trial: Trial, study: str, program: str) -> Iterator[tuple[str, str]]:
+def _facts(trial: Trial, study: str, studies: Studies) -> Iterator[tuple[str, str]]:
     record = trial.record
     for metric, value in trial.values.items():
         yield metric, shown(value)
@@ -55,12 +56,10 @@ def _facts(trial: Trial, study: str, program: str) -> Iterator[tuple[str, str]]:
     if record.copied_from:
         copied = record.copied_from
         yield "copied from", f"trial {copied.trial} of {copied.study} (warmStart): it was not run here"
-    elif trial.pod:
-        yield "pod", f"{trial.pod} (log: {program} logs {study} {trial.number})"
-    elif trial.state not in ("waiting", "running"):
-        yield "pod", "deleted"
-    elif trial.state == "running":
-        yield "pod", "not created yet"
+    elif trial.place:
+        yield studies.place_of_runs, f"{trial.place} (log: {studies.program} logs {study} {trial.number})"
+    elif trial.state != "waiting":
+        yield studies.place_of_runs, "not created yet" if trial.state == "running" else "deleted"
 
 
 def _reports(console: Console, trial: Trial) -> None:

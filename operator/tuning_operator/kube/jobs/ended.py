@@ -2,14 +2,14 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
 from pydantic import ValidationError
 
-from tuning_operator.kube.jobs.advice import NODES, PROGRAMS, PYTHON, advise
+from tuning_operator.kube.jobs.advice import NODES, PROGRAMS, PYTHON, Advice, advise
 from tuning_operator.kube.jobs.evidence import (
     START_ERRORS,
     Check,
@@ -136,8 +136,7 @@ def _deadline(evidence: Evidence) -> Diagnosis | None:
     noun, timeout, own = evidence.noun, evidence.fields.timeout, evidence.trainer
     if evidence.pod and own and own.waiting:
         return _never_started(evidence, evidence.pod, own)
-    text = f"The {noun} ran longer than its timeout ({timeout}) and was stopped."
-    return diagnosis("Timeout", text, f"Raise {timeout}, or make the {noun} faster.")
+    return timed_out(noun, timeout)
 
 
 def _never_started(evidence: Evidence, pod: Json, own: Container) -> Diagnosis:
@@ -192,15 +191,52 @@ def _cannot_run(evidence: Evidence) -> Diagnosis | None:
 
 def _exit_code(evidence: Evidence) -> Diagnosis | None:
     for container in _failed(evidence):
-        code = container.terminated["exitCode"]
-        output = (container.terminated.get("message") or "").strip()
-        signal = f" ({SIGNALS[code]})" if code in SIGNALS else ""
-        exited = f"{container.described.capitalize()} exited with code {code}{signal}"
-        text = f"{exited}: {output}" if output else f"{exited} before the {evidence.noun} had a result."
-        logs = f"See {logs_command(evidence, container.name)}."
-        advice = _advice(f"{signal} {output}", evidence)
-        return diagnosis("ExitCode", text, f"{advice} {logs}" if advice else logs)
+        return exited(
+            container.described.capitalize(),
+            container.terminated["exitCode"],
+            (container.terminated.get("message") or "").strip(),
+            evidence.noun,
+            PROGRAMS,
+            evidence.fields.template,
+            logs_command(evidence, container.name),
+        )
     return None
+
+
+def exited(
+    subject: str, code: int, output: str, noun: str, table: Sequence[Advice], template: str, log: str
+) -> Diagnosis:
+    """Return why a program exited without a result, with advice by its signal and its last lines of output.
+
+    Args:
+        subject: what exited.
+        code: the exit code; 128 + N for signal N.
+        output: the last lines.
+        noun: what it ran.
+        table: advice about programs, where they run.
+        template: the field of the manifest.
+        log: how to see all of the output.
+    """
+    signal = f" ({SIGNALS[code]})" if code in SIGNALS else ""
+    text = f"{subject} exited with code {code}{signal}"
+    text += f": {output}" if output else f" before the {noun} had a result."
+    found = advise(table, f"{signal} {output}", template)
+    return diagnosis("ExitCode", text, f"{found.remedy} See {log}." if found else f"See {log}.")
+
+
+def timed_out(noun: str, timeout: str) -> Diagnosis:
+    """Return that a program ran for longer than this field of the manifest allows."""
+    text = f"The {noun} ran longer than its timeout ({timeout}) and was stopped."
+    return diagnosis("Timeout", text, f"Raise {timeout}, or make the {noun} faster.")
+
+
+def without_result(subject: str, log: str = "") -> Diagnosis:
+    """Return that a program exited as if all was well, but reported nothing."""
+    text = f"{subject} exited without an error, but did not report a result."
+    remedy = (
+        "Make sure that the code runs to its end: os._exit ends the process before the result is reported."
+    )
+    return diagnosis("NoResult", text, f"{remedy} See {log}." if log else remedy)
 
 
 def _advice(text: str, evidence: Evidence) -> str | None:
@@ -223,11 +259,7 @@ def _no_result(evidence: Evidence) -> Diagnosis | None:
     exited = evidence.trainer is not None and evidence.trainer.terminated.get("exitCode") == 0
     if not exited and job_condition(evidence.job, "Complete") is None:
         return None
-    return diagnosis(
-        "NoResult",
-        f"The {evidence.noun}'s container exited without an error, but did not report a result.",
-        "Make sure that the code runs to its end: os._exit ends the process before the result is reported.",
-    )
+    return without_result(f"The {evidence.noun}'s container")
 
 
 def _job_failed(evidence: Evidence) -> Diagnosis | None:

@@ -115,7 +115,7 @@ def _refit(old: TuningStudyStatus, new: TuningStudyStatus, summary: StudySummary
 def _refit_change(refit: RefitStatus, record: RefitRecord | None) -> Iterator[Event]:
     key = f"{record.digest}/{record.started}" if record else ""
     if refit.phase == "Running":
-        message = f"Refit with the parameters of trial {refit.trial} started in Job {refit.job}."
+        message = f"Refit with the parameters of trial {refit.trial} started."
         yield Event("RefitStarted", message, key=key)
     elif refit.phase == "Completed":
         values = f": {', '.join(f'{value:.6g}' for value in refit.values)}" if refit.values else ""

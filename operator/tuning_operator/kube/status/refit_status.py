@@ -57,7 +57,7 @@ def _why_not_yet(study: TuningStudy, seen: Observation) -> str | None:
         return "It starts when the study is resumed (spec.suspend: false)."
     if seen.problems:
         return "It starts when the spec is valid: see the condition Accepted."
-    return "It starts when the pods of the previous refit have ended." if seen.refit_run else None
+    return "It starts when the previous refit has ended." if seen.refit_run else None
 
 
 def _of_record(record: RefitRecord, run: Run | None, job: str) -> RefitStatus:
