@@ -23,6 +23,15 @@ class Refused(StudyError):  # noqa: N818
     """The request is invalid and would fail again."""
 
 
+class Elsewhere(StudyError):  # noqa: N818
+    """Another study server has the study."""
+
+    def __init__(self, namespace: str, name: str, server: int) -> None:
+        message = f"study server {server} has the record of {namespace}/{name}: send the request to it"
+        super().__init__(Problem(field="study", message=message))
+        self.server = server
+
+
 class TooLarge(StudyError):  # noqa: N818
     """The request is larger than any that is served."""
 

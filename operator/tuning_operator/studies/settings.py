@@ -17,6 +17,12 @@ class StudySettings(BaseSettings):
     database_url: SecretStr = Field(
         description="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; `memory:` keeps studies in memory only."
     )
+    shard: int = Field(
+        0,
+        ge=0,
+        description="The ordinal of this study server. It serves the studies that were first declared to it; "
+        "server 0 also serves those that other programs created.",
+    )
     host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104
     port: int = Field(8443, ge=0, le=65_535, description="The port to listen on.")
     tls_cert_file: Path | None = Field(

@@ -164,7 +164,7 @@ def exact(trial: FrozenTrial) -> dict[str, object]:
 @pytest.fixture(scope="module")
 def storages(_database: str) -> Iterator[tuple[PostgresStorage, RDBStorage, PostgresStorage]]:
     """The storage, plain Optuna's on the same database, and one that reads what the first wrote."""
-    ours, reader = PostgresStorage(_database, shard=5), PostgresStorage(_database, shard=6)
+    ours, reader = PostgresStorage(_database), PostgresStorage(_database, shard=1)
     plain = RDBStorage(_database, skip_table_creation=True)
     yield ours, plain, reader
     ours.close()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
 from tuning_operator.studies.server import WriterEnded
@@ -179,17 +180,21 @@ def test_an_error_at_reconnect_ends_the_process(
 
 
 def test_what_a_restored_database_has_lost_is_written_again(
-    postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture
+    postgres: EmbeddedPostgres, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As a standby that lagged behind, the backup lacks the last transactions; pods notice nothing."""
+    """As a standby that lagged behind, the backup lacks the last transactions; pods notice nothing.
+
+    Another shard writes back what it has in memory later, when the first one has new trials.
+    """
     url = schema.database_url(postgres.url).render_as_string(hide_password=False)
-    store = PostgresStore(url, shard=9)
+    store, beside = PostgresStore(url), PostgresStorage(url, shard=1)
     storage = store._postgres
     ask = {"parallelism": 1, "maxTrials": 2}
     with running_server(store) as server:
         study_id = storage.create_new_study(MINIMIZE, "before")
         deleted = storage.create_new_study(MINIMIZE, "deleted")
         running, ended = (storage.create_new_trial(study_id) for _ in range(2))
+        theirs = beside.create_new_study(MINIMIZE, "beside")
         storage.set_trial_intermediate_value(running, 0, 0.5)
         postgres.back_up()
         storage.set_trial_intermediate_value(running, 1, 0.25)
@@ -205,17 +210,28 @@ def test_what_a_restored_database_has_lost_is_written_again(
         pod = server.pod("ml", "mnist", 0)
         assert pod.post("/report", json={"values": [[0, 0.5]]}).status_code == 200
         memory = storage.get_all_trials(study_id)
+        beside.create_trials(theirs, [create_trial(value=1)] * 50)
+        connection, allowed = beside._committer._fenced_connection, threading.Event()
+        connect = connection._connect
+        monkeypatch.setattr(connection, "_connect", lambda: allowed.wait(60) and connect())
         postgres.restore()
         assert answered(server, "POST", f"{STUDY}/ask", ask) == asked
         assert pod.post("/report", json={"values": [[1, 0.25]]}).status_code == 200
         assert pod.post("/result", json={"state": "COMPLETE", "values": [1]}).status_code == 200
         assert storage.get_all_trials(study_id) == memory
         storage.set_trial_intermediate_value(lost, 1, 0.5)
+        ids = [trial._trial_id for trial in beside.get_all_trials(theirs)]
+        new = storage.create_trials(study_id, [create_trial(value=1)] * 50)
+        allowed.set()
+        new.append(beside.create_new_trial(theirs))
+        assert not set(ids) & set(new)
         assert storage.create_new_trial(study_id) > last
         assert storage.create_new_study(MINIMIZE, "deleted") > several
     assert "The database has lost transactions" in caplog.text
     assert in_database(url, study_id)[:2] == memory[:2]
-    assert [trial.number for trial in in_database(url, study_id)] == [0, 1, 2, 3]
+    assert [trial.number for trial in in_database(url, study_id)] == list(range(54))
+    assert [trial._trial_id for trial in in_database(url, theirs)][:50] == ids
+    beside.close()
     assert in_database(url, study_id)[2].intermediate_values == {1: 0.5}
     assert len(in_database(url, several)) == 1
     [trial] = in_database(url, "ml/mnist")

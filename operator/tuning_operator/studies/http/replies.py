@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from starlette.exceptions import HTTPException
 
 from tuning_operator.protocol import Problem
@@ -25,6 +25,7 @@ STATUS: dict[type[errors.StudyError], int] = {
     errors.Conflict: 409,
     errors.TooSlow: 408,
     errors.TooLarge: 413,
+    errors.Elsewhere: 421,
     errors.Refused: 422,
     errors.Unavailable: 503,
 }
@@ -40,6 +41,9 @@ class ErrorReply(Model):
 
     detail: str
     problems: list[Problem]
+    study_server: int | None = Field(
+        None, description="Of status 421: the ordinal of the study server that has the study."
+    )
 
 
 RESPONSES: dict[int | str, dict[str, Any]] = {status: {"model": ErrorReply} for status in STATUS.values()}
@@ -73,6 +77,8 @@ def add_error_handlers(app: FastAPI) -> None:
 def error_reply(error: Exception) -> Response:
     """Return the reply to a request that failed."""
     match error:
+        case errors.Elsewhere():
+            return _error(STATUS[errors.Elsewhere], error.problems, error.server)
         case errors.StudyError():
             return _error(STATUS[type(error)], error.problems)
         case RequestValidationError():
@@ -98,7 +104,8 @@ def _problem(place: Sequence[int | str], message: str) -> Problem:
     return Problem(field=".".join(str(part) for part in place) or "body", message=message)
 
 
-def _error(status: int, problems: Sequence[Problem]) -> Response:
+def _error(status: int, problems: Sequence[Problem], study_server: int | None = None) -> Response:
     detail = "; ".join(f"{problem.field}: {problem.message}" for problem in problems)
-    content = ErrorReply(detail=detail, problems=list(problems)).model_dump_json()
+    reply = ErrorReply(detail=detail, problems=list(problems), study_server=study_server)
+    content = reply.model_dump_json(by_alias=True, exclude_none=True)
     return Response(content, status, HEADERS.get(status), media_type="application/json")

@@ -10,6 +10,14 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+SHARD = "tuning:shard"
+"""A study's system attribute: the shard in which it was created, if that is not 0. It never changes."""
+
+
+def shard_in(system_attrs: Mapping[str, Any]) -> int:
+    """Return the shard of the study with these system attributes; others' studies belong to shard 0."""
+    return int(system_attrs.get(SHARD, 0))
+
 
 class Fenced(RuntimeError):  # noqa: N818  it is a state more than a mistake
     """Another process writes this shard now: this one must end, it can never write again."""
@@ -17,6 +25,10 @@ class Fenced(RuntimeError):  # noqa: N818  it is a state more than a mistake
 
 class StorageUnavailable(TimeoutError):  # noqa: N818
     """Postgres did not answer in time. A write stays queued and is kept as soon as it can be."""
+
+
+class OtherShard(RuntimeError):  # noqa: N818  a property of the study
+    """A write to a study of another shard, whose server is its only writer."""
 
 
 class Writes(Protocol):
@@ -40,6 +52,10 @@ class Store(Protocol):
     @property
     def storage(self) -> BaseStorage:
         """The storage as Optuna knows it."""
+
+    @property
+    def shard(self) -> int:
+        """The shard whose studies can be written here."""
 
     @property
     def writable(self) -> bool:
@@ -114,6 +130,7 @@ class MemoryStore:
 
     writable = True
     commits = 0
+    shard = 0
 
     def __init__(self) -> None:
         self.storage: BaseStorage = optuna.storages.InMemoryStorage()

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select
 from sqlalchemy.dialects.postgresql import insert
 
 from tuning_operator.studies.storage import loader, schema, statements
+from tuning_operator.studies.storage.base import SHARD
 from tuning_operator.studies.storage.changes import (
     Change,
     CreateStudy,
@@ -133,6 +134,9 @@ class Batch:
                 self._refuse(change, DuplicatedStudyError(f"There is a study {change.name!r} already."))
                 continue
             connection.execute(schema.study_directions.insert(), _direction_rows(study_id, change.directions))
+            if change.shard:
+                row = (study_id, SHARD, json.dumps(change.shard))
+                _execute(connection, statements.STUDY_ATTRS["system"], [row])
             self._done.results[change] = study_id
 
     def _set_study_attrs(self, connection: Connection, changes: Sequence[SetStudyAttr]) -> None:

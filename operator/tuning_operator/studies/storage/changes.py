@@ -42,6 +42,7 @@ class CreateStudy(Change):
 
     name: str
     directions: Sequence[StudyDirection]
+    shard: int
 
 
 @dataclass(eq=False)

@@ -155,6 +155,7 @@ class FencedConnection:
                 self._on_first()
             with connection.begin():
                 self._note_holder(connection)
+                schema.leave_gap(connection)
         except BaseException:
             connection.invalidate()
             connection.close()

@@ -36,9 +36,16 @@ _T = TypeVar("_T")
 class Library:
     """Finds studies and trials; the committer's ledger."""
 
-    def __init__(self, url: URL, timeout: float | None) -> None:
-        """`timeout`: seconds until a read that the database does not answer raises StorageUnavailable."""
+    def __init__(self, url: URL, shard: int, timeout: float | None) -> None:
+        """Start with nothing in memory.
+
+        Args:
+            url: the database.
+            shard: the shard whose studies are kept in memory. Those of others are read each time.
+            timeout: seconds until a read that the database does not answer raises StorageUnavailable.
+        """
         self._url = url
+        self._shard = shard
         self._guard: Mapping[str, Any] = {}
         self._at_least = 0
         """The number of the last transaction that this process committed; 0: it has not written yet."""
@@ -71,10 +78,14 @@ class Library:
         found = self._read(
             lambda connection: loader.headers(connection, schema.studies.c.study_id == study_id)
         )
-        record = self._memory.take_in(found[0]) if found else None
+        record = self._take_in(found[0]) if found else None
         if record is None:
             raise KeyError(f"No study with study_id {study_id} exists.")
         return record
+
+    def _take_in(self, header: loader.Header) -> StudyRecord | None:
+        """Return the study; None for one that was deleted here. One of another shard is not kept."""
+        return self._memory.take_in(header) if header.shard == self._shard else StudyRecord(header)
 
     def loaded(self, study_id: int) -> StudyRecord:
         """Return a study with its trials. Raises KeyError."""
@@ -82,7 +93,12 @@ class Library:
         if not record.loaded:
             with record.loading:
                 if not record.loaded:
-                    self._memory.fill(record, self._read(lambda c: loader.study_trials(c, study_id)))
+                    trials = self._read(lambda c: loader.study_trials(c, study_id))
+                    if record.shard == self._shard:
+                        self._memory.fill(record, trials)
+                    else:
+                        for trial in trials:
+                            record.add(trial)
                     record.loaded = True
         return record
 
@@ -104,14 +120,14 @@ class Library:
         if known is not None:
             return known
         found = self._read(lambda connection: loader.headers(connection, schema.studies.c.study_name == name))
-        record = self._memory.take_in(found[0]) if found else None
+        record = self._take_in(found[0]) if found else None
         if record is None:
             raise KeyError(f"No study of the name {name!r} exists.")
         return record.study_id
 
     def all_known(self) -> list[StudyRecord]:
         """Return all studies of the database, by id; maybe without their trials."""
-        records = [self._memory.take_in(header) for header in self._read(loader.headers)]
+        records = [self._take_in(header) for header in self._read(loader.headers)]
         return [record for record in records if record is not None]
 
     def running(self) -> list[str]:
@@ -138,6 +154,8 @@ class Library:
 
         Raises KeyError when the study is gone.
         """
+        if self.known(study_id).shard != self._shard:
+            return  # it is read each time
         record = self.loaded(study_id)
         with record.lock:
             known = {trial_id: record.trials[trial_id].state for trial_id in record.unfinished}

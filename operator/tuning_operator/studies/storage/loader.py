@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.sql.elements import CollectionAggregate, ColumnElement
 
 from tuning_operator.studies.storage import schema
-from tuning_operator.studies.storage.base import Extent
+from tuning_operator.studies.storage.base import Extent, shard_in
 from tuning_operator.studies.storage.changes import AttrKind, distribution_of
 
 _Ids: TypeAlias = CollectionAggregate[Any]  # ANY of an array or of a subquery
@@ -51,6 +51,11 @@ class Header:
     name: str
     directions: list[StudyDirection]
     attrs: StudyAttrs
+
+    @property
+    def shard(self) -> int:
+        """The shard in which the study was created."""
+        return shard_in(self.attrs["system"])
 
 
 def headers(connection: Connection, *only: ColumnElement[bool]) -> list[Header]:

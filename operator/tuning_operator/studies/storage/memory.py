@@ -30,6 +30,7 @@ class StudyRecord:
         self.name = header.name
         self.directions = header.directions
         self.attrs = header.attrs
+        self.shard = header.shard
         self.trials: dict[int, FrozenTrial] = {}
         """By id, in the order of the ids, which is that of the numbers."""
         self.ids: dict[int, int] = {}

@@ -26,6 +26,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.pool import NullPool
+from sqlalchemy.sql.functions import Function
 
 IntermediateType = models.TrialIntermediateValueModel.TrialIntermediateValueType
 ValueType = models.TrialValueModel.TrialValueType
@@ -56,6 +57,8 @@ writers = Table(
     comment="The writer of each shard of the studies, and its last transaction. Optuna ignores this table.",
 )
 
+GAP = 10_000
+"""More ids than several shards use within the seconds that a standby may lag behind."""
 KEY_CHARACTERS = models.MAX_INDEXED_STRING_LENGTH
 _LARGEST_STEP = 2**31 - 1
 # "tune": the class of our advisory locks, so that a shard's number is no other application's lock.
@@ -90,9 +93,29 @@ def lock_key(shard: int) -> tuple[int, int]:
 
 def skip_ids(connection: Connection, column: Column[int], used: int) -> None:
     """Let new rows have ids above those of a table, above `used`, and above those that were given before."""
-    sequence = func.pg_get_serial_sequence(column.table.name, column.name)
     highest = select(func.coalesce(func.max(column), 0)).scalar_subquery()
-    connection.execute(select(func.setval(sequence, func.greatest(func.nextval(sequence), highest, used))))
+    last = func.greatest(highest, used)
+    # Never back: another shard may take ids at the same time.
+    connection.execute(select(func.setval(_sequence(column), last)).where(_next_id(column) < last))
+
+
+def leave_gap(connection: Connection) -> None:
+    """Leave out some ids of new studies and trials, unless this is the only shard.
+
+    A database that has lost transactions would give their ids again. Each shard writes back what it has in
+    memory, under the former ids, but does not know those of the others.
+    """
+    if (connection.execute(select(func.count()).select_from(writers)).scalar() or 0) > 1:
+        for column in (studies.c.study_id, trials.c.trial_id):
+            connection.execute(select(func.max(_next_id(column))).select_from(func.generate_series(1, GAP)))
+
+
+def _next_id(column: Column[int]) -> Function[int]:
+    return func.nextval(_sequence(column), type_=BigInteger)
+
+
+def _sequence(column: Column[int]) -> Function[str]:
+    return func.pg_get_serial_sequence(column.table.name, column.name)
 
 
 def stored_time(time: datetime | None) -> datetime | None:

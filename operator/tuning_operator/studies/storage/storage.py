@@ -22,7 +22,7 @@ from optuna.study._frozen import FrozenStudy
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuning_operator.studies.storage import schema
-from tuning_operator.studies.storage.base import Extent, StorageUnavailable
+from tuning_operator.studies.storage.base import Extent, OtherShard, StorageUnavailable
 from tuning_operator.studies.storage.changes import (
     AttrKind,
     Change,
@@ -53,7 +53,8 @@ class PostgresStorage(BaseStorage):
 
     Args:
         url: postgresql://user:password@host:port/database; without a pooler that shares sessions.
-        shard: The number of the lock; its holder is the only writer.
+        shard: The number of the lock; its holder is the only writer. A study belongs to the shard in which
+            it was created. Those of other shards can be read, and a write raises OtherShard.
         write_timeout: Seconds until a waiting call raises StorageUnavailable; None: never.
         wait: Whether a write outside a `deferred` block waits until it is durable.
         on_end: Called from another thread, with Fenced or another error, when this process can never
@@ -77,7 +78,8 @@ class PostgresStorage(BaseStorage):
         }
         self._timeout = write_timeout
         self._wait = wait
-        self._library = Library(schema.database_url(url), write_timeout)
+        self._shard = shard
+        self._library = Library(schema.database_url(url), shard, write_timeout)
         connection = FencedConnection(schema.database_url(url), shard, self._library.prepare)
         self._committer = Committer(connection, self._library, on_end)
         self._starting = threading.Lock()
@@ -177,6 +179,12 @@ class PostgresStorage(BaseStorage):
         """Return the studies of the database whose names start with a prefix, by name."""
         return self._library.extents(prefix)
 
+    def _own(self, record: StudyRecord) -> StudyRecord:
+        """Return a study that can be written here. Raises OtherShard."""
+        if record.shard != self._shard:
+            raise OtherShard(f"The study {record.name} is written by shard {record.shard}.")
+        return record
+
     def _answer(self, change: Change) -> Any:
         """Write a change whose outcome only the database knows; return it."""
         self.wait_for_lock(self._timeout)
@@ -213,15 +221,17 @@ class PostgresStorage(BaseStorage):
             if study_name is None
             else schema.checked_key(study_name)
         )
-        study_id: int = self._answer(CreateStudy(name, list(directions)))
+        study_id: int = self._answer(CreateStudy(name, list(directions), self._shard))
         return study_id
 
     def delete_study(self, study_id: int) -> None:
         """Delete a study with its trials. Raises KeyError."""
+        self._own(self._library.known(study_id))
         self._answer(DeleteStudy(study_id))
 
     def rename_study(self, study_id: int, name: str) -> None:
         """Give a study another name; it is read again when it is needed. Raises KeyError."""
+        self._own(self._library.known(study_id))
         self._answer(RenameStudy(study_id, schema.checked_key(name)))
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -235,7 +245,7 @@ class PostgresStorage(BaseStorage):
     def _set_study_attr(self, study_id: int, kind: AttrKind, key: str, value: Any) -> None:
         self.wait_for_lock(self._timeout)
         change = SetStudyAttr(study_id, kind, schema.checked_key(key), json.dumps(value))
-        record = self._library.known(study_id)
+        record = self._own(self._library.known(study_id))
         with record.lock:
             record.set_attr(kind, key, json.loads(change.text))
             self._write(record, change)
@@ -270,7 +280,7 @@ class PostgresStorage(BaseStorage):
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """Create a trial. Raises KeyError."""
         self.wait_for_lock(self._timeout)
-        record = self._library.loaded(study_id)
+        record = self._own(self._library.loaded(study_id))
         if template_trial is None:
             template = create_trial(state=TrialState.RUNNING)
             template.datetime_start = datetime.now()  # noqa: DTZ005  Optuna's trials have naive local times
@@ -285,7 +295,7 @@ class PostgresStorage(BaseStorage):
         Raises KeyError, ValueError for a trial that is incompatible with the others, StorageUnavailable.
         """
         self.wait_for_lock(self._timeout)
-        record = self._library.loaded(study_id)
+        record = self._own(self._library.loaded(study_id))
         changes = [CreateTrial(study_id, _recordable(record, template)) for template in templates]
         return self._answers(changes)
 
@@ -325,7 +335,7 @@ class PostgresStorage(BaseStorage):
 
         Raises KeyError, UpdateFinishedTrialError.
         """
-        trial = self.get_trial(trial_id)
+        trial = self._trial(self._own(self._library.of_trial(trial_id)), trial_id)
         now = datetime.now()  # noqa: DTZ005  Optuna's trials have naive local times
         change = SetState(
             trial_id, state, None if values is None else [schema.read_back(value) for value in values]
@@ -342,7 +352,7 @@ class PostgresStorage(BaseStorage):
 
     def _change_trial(self, change: TrialChange, check: Callable[[StudyRecord], None] | None = None) -> None:
         self.wait_for_lock(self._timeout)
-        record = self._library.of_trial(change.trial_id)
+        record = self._own(self._library.of_trial(change.trial_id))
         with record.lock:
             trial = self._trial(record, change.trial_id)
             self.check_trial_is_updatable(change.trial_id, trial.state)

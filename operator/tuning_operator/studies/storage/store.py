@@ -17,6 +17,7 @@ class PostgresStore:
 
     def __init__(self, url: str, *, shard: int = 0, write_timeout: float = 60.0) -> None:
         """Connect to nothing yet. The arguments are those of PostgresStorage."""
+        self.shard = shard
         self._postgres = PostgresStorage(
             url, shard=shard, write_timeout=write_timeout, wait=False, on_end=self._note_end
         )

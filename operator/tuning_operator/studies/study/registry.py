@@ -1,6 +1,7 @@
 """All studies of the server: declared, loaded when first needed, forgotten, and dropped from memory."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -10,6 +11,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from optuna.exceptions import DuplicatedStudyError
+from optuna.study._frozen import FrozenStudy
 
 from tuning_operator.protocol import (
     Failure,
@@ -27,7 +29,8 @@ from tuning_operator.studies.definition.compatibility import (
     space_problems,
 )
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, problems_of
-from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
+from tuning_operator.studies.errors import Conflict, Elsewhere, NotFound, Refused, unknown_study
+from tuning_operator.studies.storage.base import shard_in
 from tuning_operator.studies.study.context import Context, freeze_heap, in_thread
 from tuning_operator.studies.study.earlier import CONTINUED, WAYS_OUT, EarlierRecord, earlier_record
 from tuning_operator.studies.study.engine import StudyEngine
@@ -81,7 +84,7 @@ class Registry:
         return engine
 
     async def find(self, key: StudyKey) -> StudyEngine:
-        """Return a study. Raises NotFound."""
+        """Return a study. Raises Elsewhere, NotFound."""
         if engine := self.loaded(key):
             return engine
         async with self._lock(key):
@@ -93,9 +96,7 @@ class Registry:
             raise Refused(*problems)
         async with self._lock(key):
             await self._context.settle()  # what an earlier request wrote, also if it stopped waiting
-            earlier = await in_thread(
-                self._records, earlier_record, self._store, names.optuna_study_name(*key), definition
-            )
+            earlier = await in_thread(self._records, self._earlier, key, definition)
             if earlier and earlier.is_of_former_namespace(definition):
                 await self._end_with_namespace(await self._find(key))
             elif earlier and (earlier.in_progress or earlier.is_deleted_for(definition)):
@@ -143,7 +144,7 @@ class Registry:
     def _of_deleted_studies(self) -> list[tuple[StudyKey, str]]:
         """Return the records whose TuningStudy was deleted, each with the uid of its namespace."""
         found = []
-        for study in self._store.storage.get_all_studies():
+        for study in self._own():
             definition = definition_in(study.system_attrs)
             former = "@" in study.study_name.partition("/")[0]
             if definition and definition.namespace_uid and study.system_attrs.get(DELETED_AT) and not former:
@@ -162,7 +163,7 @@ class Registry:
     def _deleted_before(self, time: datetime) -> list[StudyKey]:
         return [
             StudyKey(*study.study_name.split("/", 1))
-            for study in self._store.storage.get_all_studies()
+            for study in self._own()
             if (moment := study.system_attrs.get(DELETED_AT)) and datetime.fromisoformat(moment) < time
         ]
 
@@ -207,8 +208,9 @@ class Registry:
         return [StudyKey(*name.split("/", 1)) for name in sorted(found) if "/" in name]
 
     def _unsettled(self) -> set[str]:
-        found = set(self._store.running())
-        for study in self._store.storage.get_all_studies():
+        own = self._own()
+        found = {study.study_name for study in own}.intersection(self._store.running())
+        for study in own:
             refit = record_in(study.system_attrs.get(REFIT))
             definition = definition_in(study.system_attrs)
             if (refit and refit.state == "RUNNING") or (
@@ -216,6 +218,24 @@ class Registry:
             ):
                 found.add(study.study_name)
         return found
+
+    def _own(self) -> list[FrozenStudy]:
+        """Return the studies on record that this server serves."""
+        shard = self._store.shard
+        return [s for s in self._store.storage.get_all_studies() if shard_in(s.system_attrs) == shard]
+
+    def _check_place(self, key: StudyKey, study_id: int) -> None:
+        """Raise Elsewhere if another server serves this study."""
+        shard = shard_in(self._store.storage.get_study_system_attrs(study_id))
+        if shard != self._store.shard:
+            raise Elsewhere(*key, shard)
+
+    def _earlier(self, key: StudyKey, definition: StudyDefinition) -> EarlierRecord | None:
+        """Return the record that another TuningStudy of this name left. Raises Elsewhere."""
+        name = names.optuna_study_name(*key)
+        with contextlib.suppress(KeyError):  # the study is new
+            self._check_place(key, self._store.storage.get_study_id_from_name(name))
+        return earlier_record(self._store, name, definition)
 
     def _lock(self, key: StudyKey) -> asyncio.Lock:
         """Return the lock of a study, which exists as long as someone holds it or waits for it."""
@@ -228,7 +248,7 @@ class Registry:
 
         `earlier` is the record that another resource left; it may have been deleted.
 
-        Returns the study that it continues from, if that was read. Raises Conflict, Refused.
+        Returns the study that it continues from, if that was read. Raises Conflict, Elsewhere, Refused.
         """
         storage, name = self._store.storage, names.optuna_study_name(*key)
         source = self._source(key, definition)  # before the study is created: it may not be there yet
@@ -236,6 +256,7 @@ class Registry:
             study_id = storage.create_new_study(directions_of(definition), name)
         except DuplicatedStudyError:
             study_id = storage.get_study_id_from_name(name)
+            self._check_place(key, study_id)
         if storage.get_study_system_attrs(study_id).get(DELETED_AT):
             storage.set_study_system_attr(study_id, DELETED_AT, None)
         stored = definition.model_dump_json()
@@ -274,7 +295,7 @@ class Registry:
         return find_source(self._store, name, wanted, definition)
 
     async def _find(self, key: StudyKey) -> StudyEngine:
-        """Return a study, loaded if it is not. Its lock is held. Raises NotFound."""
+        """Return a study, loaded if it is not. Its lock is held. Raises Elsewhere, NotFound."""
         engine = self.loaded(key)
         if engine is None:
             self._engines.pop(key, None)  # others deleted it
@@ -293,6 +314,7 @@ class Registry:
             study_id = storage.get_study_id_from_name(name)
         except KeyError:
             raise unknown_study(*key) from None
+        self._check_place(key, study_id)
         definition = definition_in(storage.get_study_system_attrs(study_id))
         if definition is None:
             raise unknown_study(*key)
