@@ -124,7 +124,7 @@ def operator_process(folder: Path, kubeconfig: Path, server_url: str) -> Process
     token.write_text(mint_operator(SECRET))
     environment = {
         "KUBECONFIG": str(kubeconfig),
-        "TUNING_STUDY_SERVER_URL": server_url,
+        "TUNING_STUDY_SERVER_URLS": json.dumps([server_url]),
         "TUNING_TOKEN_FILE": str(token),
         "TUNING_PROBE_HOST": "127.0.0.1",
         "TUNING_PROBE_PORT": str(port),

@@ -214,6 +214,24 @@ def test_certificates_are_renewed_on_request_and_survive_an_uninstallation(
     assert former_ca not in newest
 
 
+def test_study_servers_are_added_and_not_removed(release: Release, tmp_path: Path) -> None:
+    """Running trials trust the certificate of before, until the servers have the one for all of them."""
+    first, second = (f"tuning-operator-study-server{n}.{release.namespace}.svc" for n in ("", "-1"))
+    release.upgrade()
+    former_ca, former = release.certificate(tmp_path)
+    release.upgrade(studyServer={"replicas": 2})
+    ca, pair = release.certificate(tmp_path)
+    for certificate, host in ((former, first), (pair, first), (pair, second)):
+        shaken_hands(ca, certificate, host)
+    release.upgrade(studyServer={"replicas": 2}, operator={"workers": 2})
+    assert release.certificate(tmp_path)[0] == ca
+    with pytest.raises(RefusedError, match=r"studyServer\.replicas can't be lowered from 2 to 1"):
+        release.upgrade()
+    release.kubectl("scale", "statefulset", "tuning-operator-study-server", "--replicas=1")
+    release.upgrade()
+    assert release.certificate(tmp_path)[0] == ca
+
+
 def test_two_releases_of_one_name(release: Release, api: Api) -> None:
     """The names of cluster-wide objects include the namespace."""
     release.upgrade()

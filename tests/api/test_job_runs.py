@@ -44,7 +44,7 @@ class TestRealJobRuns(RunsContract):
         runtime = Runtime(b"zip", "https://studies.tuning:8443", "PEM")
         return JobRuns(
             KubernetesApi(connection, Metrics(lambda: 0).requests),
-            lambda: runtime,
+            lambda _: runtime,
             lambda: datetime.now(UTC),
         )
 

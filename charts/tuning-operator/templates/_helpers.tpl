@@ -106,9 +106,31 @@ image: {{ include "tuning-operator.reference" (list .Values.postgres.image "") |
 imagePullPolicy: {{ .Values.postgres.image.pullPolicy }}
 {{- end -}}
 
-{{/* The study server's host name, valid in all namespaces. */}}
-{{- define "tuning-operator.studyServerHost" -}}
-{{ include "tuning-operator.studyServer" . }}.{{ .Release.Namespace }}.svc
+{{/*
+The names of the study servers' Services by their ordinals, as JSON. That of server 0 has no number: pods and releases from before there
+could be several servers know it by this name.
+*/}}
+{{- define "tuning-operator.studyServers" -}}
+{{- $name := include "tuning-operator.studyServer" . -}}
+{{- $services := list $name -}}
+{{- range $ordinal := untilStep 1 (int .Values.studyServer.replicas) 1 -}}
+{{- $services = append $services (printf "%s-%d" $name $ordinal) -}}
+{{- end -}}
+{{ toJson $services }}
+{{- end -}}
+
+{{/* The names of the study servers' pods by their ordinals, as JSON. */}}
+{{- define "tuning-operator.studyServerPods" -}}
+{{- $pods := list -}}
+{{- range $ordinal := until (int .Values.studyServer.replicas) -}}
+{{- $pods = append $pods (printf "%s-%d" (include "tuning-operator.studyServer" $) $ordinal) -}}
+{{- end -}}
+{{ toJson $pods }}
+{{- end -}}
+
+{{/* The host name of a Service, valid in all namespaces. Takes [context, the Service's name]. */}}
+{{- define "tuning-operator.host" -}}
+{{ index . 1 }}.{{ (index . 0).Release.Namespace }}.svc
 {{- end -}}
 
 {{- define "tuning-operator.tlsSecret" -}}
@@ -120,15 +142,18 @@ imagePullPolicy: {{ .Values.postgres.image.pullPolicy }}
 {{- end -}}
 
 {{/*
-The Secret with a generated certificate for a Service, without its labels. Takes [context, the Service's name].
+The Secret with a generated certificate for Services, without its labels. Takes [context, the names of the Services]; the Secret is named
+after the first one.
 
-The certificate in the cluster is kept. If there is none, or `renewCertificates` has a new value, another one is generated; then `ca.crt`
-has the new CA and the one before, so that what still trusts the old certificate does not have to change at the same moment. A CA signs
-one certificate, and its key is discarded. The result is stored in .Values, since a second call would generate another one.
+The certificate in the cluster is kept. If there is none, or for fewer Services, or `renewCertificates` has a new value, another one is
+generated; then `ca.crt` has the new CA and the one before, so that what still trusts the old certificate does not have to change at the
+same moment. A CA signs one certificate, and its key is discarded. The result is stored in .Values, since a second call would generate
+another one.
 */}}
 {{- define "tuning-operator.certificate" -}}
 {{- $context := index . 0 -}}
-{{- $service := index . 1 -}}
+{{- $services := index . 1 -}}
+{{- $service := first $services -}}
 {{- $secret := printf "%s-tls" $service -}}
 {{- $generated := get $context.Values "generatedCertificates" | default dict -}}
 {{- if not (hasKey $generated $secret) -}}
@@ -136,16 +161,21 @@ one certificate, and its key is discarded. The result is stored in .Values, sinc
 {{- $renewal := dig "metadata" "annotations" "tuning.dev/renewal" "" $present -}}
 {{- $wanted := $context.Values.renewCertificates | default $renewal -}}
 {{- $data := dig "data" dict $present -}}
-{{- if or (not $present) (ne $wanted $renewal) -}}
-{{- $host := printf "%s.%s.svc" $service $context.Release.Namespace -}}
-{{- $names := list $host (printf "%s.%s" $host $context.Values.clusterDomain) (printf "%s.%s" $service $context.Release.Namespace) $service "localhost" -}}
+{{- $covered := dig "metadata" "annotations" "tuning.dev/services" "1" $present | int -}}
+{{- if or (not $present) (ne $wanted $renewal) (lt $covered (len $services)) -}}
+{{- $covered = len $services -}}
+{{- $names := list "localhost" -}}
+{{- range $services -}}
+{{- $host := include "tuning-operator.host" (list $context .) -}}
+{{- $names = concat $names (list $host (printf "%s.%s" $host $context.Values.clusterDomain) (printf "%s.%s" . $context.Release.Namespace) .) -}}
+{{- end -}}
 {{- $authority := genCA (printf "%s-ca" $service) 3650 -}}
 {{- $certificate := genSignedCert $service (list "127.0.0.1") $names 3650 $authority -}}
 {{- $previous := get $data "ca.crt" | b64dec | regexFind "(?s)-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?" -}}
 {{- $data = dict "ca.crt" (print $authority.Cert $previous | b64enc) "tls.crt" ($certificate.Cert | b64enc) "tls.key" ($certificate.Key | b64enc) -}}
 {{- end -}}
 {{- $metadata := dict "name" $secret "namespace" $context.Release.Namespace
-      "annotations" (dict "helm.sh/resource-policy" "keep" "tuning.dev/renewal" $wanted) -}}
+      "annotations" (dict "helm.sh/resource-policy" "keep" "tuning.dev/renewal" $wanted "tuning.dev/services" (toString $covered)) -}}
 {{- $_ := dict "apiVersion" "v1" "kind" "Secret" "type" "kubernetes.io/tls" "metadata" $metadata "data" (pick $data "ca.crt" "tls.crt" "tls.key")
       | set $generated $secret -}}
 {{- $_ := set $context.Values "generatedCertificates" $generated -}}

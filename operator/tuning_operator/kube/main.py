@@ -25,6 +25,7 @@ from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.study_server import HttpStudyServer
+from tuning_operator.kube.ports.study_servers import StudyServers
 from tuning_operator.kube.settings import OperatorSettings
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.trainer_archive import trainer_archive
@@ -53,12 +54,16 @@ async def operate(settings: OperatorSettings) -> None:
     With a Lease, the parts run only while this operator is the leader.
     """
     stopped = _signals()  # first: kopf listens for signals too, but only once it runs
-    server = HttpStudyServer(settings.study_server_url, settings.token_file, settings.study_server_ca_file)
+    servers = [
+        HttpStudyServer(url, settings.token_file, settings.study_server_ca_file)
+        for url in settings.study_server_urls
+    ]
+    server = StudyServers(servers)
     queue = WorkQueue[StudyKey]()
     metrics = probes.Metrics(lambda: len(queue))
     kube = await connect(metrics.requests)
     registry = kopf.OperatorRegistry()
-    runs = JobRuns(kube, lambda: runtime(settings), kube.now, settings.namespaces)
+    runs = JobRuns(kube, lambda key: runtime(settings, server.url(key)), kube.now, settings.namespaces)
     register(registry, queue)
     observer, actor = Observer(kube, runs, server, check, kube.now), Actor(runs, server)
     reconciler = Reconciler(kube, server, observer, actor, kube.now, settings.installation)
@@ -74,10 +79,10 @@ async def operate(settings: OperatorSettings) -> None:
         await until_first_ends(
             _watch(kube, settings, registry),
             follow_runs(runs, queue),
-            follow_changes(server, queue, settings.namespaces),
-            follow_namespaces(kube, server, settings.namespaces),
+            *(follow_changes(one, queue, settings.namespaces) for one in servers),
+            *(follow_namespaces(kube, one, settings.namespaces) for one in servers),
             *workers,
-            *_server_pod(kube, settings),
+            *_server_pods(kube, settings),
         )
 
     try:
@@ -85,15 +90,16 @@ async def operate(settings: OperatorSettings) -> None:
     finally:
         await listener.cleanup()
         await kube.close()
-        await server.close()
+        for one in servers:
+            await one.close()
 
 
-def runtime(settings: OperatorSettings) -> Runtime:
-    """Return what every trial needs; the CA as it is now, since it may be rotated."""
+def runtime(settings: OperatorSettings, server_url: str) -> Runtime:
+    """Return what every trial of a study needs; the CA as it is now, since it may be rotated."""
     ca = settings.study_server_ca_file.read_text() if settings.study_server_ca_file else None
     return Runtime(
         trainer_archive().content,
-        settings.study_server_url,
+        server_url,
         ca,
         settings.trainer_image,
         settings.gpu_resource,
@@ -111,9 +117,9 @@ async def _in_turn(
         await lead()
 
 
-def _server_pod(kube: KubernetesApi, settings: OperatorSettings) -> Iterator[Coroutine[Any, Any, None]]:
-    if settings.study_server_pod:
-        namespace, _, name = settings.study_server_pod.partition("/")
+def _server_pods(kube: KubernetesApi, settings: OperatorSettings) -> Iterator[Coroutine[Any, Any, None]]:
+    for pod in settings.study_server_pods:
+        namespace, _, name = pod.partition("/")
         yield replace_lost_server(kube, namespace, name, kube.now)
 
 

@@ -3,19 +3,21 @@
 import socket
 import uuid
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class OperatorSettings(BaseSettings):
-    """The operator's settings; each is an environment variable, for example TUNING_STUDY_SERVER_URL."""
+    """The operator's settings; each is an environment variable, for example TUNING_TOKEN_FILE."""
 
     model_config = SettingsConfigDict(env_prefix="TUNING_", frozen=True)
 
-    study_server_url: str = Field(
-        description="The study server's address, for the operator and for trial pods."
+    study_server_urls: list[str] = Field(
+        min_length=1,
+        description="JSON list of the study servers' addresses by their ordinals, for the operator and for "
+        "trial pods.",
     )
     study_server_ca_file: Path | None = Field(
         None,
@@ -35,10 +37,10 @@ class OperatorSettings(BaseSettings):
         description="NAMESPACE/NAME of this installation, recorded in the status of the studies that it "
         "serves. Another installation that watches the same namespace leaves them alone.",
     )
-    study_server_pod: str | None = Field(
-        None,
-        description="NAMESPACE/NAME of the study server's pod, to be replaced if its node is lost.",
-        pattern=r"^[^/]+/[^/]+$",
+    study_server_pods: list[Annotated[str, Field(pattern=r"^[^/]+/[^/]+$")]] = Field(
+        default_factory=list,
+        description="JSON list of the study servers' pods, each as NAMESPACE/NAME, to be replaced if their "
+        "node is lost.",
     )
     lease: str | None = Field(
         None,

@@ -141,6 +141,8 @@ def make_keys(settings: StudySettings) -> Keys:
 def make_store(settings: StudySettings) -> Store:
     """Return where studies are kept."""
     url = settings.database_url.get_secret_value()
-    return MemoryStore() if url == MEMORY else PostgresStore(
-        url, shard=settings.shard, write_timeout=COMMIT_SECONDS
+    return (
+        MemoryStore()
+        if url == MEMORY
+        else PostgresStore(url, shard=settings.shard, write_timeout=COMMIT_SECONDS)
     )

@@ -46,6 +46,12 @@ def selects(selector: dict[str, str], workload: dict[str, Any]) -> bool:
     return selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
 
 
+def pods_of(stateful_set: dict[str, Any]) -> list[str]:
+    """Return the names that Kubernetes gives to the pods of a StatefulSet."""
+    name, replicas = stateful_set["metadata"]["name"], stateful_set["spec"]["replicas"]
+    return [f"{name}-{ordinal}" for ordinal in range(replicas)]
+
+
 @every_value_set
 def test_pods_are_restricted_and_have_resources_and_probes(chart: Chart, values: dict[str, Any]) -> None:
     rendered = chart.render(values)
@@ -72,7 +78,10 @@ def test_pods_are_restricted_and_have_resources_and_probes(chart: Chart, values:
 def test_services_probes_and_policies_refer_to_existing_pods(chart: Chart, values: dict[str, Any]) -> None:
     rendered = chart.render(values)
     for service in rendered.kind("Service"):
-        (workload,) = [w for w in rendered.workloads() if selects(service["spec"]["selector"], w)]
+        selector = dict(service["spec"]["selector"])
+        one = selector.pop("statefulset.kubernetes.io/pod-name", None)
+        (workload,) = [w for w in rendered.workloads() if selects(selector, w)]
+        assert one is None or one in pods_of(workload)
         ports = {port["name"] for port in pod(workload)["containers"][0]["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports
     for container in rendered.containers():
@@ -113,9 +122,8 @@ def test_everything_that_pods_mount_is_rendered_or_supplied_by_the_user(
             mounted = {mount["name"] for mount in container.get("volumeMounts", [])}
             assert mounted <= set(volumes)
             for value in environment(container).values():
-                if isinstance(value, dict) and "fieldRef" in value:
-                    continue
-                if isinstance(value, dict) and (reference := value["secretKeyRef"])["name"] not in supplied:
+                reference = value.get("secretKeyRef") if isinstance(value, dict) else None
+                if reference and reference["name"] not in supplied:
                     assert reference["key"] in keys["Secret", reference["name"]]
 
 
@@ -167,7 +175,11 @@ def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.Mo
     for name, value in variables.items():
         if isinstance(value, str):
             monkeypatch.setenv(name, value)
+    label = variables["TUNING_SHARD"]["fieldRef"]["fieldPath"]
+    assert label == "metadata.labels['apps.kubernetes.io/pod-index']"
+    monkeypatch.setenv("TUNING_SHARD", "1")  # as Kubernetes numbers the pods
     settings = StudySettings()
+    assert settings.shard == 1
     ours = {name for name in variables if name.startswith("TUNING_")}
     assert ours <= {f"TUNING_{field.upper()}" for field in StudySettings.model_fields}
     assert settings.log_level == "INFO"
@@ -196,7 +208,7 @@ def test_generated_certificates_are_valid_for_the_addresses_that_are_used(
     rendered = chart.render({"clusterDomain": "corp.example"})
     ca, pair = certificate(rendered, "study-server", tmp_path)
     (operator,) = pod(rendered.one("Deployment", "operator"))["containers"]
-    address = urlsplit(environment(operator)["TUNING_STUDY_SERVER_URL"])
+    [address] = map(urlsplit, json.loads(environment(operator)["TUNING_STUDY_SERVER_URLS"]))
     assert address.hostname
     shaken_hands(ca, pair, address.hostname)
     shaken_hands(ca, pair, f"{address.hostname}.corp.example")
@@ -208,6 +220,40 @@ def test_generated_certificates_are_valid_for_the_addresses_that_are_used(
     host = make_url(environment(server)["TUNING_DATABASE_URL"]).host
     assert host
     shaken_hands(ca, pair, host)
+
+
+def test_each_study_server_has_an_address(chart: Chart, tmp_path: Path) -> None:
+    """In the certificate, and for the operator in the order of the servers' numbers."""
+    rendered = chart.render({"studyServer": {"replicas": 3}})
+    server = rendered.one("StatefulSet", "study-server")
+    ca, pair = certificate(rendered, "study-server", tmp_path)
+    (operator,) = pod(rendered.one("Deployment", "operator"))["containers"]
+    variables = environment(operator)
+    assert json.loads(variables["TUNING_STUDY_SERVER_PODS"]) == [
+        f"tuning-system/{name}" for name in pods_of(server)
+    ]
+    services = {found["metadata"]["name"]: found["spec"] for found in rendered.kind("Service")}
+    addresses = [urlsplit(url) for url in json.loads(variables["TUNING_STUDY_SERVER_URLS"])]
+    assert len(addresses) == 3
+    for name, address in zip(pods_of(server), addresses, strict=True):
+        assert address.hostname
+        service = services[address.hostname.removesuffix(".tuning-system.svc")]
+        assert service["selector"]["statefulset.kubernetes.io/pod-name"] == name
+        assert address.port == service["ports"][0]["port"]
+        shaken_hands(ca, pair, address.hostname)
+    [before] = json.loads(
+        environment(pod(chart.render().one("Deployment", "operator"))["containers"][0])[
+            "TUNING_STUDY_SERVER_URLS"
+        ]
+    )
+    assert before == addresses[0].geturl(), "running trials keep their server"
+    managed = chart.render({"studyServer": {"replicas": 3, **CERT_MANAGER["studyServer"]}})
+    assert {address.hostname for address in addresses} < set(
+        managed.one("Certificate", "study-server")["spec"]["dnsNames"]
+    )
+    for role in ("replace", "reach"):
+        [found] = [r for r in rendered.kind("Role") if r["metadata"]["name"].endswith(f"server-{role}")]
+        assert found["rules"][-1]["resourceNames"] == pods_of(server)
 
 
 def test_generated_certificates_are_kept(chart: Chart) -> None:
@@ -363,7 +409,7 @@ def test_the_operator_may_replace_the_study_servers_pod(chart: Chart) -> None:
         rendered = chart.render(values, release="other")
         server = rendered.one("StatefulSet", "study-server")["metadata"]["name"]
         (operator,) = pod(rendered.one("Deployment", "operator"))["containers"]
-        assert environment(operator)["TUNING_STUDY_SERVER_POD"] == f"tuning-system/{server}-0"
+        assert json.loads(environment(operator)["TUNING_STUDY_SERVER_PODS"]) == [f"tuning-system/{server}-0"]
         [role] = [r for r in rendered.kind("Role") if r["metadata"]["name"] == f"{server}-replace"]
         [rule] = role["rules"]
         assert role["metadata"]["namespace"] == "tuning-system"

@@ -114,7 +114,7 @@ async def _needed() -> set[tuple[str, str]]:
     world.succeed(0)
     await world.settle()
     runtime = RUNTIME
-    runs = JobRuns(recorder, lambda: runtime, lambda: NOW)  # type: ignore[arg-type]
+    runs = JobRuns(recorder, lambda _: runtime, lambda: NOW)  # type: ignore[arg-type]
     await runs.check(study())
     await runs.start(study(), Trial(0))
     waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m"}

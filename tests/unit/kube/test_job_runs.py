@@ -32,7 +32,7 @@ class TestJobRuns(RunsContract):
     @pytest.fixture
     def runs(self, kube: FakeKube) -> JobRuns:
         self._kube = kube
-        return JobRuns(kube, lambda: RUNTIME, lambda: NOW, ["ml"])
+        return JobRuns(kube, lambda _: RUNTIME, lambda: NOW, ["ml"])
 
     @pytest.fixture
     def study(self) -> TuningStudy:
@@ -60,7 +60,7 @@ async def test_the_number_of_requests_does_not_depend_on_the_number_of_runs() ->
     counts = []
     for number in (1, MAX_SELECTED, 3 * MAX_SELECTED):
         kube, faults = FakeKube(), Faults()
-        runs = JobRuns(faults.around(kube), lambda: RUNTIME, lambda: NOW)
+        runs = JobRuns(faults.around(kube), lambda _: RUNTIME, lambda: NOW)
         works = {Trial(n) for n in range(number)}
         for work in works:
             await runs.start(TuningStudy.model_validate(body()), work)
@@ -73,7 +73,7 @@ async def test_the_number_of_requests_does_not_depend_on_the_number_of_runs() ->
 
 async def test_a_stop_is_requested_by_an_annotation() -> None:
     kube = FakeKube()
-    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
     works = {Trial(0), Trial(1)}
     for work in works:
         await runs.start(TuningStudy.model_validate(body()), work)
@@ -88,7 +88,7 @@ async def test_a_stop_is_requested_by_an_annotation() -> None:
 
 async def test_workers_say_which_trials_to_stop() -> None:
     kube = FakeKube()
-    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
     await runs.start(TuningStudy.model_validate(body()), Worker(0))
     annotations = kube.objects["Job", "ml", "mnist-w0"]["metadata"]["annotations"]
     annotations["tuning.dev/stop"] = "3,12,x"
@@ -121,7 +121,7 @@ async def test_a_watch_goes_on_after_the_last_change() -> None:
     kube = Watches(
         ["7", "8", "bookmark 9"], KubeError(500, "", "etcd is away"), ["12"], KubeError(410, "", "")
     )
-    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)  # type: ignore[arg-type]
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)  # type: ignore[arg-type]
     async with watching(runs, seen.append):
         await asyncio.sleep(60)
     assert kube.asked == [("", "", 0), ("", "9", 2), ("", "9", 4), ("", "12", 6), ("", "", 8)]
@@ -131,7 +131,7 @@ async def test_a_watch_goes_on_after_the_last_change() -> None:
 @pytest.mark.looptime
 async def test_namespaces_are_watched_each() -> None:
     kube = Watches()
-    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW, ["ml", "research"])  # type: ignore[arg-type]
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW, ["ml", "research"])  # type: ignore[arg-type]
     async with watching(runs, lambda _: None):
         await asyncio.sleep(1)
     assert {namespace for namespace, _, _ in kube.asked} == {"ml", "research"}
@@ -139,7 +139,7 @@ async def test_namespaces_are_watched_each() -> None:
 
 async def test_an_accepted_study_has_the_servers_address() -> None:
     kube = FakeKube()
-    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
     for _ in range(2):
         assert await runs.check(study()) == ()
     ca, config = (
@@ -152,7 +152,7 @@ async def test_an_accepted_study_has_the_servers_address() -> None:
 async def test_running_pods_get_a_new_ca() -> None:
     """Their ConfigMap is mounted, so it is updated; one request is enough for a namespace."""
     kube, faults, runtime = FakeKube(), Faults(), RUNTIME
-    runs = JobRuns(faults.around(kube), lambda: runtime, lambda: NOW)
+    runs = JobRuns(faults.around(kube), lambda _: runtime, lambda: NOW)
     await runs.start(study(), Trial(0))
     runtime = replace(RUNTIME, ca="RENEWED")
     for _ in range(2):
@@ -172,7 +172,7 @@ async def test_running_pods_get_a_new_ca() -> None:
 async def test_pods_meet_the_standard_that_their_namespace_enforces() -> None:
     """Unless the template says otherwise; elsewhere, images that run as root still work."""
     kube = FakeKube()
-    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
     own = {"capabilities": {"add": ["NET_BIND_SERVICE"]}, "runAsUser": 7}
     containers = [{"name": "trainer", "image": "i"}, {"name": "proxy", "image": "p", "securityContext": own}]
     spec = {"containers": containers, "initContainers": [{"name": "fetch", "image": "f"}]}
@@ -180,7 +180,7 @@ async def test_pods_meet_the_standard_that_their_namespace_enforces() -> None:
     assert "securityContext" not in kube.objects["Job", "ml", "mnist-0"]["spec"]["template"]["spec"]
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kube.namespace = {"labels": labels}
-    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
     spec["securityContext"] = {"runAsNonRoot": True, "fsGroup": 7}
     await runs.start(study(trial={"template": {"spec": spec}}), Trial(1))
     pod = kube.objects["Job", "ml", "mnist-1"]["spec"]["template"]["spec"]

@@ -54,8 +54,8 @@ async def test_the_operator_waits_for_the_api_server(
 def test_trials_get_the_ca_of_now(tmp_path: Path) -> None:
     file = tmp_path / "ca.crt"
     settings = OperatorSettings(
-        study_server_url="https://studies:8443", token_file=tmp_path / "token", study_server_ca_file=file
+        study_server_urls=["https://studies:8443"], token_file=tmp_path / "token", study_server_ca_file=file
     )
     for ca in ("first", "second"):
         file.write_text(ca)
-        assert runtime(settings).ca == ca
+        assert runtime(settings, "https://studies:8443").ca == ca

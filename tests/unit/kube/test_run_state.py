@@ -162,7 +162,7 @@ def test_what_lives_on_is_ended_after_a_grace() -> None:
 
 async def listed(*pods: dict[str, Any], unfinished: set[Work]) -> tuple[JobRuns, FakeKube, Run]:
     kube = FakeKube()
-    runs = JobRuns(kube, lambda: RUNTIME, lambda: NOW)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
     await runs.start(study(), Trial(0))
     kube.objects["Job", "ml", "mnist-0"]["metadata"]["creationTimestamp"] = rfc3339(ago(20))
     kube.set_status("Job", "ml", "mnist-0", active=1, ready=0, failed=1)

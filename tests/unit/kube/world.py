@@ -54,7 +54,7 @@ class World:
         """Restart the operator's process: it knows nothing but what it reads."""
         kube = faults.around(self.kube) if faults else self.kube
         server = faults.around(self.server) if faults else self.server
-        runs = JobRuns(kube, lambda: RUNTIME, self.clock)
+        runs = JobRuns(kube, lambda _: RUNTIME, self.clock)
         observer = Observer(kube, runs, server, check, self.clock)
         actor = Actor(runs, server)
         self.reconciler = Reconciler(kube, server, observer, actor, self.clock, self.installation)

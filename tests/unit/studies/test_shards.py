@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from optuna.study import StudyDirection
+from tuning_operator.kube.ports.study_server import HttpStudyServer, StudyServerUnavailable
+from tuning_operator.kube.ports.study_servers import StudyServers
+from tuning_operator.protocol import AskRequest, RefitRequest, StudyDefinition, StudyKey, TellRequest
 from tuning_operator.studies.storage import PostgresStorage, PostgresStore
 from tuning_operator.studies.storage.base import OtherShard
 
 from tests.support.study_server import RunningServer, running_server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
+    from pathlib import Path
 
     import httpx
 
@@ -156,3 +160,95 @@ def test_a_storage_writes_only_to_its_own_studies(new_storage: NewStorage) -> No
             write()
     second.set_trial_intermediate_value(trial, 0, 0.25)
     assert first.get_trial(trial).intermediate_values == {0: 0.25}
+
+
+class Clients:
+    """What an operator's process has: the studies of all servers, and a connection to each."""
+
+    def __init__(self, servers: list[RunningServer], token: Path) -> None:
+        token.write_text(servers[0].operator_token())
+        self.connections = [HttpStudyServer(server.url, token) for server in servers]
+        self.studies = StudyServers(self.connections)
+
+    async def running(self, study: str) -> int:
+        summary = await self.studies.summary(StudyKey("ml", study))
+        assert summary
+        return summary.counts.running
+
+    async def start(self, study: str, parallelism: int) -> str:
+        """Create a study with running trials, as a pass does; return the address of its server."""
+        key, definition = StudyKey("ml", study), StudyDefinition.model_validate(DEFINITION)
+        assert await self.studies.summary(key) is None
+        address = self.studies.url(key)  # its pods get this address before the study is declared
+        await self.studies.declare(key, definition)
+        await self.studies.ask(key, AskRequest(parallelism=parallelism, max_trials=9))
+        assert self.studies.url(key) == address
+        return address
+
+
+@pytest.fixture
+async def operator(servers: list[RunningServer], tmp_path: Path) -> AsyncIterator[Clients]:
+    clients = Clients(servers, tmp_path / "token")
+    yield clients
+    for connection in clients.connections:
+        await connection.close()
+
+
+async def test_the_operator_finds_each_study(
+    operator: Clients, servers: list[RunningServer], tmp_path: Path
+) -> None:
+    """New ones are created where the fewest trials run; a restarted operator finds them there again."""
+    zero, one = (server.url for server in servers)
+    assert [await operator.running(study) for study in ("zero", "one")] == [1, 1]
+    assert await operator.start("big", 3) == zero
+    assert await operator.start("small", 1) == one
+    assert await operator.start("smaller", 1) == one
+    await operator.studies.tell(StudyKey("ml", "small"), 0, TellRequest(state="COMPLETE", values=[1]))
+    await operator.studies.begin_refit(StudyKey("ml", "small"), RefitRequest(trial=0, digest="d"))
+    await operator.studies.tell_refit(StudyKey("ml", "small"), TellRequest(state="FAIL"))
+    restarted = Clients(servers, tmp_path / "token")
+    assert [await restarted.running(study) for study in ("smaller", "big")] == [1, 3]
+    assert restarted.studies.url(StudyKey("ml", "smaller")) == one
+    await restarted.studies.forget(StudyKey("ml", "one"))  # it knows nothing of it yet
+    assert servers[1].operator().get(path("one")).json()["counts"]["running"] == 0
+    for connection in restarted.connections:
+        await connection.close()
+
+
+async def test_an_outage_of_one_server_stalls_only_its_studies(
+    operator: Clients, servers: list[RunningServer], tmp_path: Path
+) -> None:
+    """Also if the operator restarts in the meantime. New studies are created at the other server."""
+    assert await operator.running("one") == 1
+    servers[1].close()
+    restarted = Clients(servers, tmp_path / "token")
+    for clients in (operator, restarted):
+        with pytest.raises(StudyServerUnavailable):
+            await clients.connections[1].changes(None, 0)
+        with pytest.raises(StudyServerUnavailable, match="Cannot connect"):
+            await clients.running("one")
+        assert await clients.running("zero") == 1
+    for connection in restarted.connections:
+        await connection.close()
+    assert await operator.start("big", 3) == servers[0].url
+    assert await operator.start("new", 1) == servers[0].url
+
+
+async def test_a_server_that_is_away_is_not_waited_for(operator: Clients) -> None:
+    """Its studies would keep the operator's workers from those of the other servers."""
+    away = operator.connections[1]
+    away.away = StudyServerUnavailable("GET /v1/changes failed: timed out")
+    with pytest.raises(StudyServerUnavailable, match="timed out"):
+        await operator.running("one")
+    await away.changes(None, 0)  # always tried
+    assert await operator.running("one") == 1
+
+
+async def test_a_study_of_a_server_that_was_removed(servers: list[RunningServer], tmp_path: Path) -> None:
+    """Nothing moves or is lost: the study waits, and the operator says what is missing."""
+    operator = Clients(servers[:1], tmp_path / "token")
+    for _ in range(2):
+        with pytest.raises(StudyServerUnavailable, match=r"set studyServer\.replicas of the chart to 2"):
+            await operator.running("one")
+    assert await operator.running("zero") == 1
+    await operator.connections[0].close()

@@ -197,7 +197,7 @@ def trainer_name(study: TuningStudy, runtime: Runtime) -> str:
     return f"{study.metadata['name']}-trainer-{_digest(runtime)[:10]}"
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def _digest(runtime: Runtime) -> str:
     """Return the digest of what the ConfigMap holds. Every Job needs it, and it rarely changes."""
     address = json.dumps(_address(runtime), sort_keys=True)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.kube_api import Resources
 from tuning_operator.kube.ports.runs import Runs, RunsUnavailable
-from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
+from tuning_operator.kube.ports.study_server import Feed, StudyServerUnavailable
 from tuning_operator.protocol import StudyKey
 
 log = logging.getLogger(__name__)
@@ -30,9 +30,7 @@ async def follow_runs(runs: Runs, queue: WorkQueue[StudyKey]) -> None:
     await runs.watch(lambda key: queue.add_after(key, RUN_EVENT_SECONDS))
 
 
-async def follow_changes(
-    server: StudyServer, queue: WorkQueue[StudyKey], namespaces: Collection[str] = ()
-) -> None:
+async def follow_changes(server: Feed, queue: WorkQueue[StudyKey], namespaces: Collection[str] = ()) -> None:
     """Add the key of each study that changed at the study server, so that results are acted on at once.
 
     With `namespaces`, studies in other namespaces are ignored: other operators serve them.
@@ -59,9 +57,7 @@ async def follow_changes(
                 queue.add(StudyKey(namespace, name))
 
 
-async def follow_namespaces(
-    resources: Resources, server: StudyServer, namespaces: Collection[str] = ()
-) -> None:
+async def follow_namespaces(resources: Resources, server: Feed, namespaces: Collection[str] = ()) -> None:
     """Report namespaces that were deleted after their studies, so that later ones do not see the records.
 
     With `namespaces`, others are ignored: this operator may not read them.

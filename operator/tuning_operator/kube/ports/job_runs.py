@@ -82,7 +82,7 @@ class JobRuns:
     def __init__(
         self,
         kube: KubeApi,
-        runtime: Callable[[], Runtime],
+        runtime: Callable[[StudyKey], Runtime],
         clock: Callable[[], datetime],
         namespaces: Collection[str] = (),
     ) -> None:
@@ -138,7 +138,7 @@ class JobRuns:
 
         What quotas and policies deny may change, so that is reported once a Job is refused.
         """
-        refit, runtime = study.spec.refit, self._runtime()
+        refit, runtime = study.spec.refit, self._runtime(key_of(study))
         works: list[Work] = [Trial(0), *([Refit.of(refit, 0)] if refit and refit.template else [])]
         problems: list[Problem] = []
         for work in works:
@@ -162,14 +162,14 @@ class JobRuns:
         A study that continues a record may have no trial to start.
         """
         try:
-            await self._provide_trainer(study, self._runtime())
+            await self._provide_trainer(study, self._runtime(key_of(study)))
         except KubeError as error:
             if error.status not in REFUSED:  # otherwise the first start reports it
                 raise
 
     async def start(self, study: TuningStudy, work: Work) -> None:
         """Create the work's Job, and the trainer's ConfigMap if the study does not have it yet."""
-        runtime = self._runtime()
+        runtime = self._runtime(key_of(study))
         try:
             await self._provide_trainer(study, runtime)
             restarts = self._next_restarts(study, work)
@@ -237,7 +237,7 @@ class JobRuns:
         """Return the runs of the unfinished work, and those of other work that have not succeeded."""
         key = key_of(study)
         if unfinished:
-            await self._provide_ca(key.namespace, self._runtime())
+            await self._provide_ca(key.namespace, self._runtime(key))
         # Jobs that succeeded are left out by the API server: a long study has thousands of them.
         jobs = await self._jobs(key, fields="status.successful=0")
         if missing := [work for work in unfinished if work not in jobs]:

@@ -24,12 +24,21 @@ from tuning_operator.protocol import (
 )
 
 REQUEST_SECONDS = 30.0
+MISDIRECTED = 421
 M = TypeVar("M", StudySummary, TrialRecord, Changes, Namespaces)
 PROBLEMS = TypeAdapter(list[Problem])
 
 
 class StudyServerUnavailable(Exception):  # noqa: N818
     """The study server can't be reached, or its reply is not one that the protocol allows."""
+
+
+class RecordElsewhere(StudyServerUnavailable):
+    """Another study server has the study's record."""
+
+    def __init__(self, message: str, ordinal: int) -> None:
+        super().__init__(message)
+        self.ordinal = ordinal
 
 
 class DefinitionRefused(Exception):  # noqa: N818
@@ -41,7 +50,7 @@ class DefinitionRefused(Exception):  # noqa: N818
 
 
 class StudyServer(Protocol):
-    """The requests that the operator makes. Every method raises StudyServerUnavailable."""
+    """The requests that the operator makes for a study. Every method raises StudyServerUnavailable."""
 
     async def declare(self, key: StudyKey, definition: StudyDefinition) -> StudySummary:
         """Create or update a study. Raises DefinitionRefused."""
@@ -64,6 +73,10 @@ class StudyServer(Protocol):
     async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
         """Report that the study's resource was deleted, maybe with its namespace."""
 
+
+class Feed(Protocol):
+    """The requests for all studies of a server. Every method raises StudyServerUnavailable."""
+
     async def namespaces(self) -> dict[str, str]:
         """Return the uids of the namespaces with records whose TuningStudy was deleted, by name."""
 
@@ -75,10 +88,12 @@ class StudyServer(Protocol):
 
 
 class HttpStudyServer:
-    """StudyServer over HTTP. Token and CA are read for each request, since both are rotated."""
+    """StudyServer and Feed over HTTP. Token and CA are read for each request, since both are rotated."""
 
     def __init__(self, url: str, token_file: Path, ca_file: Path | None = None) -> None:
-        self._url, self._token_file, self._ca_file = url.rstrip("/"), token_file, ca_file
+        self.url, self._token_file, self._ca_file = url.rstrip("/"), token_file, ca_file
+        self.away: StudyServerUnavailable | None = None
+        """Why the last request for changes failed; such a request is always in flight."""
         self._ca = b""
         self._tls: ssl.SSLContext | bool = True
         self._http = aiohttp.ClientSession()
@@ -135,8 +150,13 @@ class HttpStudyServer:
     async def changes(self, after: str | None, timeout: float) -> Changes:  # noqa: ASYNC109
         """Wait up to `timeout` seconds for studies that changed since the cursor."""
         query = {"timeout": str(timeout), **({"after": after} if after else {})}
-        reply = await self._send("GET", "/v1/changes", query=query, wait=timeout)
-        return reply.read(Changes)
+        try:
+            changes = (await self._send("GET", "/v1/changes", query=query, wait=timeout)).read(Changes)
+        except StudyServerUnavailable as error:
+            self.away = error
+            raise
+        self.away = None
+        return changes
 
     async def _send(
         self,
@@ -158,7 +178,7 @@ class HttpStudyServer:
         try:
             async with self._http.request(
                 method,
-                f"{self._url}{path}",
+                f"{self.url}{path}",
                 params=query,
                 data=body.model_dump_json(by_alias=True) if body is not None else None,
                 headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
@@ -166,10 +186,13 @@ class HttpStudyServer:
                 allow_redirects=False,
                 ssl=tls,
             ) as response:
-                return _Reply(f"{method} {path}", response.status, await response.read())
+                reply = _Reply(f"{method} {path}", response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise StudyServerUnavailable(f"{method} {path} failed: {reason}") from error
+        if (ordinal := reply.elsewhere()) is not None:
+            raise RecordElsewhere(str(reply), ordinal)
+        return reply
 
     def _current_tls(self) -> ssl.SSLContext | bool:
         """Return the TLS settings; connections made with those of an earlier CA are not used again."""
@@ -203,6 +226,15 @@ class _Reply:
         if found is None:
             raise StudyServerUnavailable(str(self))
         return found
+
+    def elsewhere(self) -> int | None:
+        """Return the ordinal of the study server that has the study, if it is another one."""
+        if self.status != MISDIRECTED:
+            return None
+        try:
+            return int(json.loads(self.body)["studyServer"])
+        except (ValueError, KeyError, TypeError):
+            raise StudyServerUnavailable(str(self)) from None
 
     def _problems(self) -> list[Problem] | None:
         try:
