@@ -218,7 +218,7 @@ def test_study_servers_are_added_and_not_removed(release: Release, tmp_path: Pat
     """Running trials trust the certificate of before, until the servers have the one for all of them."""
     first, second = (f"tuning-operator-study-server{n}.{release.namespace}.svc" for n in ("", "-1"))
     release.upgrade()
-    former_ca, former = release.certificate(tmp_path)
+    _, former = release.certificate(tmp_path)
     release.upgrade(studyServer={"replicas": 2})
     ca, pair = release.certificate(tmp_path)
     for certificate, host in ((former, first), (pair, first), (pair, second)):

@@ -98,8 +98,8 @@ class StudyServers:
     async def _request(self, ordinal: int, request: Callable[[HttpStudyServer], Awaitable[T]]) -> T:
         if ordinal >= len(self._servers):
             raise StudyServerUnavailable(
-                f"the study's record belongs to study server {ordinal}, which this installation does not have: "
-                f"set studyServer.replicas of the chart to {ordinal + 1} or more"
+                f"the study's record belongs to study server {ordinal}, which is not installed: set "
+                f"studyServer.replicas of the chart to {ordinal + 1} or more"
             )
         server = self._servers[ordinal]
         if server.away and len(self._servers) > 1:
