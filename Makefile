@@ -2,6 +2,7 @@
 .PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults bench bench-scale gp mutants audit sbom generate format sync uv
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
+export PYTHONDONTWRITEBYTECODE =  # many short processes are started, which should not compile the same modules again
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -18,7 +19,10 @@ demo-down: sync ## Remove the cluster of the demo and the tests (the cache is ke
 kubeconfig: sync ## Print the path of the cluster's kubeconfig
 	@$(RUN) python -m dev.cluster kubeconfig
 
-test: lint unit api e2e ## Run all tests
+# Two at a time: while the end-to-end tests wait for their pods, the others compute. All of them run even if one fails.
+test: ## Run all tests
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) \
+	  e2e lint unit api
 
 lint: sync ## Check format, style, types, layers and spelling
 	$(RUN) ruff format --check .
@@ -31,7 +35,7 @@ unit: sync ## Run the tests that need no Kubernetes
 	$(RUN) pytest tests/unit -n 2
 
 api: sync ## Run the tests that need an API server but no pods
-	$(RUN) pytest tests/api -n 2
+	$(RUN) pytest tests/api -n 2 --dist loadfile
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
 	$(RUN) pytest tests/e2e tests/faults --timeout=900 -n 3 --maxschedchunk=1

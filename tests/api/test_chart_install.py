@@ -36,10 +36,10 @@ class Release:
         return self.chart.run(*arguments, *where, values=values)
 
     def upgrade(self, *options: str, **values: Any) -> str:
+        """Install or upgrade the release; test_chart_render.py validates what is rendered."""
         base = {"crds": {"install": False}}
-        return self.helm(
-            "upgrade", "tuning-operator", self.chart.folder, "--install", *options, values=base | values
-        )
+        options = ("--install", "--disable-openapi-validation", *options)
+        return self.helm("upgrade", "tuning-operator", self.chart.folder, *options, values=base | values)
 
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         command = [self.api.kubectl_path, "--kubeconfig", str(self.api.kubeconfig), "-n", self.namespace]

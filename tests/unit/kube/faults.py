@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 
+from tests.unit.kube.model_server import ModelServer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -28,6 +30,14 @@ SERVER_ERRORS: dict[str, Callable[[], BaseException]] = {
     "unavailable": lambda: StudyServerUnavailable("ConnectError"),
     "killed": Killed,
 }
+READS = {"get", "select", "dry_run", "largest_nodes", "summary", "namespaces", "changes"}
+"""Calls without an effect."""
+
+
+def can_fail(call: str, error: str, *, late: bool) -> bool:
+    """Return whether a call can fail like this: with an error of its port, late only if it has an effect."""
+    errors = SERVER_ERRORS if hasattr(ModelServer, call) else KUBE_ERRORS
+    return error in errors and not (late and call in READS)
 
 
 @dataclass

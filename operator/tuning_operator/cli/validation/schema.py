@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -39,9 +40,16 @@ def schema_flaws(manifest: Mapping[str, Any]) -> list[Flaw]:
 
     As on the server, the rules are checked only if types and bounds are good.
     """
-    root = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    root = _schema()
     data = _defaulted(copy.deepcopy(dict(manifest)), root)
     return [*_flaws(data, root, "")] or [*_broken_rules(data, root, "")]
+
+
+@functools.cache
+def _schema() -> Schema:
+    """Return the schema of a TuningStudy; cached, since it is generated from the models."""
+    root: Schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return root
 
 
 def _defaulted(data: Any, schema: Schema) -> Any:
