@@ -441,11 +441,14 @@ class Cluster:
             raise AssertionError(f"{self.namespace}/{name} after {seconds} s: {story}\n{logs}") from None
 
     async def events(self, name: str = "mnist") -> dict[str, str]:
-        """Return the message of each Event of a study, by reason."""
+        """Return the messages of a study's Events by reason, one a line."""
         found = await self.node.core.list_namespaced_event(
             self.namespace, field_selector=f"involvedObject.kind={names.KIND},involvedObject.name={name}"
         )
-        return {event.reason: event.message for event in found.items}
+        messages: dict[str, list[str]] = {}
+        for event in found.items:
+            messages.setdefault(event.reason, []).append(event.message)
+        return {reason: "\n".join(texts) for reason, texts in messages.items()}
 
     async def told(self, *reasons: str) -> dict[str, str]:
         """Wait for Events of these reasons; they come after the status. Return all messages by reason."""

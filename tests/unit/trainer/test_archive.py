@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -120,11 +119,12 @@ def test_a_real_python_3_9_runs_it(pod: Pod, twin: Twin) -> None:
 
 
 def test_it_starts_quickly(pod: Pod, twin: Twin) -> None:
-    """Start, import, view and result: measured at 0.15 s on 2 slow cores."""
+    """Start, import, view and result: measured at 0.15 s of CPU time on a slow core."""
     pod.write("def objective(trial): return 1.0")
     times = []
     for _ in range(3):
-        before = time.perf_counter()
+        before = os.times()
         pod.run(python=BARE)
-        times.append(time.perf_counter() - before)
-    assert min(times) < 1.0
+        after = os.times()
+        times.append(sum(after[2:4]) - sum(before[2:4]))  # of child processes
+    assert 0 < min(times) < 0.5
