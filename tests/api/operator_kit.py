@@ -48,7 +48,7 @@ class Process:
         self._environment |= environment
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
-        deadline = time.monotonic() + 180  # it imports for seconds, on an idle machine
+        deadline = time.monotonic() + 600  # the imports alone take 3.5 s of CPU, minutes on a busy machine
         while time.monotonic() < deadline and self._process.poll() is None:
             with contextlib.suppress(OSError), urllib.request.urlopen(self._ready_url, timeout=2) as reply:
                 if reply.status == 200:

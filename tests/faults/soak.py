@@ -111,7 +111,7 @@ class Outcome:
 
 
 def main(
-    trials: Annotated[int, typer.Option()] = 2000, parallelism: int = 32, every: float = 4, seed: int = 8
+    trials: Annotated[int, typer.Option()] = 2000, parallelism: int = 32, every: float = 10, seed: int = 8
 ) -> None:
     """Run the soak and write what it measured to the page on reliability; fail if something was lost.
 
