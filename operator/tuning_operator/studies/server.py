@@ -144,5 +144,5 @@ def make_store(settings: StudySettings) -> Store:
     return (
         MemoryStore()
         if url == MEMORY
-        else PostgresStore(url, shard=settings.shard, write_timeout=COMMIT_SECONDS)
+        else PostgresStore(url, shard=settings.shard, pod=settings.pod, write_timeout=COMMIT_SECONDS)
     )

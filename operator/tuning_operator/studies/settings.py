@@ -49,6 +49,11 @@ class StudySettings(BaseSettings):
     kubernetes_ca_file: Path = Field(
         SERVICE_ACCOUNT / "ca.crt", description="PEM certificate of the API server's CA."
     )
+    pod: str | None = Field(
+        None,
+        description="NAMESPACE/NAME of this pod. A former study server in a pod of this name, such as one on "
+        "a lost node, can't keep the database.",
+    )
     record_retention_days: float | None = Field(
         None,
         gt=0,

@@ -68,6 +68,23 @@ def test_the_second_waits_for_the_first(new_storage: NewStorage) -> None:
     assert second.get_n_trials(study_id) == 2
 
 
+def test_a_pod_ends_the_sessions_of_the_one_that_it_replaces(new_storage: NewStorage) -> None:
+    """The former one may run on, on a lost node that still reaches the database."""
+    ended: list[Exception] = []
+    former = new_storage(pod="tuning/server-0", on_end=ended.append)
+    study_id = former.create_new_study(MINIMIZE, "study")
+    other, pod = new_storage(pod="tuning/server-1"), new_storage(pod="tuning/server-0")
+    with pytest.raises(StorageUnavailable):
+        other.wait_for_lock(0.5)
+    assert former.writable()
+    pod.wait_for_lock(30)
+    with pytest.raises(Fenced):
+        former.create_new_trial(study_id)
+    assert [type(error) for error in ended] == [Fenced]
+    pod.create_new_trial(study_id)
+    assert pod.get_n_trials(study_id) == 1
+
+
 def test_a_waiting_storage_can_be_closed(new_storage: NewStorage) -> None:
     first, second = new_storage(), new_storage()
     first.wait_for_lock(30)

@@ -6,6 +6,7 @@ transaction, checked within every transaction. A writer that comes back after a 
 that row whether another process wrote in between, and whether its last commit took place.
 """
 
+import hashlib
 import logging
 import threading
 import uuid
@@ -57,12 +58,22 @@ class LockHeldError(Exception):
 class FencedConnection:
     """Connects, and again after a loss, and holds the shard's lock. For one thread, except `stop`."""
 
-    def __init__(self, url: URL, shard: int, on_first: Callable[[], None]) -> None:
-        """`on_first` is called with the lock held, before the first transaction, and again if that fails."""
+    def __init__(self, url: URL, shard: int, on_first: Callable[[], None], pod: str | None = None) -> None:
+        """Connect to nothing yet.
+
+        Args:
+            url: of the database.
+            shard: the number of the lock.
+            on_first: called with the lock held, before the first transaction, and again if that fails.
+            pod: the name of this process's pod. A former process in a pod of this name has been replaced, so
+                that its sessions may be ended, though it may still run on a node that is lost.
+        """
         self._holder = str(uuid.uuid4())
+        digest = hashlib.sha256(pod.encode()).hexdigest()[:8] if pod else ""
+        self._replaced = f"tuning-studies-{shard}-{digest}-" if pod else None
         self._shard = shard
         self._on_first = on_first
-        self._session = f"tuning-studies-{shard}-{self._holder}"[:63]
+        self._session = f"{self._replaced or f'tuning-studies-{shard}-'}{self._holder}"[:63]
         self._engine = create_engine(
             url,
             poolclass=NullPool,
@@ -166,13 +177,15 @@ class FencedConnection:
     def _lock(self, connection: Connection) -> None:
         if connection.execute(select(func.pg_try_advisory_lock(*schema.lock_key(self._shard)))).scalar():
             return
-        # After a loss it may be our own former session that the server has not given up yet.
+        # After a loss it may be our own former session that the server has not given up yet. A former pod's
+        # are ended only by a process that was never the writer: the former must not do the same.
+        mine = self._session if self._has_held or self._replaced is None else self._replaced
         connection.execute(
             text(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = :session AND pid <> pg_backend_pid()"
+                " WHERE starts_with(application_name, :mine) AND pid <> pg_backend_pid()"
             ),
-            {"session": self._session},
+            {"mine": mine},
         )
         raise LockHeldError("another process holds the lock")
 

@@ -55,6 +55,7 @@ class PostgresStorage(BaseStorage):
         url: postgresql://user:password@host:port/database; without a pooler that shares sessions.
         shard: The number of the lock; its holder is the only writer. A study belongs to the shard in which
             it was created. Those of other shards can be read, and a write raises OtherShard.
+        pod: The name of this process's pod, which takes the place of a former process in a pod of this name.
         write_timeout: Seconds until a waiting call raises StorageUnavailable; None: never.
         wait: Whether a write outside a `deferred` block waits until it is durable.
         on_end: Called from another thread, with Fenced or another error, when this process can never
@@ -66,6 +67,7 @@ class PostgresStorage(BaseStorage):
         url: str,
         *,
         shard: int = 0,
+        pod: str | None = None,
         write_timeout: float | None = 60.0,
         wait: bool = True,
         on_end: Callable[[Exception], None] | None = None,
@@ -73,6 +75,7 @@ class PostgresStorage(BaseStorage):
         self._arguments: dict[str, Any] = {
             "url": url,
             "shard": shard,
+            "pod": pod,
             "write_timeout": write_timeout,
             "wait": wait,
         }
@@ -80,7 +83,7 @@ class PostgresStorage(BaseStorage):
         self._wait = wait
         self._shard = shard
         self._library = Library(schema.database_url(url), shard, write_timeout)
-        connection = FencedConnection(schema.database_url(url), shard, self._library.prepare)
+        connection = FencedConnection(schema.database_url(url), shard, self._library.prepare, pod)
         self._committer = Committer(connection, self._library, on_end)
         self._starting = threading.Lock()
         self._started = False

@@ -15,11 +15,13 @@ from tuning_operator.studies.storage.writes import Writes
 class PostgresStore:
     """A `tuning_operator.studies.storage.base.Store` in Postgres."""
 
-    def __init__(self, url: str, *, shard: int = 0, write_timeout: float = 60.0) -> None:
+    def __init__(
+        self, url: str, *, shard: int = 0, pod: str | None = None, write_timeout: float = 60.0
+    ) -> None:
         """Connect to nothing yet. The arguments are those of PostgresStorage."""
         self.shard = shard
         self._postgres = PostgresStorage(
-            url, shard=shard, write_timeout=write_timeout, wait=False, on_end=self._note_end
+            url, shard=shard, pod=pod, write_timeout=write_timeout, wait=False, on_end=self._note_end
         )
         self._lost = asyncio.Event()
         self._end: Exception = Fenced()
