@@ -64,6 +64,7 @@ BENCHMARKS = (
     Benchmark("The time of a pruning decision", "pruning", ("--trials", "1000", "--trials", "20000")),
     Benchmark("Writing and loading trials", "storage"),
     Benchmark("The quality of the results, and what pruning saves", "quality", ("--seeds", "20")),
+    Benchmark("Several study servers", "shards", scale=True),
     Benchmark(
         "Many trials at once", "operator_scale", ("--trials", "100", "--trials", "1000"), scale=True
     ),

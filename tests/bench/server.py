@@ -87,12 +87,14 @@ def _table(postgres: str | None, trials: list[int], seconds: float) -> None:
                 process.join()
 
 
-def serve(postgres: str | None, name: str, count: int, listener: socket.socket) -> None:
+def serve(postgres: str | None, name: str, count: int, listener: socket.socket, shard: int = 0) -> None:
     """Serve one study with some finished trials."""
     logging.disable(logging.WARNING)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sys.setswitchinterval(SWITCH_INTERVAL)
-    settings = StudySettings(database_url=SecretStr(postgres or "memory:"), token_secret=SecretStr(SECRET))
+    settings = StudySettings(
+        database_url=SecretStr(postgres or "memory:"), token_secret=SecretStr(SECRET), shard=shard
+    )
     store = make_store(settings)
     study = optuna.create_study(study_name=f"ml/{name}", direction="maximize", storage=store.storage)
     with ThreadPoolExecutor(64 if postgres else 1) as executor:

