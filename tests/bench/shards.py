@@ -53,8 +53,8 @@ def main(
         with EmbeddedPostgres(fsync=True) as postgres, _running(postgres.url, count) as running:
             print(_measured(postgres, running, seconds), flush=True)
     print(
-        f"\nThe study servers, Postgres and the clients share {os.cpu_count()} cores, which limits the sum of "
-        "all servers. A server uses one core: the CPU time of a report limits what it can sustain."
+        f"\nStudy servers, Postgres and clients share {os.cpu_count()} cores, which limits the sum of all servers. "
+        "A server uses one core: the CPU time of a report limits what it can sustain."
     )
 
 

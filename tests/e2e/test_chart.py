@@ -21,7 +21,7 @@ from sqlalchemy import make_url
 from dev.cluster.programs import helm
 from dev.demo import system
 from dev.demo.record import port_forward
-from tests.e2e.kit import Kubectl, code, study
+from tests.e2e.kit import Kubectl, code, condition, holds, phase, study
 
 RELEASE = "second"
 NAME = f"{RELEASE}-tuning-operator"
@@ -148,6 +148,51 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
     release.uninstall()
     release.kubectl.run("wait", "--for=delete", "pvc", "-l", OF_RELEASE, "--timeout=60s")
     assert release.remains() == {name for name in kept if name.endswith("-tls")}, "keep: false leaves no data"
+
+
+@pytest.mark.restart_proof
+@pytest.mark.timeout(900)
+def test_a_second_study_server(release: Release, image: str) -> None:
+    """A running study stays at the first one; a server that is gone stalls only its own studies."""
+    kubectl, server = release.kubectl, f"{NAME}-study-server"
+    steps = """
+        import time
+
+        def objective(trial):
+            for step in range(trial.suggest_int("steps", 1, 600)):
+                trial.report(step, step)
+                time.sleep(0.2)
+            return 1.0
+        """
+
+    def start(name: str, steps_: int) -> None:
+        fields = {"searchSpace": None, "initialTrials": [{"steps": steps_}], "maxTrials": 1, "parallelism": 1}
+        kubectl.apply(code(f"{name}-code", steps), study(name, image, **fields))
+        kubectl.wait(name, lambda found: found.get("status", {}).get("trials", {}).get("running") == 1)
+
+    def address(name: str) -> str:
+        [config] = kubectl.items("configmaps", f"tuning.dev/study={name}")
+        return config["data"]["server-url"].removeprefix("https://").partition(".")[0]
+
+    def uid(pod: str) -> str:
+        return kubectl.json("get", "pod", pod)["metadata"]["uid"]
+
+    values = {"postgres": {"persistence": {"enabled": False}}}
+    release.upgrade(**values)
+    start("before", 400)
+    first = uid(f"{server}-0")
+    release.upgrade(**values, studyServer={"replicas": 2})
+    start("after", 60)
+    assert (address("before"), address("after")) == (server, f"{server}-1")
+    assert uid(f"{server}-0") == first, "a second server does not restart the first one"
+
+    kubectl.run("scale", f"statefulset/{server}", "--replicas=1")
+    kubectl.run("wait", "--for=delete", f"pod/{server}-1", "--timeout=60s")
+    stalled = condition(kubectl.wait("after", holds("Stalled")), "Stalled")
+    assert f"{server}-1" in stalled["message"]
+    kubectl.wait("before", phase("Completed"))
+    kubectl.run("scale", f"statefulset/{server}", "--replicas=2")
+    assert kubectl.wait("after", phase("Completed"))["status"]["trials"]["complete"] == 1
 
 
 def test_backup_and_restore(release: Release) -> None:
