@@ -53,7 +53,7 @@ def main(
         with EmbeddedPostgres(fsync=True) as postgres, _running(postgres.url, count) as running:
             print(_measured(postgres, running, seconds), flush=True)
     print(
-        f"\nStudy servers, Postgres and clients share {os.cpu_count()} cores, which limits the sum of all servers. "
+        f"\nServers, Postgres and clients share {os.cpu_count()} cores, which limits the sum of all servers. "
         "A server uses one core: the CPU time of a report limits what it can sustain."
     )
 
