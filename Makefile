@@ -21,8 +21,10 @@ kubeconfig: sync ## Print the path of the cluster's kubeconfig
 
 # Two at a time: while the end-to-end tests wait for their pods, the others compute. All of them run even if one fails.
 test: ## Run all tests
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) \
-	  e2e lint unit api
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 e2e-prefixed lint-prefixed unit-prefixed api-prefixed
+
+%-prefixed:
+	@bash -o pipefail -c '$(MAKE) --no-print-directory $* 2>&1 | while IFS= read -r line; do echo "$*: $$line"; done'
 
 lint: sync ## Check format, style, types, layers and spelling
 	$(RUN) ruff format --check .
