@@ -92,8 +92,8 @@ def _components(kubectl: Kubectl) -> Found:
             fix = f"See `kubectl describe pod {place}` and `kubectl logs {place}`."
             yield False, f"{component} is not ready: {_why_not_ready(bad[0])}", fix
         else:
-            metadata = ours[0]["metadata"]
-            yield True, f"{component} is ready ({metadata['namespace']}/{metadata['name']})", ""
+            found = ", ".join(f"{pod['metadata']['namespace']}/{pod['metadata']['name']}" for pod in ours)
+            yield True, f"{component} is ready ({found})", ""
 
 
 def _is_ready(pod: Json) -> bool:

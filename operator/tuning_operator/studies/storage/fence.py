@@ -82,6 +82,7 @@ class FencedConnection:
         )
         self._connection: Connection | None = None
         self._has_held = False
+        self._database_started: object = None
         self._stopping = threading.Event()
         self._logged = ""
         self.last_committed = 0
@@ -166,12 +167,14 @@ class FencedConnection:
                 self._on_first()
             with connection.begin():
                 self._note_holder(connection)
-                schema.leave_gap(connection)
+                started = connection.execute(select(func.pg_postmaster_start_time())).scalar()
+                if started != self._database_started:  # another one, which may have lost transactions
+                    schema.leave_gap(connection)
         except BaseException:
             connection.invalidate()
             connection.close()
             raise
-        self._has_held = True
+        self._has_held, self._database_started = True, started
         return connection
 
     def _lock(self, connection: Connection) -> None:
