@@ -76,6 +76,7 @@ def test_a_pod_ends_the_sessions_of_the_one_that_it_replaces(new_storage: NewSto
     other, pod = new_storage(pod="tuning/server-1"), new_storage(pod="tuning/server-0")
     with pytest.raises(StorageUnavailable):
         other.wait_for_lock(0.5)
+    other.close()
     assert former.writable()
     pod.wait_for_lock(30)
     with pytest.raises(Fenced):

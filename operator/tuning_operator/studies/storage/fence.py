@@ -51,6 +51,15 @@ CONNECT_ARGS: dict[str, Any] = {
 }
 
 
+LOCK_HOLDERS = text(
+    "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+    " WHERE locktype = 'advisory' AND granted AND datname = current_database() AND datid = database"
+    " AND classid = CAST(CAST(:key AS integer) AS oid) AND objid = CAST(CAST(:value AS integer) AS oid)"
+    " AND starts_with(application_name, :mine)"
+)
+"""The processes of Postgres that hold a lock, if the names of their sessions start with `mine`."""
+
+
 class LockHeldError(Exception):
     """Another session holds the shard's lock at the moment."""
 
@@ -159,10 +168,7 @@ class FencedConnection:
     def _connect(self) -> Connection:
         connection = self._engine.connect()
         try:
-            with connection.begin():
-                if self._has_held:
-                    self._check_holder(connection)
-                self._lock(connection)
+            self._lock(connection)
             if not self._has_held:
                 self._on_first()
             with connection.begin():
@@ -178,19 +184,32 @@ class FencedConnection:
         return connection
 
     def _lock(self, connection: Connection) -> None:
-        if connection.execute(select(func.pg_try_advisory_lock(*schema.lock_key(self._shard)))).scalar():
-            return
-        # After a loss it may be our own former session that the server has not given up yet. A former pod's
-        # are ended only by a process that was never the writer: the former must not do the same.
-        mine = self._session if self._has_held or self._replaced is None else self._replaced
-        connection.execute(
-            text(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE starts_with(application_name, :mine) AND pid <> pg_backend_pid()"
-            ),
-            {"mine": mine},
-        )
-        raise LockHeldError("another process holds the lock")
+        """Take the lock. Raises LockHeldError, Fenced."""
+        with connection.begin():
+            if self._has_held:
+                self._check_holder(connection)
+            taken = self._try_lock(connection)
+        if not taken:
+            raise LockHeldError("another process holds the lock")
+
+    def _try_lock(self, connection: Connection) -> bool:
+        """Take the lock, or end its holder's session if that is ours; return whether it was taken.
+
+        After a loss, the holder may be our own former session that the server has not given up yet. A process
+        that was never the writer also ends the session of the pod that it replaces, after it has written
+        itself down: the former process then finds that it is not the writer when it connects again.
+        """
+        key, value = schema.lock_key(self._shard)
+        if connection.execute(select(func.pg_try_advisory_lock(key, value))).scalar():
+            return True
+        replaces = self._replaced is not None and not self._has_held
+        mine = self._replaced if replaces else self._session
+        holders = connection.execute(LOCK_HOLDERS, {"key": key, "value": value, "mine": mine}).scalars().all()
+        if holders and replaces:
+            self._note_holder(connection)
+        for pid in holders:
+            connection.execute(select(func.pg_terminate_backend(pid)))
+        return False
 
     def _check_holder(self, connection: Connection) -> None:
         writers = schema.writers
