@@ -155,7 +155,11 @@ async def soak(kubeconfig: Path, system: System, chaos: Chaos, trials: int, para
         trainers = Trainers(http)
         node.life = trainers.live
         cluster = Cluster(connection, NAMESPACE, node, system)
-        spec = {"trial": {"ttlAfterFinished": "60s"}, "maxFailedTrials": 0}
+        spec = {
+            "trial": {"ttlAfterFinished": "60s"},
+            "maxFailedTrials": 0,
+            "pruner": {"name": "NopPruner"},  # the trainers don't stop when they are asked to
+        }
         await cluster.apply("soak", maxTrials=trials, parallelism=parallelism, **spec)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(chaos.run())
