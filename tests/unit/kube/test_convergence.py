@@ -9,7 +9,6 @@ Then nothing fails any more, and the study must come to a clean end.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,7 +24,8 @@ from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import RefitSpec, TuningStudy
 
 from tests.unit.kube.builders import NOW, decision, diagnosis, pod, study, summary, trial, waiting
-from tests.unit.kube.faults import KUBE_ERRORS, SERVER_ERRORS, Faults, can_fail
+from tests.unit.kube.faults import Faults, can_fail
+from tests.unit.kube.history import ERRORS, FAULTS, History, steps
 from tests.unit.kube.world import COMPLETE, FAILED, KEY, REFIT, World
 
 if TYPE_CHECKING:
@@ -33,23 +33,15 @@ if TYPE_CHECKING:
     from tuning_operator.protocol import RefitRequest
 
 MAX_TRIALS = 6
-ERRORS = KUBE_ERRORS | SERVER_ERRORS
 
 
-@dataclass
-class History:
-    """A world and what has been true of it at its worst."""
+class RefitHistory(History):
+    """A study with a refit."""
 
-    world: World
-    parallelism: int = 2
-    most_parallelism: int = field(init=False)
-    max_trials: int = MAX_TRIALS
-    most_trials: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.most_parallelism, self.most_trials = self.parallelism, self.max_trials
-        self.world.kube.slow.add(REFIT)
-        self.world.server.on_begin = self.check_begin
+    def __init__(self, world: World, *, parallelism: int = 2, max_trials: int = MAX_TRIALS) -> None:
+        super().__init__(world, parallelism=parallelism, max_trials=max_trials)
+        world.kube.slow.add(REFIT)
+        world.server.on_begin = self.check_begin
 
     @property
     def study(self) -> TuningStudy:
@@ -62,10 +54,8 @@ class History:
     # --- what must hold
 
     def check(self) -> None:
-        """After every step, whatever happened."""
+        super().check()
         trials = self.world.server.trials.get(KEY, [])
-        assert len(trials) <= self.most_trials
-        assert len(self.world.server.running(KEY)) <= self.most_parallelism
         for number in self.world.jobs:
             assert number < len(trials), "a Job without a trial in the record"
         phase = self.world.status.get("phase")
@@ -104,50 +94,15 @@ class History:
 
     # --- what happens
 
-    async def step(self, event: str, pick: int) -> None:
-        """Let one event happen to the trial or setting that `pick` chooses."""
+    def happens(self, event: str, pick: int) -> None:
         world = self.world
-        self._cluster(event, pick)
-        self._user(event, pick)
+        if event == "edit refit":
+            world.edit(refit=None if pick == 0 else {"retries": pick})
         if alive := world.alive():
             self.trial(event, alive[pick % len(alive)])
             self._node(event, alive[pick % len(alive)])
         if world.refit_lives():
             self.refit(event)
-        for _ in range(pick // 2 + 1 if event == "tick" else 0):
-            await world.tick()
-            self.check()
-
-    def _cluster(self, event: str, pick: int) -> None:
-        world = self.world
-        match event:
-            case "time passes":
-                world.advance(10 * (pick + 1))
-            case "restart":
-                world.start_operator()
-            case "quota":
-                world.quota = pick
-            case "admission denies":
-                world.denied = pick % 2 == 0
-
-    def _user(self, event: str, pick: int) -> None:
-        world = self.world
-        match event:
-            case "suspend":
-                world.edit(suspend=pick % 2 == 0)
-            case "parallelism":
-                self.parallelism = pick % 3 + 1
-                self.most_parallelism = max(self.most_parallelism, self.parallelism)
-                world.edit(parallelism=self.parallelism)
-            case "more trials":
-                self.max_trials = max(self.max_trials, len(world.server.trials.get(KEY, []))) + 1
-                self.most_trials = max(self.most_trials, self.max_trials)
-                world.edit(maxTrials=self.max_trials)
-            case "fewer trials":
-                self.max_trials = 1
-                world.edit(maxTrials=1)
-            case "edit refit":
-                world.edit(refit=None if pick == 0 else {"retries": pick})
 
     def trial(self, event: str, number: int) -> None:
         world = self.world
@@ -200,7 +155,6 @@ class History:
     # --- the end
 
     async def end_well(self) -> None:
-        """From here on no call fails, pods start and complete, and nobody interferes."""
         world = self.world
         world.start_operator()
         world.edit(suspend=False)
@@ -219,11 +173,9 @@ class History:
                 world.remove_refit()
             world.advance(1)
         await world.settle()
+        await self.check_rest()
         self._check_trials()
         self._check_the_refit()
-        before = dict(world.kube.objects)
-        assert await world.tick() == float("inf")
-        assert world.kube.objects == before, "a pass over a study at rest changes nothing"
 
     async def _end_what_lingers(self) -> None:
         """Also while Jobs are refused: what ends a run never waits for what starts one."""
@@ -236,10 +188,7 @@ class History:
 
     def _check_trials(self) -> None:
         world = self.world
-        assert world.status["phase"] in ("Completed", "Failed")
         trials = world.server.trials[KEY]
-        assert self.max_trials <= len(trials) <= self.most_trials
-        assert world.server.running(KEY) == [], "nothing is left RUNNING"
         assert world.alive() == []
         counts = world.status["trials"]
         assert counts["complete"] + counts["pruned"] + counts["failed"] == len(trials)
@@ -259,30 +208,14 @@ class History:
             assert (refit["phase"], "No trial completed" in refit["message"]) == ("Failed", True)
 
 
-EVENTS = [
-    "tick", "tick", "tick", "tick", "time passes", "restart", "quota", "admission denies",
-    "suspend", "parallelism", "more trials", "fewer trials", "edit refit",
+STEPS = steps(
     "begins", "completes", "completes", "reports only", "is to be pruned", "obeys", "crashes",
-    "exits without a report", "is deleted", "is lost", "is rejected", "hangs on its image",
+    "exits without a report", "is deleted", "is lost", "is rejected", "hangs on its image", "edit refit",
     "refit begins", "refit completes", "an attempt fails", "refit fails", "refit ends without a report",
     "refit reports only", "refit is gone",
-]  # fmt: skip
-STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 5)), max_size=50)
-FAULTS = st.dictionaries(
-    st.integers(0, 100), st.tuples(st.sampled_from(sorted(ERRORS)), st.booleans()), max_size=8
-)
+)  # fmt: skip
 SIZES = st.sampled_from([1, MAX_TRIALS])
 """A study of one trial comes to its refit soon, and to several of them."""
-
-
-async def _play(max_trials: int, steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]) -> None:
-    world = World(maxTrials=max_trials, parallelism=2, maxFailedTrials=100, refit={})
-    history = History(world, max_trials=max_trials)
-    world.start_operator(Faults({n: (ERRORS[error](), late) for n, (error, late) in planned.items()}))
-    for event, pick in steps:
-        await history.step(event, pick)
-        history.check()
-    await history.end_well()
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -290,12 +223,13 @@ async def _play(max_trials: int, steps: list[tuple[str, int]], planned: dict[int
 def test_any_history_ends_well(
     max_trials: int, steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]
 ) -> None:
-    asyncio.run(_play(max_trials, steps, planned))
+    world = World(maxTrials=max_trials, parallelism=2, maxFailedTrials=100, refit={})
+    asyncio.run(RefitHistory(world, max_trials=max_trials).play(steps, planned))
 
 
 async def _life_of_trials(faults: Faults) -> None:
     """Run a study whose trials complete, ignore the pruner, crash, are deleted."""
-    history = History(World(maxTrials=4, parallelism=2), max_trials=4)
+    history = RefitHistory(World(maxTrials=4, parallelism=2), max_trials=4)
     world = history.world
     world.start_operator(faults)
     fates = {0: ["completes"], 1: ["is to be pruned"], 2: ["crashes"], 3: ["is deleted", "completes"]}
@@ -316,7 +250,7 @@ async def _life_of_trials(faults: Faults) -> None:
 
 async def _life_of_a_refit(faults: Faults) -> None:
     """Run a study whose refit fails, is changed, and completes."""
-    history = History(World(maxTrials=1, parallelism=1, refit={}), parallelism=1, max_trials=1)
+    history = RefitHistory(World(maxTrials=1, parallelism=1, refit={}), parallelism=1, max_trials=1)
     world = history.world
     world.start_operator(faults)
 
@@ -360,7 +294,7 @@ async def test_each_call_may_fail(life: Any, error: str, late: bool) -> None:
 async def test_two_operators_do_no_harm() -> None:
     """Their passes run interleaved, call by call."""
     world = World(maxTrials=8, parallelism=3, refit={})
-    history = History(world, parallelism=3, max_trials=8)
+    history = RefitHistory(world, parallelism=3, max_trials=8)
     first = world.reconciler
     world.start_operator()
     second = world.reconciler

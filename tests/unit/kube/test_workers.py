@@ -18,10 +18,10 @@ from tuning_operator.protocol import Failure, StudySummary, TrialRecord
 from tuning_operator.resource import names
 
 from tests.unit.kube.builders import NOW, ago, ask, decision, diagnosis, study, summary, tell, trial
-from tests.unit.kube.faults import KUBE_ERRORS, SERVER_ERRORS, Faults
+from tests.unit.kube.faults import Faults
+from tests.unit.kube.history import FAULTS, History, steps
 from tests.unit.kube.world import FAILED, KEY, RUNTIME, World
 
-ERRORS = KUBE_ERRORS | SERVER_ERRORS
 LATE = ago(START_GRACE.total_seconds() + 1)
 RUNS, STARTS = Run("running"), Run("starting")
 OOM = diagnosis("OutOfMemory")
@@ -173,15 +173,13 @@ async def test_a_pass_asks_for_no_jobs_of_trials() -> None:
 # --- any history
 
 
-class History:
-    """A study with workers, and what has been true of it at its worst."""
+class WorkersHistory(History):
+    """A study with workers."""
 
     def __init__(self, per_pod: int) -> None:
         self.per_pod = per_pod
         trial = {"reusePods": True, "trialsPerPod": per_pod}
-        self.world = World(maxTrials=6, parallelism=2, maxFailedTrials=100, trial=trial)
-        self.parallelism = self.most_parallelism = 2
-        self.max_trials = self.most_trials = 6
+        super().__init__(World(maxTrials=6, parallelism=2, maxFailedTrials=100, trial=trial))
 
     @property
     def workers(self) -> dict[int, dict[str, Any]]:
@@ -194,10 +192,7 @@ class History:
         return found
 
     def check(self) -> None:
-        """After every step, whatever happened."""
-        trials = self.world.server.trials.get(KEY, [])
-        assert len(trials) <= self.most_trials
-        assert len(self.world.server.running(KEY)) <= self.most_parallelism
+        super().check()
         assert self.world.jobs == {}, "no trial has a Job of its own"
 
     def begin(self, slot: int) -> list[int]:
@@ -208,30 +203,8 @@ class History:
     def end(self, slot: int, **status: Any) -> None:
         self.world.kube.set_status("Job", "ml", f"mnist-w{slot}", active=0, ready=0, **status)
 
-    async def step(self, event: str, pick: int) -> None:
-        world, alive = self.world, sorted(self.workers)
-        match event:
-            case "tick":
-                for _ in range(pick // 2 + 1):
-                    await world.tick()
-                    self.check()
-            case "time passes":
-                world.advance(10 * (pick + 1))
-            case "restart":
-                world.start_operator()
-            case "quota":
-                world.quota = pick
-            case "suspend":
-                world.edit(suspend=pick % 2 == 0)
-            case "parallelism":
-                self.parallelism = pick % 4 + 1
-                self.most_parallelism = max(self.most_parallelism, self.parallelism)
-                world.edit(parallelism=self.parallelism)
-            case "more trials":
-                self.max_trials = max(self.max_trials, len(world.server.trials.get(KEY, []))) + 1
-                self.most_trials = max(self.most_trials, self.max_trials)
-                world.edit(maxTrials=self.max_trials)
-        if alive:
+    def happens(self, event: str, pick: int) -> None:
+        if alive := sorted(self.workers):
             self.worker(event, alive[pick % len(alive)], pick)
 
     def worker(self, event: str, slot: int, pick: int) -> None:
@@ -255,11 +228,10 @@ class History:
                 world.kube.remove("Job", "ml", f"mnist-w{slot}")
 
     async def end_well(self) -> None:
-        """From here on no call fails, pods start and complete, and nobody interferes."""
         world = self.world
         world.start_operator()
         world.edit(suspend=False)
-        world.quota = None
+        world.quota, world.denied = None, False
         for _ in range(4 * self.most_trials + 8):
             await world.settle()
             self.check()
@@ -268,33 +240,21 @@ class History:
                     world.server.end(KEY, number, "COMPLETE", 0.5)
             world.advance(1)
         await world.settle()
-        assert world.status["phase"] in ("Completed", "Failed")
-        assert world.server.running(KEY) == [], "nothing is left RUNNING"
+        await self.check_rest()
         assert self.workers == {}, "workers leave when the study ends"
-        assert self.max_trials <= len(world.server.trials[KEY]) <= self.most_trials
-        before = dict(world.kube.objects)
-        assert await world.tick() == float("inf")
-        assert world.kube.objects == before, "a pass over a study at rest changes nothing"
 
 
-EVENTS = [
-    "tick", "tick", "tick", "tick", "time passes", "restart", "quota", "suspend", "parallelism",
-    "more trials", "begins", "begins", "completes", "completes", "completes", "fails", "is to be pruned",
-    "crashes", "is deleted",
-]  # fmt: skip
-STEPS = st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 5)), max_size=50)
-FAULTS = st.dictionaries(
-    st.integers(0, 100), st.tuples(st.sampled_from(sorted(ERRORS)), st.booleans()), max_size=8
+STEPS = steps(
+    "begins",
+    "begins",
+    "completes",
+    "completes",
+    "completes",
+    "fails",
+    "is to be pruned",
+    "crashes",
+    "is deleted",
 )
-
-
-async def _play(per_pod: int, steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]) -> None:
-    history = History(per_pod)
-    history.world.start_operator(Faults({n: (ERRORS[error](), late) for n, (error, late) in planned.items()}))
-    for event, pick in steps:
-        await history.step(event, pick)
-        history.check()
-    await history.end_well()
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -302,4 +262,4 @@ async def _play(per_pod: int, steps: list[tuple[str, int]], planned: dict[int, t
 def test_any_history_with_workers_ends_well(
     per_pod: int, steps: list[tuple[str, int]], planned: dict[int, tuple[str, bool]]
 ) -> None:
-    asyncio.run(_play(per_pod, steps, planned))
+    asyncio.run(WorkersHistory(per_pod).play(steps, planned))
