@@ -40,7 +40,7 @@ api: sync ## Run the tests that need an API server but no pods
 	$(RUN) pytest tests/api -n 2 --dist loadfile
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
-	$(RUN) pytest tests/e2e tests/faults --timeout=900 -n 3 --maxschedchunk=1
+	$(RUN) pytest tests/e2e tests/faults --timeout=900 -n 4 --maxschedchunk=1
 
 faults: sync ## Inject faults into studies on the kind cluster, and write docs/reliability.md (not part of test)
 	$(RUN) pytest tests/faults tests/unit/local/test_local_faults.py -m "matrix or not matrix" --write-page

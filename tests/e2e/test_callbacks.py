@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from dev.demo.system import TRAINER
-from tests.e2e.kit import GPU, Kubectl, code, optuna_record, phase, study
+from tests.e2e.kit import Kubectl, code, optuna_record, phase, trainer_study
 
 HUGGING_FACE = """
     import tempfile
@@ -70,24 +69,19 @@ TWO_PROCESSES = '\n    STRATEGY, DEVICES = "ddp_spawn", 2\n'
 
 
 def two_trials(name: str) -> dict[str, Any]:
-    """Return a study with a good trial, and one that is pruned at its first report."""
-    manifest = study(
+    """Return a study with a good trial, and one that is pruned at its first report, in the same pod.
+
+    So the packages are imported once: that takes most of a trial's time.
+    """
+    return trainer_study(
         name,
-        TRAINER,
         objectives=[{"metric": "quality", "direction": "maximize"}],
         initialTrials=[{"quality": 0.75}, {"quality": 0.25}],
         pruner={"name": "MedianPruner", "args": {"n_startup_trials": 1}},
         maxTrials=2,
         parallelism=1,
+        trial={"reusePods": True},
     )
-    del manifest["spec"]["searchSpace"]
-    [container] = manifest["spec"]["trial"]["template"]["spec"]["containers"]
-    container["imagePullPolicy"] = "Never"  # the image is already on the node
-    container["resources"] = {
-        "limits": {GPU: 1, "memory": "3Gi"},
-        "requests": {"cpu": "100m", "memory": "512Mi"},
-    }
-    return manifest
 
 
 def run(kubectl: Kubectl, *programs: tuple[str, str]) -> None:

@@ -80,6 +80,8 @@ def test_best_model_is_saved_with_and_without_code(kubectl: Kubectl) -> None:
         DATASET_NAME="/hub/imdb",
         TRAINING_ARGUMENTS='{"weight_decay": 0.01}',  # without bfloat16, which needs a GPU
     )
+    one_pod = {"parallelism": 1, "trial": {"reusePods": True}}  # the packages are imported once
+    overlay = examples.merged(overlay, one_pod)
     without = examples.apply(kubectl, "bert-imdb", overlay, "study-no-code.yaml")
     assert_two_trials_each_epoch_reported(kubectl, without)
     models = [refitted(kubectl, name) for name in (with_code, without)]

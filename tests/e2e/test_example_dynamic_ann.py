@@ -53,7 +53,12 @@ COMMON = {"dropout", "lr", "optimizer", "batch_size"}
 @pytest.mark.restart_proof
 @pytest.mark.timeout(600)
 def test_one_size_per_layer_declared_and_define_by_run(kubectl: Kubectl) -> None:
-    overlay = {"maxTrials": 2, "parallelism": 2, "initialTrials": [SHALLOW, DEEP]}
+    overlay = {
+        "maxTrials": 2,
+        "parallelism": 1,
+        "initialTrials": [SHALLOW, DEEP],
+        "trial": {"reusePods": True},  # PyTorch is imported once
+    }
     files = ("study-per-layer.yaml", "study-define-by-run.yaml")
     studies = [examples.apply(kubectl, "dynamic-ann", overlay, file) for file in files]
     for name in studies:
