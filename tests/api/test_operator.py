@@ -32,6 +32,7 @@ from tests.api.operator_kit import (
     Pod,
     Process,
     System,
+    all_complete,
     completes,
     completes_after,
     condition,
@@ -130,14 +131,7 @@ async def test_a_study_from_apply_to_the_best_parameters(cluster: Cluster) -> No
     status = await cluster.wait(phase("Completed", "Failed"))
     assert status["phase"] == "Completed"
     assert status["progress"] == "6/6"
-    assert status["trials"] == {
-        "total": 6,
-        "pending": 0,
-        "running": 0,
-        "complete": 6,
-        "pruned": 0,
-        "failed": 0,
-    }
+    assert status["trials"] == all_complete(6)
     assert status["best"]["number"] == 5
     assert 0 <= status["best"]["parameters"]["x"] <= 1
     assert status["completionTime"] >= status["startTime"]
@@ -696,14 +690,7 @@ async def test_killing_the_operator_loses_and_doubles_nothing(cluster: Cluster) 
     await cluster.apply(maxTrials=10, parallelism=3)
     status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
     assert killed == 3
-    assert status["trials"] == {
-        "total": 10,
-        "pending": 0,
-        "running": 0,
-        "complete": 10,
-        "pruned": 0,
-        "failed": 0,
-    }
+    assert status["trials"] == all_complete(10)
     assert len(cluster.node.jobs) == 10
     assert len(cluster.node.pods) == 10
 
@@ -731,14 +718,7 @@ async def test_killing_the_study_server_loses_and_doubles_nothing(cluster: Clust
     stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
     assert stalled["reason"] == "StudyServerUnavailable"
     status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
-    assert status["trials"] == {
-        "total": 8,
-        "pending": 0,
-        "running": 0,
-        "complete": 8,
-        "pruned": 0,
-        "failed": 0,
-    }
+    assert status["trials"] == all_complete(8)
     assert condition(status, "Stalled")["status"] == "False"
     assert len(cluster.node.jobs) == 8
     assert len(cluster.node.pods) == 8
@@ -752,14 +732,7 @@ async def test_two_operators_do_no_harm(cluster: Cluster, folder: Path, operator
         status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
     finally:
         twin.kill()
-    assert status["trials"] == {
-        "total": 12,
-        "pending": 0,
-        "running": 0,
-        "complete": 12,
-        "pruned": 0,
-        "failed": 0,
-    }
+    assert status["trials"] == all_complete(12)
     assert len(cluster.node.jobs) == 12
     assert len(cluster.node.pods) == 12
 

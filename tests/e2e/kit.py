@@ -20,6 +20,7 @@ import optuna
 import yaml
 
 from dev.demo.record import Record, record
+from dev.demo.system import TRAINER
 
 GPU = "nvidia.com/gpu"
 SYSTEM = "tuning-system"
@@ -195,6 +196,19 @@ def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
         "metadata": {"name": name},
         "spec": {**base, **spec, "trial": trial},
     }
+
+
+def trainer_study(name: str, **spec: Any) -> dict[str, Any]:
+    """Return a study in the trainer image whose code suggests its parameters."""
+    manifest = study(name, TRAINER, **spec)
+    del manifest["spec"]["searchSpace"]
+    [container] = manifest["spec"]["trial"]["template"]["spec"]["containers"]
+    container["imagePullPolicy"] = "Never"  # the image is loaded into the node
+    container["resources"] = {
+        "limits": {GPU: 1, "memory": "3Gi"},
+        "requests": {"cpu": "100m", "memory": "512Mi"},
+    }
+    return manifest
 
 
 @contextlib.contextmanager

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dev.demo.system import TRAINER
 from tests.e2e.examples import completed, refitted
-from tests.e2e.kit import GPU, Kubectl, code, optuna_record, study
+from tests.e2e.kit import Kubectl, code, optuna_record, trainer_study
 
 SCIKIT_LEARN = """
     import joblib
@@ -72,23 +71,16 @@ HUGGING_FACE = """
 
 def script(name: str, direction: str, trials: int, **spec: object) -> dict[str, object]:
     """Return a study with a refit, for a script that suggests its own parameters."""
-    manifest = study(
+    manifest = trainer_study(
         name,
-        TRAINER,
         objectives=[{"metric": "score", "direction": direction}],
         maxTrials=trials,
         parallelism=1,
         refit={},
         **spec,
     )
-    del manifest["spec"]["searchSpace"], manifest["spec"]["sampler"], manifest["spec"]["trial"]["objective"]
+    del manifest["spec"]["sampler"], manifest["spec"]["trial"]["objective"]
     manifest["spec"]["trial"]["script"] = "train.py"
-    [container] = manifest["spec"]["trial"]["template"]["spec"]["containers"]
-    container["imagePullPolicy"] = "Never"  # the image is already on the node
-    container["resources"] = {
-        "limits": {GPU: 1, "memory": "3Gi"},
-        "requests": {"cpu": "100m", "memory": "512Mi"},
-    }
     return manifest
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from dev.demo.system import TRAINER
 from tests.e2e.examples import completed, refitted
-from tests.e2e.kit import GPU, Kubectl, code, study
+from tests.e2e.kit import GPU, Kubectl, code, trainer_study
 
 RESULTS = """
     import argparse
@@ -104,25 +104,20 @@ HUGGING_FACE = """
 
 def one_trial(name: str, user: int | None = None, **trial: str) -> dict[str, Any]:
     """A study of one trial in the trainer image, in its own working directory; `user` sets a user ID."""
-    manifest = study(
+    manifest = trainer_study(
         name,
-        TRAINER,
         objectives=[{"metric": "score", "direction": "maximize"}],
         maxTrials=1,
         parallelism=1,
     )
     spec = manifest["spec"]
-    del spec["searchSpace"], spec["sampler"], spec["trial"]["objective"]
+    del spec["sampler"], spec["trial"]["objective"]
     spec["trial"] |= trial
-    pod = spec["trial"]["template"]["spec"]
-    [container] = pod["containers"]
-    container["imagePullPolicy"] = "Never"  # it is loaded into the node, and too large for a test registry
-    container["resources"] = {
-        "limits": {GPU: 1, "memory": "3Gi"},
-        "requests": {"cpu": "100m", "memory": "512Mi"},
-    }
     if user is not None:
-        pod["securityContext"] = {"runAsUser": user, "runAsGroup": 0}  # as OpenShift does
+        spec["trial"]["template"]["spec"]["securityContext"] = {
+            "runAsUser": user,
+            "runAsGroup": 0,
+        }  # as OpenShift does
     return manifest
 
 

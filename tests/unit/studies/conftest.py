@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from optuna.storages import RDBStorage
 from sqlalchemy import create_engine, delete, text
 from sqlalchemy.pool import NullPool
 from tuning_operator.studies.storage import PostgresStorage, schema
@@ -79,6 +80,15 @@ def new_storage(database_url: str) -> Iterator[Callable[..., PostgresStorage]]:
 def storage(new_storage: Callable[..., PostgresStorage]) -> PostgresStorage:
     """A storage on an empty database."""
     return new_storage()
+
+
+@pytest.fixture
+def plain(database_url: str) -> Iterator[RDBStorage]:
+    """Optuna's own storage on the test's database."""
+    storage = RDBStorage(database_url, skip_table_creation=True)
+    yield storage
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,14 +17,6 @@ from sqlalchemy.pool import NullPool
 from tuning_operator.studies.storage import PostgresStorage, StorageUnavailable, loader
 
 MINIMIZE = [StudyDirection.MINIMIZE]
-
-
-@pytest.fixture
-def plain(database_url: str) -> Iterator[RDBStorage]:
-    storage = RDBStorage(database_url, skip_table_creation=True)
-    yield storage
-    storage.remove_session()
-    storage.engine.dispose()
 
 
 @pytest.fixture

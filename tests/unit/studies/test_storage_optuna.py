@@ -1,7 +1,7 @@
 """Plain Optuna opens what we write, and we open what plain Optuna writes."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import optuna
 import pytest
@@ -10,14 +10,6 @@ from optuna.trial import FrozenTrial, TrialState
 from tuning_operator.studies.storage import PostgresStorage
 
 NewStorage = Callable[..., PostgresStorage]
-
-
-@pytest.fixture
-def plain(database_url: str) -> Iterator[RDBStorage]:
-    storage = RDBStorage(database_url, skip_table_creation=True)
-    yield storage
-    storage.remove_session()
-    storage.engine.dispose()
 
 
 def objective(trial: optuna.Trial) -> float:

@@ -27,3 +27,16 @@ def twin(study: optuna.Study) -> Twin:
 def pod(twin: Twin, tmp_path: Path) -> Iterator[Pod]:
     with serving(twin) as url:
         yield Pod(tmp_path, url)
+
+
+@pytest.fixture
+def refit(pod: Pod, twin: Twin) -> Pod:
+    """A refit's pod: the study is finished, its best x is 0.25."""
+    twin.study.set_user_attr("data", "v1")
+    twin.trial.suggest_float("x", 0.25, 0.25)
+    twin.study.tell(twin.trial, 0.5)
+    twin.finished = twin.study.trials
+    twin.trial = twin.study.ask()
+    twin.final = True
+    pod.environ["TUNING_ROLE"] = "final"
+    return pod

@@ -770,28 +770,17 @@ def test_ask_and_tell_cannot_be_left_alone(pod: Pod, twin: Twin) -> None:
 
 
 @pytest.mark.parametrize("chosen", ["low", "high"])
-def test_the_refit_has_the_results_of_the_chosen_study_only(pod: Pod, twin: Twin, chosen: str) -> None:
-    twin.trial.suggest_float("x", 0.25, 0.25)
-    twin.study.tell(twin.trial, 0.5)
-    twin.finished = twin.study.trials
-    twin.trial = twin.study.ask()
-    twin.final = True
-    pod.environ |= {"TUNING_ROLE": "final", "TUNING_CONFIG": json.dumps({"study": chosen})}
-    pod.write(START + "print([round(tune(name), 2) for name in ('low', 'high')])")
-    ended = pod.run("script", "train.py", python=FULL)
+def test_the_refit_has_the_results_of_the_chosen_study_only(refit: Pod, chosen: str) -> None:
+    refit.environ["TUNING_CONFIG"] = json.dumps({"study": chosen})
+    refit.write(START + "print([round(tune(name), 2) for name in ('low', 'high')])")
+    ended = refit.run("script", "train.py", python=FULL)
     assert ended.code == 0, ended
     other = "<unknown: the study {} is left alone>"
     expected = [0.25, other.format("high")] if chosen == "low" else [other.format("low"), 0.25]
     assert ended.out.strip() == f"[{', '.join(map(str, expected))}]"
 
 
-def test_a_refit_whose_script_catches_the_rejection_of_a_second_study_fails(pod: Pod, twin: Twin) -> None:
-    twin.trial.suggest_float("x", 0.25, 0.25)
-    twin.study.tell(twin.trial, 0.5)
-    twin.finished = twin.study.trials
-    twin.trial = twin.study.ask()
-    twin.final = True
-    pod.environ["TUNING_ROLE"] = "final"
-    pod.write(START + textwrap.dedent(IN_PODS["the rejection is caught"]))
-    assert pod.run("script", "train.py", python=FULL).code == 1
+def test_a_refit_whose_script_catches_the_rejection_of_a_second_study_fails(refit: Pod, twin: Twin) -> None:
+    refit.write(START + textwrap.dedent(IN_PODS["the rejection is caught"]))
+    assert refit.run("script", "train.py", python=FULL).code == 1
     assert "optimizes a second study" in twin.failure.message

@@ -325,14 +325,8 @@ def test_threads_of_the_objective_share_the_trial(pod: Pod, twin: Twin) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_the_refits_workers_have_the_finished_study(pod: Pod, twin: Twin, method: str) -> None:
-    twin.trial.suggest_float("x", 0.25, 0.25)
-    twin.study.tell(twin.trial, 0.5)
-    twin.finished = twin.study.trials
-    twin.trial = twin.study.ask()
-    twin.final = True
-    pod.environ["TUNING_ROLE"] = "final"
-    pod.write(
+def test_the_refits_workers_have_the_finished_study(refit: Pod, method: str) -> None:
+    refit.write(
         OBJECTIVE
         + textwrap.dedent(f"""
         from concurrent.futures import ProcessPoolExecutor
@@ -343,7 +337,7 @@ def test_the_refits_workers_have_the_finished_study(pod: Pod, twin: Twin, method
             print(study.best_params, len(study.trials))
         """)
     )
-    ended = pod.run("script", "train.py", python=FULL)
+    ended = refit.run("script", "train.py", python=FULL)
     assert ended.code == 0, ended
     assert ended.out == "{'x': 0.25} 1\n"
 
