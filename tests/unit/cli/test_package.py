@@ -61,6 +61,15 @@ def test_the_commands_need_nothing_of_the_servers(programs: Path, mnist: Cluster
     assert completed.stdout.split() == ["trials", "trial", ":4"]
 
 
+def test_commands_start_without_what_only_some_need() -> None:
+    code = (
+        "import sys; from tuning_operator.cli import tuning; tuning.connect_local(None).list_studies()\n"
+        "print(*{'httpx', 'pydantic', 'yaml'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"
+
+
 def test_what_needs_an_extra_says_which(programs: Path, cluster: Cluster) -> None:
     example = ROOT / "examples" / "digits"
     plotted = run(programs, "kubectl-tuning", "plot", "mnist")

@@ -96,7 +96,7 @@ def test_a_complete_trial(mnist: Cluster) -> None:
     out = Ran("trial", "mnist", "5").out
     assert out.startswith("Trial 5 of mnist: complete")
     assert re.search(r"loss +0\.0357143", out)
-    assert "mnist-5-b (log: kubectl tuning logs mnist 5)" in out
+    assert re.search(r"^  pod +mnist-5-b\n  log +kubectl tuning logs mnist 5$", out, re.MULTILINE)
     assert "Reports (12)" in out
     assert re.search(r"0\.0588235 ┤[\u2801-\u28ff]", out)
     assert re.search(r"step 0 +11", out)

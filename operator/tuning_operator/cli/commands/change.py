@@ -10,7 +10,6 @@ from tuning_operator.cli.commands.trials import find_trial
 from tuning_operator.cli.studies import ENDED, Resource, Studies
 from tuning_operator.cli.text import status_text
 from tuning_operator.cli.text.values import pairs
-from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.text import count
 
 INITIAL = "spec.initialTrials"
@@ -95,6 +94,8 @@ def _raised(option: str, text: str, now: int) -> int:
 
 def _longer(text: str, study: Resource) -> str:
     """Return the timeout that a text like 12h or +2h means."""
+    from tuning_operator.resource.duration import seconds  # here, since it takes a while
+
     now = study["spec"].get("timeout")
     if now is None:
         raise PluginError("the study has no timeout, so it runs until its trials have finished")

@@ -26,7 +26,7 @@ def logs(
     study: Study,
     trials: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TRIAL]...", help="Numbers of trials, or `refit`.", show_default=False),
+        typer.Argument(metavar="TRIAL", help="Numbers of trials, or `refit`.", show_default=False),
     ] = None,
     state: Annotated[
         list[State] | None, typer.Option(help="All trials in this state; can be repeated.")

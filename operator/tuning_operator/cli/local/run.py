@@ -171,7 +171,10 @@ def _run(view: "View", folder: "StudyFolder", manifest: "Manifest", settings: "S
     from tuning_operator.local.session import Listener, opened
 
     def stopping(number: int) -> None:
-        view.say(f"{signal.Signals(number).name}: stopping the trials (again: at once)", "yellow")
+        view.say(
+            f"{signal.Signals(number).name}: stopping the trials; the same signal again ends them at once",
+            "yellow",
+        )
 
     listener = Listener(
         on_event=view.event,

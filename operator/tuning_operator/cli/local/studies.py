@@ -4,17 +4,18 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import typer
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.studies import ENDED, Resource, Run
 from tuning_operator.local import NOT_INSTALLED, LocalError
 from tuning_operator.local.home import NAMESPACE, STOP, Address, Home, StudyFolder
-from tuning_operator.protocol import FinishedStudy
 from tuning_operator.resource import names
+
+if TYPE_CHECKING:
+    from tuning_operator.protocol import FinishedStudy
 
 REPLY_SECONDS = 120.0
 POLL_SECONDS = 0.5
@@ -33,7 +34,7 @@ class LocalRecord:
     def __init__(self, address: Address, name: str) -> None:
         self._address, self._name = address, name
 
-    def read(self, first: int = 0) -> FinishedStudy:
+    def read(self, first: int = 0) -> "FinishedStudy":
         """Return the trials as they are now, from the one with this number on. Raises PluginError."""
         record = fetch(self._address, self._name)
         return record.model_copy(update={"trials": [t for t in record.trials if t.number >= first]})
@@ -148,8 +149,12 @@ def _has_ended(folder: StudyFolder, run: Run) -> bool:
     return any(trial.number == run and trial.finished for trial in trials)
 
 
-def fetch(address: Address, name: str) -> FinishedStudy:
+def fetch(address: Address, name: str) -> "FinishedStudy":
     """Return the record of a study. Raises PluginError."""
+    import httpx  # here, since they take a while
+
+    from tuning_operator.protocol import FinishedStudy
+
     url = f"{address.url}/v1/studies/{NAMESPACE}/{name}/record"
     try:
         with httpx.Client(timeout=REPLY_SECONDS, trust_env=False) as client:

@@ -1,6 +1,6 @@
 """Tables like kubectl's: never cut, with colors on a terminal only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import typer
 from rich.cells import cell_len
@@ -38,6 +38,14 @@ def grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     for row in rows:
         table.add_row(*(Text(cell, STATE_STYLES.get(cell, "")) for cell in row))
     return table
+
+
+def print_pairs(out: Console, pairs: Iterable[tuple[str, str]]) -> None:
+    """Print names and values in two columns, each pair in one line however long it is."""
+    rows = list(pairs)
+    width = max((cell_len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        out.print(f"  {name}{' ' * (width - cell_len(name))}    {value}", markup=False)
 
 
 def print_grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from tuning_operator.cli.studies import Resource
 from tuning_operator.cli.text import status_text
+from tuning_operator.cli.text.grid import print_grid, print_pairs
+from tuning_operator.cli.text.values import NOTHING, shown
 
 Trial = Mapping[str, Any]
 
@@ -31,27 +31,21 @@ def show_best(study: Resource, trials: Trial | Sequence[Trial], program: str) ->
 
 
 def _show_trial(console: Console, trial: Trial) -> None:
-    values = ", ".join(f"{metric} {_shown(value)}" for metric, value in trial["values"].items())
+    values = ", ".join(f"{metric} {shown(value)}" for metric, value in trial["values"].items())
     console.print(f"Best trial {trial['number']}: {values}", markup=False)
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    for name, value in trial["parameters"].items():
-        table.add_row(name, _shown(value))
-    console.print(table)
+    print_pairs(console, ((name, shown(value)) for name, value in trial["parameters"].items()))
 
 
 def _show_front(console: Console, trials: Sequence[Trial], program: str) -> None:
     console.print(f"Pareto front, {len(trials)} {'trial' if len(trials) == 1 else 'trials'}:")
     metrics = list(trials[0]["values"])
     parameters = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
-    table = Table("TRIAL", *metrics, *parameters, box=box.SIMPLE_HEAD, padding=(0, 1))
+    rows = []
     for trial in trials:
-        cells = [trial["values"][metric] for metric in metrics]
-        cells += [trial["parameters"].get(name, "") for name in parameters]
-        table.add_row(str(trial["number"]), *map(_shown, cells))
-    console.print(table)
+        values = [shown(trial["values"][metric]) for metric in metrics]
+        given = trial["parameters"]
+        values += [shown(given[name]) if name in given else NOTHING for name in parameters]
+        rows.append([str(trial["number"]), *values])
+    print_grid(["TRIAL", *metrics, *parameters], rows)
     if len(trials) == status_text.SHOWN_FRONT:
         console.print(f"(showing the first {status_text.SHOWN_FRONT}; `{program} plot` shows all)")
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from tuning_operator.cli.studies import Studies
 from tuning_operator.cli.text.curve import curve
-from tuning_operator.cli.text.grid import STATE_STYLES
+from tuning_operator.cli.text.grid import STATE_STYLES, print_pairs
 from tuning_operator.cli.text.values import moment, shown, span
 from tuning_operator.cli.trials import Trial
 
@@ -27,7 +26,7 @@ def show_trial(console: Console, trial: Trial, study: str, studies: Studies) -> 
         studies: where it is.
     """
     console.print(Text(f"Trial {trial.number} of {study}: ", "bold") + Text(trial.state, _style(trial)))
-    _rows(console, _facts(trial, study, studies))
+    print_pairs(console, _facts(trial, study, studies))
     _section(console, "Parameters", trial.record.parameters.items())
     if trial.prune_reason:
         console.print(Text("\nPruned", "bold"))
@@ -57,7 +56,8 @@ def _facts(trial: Trial, study: str, studies: Studies) -> Iterator[tuple[str, st
         copied = record.copied_from
         yield "copied from", f"trial {copied.trial} of {copied.study} (warmStart): it was not run here"
     elif trial.place:
-        yield studies.place_of_runs, f"{trial.place} (log: {studies.program} logs {study} {trial.number})"
+        yield studies.place_of_runs, trial.place
+        yield "log", f"{studies.program} logs {study} {trial.number}"
     elif trial.state != "waiting":
         yield studies.place_of_runs, "not created yet" if trial.state == "running" else "deleted"
 
@@ -71,21 +71,14 @@ def _reports(console: Console, trial: Trial) -> None:
         for line in lines:
             console.print(f"  {line}", markup=False)
     else:
-        _rows(console, ((f"step {step}", shown(value)) for step, value in reported))
+        print_pairs(console, ((f"step {step}", shown(value)) for step, value in reported))
 
 
 def _section(console: Console, title: str, values: Iterable[tuple[str, Any]]) -> None:
     rows = [(name, shown(value)) for name, value in values]
     if rows:
         console.print(Text(f"\n{title}", "bold"))
-        _rows(console, rows)
-
-
-def _rows(console: Console, rows: Iterable[tuple[str, str]]) -> None:
-    table = Table(box=None, show_header=False, padding=(0, 2))
-    for name, value in rows:
-        table.add_row(Text(name), Text(value))
-    console.print(table)
+        print_pairs(console, rows)
 
 
 def _style(trial: Trial) -> str:
