@@ -64,3 +64,8 @@ def step(name: str) -> Iterator[None]:
         if task is not None:
             _board.remove(task)
         console.print(f"  {mark} {escape(name)} ({time.monotonic() - began:.0f} s)")
+
+
+def note(text: str) -> None:
+    """Print a line that explains the steps that follow."""
+    console.print(f"  [yellow]i[/] {escape(text)}")

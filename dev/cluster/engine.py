@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dev.cluster.console import note, step
 from dev.cluster.run import CommandError, found, run, succeeds
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ def image_id(name: str) -> str | None:
 
 def pull(name: str, seconds: int) -> bool:
     """Pull an image; return whether that succeeded."""
-    return succeeds("timeout", str(seconds), "docker", "pull", "--quiet", name)
+    try:
+        with step(f"pull {name}"):
+            run("timeout", str(seconds), "docker", "pull", "--quiet", name)
+    except CommandError:
+        note(f"{name} can't be pulled here: building a replacement")
+        return False
+    return True
 
 
 def build(*arguments: str | PathLike[str]) -> None:

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from dev.cluster import engine
-from dev.cluster.cache import digest
+from dev.cluster.cache import digest, lock
 from dev.cluster.console import step
 
 CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -28,10 +28,11 @@ def base_with_settings(base: str) -> str:
     recipe = dockerfile(base, sorted(files), environment)
     key = digest(engine.image_id(base) or base, recipe, *(files[name] for name in sorted(files)))
     name = f"tuning.dev/base-with-settings:{key}"
-    if engine.image_id(name) is None:
-        with step(f"add this machine's certificates and package index to {base}"):
-            _make(name, recipe, files)
-        engine.remove_others(name)
+    with lock("base-with-settings"):
+        if engine.image_id(name) is None:
+            with step(f"add this machine's certificates and package index to {base}"):
+                _make(name, recipe, files)
+            engine.remove_others(name)
     return name
 
 

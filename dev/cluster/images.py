@@ -54,7 +54,5 @@ def ensure(name: str) -> None:
     with lock(f"image-{name.replace('/', '-')}"):
         if engine.image_id(name) is not None and not stand_ins.is_outdated(name):
             return
-        with step(f"pull {name}"):
-            pulled = engine.pull(name, seconds=120)
-        if not pulled:
+        if not engine.pull(name, seconds=120):
             stand_ins.build(name)

@@ -191,9 +191,7 @@ def _delete() -> None:
 def _pulled() -> str | None:
     if engine.image_id(PUBLIC_NODE_IMAGE):
         return PUBLIC_NODE_IMAGE
-    with step(f"pull {PUBLIC_NODE_IMAGE}"):
-        pulled = engine.pull(PUBLIC_NODE_IMAGE, seconds=600)
-    return PUBLIC_NODE_IMAGE if pulled else None
+    return PUBLIC_NODE_IMAGE if engine.pull(PUBLIC_NODE_IMAGE, seconds=600) else None
 
 
 def _add_gpus() -> None:

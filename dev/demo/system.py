@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from dev.cluster import engine, images, kind
@@ -33,22 +33,34 @@ def up(*, trainer: bool = True) -> None:
         RequirementError: this machine can't run the cluster; the message says what is missing.
         CommandError: a step failed.
     """
-    ours = [OPERATOR, *([TRAINER] if trainer else [])]
-    with ThreadPoolExecutor() as pool:  # images download while the cluster's programs compile
+    small = [OPERATOR, images.POSTGRES, images.PYTHON]
+    with ThreadPoolExecutor(max_workers=6) as pool:  # all that does not depend on each other
         cluster = pool.submit(kind.up)
-        built = pool.submit(_build_images, ours)
-        cluster.result()
-        built.result()
-    for image in (images.POSTGRES, images.PYTHON, *ours):
-        kind.load(f"tuning-operator:{operator_tag()}" if image == OPERATOR else image)
-    install()
+        tools = pool.submit(_helm_after, cluster)
+        first = [pool.submit(_provide, image, [cluster]) for image in small]
+        last = [pool.submit(_provide, TRAINER, [cluster, *first])] if trainer else []
+        for needed in (cluster, tools, *first):
+            needed.result()
+        install()
+        for needed in last:
+            needed.result()
 
 
-def _build_images(ours: list[str]) -> None:
-    for image in ours:
+def _helm_after(cluster: Future[None]) -> None:
+    """Provide Helm; where the cluster's programs are built from source, it is built with them."""
+    cluster.result()
+    helm()
+
+
+def _provide(image: str, before: list[Future[None]]) -> None:
+    """Build or pull an image, and load it into the node after the others."""
+    if image in DOCKERFILES:
         images.build(image, DOCKERFILES[image], ROOT)
-    for image in (images.POSTGRES, images.PYTHON):
+    else:
         images.ensure(image)
+    for other in before:
+        other.result()
+    kind.load(f"tuning-operator:{operator_tag()}" if image == OPERATOR else image)
 
 
 def operator_tag() -> str:
