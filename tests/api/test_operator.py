@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
 from dev.cluster import programs
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.operator_kit import (
+    GPU,
     SECRET,
     Cluster,
     Pod,
@@ -735,6 +737,47 @@ async def test_two_operators_do_no_harm(cluster: Cluster, folder: Path, operator
     assert status["trials"] == all_complete(12)
     assert len(cluster.node.jobs) == 12
     assert len(cluster.node.pods) == 12
+
+
+async def test_an_elastic_study_takes_idle_gpus_and_gives_them_back(cluster: Cluster) -> None:
+    """The node has four GPUs. The other pod is in another namespace and needs two of them."""
+    ends: defaultdict[int, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def life(pod: Pod) -> None:
+        await pod.runs()
+        await ends[pod.trial].wait()
+        await pod.completes(1.0)
+
+    async def all_gpus_are_used() -> bool:
+        return cluster.node.at_once == 4
+
+    async def the_other_runs() -> bool:
+        pod = await cluster.node.core.read_namespaced_pod("other", "default")
+        return pod.spec.node_name is not None
+
+    cluster.node.life = life
+    await cluster.apply(maxTrials=12, parallelism=8, minParallelism=1)
+    await eventually(all_gpus_are_used, 60)
+    await cluster.wait(lambda status: status.get("parallelism") == 5)
+    container = {"name": "main", "image": "any", "resources": {"limits": {GPU: "2"}}}
+    spec = {"nodeSelector": {"for": cluster.namespace}, "containers": [container]}
+    await cluster.node.core.create_namespaced_pod("default", {"metadata": {"name": "other"}, "spec": spec})
+    try:
+        status = await cluster.wait(lambda status: status.get("parallelism") == 1)
+        assert condition(status, "Stalled")["reason"] == "YieldingGpus"
+        assert "The pod default/other waits for GPUs" in condition(status, "Stalled")["message"]
+        for number in range(3):  # one of the GPUs goes to the trial that was already waiting
+            ends[number].set()
+        await eventually(the_other_runs)
+        assert {pod.trial for pod in cluster.node.pods} == {0, 1, 2, 3, 4}
+    finally:
+        await cluster.node.core.delete_namespaced_pod("other", "default", grace_period_seconds=0)
+    await eventually(all_gpus_are_used, 60)
+    for number in range(12):
+        ends[number].set()
+    status = await cluster.wait(phase("Completed"), seconds=90)
+    assert status["trials"]["complete"] == 12
+    assert "YieldingGpus" in await cluster.events()
 
 
 async def metric(operator: Process, name: str) -> list[Sample]:

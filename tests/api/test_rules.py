@@ -46,6 +46,13 @@ LR, DROPOUT, LAYERS, UNITS, OPTIMIZER = (f"spec.searchSpace.{place}" for place i
 CONTAINERS = "spec.trial.template.spec.containers"
 
 REFUSALS = [
+    Refusal(
+        "min-parallelism-above-parallelism",
+        {"spec.minParallelism": 9, "spec.parallelism": 8},
+        "spec.minParallelism",
+        "9 is more than parallelism, which is 8: lower minParallelism, or raise parallelism",
+        {"spec.minParallelism": 8, "spec.parallelism": 8},
+    ),
     # The name
     Refusal(
         "name-with-dot",

@@ -148,6 +148,10 @@ class LocalRuns:
         found = problems(study, self._machine, self._python)
         return tuple(dict.fromkeys(found))
 
+    async def others_waiting(self, study: TuningStudy, *, has_minimum: bool) -> str | None:  # noqa: ARG002
+        """Return None: nobody else is known to use this machine's GPUs."""
+        return None
+
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that are not over yet."""
         refit = any(isinstance(work, Refit) for work in unfinished)

@@ -238,6 +238,12 @@ OBJECTIVES = rules(
 
 SPEC = rules(
     Rule(
+        "!has(self.minParallelism) || self.minParallelism <= self.parallelism",
+        "{self.minParallelism} is more than parallelism, which is {self.parallelism}: lower minParallelism, "
+        "or raise parallelism",
+        ".minParallelism",
+    ),
+    Rule(
         "has(self.searchSpace) == has(oldSelf.searchSpace)",
         f"searchSpace can't be added or removed: {_NEW_STUDY}",
         ".searchSpace",

@@ -427,6 +427,14 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     parallelism: int = Field(
         1, description="Maximum number of trials that run at the same time.", ge=1, le=10_000
     )
+    min_parallelism: int | None = Field(
+        None,
+        description="Share GPUs with others: beyond this number of trials, another one starts only while "
+        "GPUs are idle, and none does while pods of others wait for GPUs. Running trials finish. If omitted, "
+        "up to `parallelism` trials run, whatever others need.",
+        ge=0,
+        le=10_000,
+    )
     max_failed_trials: int = Field(
         10,
         description="Fail the study once more than this many trials have failed. Exceptions that a script "
@@ -602,6 +610,10 @@ class TuningStudyStatus(Model):
         None,
         description="Pareto-optimal trials (several objectives): at most 50, including the best in each "
         "objective.",
+    )
+    parallelism: int | None = Field(
+        None,
+        description="Number of trials that may run at the same time at present. Only with minParallelism.",
     )
     usage: Usage | None = Field(None, description="What the trials that have ended have used.")
     refit: RefitStatus | None = Field(None, description="State of the refit (spec.refit).")

@@ -86,6 +86,11 @@ class KubeApiContract:
         }
         assert await selected(f"{names.LABEL_STUDY}=other") == set()
 
+    async def test_select_in_all_namespaces(self, kube: KubeApi, namespace: str) -> None:
+        await self.create(kube, namespace, job("mnist-0", 0, study=namespace))
+        found = await kube.select("Job", "", labels=f"{names.LABEL_STUDY}={namespace}")
+        assert [item["metadata"]["name"] for item in found] == ["mnist-0"]
+
     async def test_select_leaves_out_what_succeeded(self, kube: KubeApi, namespace: str) -> None:
         await self.create(kube, namespace, job("mnist-0", 0), job("mnist-1", 1), job("mnist-2", 2))
         start = "2026-11-21T12:00:00Z"

@@ -43,7 +43,11 @@ class FakeKube:
         return _copied(self.objects.get((kind, namespace, name)))
 
     async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
-        found = [body for place, body in sorted(self.objects.items()) if place[:2] == (kind, namespace)]
+        found = [
+            body
+            for place, body in sorted(self.objects.items())
+            if place[0] == kind and (not namespace or place[1] == namespace)
+        ]
         return [_copied(o) for o in found if _labelled(o, labels) and _fielded(o, fields)]
 
     async def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:

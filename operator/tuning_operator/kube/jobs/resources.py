@@ -45,7 +45,7 @@ def largest_of(nodes: Iterable[Json]) -> dict[str, str]:
 
 def missing_resource(pod: Json, largest: Mapping[str, str]) -> str | None:
     """Return a resource that the pod requests and that no node has."""
-    return next((name for name in _requests(pod) if name not in largest), None)
+    return next((name for name in requests(pod) if name not in largest), None)
 
 
 def similar_resource(name: str, largest: Mapping[str, str]) -> str | None:
@@ -58,7 +58,7 @@ def similar_resource(name: str, largest: Mapping[str, str]) -> str | None:
 
 def excess(pod: Json, largest: Mapping[str, str]) -> str | None:
     """Return which request of the pod is larger than any node; None if each is small enough."""
-    for resource, amount in _requests(pod).items():
+    for resource, amount in requests(pod).items():
         if amount > quantity(largest.get(resource, "0")):
             return f"its pod requests {_text(resource, amount)} {resource}, but the largest node has " + (
                 _text(resource, quantity(largest.get(resource, "0")))
@@ -66,7 +66,7 @@ def excess(pod: Json, largest: Mapping[str, str]) -> str | None:
     return None
 
 
-def _requests(pod: Json) -> dict[str, Decimal]:
+def requests(pod: Json) -> dict[str, Decimal]:
     """Return what the pod requests: its containers together, or one init container if that needs more."""
     together: defaultdict[str, Decimal] = defaultdict(Decimal)
     for container in pod["spec"].get("containers", []):

@@ -86,3 +86,5 @@ class Plan:
     """The same for trials that wait their turn, while others run."""
     wake: datetime | None = None
     """When to decide again at the latest; None: not before something happens."""
+    parallelism: int | None = None
+    """How many trials may run at the same time; None: as many as the spec says."""

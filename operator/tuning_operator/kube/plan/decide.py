@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from tuning_operator.kube.plan import elastic
 from tuning_operator.kube.plan.actions import Action, Ask, Finish, Plan, Start, Step, Stop, Tell, Wait, once
 from tuning_operator.kube.plan.observation import Observation, Run, unfinished
 from tuning_operator.kube.plan.refit import due, refit_steps
@@ -21,6 +22,8 @@ from tuning_operator.protocol import AskRequest, Failure, StudySummary, TellRequ
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
 
+ELASTIC_CHECK = timedelta(seconds=10)
+"""How soon an elastic study looks again whether others wait for GPUs: their pods are not watched."""
 LONGEST_WAIT = 365 * 86_400.0
 """Seconds: dates that are too far away can't be computed."""
 REFUSED_RETRY = timedelta(seconds=30)
@@ -35,6 +38,8 @@ class Context:
     seen: Observation
     summary: StudySummary
     verdict: Verdict | None
+    parallelism: int
+    """How many trials may run now."""
     now: datetime
 
     @property
@@ -46,7 +51,8 @@ class Context:
 def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     """Return what to do now about a study, and when to decide again."""
     summary = seen.summary or StudySummary()
-    context = Context(study, seen, summary, judge(study, summary, now), now)
+    parallelism = elastic.parallelism(study, seen)
+    context = Context(study, seen, summary, judge(study, summary, now), parallelism, now)
     refit = due(study, summary, context.verdict)
     found = waiting(seen, now)
     steps = [
@@ -57,16 +63,18 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
         *refit_steps(study, seen, refit, now),
         *_timeout(context),
         *_gpu_hours(context),
+        *_elastic(context),
         *_refused(context),
         *(Wait(run.check_at) for run in seen.runs.values() if run.check_at),
         *found.waits,
     ]
     if seen.per_worker:
         steps = [step for step in steps if not _concerns_the_run_of_a_trial(step)]
-        steps += worker_steps(study, seen, context.verdict, now)
+        steps += worker_steps(study, seen, context.verdict, parallelism, now)
     actions = tuple(step for step in steps if not isinstance(step, Wait))
     wake = min((step.until for step in steps if isinstance(step, Wait)), default=None)
-    return Plan(actions, context.verdict, refit, found.blocked, found.queued, wake)
+    allowed = parallelism if study.spec.min_parallelism is not None and not context.verdict else None
+    return Plan(actions, context.verdict, refit, found.blocked, found.queued, wake, allowed)
 
 
 def _concerns_the_run_of_a_trial(step: Step) -> bool:
@@ -207,8 +215,8 @@ def _ask(context: Context) -> Iterator[Ask]:
     if context.seen.problems or context.verdict or spec.suspend or exhausted:
         return
     started = summary.counts.running + finished(summary)
-    if summary.counts.running < spec.parallelism and started < spec.max_trials:
-        yield Ask(AskRequest(parallelism=spec.parallelism, max_trials=spec.max_trials))
+    if summary.counts.running < context.parallelism and started < spec.max_trials:
+        yield Ask(AskRequest(parallelism=context.parallelism, max_trials=spec.max_trials))
 
 
 def _timeout(context: Context) -> Iterator[Wait]:
@@ -225,6 +233,12 @@ def _gpu_hours(context: Context) -> Iterator[Wait]:
     if allowed is not None and rate and not context.verdict:
         left = allowed * 3600 - gpu_seconds(study, context.summary, context.now)
         yield Wait(context.now + timedelta(seconds=min(left / rate, LONGEST_WAIT)))
+
+
+def _elastic(context: Context) -> Iterator[Wait]:
+    spec = context.study.spec
+    if spec.min_parallelism is not None and not context.verdict and not spec.suspend:
+        yield Wait(context.now + ELASTIC_CHECK)
 
 
 def _refused(context: Context) -> Iterator[Wait]:

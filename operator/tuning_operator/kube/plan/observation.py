@@ -48,6 +48,8 @@ class Run:
     """When the trial started for which it was made, if that is known."""
     result: TellRequest | None = None
     """The result that one of its pods could not send to the study server."""
+    has_node: bool = False
+    """Whether it is known that a pod of it has a node, though no container runs yet."""
     lost: bool = False
     """Whether it ended or can't start through no fault of the study, so that another run may do better."""
     check_at: datetime | None = None
@@ -70,6 +72,8 @@ class Observation:
     per_worker: int = 0
     """How many trials a worker takes at a time; 0 if each trial has a run of its own. With workers, the run
     of a trial is that of the worker that has it, or will."""
+    others_wait: str | None = None
+    """A pod of others that waits for GPUs which the study should give back, as NAMESPACE/NAME."""
 
     @property
     def refit_run(self) -> tuple[Refit, Run] | None:
@@ -124,4 +128,4 @@ def _of_trial(run: Run, trial: TrialRecord) -> Run:
     taken_away = run.state == "ended" and run.diagnosis and run.diagnosis.failure.category in LOST
     if taken_away and not run.lost and trial.pods <= POD_RETRIES:
         return Run("starting")
-    return Run(run.state, run.diagnosis, lost=run.lost)
+    return Run(run.state, run.diagnosis, has_node=run.has_node, lost=run.lost)

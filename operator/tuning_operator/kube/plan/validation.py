@@ -43,14 +43,22 @@ def check(study: TuningStudy) -> tuple[Problem, ...]:
         *_scripts(spec),
         *_metrics(spec),
         *_warm_start(study),
-        *_gpu_hours(study),
+        *_gpus(study),
     )
 
 
-def _gpu_hours(study: TuningStudy) -> Iterator[Problem]:
-    if study.spec.max_gpu_hours is not None and not gpus(study):
-        message = "the trials request no GPUs: use timeout, or request GPUs in trial.gpus or trial.template"
-        yield Problem(field="maxGpuHours", message=message)
+def _gpus(study: TuningStudy) -> Iterator[Problem]:
+    """Yield the fields that have no meaning for trials without GPUs."""
+    fields = {
+        "maxGpuHours": (study.spec.max_gpu_hours, "use timeout"),
+        "minParallelism": (study.spec.min_parallelism, "remove minParallelism"),
+    }
+    for field, (value, instead) in fields.items():
+        if value is not None and not gpus(study):
+            message = (
+                f"the trials request no GPUs: {instead}, or request GPUs in trial.gpus or trial.template"
+            )
+            yield Problem(field=field, message=message)
 
 
 def _name(name: str) -> tuple[Problem, ...]:

@@ -18,9 +18,17 @@ from tuning_operator.resource.study import TuningStudy
 
 
 def worker_steps(
-    study: TuningStudy, seen: Observation, verdict: Verdict | None, now: datetime
+    study: TuningStudy, seen: Observation, verdict: Verdict | None, parallelism: int, now: datetime
 ) -> Iterator[Step]:
-    """Yield what to do about the workers."""
+    """Yield what to do about the workers.
+
+    Args:
+        study: the study.
+        seen: what is seen of it.
+        verdict: why it is over.
+        parallelism: how many trials may run now.
+        now: the time.
+    """
     summary, workers = seen.summary or StudySummary(), workers_in(seen.runs)
     busy = {trial.worker for trial in summary.running if trial.worker is not None} if not verdict else set()
     staying: list[int] = []
@@ -29,7 +37,7 @@ def worker_steps(
         yield from replaced
         if run.active and Stop(Worker(slot)) not in replaced:
             staying.append(slot)
-    wanted = 0 if verdict else -(-_trials_at_a_time(study, seen, summary) // seen.per_worker)
+    wanted = 0 if verdict else -(-_trials_at_a_time(study, seen, summary, parallelism) // seen.per_worker)
     staying.sort(key=lambda slot: (slot not in busy, TAKES_FIRST.index(workers[slot].state), slot))
     surplus = staying[max(wanted, len(busy.intersection(staying))) :]
     yield from (Stop(Worker(slot)) for slot in surplus)
@@ -51,10 +59,10 @@ def _replaced(slot: int, run: Run, now: datetime, *, is_busy: bool) -> tuple[Ste
     return (stop,) if run.state == "ended" or run.lost or outdated else give_up(run, now, stop)
 
 
-def _trials_at_a_time(study: TuningStudy, seen: Observation, summary: StudySummary) -> int:
+def _trials_at_a_time(study: TuningStudy, seen: Observation, summary: StudySummary, parallelism: int) -> int:
     """Return how many trials may run soon: those that run, and those that may be asked for."""
     spec, running = study.spec, summary.counts.running
     exhausted = summary.exhausted and not summary.counts.waiting
     if spec.suspend or seen.problems or exhausted:
         return running
-    return max(running, min(spec.parallelism, spec.max_trials - finished(summary)))
+    return max(running, min(parallelism, spec.max_trials - finished(summary)))

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Never
 
+from tuning_operator.kube.jobs.contention import WaitingPod, first_of_others, gpu_resources
 from tuning_operator.kube.jobs.ended import undelivered_result, why_ended
 from tuning_operator.kube.jobs.evidence import (
     ENDING_DEADLINE,
@@ -62,6 +63,11 @@ NODES_TTL = timedelta(minutes=1)
 
 NAMESPACE_TTL = timedelta(minutes=1)
 
+PENDING_TTL = timedelta(seconds=5)
+"""How long it is remembered which pods wait: all elastic studies look at the same ones."""
+PATIENCE = timedelta(seconds=10)
+"""How long a pod of others waits before GPUs are given back for it: the scheduler may need a moment."""
+
 JOB_QUOTA = re.compile(r"exceeded quota.*\b(count/)?jobs\.batch=", re.DOTALL)
 LOGS_KEPT = timedelta(minutes=10)
 """How long Jobs that failed are kept whatever a quota says: their end has to be recorded, and logs read."""
@@ -97,6 +103,9 @@ class JobRuns:
         """When it was last seen whether a namespace enforces the Pod Security Standard `restricted`."""
         self._providing = asyncio.Lock()
         self._nodes: tuple[datetime, Mapping[str, str] | None] | None = None
+        self._pending: tuple[datetime, list[WaitingPod]] | None = None
+        self._with_minimum: set[StudyKey] = set()
+        """Elastic studies whose waiting pods are beyond their minimum."""
         self._rejections = Rejections()
         self._restarts: dict[StudyKey, dict[Work, Restarts]] = {}
         """What is recorded on the next Jobs of work whose run was lost."""
@@ -132,6 +141,7 @@ class JobRuns:
         """Drop what is remembered of a study that is gone."""
         self._provided.pop(key, None)
         self._restarts.pop(key, None)
+        self._with_minimum.discard(key)
 
     async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
         """Return what is wrong with the templates: contradictions, invalid values, and unknown fields.
@@ -364,6 +374,23 @@ class JobRuns:
                     found.setdefault(uid, []).append(event)
         return found
 
+    async def others_waiting(self, study: TuningStudy, *, has_minimum: bool) -> str | None:
+        """Return the pod of others that has waited longest for the study's kind of GPUs, if any waits."""
+        key, now = key_of(study), self._clock()
+        (self._with_minimum.add if has_minimum else self._with_minimum.discard)(key)
+        if self._pending is None or now - self._pending[0] > PENDING_TTL:
+            largest = await self._largest_nodes()
+            lists = [
+                await self._kube.select("Pod", namespace, fields="status.phase=Pending")
+                for namespace in self._namespaces
+            ]
+            pods = (WaitingPod.of(pod, largest) for found in lists for pod in found)
+            self._pending = now, [pod for pod in pods if pod]
+        runtime = self._runtime(key)
+        gpus = gpu_resources(job(study, Trial(0), runtime), runtime.gpu_resource)
+        found = first_of_others(self._pending[1], {key, *self._with_minimum}, gpus, now - PATIENCE)
+        return found.name if found else None
+
     async def _largest_nodes(self) -> Mapping[str, str] | None:
         now = self._clock()
         if self._nodes is None or now - self._nodes[0] > NODES_TTL:
@@ -411,7 +438,9 @@ def _run(evidence: Evidence, now: datetime) -> Run:
         created = parse_time(evidence.job["metadata"].get("creationTimestamp")) or now
         check_at = now + min(max(now - created, DIAGNOSIS_DELAY), LONGEST_DELAY)
     exited = None if evidence.pod and is_ending(evidence.pod) else exited_at(evidence)
-    return Run(state, diagnosis, exited, result=undelivered_result(evidence), check_at=check_at)
+    has_node = evidence.pod is not None and "nodeName" in evidence.pod["spec"]
+    result = undelivered_result(evidence)
+    return Run(state, diagnosis, exited, has_node=has_node, result=result, check_at=check_at)
 
 
 def _belongs(body: Json, study_uid: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
+from tuning_operator.kube.plan.elastic import has_minimum
 from tuning_operator.kube.plan.observation import Observation, Run, unfinished, with_trials
 from tuning_operator.kube.plan.validation import definition
 from tuning_operator.kube.plan.work import Trial, Work, Worker
@@ -49,7 +50,11 @@ class Observer:
             over = {work: run for work, run in over.items() if not isinstance(work, Worker)}
         since = self._since(key, over)
         runs = {work: replace(run, lingering_since=since.get(work)) for work, run in runs.items()}
-        return with_trials(Observation(summary, runs, problems, per_worker))
+        seen = with_trials(Observation(summary, runs, problems, per_worker))
+        if study.spec.min_parallelism is None:
+            return seen
+        others = await self._runs.others_waiting(study, has_minimum=has_minimum(study, seen))
+        return replace(seen, others_wait=others)
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""

@@ -36,6 +36,14 @@ class Runs(Protocol):
         A run that does not start, or ended without a result, comes with its diagnosis.
         """
 
+    async def others_waiting(self, study: TuningStudy, *, has_minimum: bool) -> str | None:
+        """Return what has been waiting for the study's kind of GPUs for a while, if anything.
+
+        Args:
+            has_minimum: whether the study has its minParallelism, so that other elastic studies need not give
+                back GPUs for more.
+        """
+
     async def start(self, study: TuningStudy, work: Work) -> None:
         """Give the work a run; nothing happens when it has one.
 

@@ -16,6 +16,8 @@ CONTINUED = "RecordContinued"
 """The reason of Accepted, and of an Event, when the study continues the record of an earlier TuningStudy."""
 IGNORED = "FieldsIgnored"
 """The reason of Accepted, and of an Event, when the spec has fields that only a newer operator knows."""
+YIELDING = "YieldingGpus"
+"""The reason of Stalled, and of an Event, while an elastic study gives back GPUs."""
 
 Type = Literal["Accepted", "Stalled", "Suspended", "Complete", "Failed", "Contested"]
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from tuning_operator.kube.plan.verdict import ENDED, describe_failure
-from tuning_operator.kube.status.conditions import CONTINUED, IGNORED, find
+from tuning_operator.kube.status.conditions import CONTINUED, IGNORED, YIELDING, find
 from tuning_operator.protocol import RefitRecord, StudySummary
 from tuning_operator.resource.study import RefitStatus, TrialCounts, TuningStudyStatus
 from tuning_operator.resource.text import count
@@ -49,9 +49,10 @@ def _noted(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> I
 
 def _stall(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     before, after = find(old.conditions, "Stalled"), find(new.conditions, "Stalled")
-    reported = after and (after.status == "True" or after.reason in ("SidecarNotRunning", "Node"))
+    reported = after and (after.status == "True" or after.reason in ("SidecarNotRunning", "Node", YIELDING))
     if after and reported and (before is None or before.reason != after.reason):
-        yield Event(after.reason, after.message, key=after.last_transition_time, warning=True)
+        warning = after.reason != YIELDING
+        yield Event(after.reason, after.message, key=after.last_transition_time, warning=warning)
 
 
 def _contested(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:

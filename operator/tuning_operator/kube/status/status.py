@@ -15,6 +15,7 @@ from tuning_operator.kube.status.conditions import (
     CONTINUED,
     IGNORED,
     MESSAGE_LIMIT,
+    YIELDING,
     Finding,
     Type,
     apply,
@@ -60,6 +61,7 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
         best=best,
         best_value=_best_value(best, front),
         pareto_front=front,
+        parallelism=plan.parallelism,
         usage=usage(study, summary) if summary else old.usage,
         refit=refit_status(study, seen, plan),
         installation=old.installation,
@@ -171,7 +173,7 @@ def _start_time(old: TuningStudyStatus, phase: str, now: datetime) -> str | None
 
 def _findings(study: TuningStudy, seen: Observation, plan: Plan) -> Iterator[Finding]:
     yield _accepted(seen.problems, seen.summary)
-    yield _stalled(seen, plan)
+    yield _stalled(study, seen, plan)
     old, verdict = study.status, plan.verdict
     if study.spec.suspend and not verdict:
         yield Finding("Suspended", True, "Suspended", "No new trials are started; running trials finish.")
@@ -201,7 +203,7 @@ def _accepted(problems: tuple[Problem, ...], summary: StudySummary | None) -> Fi
     return Finding("Accepted", False, "Invalid", message)
 
 
-def _stalled(seen: Observation, plan: Plan) -> Finding:
+def _stalled(study: TuningStudy, seen: Observation, plan: Plan) -> Finding:
     if seen.problems:
         message = "No trial is started until the spec is valid: see the condition Accepted."
         return Finding("Stalled", False, "NotAccepted", message)
@@ -212,6 +214,12 @@ def _stalled(seen: Observation, plan: Plan) -> Finding:
         who, failure = found
         message = f"No trial is blocked. {who} waits while others run: {failure.describe()}"
         return Finding("Stalled", False, failure.category, message)
+    if seen.others_wait and plan.parallelism is not None:
+        message = (
+            f"No trial is blocked. The pod {seen.others_wait} waits for GPUs, so trials start only while "
+            f"fewer than {study.spec.min_parallelism} run (minParallelism)."
+        )
+        return Finding("Stalled", False, YIELDING, message)
     return _incomplete(seen) or Finding("Stalled", False, "Progressing", "No trial is blocked.")
 
 
