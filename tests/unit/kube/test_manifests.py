@@ -168,6 +168,7 @@ def test_the_trainer_container() -> None:
     assert [m["name"] for m in trainer["volumeMounts"] if not m.get("readOnly")] == ["data"]
     token = next(v for v in pod["volumes"] if v["name"] == "tuning-token")["projected"]["sources"][0]
     assert token["serviceAccountToken"]["audience"] == f"{names.TOKEN_AUDIENCE}/{UID}"
+    assert token["serviceAccountToken"]["expirationSeconds"] == 600, "the shortest that Kubernetes allows"
     assert pod["restartPolicy"] == "Never"
     assert pod["automountServiceAccountToken"] is False
     assert pod["activeDeadlineSeconds"] == 1200 + 3600, "the time to start does not count"

@@ -127,6 +127,41 @@ def test_a_study_deleted_after_its_request_was_given_up(impatient: RunningServer
     assert answered(impatient, "PUT", STUDY, DEFINITION)["counts"]["waiting"] == 0
 
 
+FULL = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        RAISE 'could not extend file "base/5/16384": No space left on device' USING ERRCODE = 'disk_full';
+    END $$;
+    CREATE TRIGGER disk_is_full BEFORE INSERT ON trial_intermediate_values
+    FOR EACH ROW EXECUTE FUNCTION refuse()
+"""
+
+
+def test_writes_wait_until_a_full_disk_has_room(
+    impatient: RunningServer,
+    database_url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Postgres still accepts connections: attempts must be some time apart."""
+    monkeypatch.setattr("tuning_operator.studies.storage.fence._SHORTEST_WAIT", 0.5)
+    impatient.operator().put(STUDY, json=DEFINITION)
+    answered(impatient, "POST", f"{STUDY}/ask", {"parallelism": 1, "maxTrials": 1})
+    execute(database_url, FULL)
+    pod, began = impatient.pod("ml", "mnist", 0), time.monotonic()
+    for value in (0.5, 0.25):
+        assert pod.post("/report", json={"values": [[0, value]]}).status_code == 503
+    impatient.wait_until("is not ready", lambda: impatient.operator().get("/readyz").status_code == 503)
+    impatient.wait_until("has tried", lambda: caplog.text.count("No space left on device") >= 4)
+    assert time.monotonic() - began > 2.4  # 0.5, 1 and 1 s between them
+    execute(database_url, "DROP TRIGGER disk_is_full ON trial_intermediate_values")
+    impatient.wait_until(
+        "answers", lambda: pod.post("/report", json={"values": [[1, 0.75]]}).status_code == 200
+    )
+    [trial] = in_database(database_url, "ml/mnist")
+    assert trial.intermediate_values == {0: 0.5, 1: 0.75}
+
+
 @pytest.mark.parametrize("connected", [True, False])
 def test_writes_wait_for_a_lock_on_the_row_that_names_the_writer(
     new_storage: NewStorage, database_url: str, connected: bool

@@ -228,7 +228,7 @@ class Committer:
 
     def _attempt(self, changes: Sequence[Change]) -> Done:
         """Commit a transaction exactly once, however often the connection is lost."""
-        failures = 0
+        failures = losses = 0
         number, done = 0, None
         while True:
             connection = self._open()
@@ -244,7 +244,8 @@ class Committer:
                 self._began = None
                 if _is_away(error):
                     log.warning("The database is away, writes wait: %s", error)
-                    self._fenced_connection.drop()
+                    losses += 1
+                    self._fenced_connection.drop(losses)
                 elif is_transient(error) and len(changes) == 1 and failures < _PATIENCE:
                     failures += 1
                 else:

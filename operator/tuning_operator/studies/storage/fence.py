@@ -121,12 +121,16 @@ class FencedConnection:
             self._connection = self._patiently(self._connect)
         return self._connection
 
-    def drop(self) -> None:
-        """Give the connection up: it failed."""
+    def drop(self, times: int = 1) -> None:
+        """Give the connection up: it failed, so many times in a row. Returns after a moment.
+
+        A database may accept connections and still no writes, for example when its disk is full.
+        """
         if self._connection is not None:
             self._connection.invalidate()
             self._connection.close()
             self._connection = None
+        self._stopping.wait(min(_SHORTEST_WAIT * 2.0 ** min(times - 1, 16), _LONGEST_WAIT))
 
     def close(self) -> None:
         """Let the lock go."""
