@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -62,7 +63,11 @@ def test_a_study_from_apply_to_export(
     applied = plugin("apply", str(folder / "study.yaml"))
     assert "seen is accepted. To follow it: kubectl tuning watch seen" in applied.stdout, applied.stderr
 
-    watched = plugin("watch", "seen", "--interval", "0.5")
+    with ThreadPoolExecutor() as pool:
+        following = pool.submit(plugin, "logs", "seen", "-f")
+        watched = plugin("watch", "seen", "--interval", "0.5")
+    followed = following.result()
+    assert "[trial 3] training with" in followed.stdout, followed.stderr
     assert watched.returncode == 0, watched.stderr
     assert watched.stdout.splitlines()[-1].startswith("seen: Completed, 4/4 trials finished")
     listed = plugin("list", "-A").stdout
@@ -83,6 +88,9 @@ def test_a_study_from_apply_to_export(
     failed = plugin("trial", "seen", "2").stdout
     assert "ValueError: the learning rate is too high" in failed
     assert "training with" in plugin("logs", "seen", "0").stdout
+    logs = plugin("logs", "seen", "--state", "failed").stdout
+    assert logs.startswith("==> trial 2, failed: Exception: ValueError: the learning rate is too high <==\n")
+    assert "Traceback" in logs
 
     arguments = plugin("best", "seen", "-o", "args").stdout.split()
     assert [argument.partition("=")[0] for argument in arguments] == ["--x", "--width"]

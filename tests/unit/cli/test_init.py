@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tuning_operator.cli import tuning
+from typer.testing import CliRunner
 
 from tests.unit.cli.conftest import Ran
 
@@ -66,6 +68,14 @@ def test_init(tmp_path: Path) -> None:
     assert load(tmp_path / "study.yaml")["metadata"] == {"name": "digits"}
     generated = load(tmp_path / "kustomization.yaml")["configMapGenerator"]
     assert generated == [{"name": "digits-code", "files": ["train.py", "shapes.py", "sizes.py"]}]
+
+
+def test_init_for_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT).replace("from data import loaders\n", ""))
+    (tmp_path / "shapes.py").touch()
+    arguments = ["init", f"{tmp_path}/train.py", "--python", sys.executable]
+    ran = CliRunner().invoke(tuning.app, arguments, prog_name="tuning", obj=tuning.connect_local)
+    assert f"tuning run {tmp_path}   # starts the study digits" in ran.stderr
 
 
 def test_what_the_manifest_cannot_express_is_printed_and_added_as_a_comment(tmp_path: Path) -> None:

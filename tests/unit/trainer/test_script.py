@@ -561,7 +561,7 @@ def test_a_pruner_of_several_objectives_is_ignored(pod: Pod, twin: Twin, python:
 def test_a_module_that_the_stand_in_lacks_is_named(pod: Pod, twin: Twin, statement: str, name: str) -> None:
     pod.write(f"import optuna\n{statement}\n")
     assert pod.run("script", "train.py", python=BARE).code == 1
-    assert f"{name} is not available: the image has no Optuna" in twin.failure.message
+    assert f"{name} is not available: this Python has no Optuna" in twin.failure.message
     assert "Install optuna in the image." in twin.failure.message
 
 

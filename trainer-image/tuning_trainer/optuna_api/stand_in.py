@@ -241,8 +241,8 @@ def _module(name: str, **names: Any) -> ModuleType:
 
 def _missing(name: str) -> str:
     return (
-        f"{name} is not available: the image has no Optuna, and the trainer runtime's stand-in only has what "
-        "a trial needs. Install optuna in the image."
+        f"{name} is not available: this Python has no Optuna, and the trainer runtime's stand-in only has "
+        "what a trial needs. Install optuna for it."
     )
 
 

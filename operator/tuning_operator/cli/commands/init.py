@@ -7,6 +7,7 @@ import typer
 
 
 def init(
+    ctx: typer.Context,
     script: Annotated[Path, typer.Argument(metavar="SCRIPT", help="Optuna script, for example train.py.")],
     arguments: Annotated[
         list[str] | None,
@@ -46,4 +47,5 @@ def init(
         typer.echo(f"note: {note}", err=True)
     for file in result.files:
         typer.echo(file)
-    typer.echo(f"kubectl apply -k {script.parent}   # starts the study {result.name}", err=True)
+    start = "tuning run" if ctx.find_root().info_name == "tuning" else "kubectl apply -k"
+    typer.echo(f"{start} {script.parent}   # starts the study {result.name}", err=True)
