@@ -63,11 +63,7 @@ def test_a_study_from_apply_to_export(
     applied = plugin("apply", str(folder / "study.yaml"))
     assert "seen is accepted. To follow it: kubectl tuning watch seen" in applied.stdout, applied.stderr
 
-    with ThreadPoolExecutor() as pool:
-        following = pool.submit(plugin, "logs", "seen", "-f")
-        watched = plugin("watch", "seen", "--interval", "0.5")
-    followed = following.result()
-    assert "[trial 3] training with" in followed.stdout, followed.stderr
+    watched = plugin("watch", "seen", "--interval", "0.5")
     assert watched.returncode == 0, watched.stderr
     assert watched.stdout.splitlines()[-1].startswith("seen: Completed, 4/4 trials finished")
     listed = plugin("list", "-A").stdout
@@ -121,6 +117,7 @@ def test_trials_and_studies_are_stopped_and_resumed(
     waiting = study("slow", image, maxTrials=5, parallelism=2, searchSpace=SPACE)
     kubectl.apply(code("slow-code", WAITS), waiting)
     kubectl.wait("slow", running(2))
+    following = ThreadPoolExecutor().submit(plugin, "logs", "slow", "0", "1", "-f")
     stopped = plugin("stop", "slow", "0")
     assert stopped.stdout == "Trial 0 of slow is being stopped.\n", stopped.stderr
     kubectl.wait("slow", lambda found: counts(found).get("pruned") == 1 and running(2)(found))
@@ -133,6 +130,8 @@ def test_trials_and_studies_are_stopped_and_resumed(
     assert plugin("stop", "slow").stdout.startswith("slow is suspended, and 2 running trials are being")
     kubectl.wait("slow", lambda found: phase("Suspended")(found) and counts(found).get("pruned") == 3)
     kubectl.run("wait", "--for=delete", "job", "--selector=tuning.dev/study=slow", "--timeout=60s")
+    followed = following.result()
+    assert re.search(r"^\[trial 1\] tuning: trial 1 of \S+/slow", followed.stdout, re.MULTILINE), followed
     assert plugin("resume", "slow").stdout == "slow continues.\n"
     kubectl.wait("slow", running(2))
     assert plugin("suspend", "slow").returncode == 0

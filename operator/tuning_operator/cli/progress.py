@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from tuning_operator.cli.studies import ENDED, Record, Resource
+from tuning_operator.cli.studies import ENDED, STOPPED, Record, Resource
 from tuning_operator.cli.trials import Trial
 from tuning_operator.resource.gpus import gpus_of
 
@@ -57,8 +57,8 @@ class Progress:
 
     @property
     def over(self) -> bool:
-        """Whether the study has ended, and its refit too if it has one."""
-        if self.phase == "Failed":
+        """Whether nothing follows: the study has ended, and its refit too if it has one, or was stopped."""
+        if self.phase in ("Failed", STOPPED):
             return True
         refit = (self._status.get("refit") or {}).get("phase")
         return self.phase == "Completed" and (not self.study["spec"].get("refit") or refit in ENDED)

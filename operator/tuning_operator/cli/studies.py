@@ -17,6 +17,8 @@ Run = int | Literal["refit"]
 
 ENDED = ("Completed", "Failed")
 """The phases of a study, or of its refit, that has ended."""
+STOPPED = "Stopped"
+"""Shown as the phase of a study that has not ended, and that no command runs; a cluster has none such."""
 
 
 @dataclass(frozen=True)

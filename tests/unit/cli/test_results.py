@@ -161,6 +161,8 @@ def test_following_all_trials_until_the_study_ends(
 
 
 def test_logs_of_what(mnist: Cluster) -> None:
+    mnist.study(phase="Completed", progress="8/8")
+    assert Ran("logs", "mnist", "-f").err.startswith("No trial is running.\nmnist: Completed, 8/8 trials")
     nothing = Ran("logs", "mnist")
     assert nothing.code == 2
     assert "name trials, or use --state" in " ".join(nothing.err.split())

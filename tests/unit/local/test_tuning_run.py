@@ -101,6 +101,9 @@ def test_ctrl_c_stops_gently_and_the_same_command_continues(small: LocalStudy) -
     assert "SIGINT: stopping the trials" in output
     assert "Stopped. The same command continues the study." in output
     assert small.nothing_runs()
+    assert "Stopped" in small.tuning("list").stdout
+    watched = small.tuning("watch", "small")
+    assert (watched.returncode, "small does not run: `tuning run`" in watched.stderr) == (1, True)
     small.let_go()
     code, output = small.run()
     assert code == 0, output
@@ -187,7 +190,10 @@ def test_commands_change_a_study_that_runs(small: LocalStudy) -> None:
     assert "has already ended" in small.tuning("suspend", "small").stderr
     ended = small.folder.read() or {}
     small.folder.write({**ended, "status": {**ended["status"], "phase": "Running"}})  # as after kill -9
-    assert "small does not run: `tuning run` starts it again" in small.tuning("suspend", "small").stderr
+    assert (
+        "small does not run: `tuning run` with its manifest continues it"
+        in small.tuning("suspend", "small").stderr
+    )
     small.folder.write(ended)
 
 

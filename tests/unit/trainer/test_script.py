@@ -297,7 +297,7 @@ def test_the_objective_may_run_studies_of_its_own(pod: Pod, twin: Twin) -> None:
 def test_what_the_stand_in_lacks_is_named(pod: Pod, twin: Twin) -> None:
     pod.write("import optuna\noptuna.visualization.plot_slice")
     assert pod.run("script", "train.py", python=BARE).code == 1
-    assert "Install optuna in the image." in twin.failure.message
+    assert "Install optuna for it." in twin.failure.message
 
 
 def test_processes_that_the_script_spawns_find_its_classes(pod: Pod, twin: Twin) -> None:
@@ -562,7 +562,7 @@ def test_a_module_that_the_stand_in_lacks_is_named(pod: Pod, twin: Twin, stateme
     pod.write(f"import optuna\n{statement}\n")
     assert pod.run("script", "train.py", python=BARE).code == 1
     assert f"{name} is not available: this Python has no Optuna" in twin.failure.message
-    assert "Install optuna in the image." in twin.failure.message
+    assert "Install optuna for it." in twin.failure.message
 
 
 @pytest.mark.parametrize("arguments", [("script", "train.py"), ("objective", "train:objective")])

@@ -99,9 +99,7 @@ class _Patching(Loader):
         else:  # the loader of zip files, up to Python 3.9
             exec(self._loader.get_code(module.__name__), module.__dict__)  # noqa: S102
         if (module.__file__ or "").startswith(STAND_IN):
-            log(
-                "this Python has no Optuna; a stand-in has its names, the study server its algorithms"
-            )
+            log("this Python has no Optuna; a stand-in has its names, the study server its algorithms")
         if self._bridge is not None:
             _patch(module, self._bridge)
 

@@ -13,7 +13,8 @@ from tuning_operator.cli import NotFoundError, PluginError
 from tuning_operator.cli.commands.options import Study
 from tuning_operator.cli.commands.trials import State
 from tuning_operator.cli.commands.watch import updates
-from tuning_operator.cli.studies import Resource, Run, Studies
+from tuning_operator.cli.studies import ENDED, STOPPED, Resource, Run, Studies
+from tuning_operator.cli.text.status_text import headline
 from tuning_operator.resource import names
 
 COLORS = ("cyan", "green", "yellow", "magenta", "blue", "red")
@@ -118,6 +119,9 @@ def _follow(studies: Studies, study: Resource, runs: Sequence[Run]) -> None:
 
     colored = console().color_system is not None
     colors, prefixes = cycle(COLORS), dict[Run, str]()
+    if not runs and study.get("status", {}).get("phase") in (*ENDED, STOPPED):
+        typer.echo(f"No trial is running.\n{headline(study)}", err=True)
+        return
     for run, line in _Readers(studies, study).lines(runs or _started(studies, study)):
         if run not in prefixes:
             prefix = f"[{_name(run)}]"

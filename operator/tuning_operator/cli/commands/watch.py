@@ -8,7 +8,7 @@ import typer
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.commands.options import Study
-from tuning_operator.cli.studies import Record, Resource, Studies
+from tuning_operator.cli.studies import STOPPED, Record, Resource, Studies
 from tuning_operator.cli.text import status_text
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def watch(
     with contextlib.suppress(KeyboardInterrupt):  # the study goes on
         progress = _follow_live(studies, study, interval) if console.is_terminal else None
         progress = progress or _follow_in_lines(studies, study, interval)
+        if progress.phase == STOPPED:
+            raise PluginError(f"{study} does not run: `tuning run` with its manifest continues it")
         if progress.failed:
             raise typer.Exit(1)
 

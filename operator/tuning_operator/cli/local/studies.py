@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
-from tuning_operator.cli.studies import ENDED, Resource, Run
+from tuning_operator.cli.studies import ENDED, STOPPED, Resource, Run
 from tuning_operator.local import NOT_INSTALLED, LocalError
 from tuning_operator.local.home import NAMESPACE, STOP, Address, Home, StudyFolder
 from tuning_operator.resource import names
@@ -51,11 +51,11 @@ class LocalStudies:
 
     def list_studies(self, *, everywhere: bool = False) -> Sequence[Resource]:  # noqa: ARG002  one namespace
         """Return all studies."""
-        return [body for folder in self._home.studies() if (body := folder.read())]
+        return [body for folder in self._home.studies() if (body := _body(folder))]
 
     def get(self, name: str) -> Resource:
         """Return a study. Raises NotFoundError."""
-        body = self._home.study(name).read()
+        body = _body(self._home.study(name))
         if body is None:
             raise NotFoundError(
                 f'study "{name}" not found in {self._home.path}: `tuning list` lists all studies'
@@ -112,10 +112,11 @@ class LocalStudies:
             self._wait_for(name, spec)
             return
         if "suspend" in spec:
-            raise PluginError(f"{name} does not run: `tuning run` starts it again")
+            raise PluginError(f"{name} does not run: `tuning run` with its manifest continues it")
         with folder.locked():
             folder.change(spec)
-            folder.write({**study, "spec": {**study["spec"], **spec}})
+            body = folder.read() or {}
+            folder.write({**body, "spec": {**body["spec"], **spec}})
         typer.echo(f"{name} does not run: the next `tuning run` with its manifest has this change.", err=True)
 
     def _wait_for(self, name: str, spec: Mapping[str, Any]) -> None:
@@ -133,6 +134,14 @@ class LocalStudies:
             folder = self._home.study(name).runs / names.job_name(name, trial)
             if folder.is_dir():
                 (folder / STOP).touch()
+
+
+def _body(folder: StudyFolder) -> dict[str, Any] | None:
+    """Return a study as it is now; its file has what the command that ran it wrote last."""
+    body = folder.read()
+    if body is None or body.get("status", {}).get("phase") in ENDED or folder.in_use:
+        return body
+    return {**body, "status": {**body.get("status", {}), "phase": STOPPED}}
 
 
 def _has_ended(folder: StudyFolder, run: Run) -> bool:
