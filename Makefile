@@ -20,7 +20,7 @@ kubeconfig: sync ## Print the path of the cluster's kubeconfig
 	@$(RUN) python -m dev.cluster kubeconfig
 
 # Two at a time: while the end-to-end tests wait for their pods, the others compute. All of them run even if one fails.
-test: ## Run all tests
+test: sync ## Run all tests
 	@$(MAKE) --no-print-directory --keep-going --jobs=2 e2e-prefixed lint-prefixed unit-prefixed api-prefixed
 
 %-prefixed:
