@@ -18,7 +18,7 @@ NODE = f"{NAME}-control-plane"
 CONFIG = Path(__file__).with_name("kind.yaml")
 KUBECONFIG = ROOT / "kind.kubeconfig"
 PUBLIC_NODE_IMAGE = f"kindest/node:{programs.KUBERNETES}"
-GPUS = 8
+GPUS = 16
 GPU = "nvidia.com/gpu"
 LOADED = "/kind/loaded.json"
 HEARTBEAT = dt.timedelta(seconds=40)

@@ -206,7 +206,7 @@ def trainer_study(name: str, **spec: Any) -> dict[str, Any]:
     container["imagePullPolicy"] = "Never"  # the image is loaded into the node
     container["resources"] = {
         "limits": {GPU: 1, "memory": "3Gi"},
-        "requests": {"cpu": "100m", "memory": "512Mi"},
+        "requests": {"cpu": "50m", "memory": "512Mi"},
     }
     return manifest
 

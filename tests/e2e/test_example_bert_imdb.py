@@ -49,7 +49,7 @@ TRIALS = [
     {"learning_rate": 5e-5, "batch_size": 16, "num_train_epochs": 2},
     {"learning_rate": 2e-5, "batch_size": 32, "num_train_epochs": 1},
 ]
-LIGHT = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1"}}
+LIGHT = {"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"cpu": "1"}}
 HUB_MOUNT = {"name": "hub", "mountPath": "/hub", "readOnly": True}
 HUB_VOLUME = examples.claimed("hub", "hub")
 

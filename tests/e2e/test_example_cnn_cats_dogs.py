@@ -35,7 +35,7 @@ REDUCED = {
 }
 SMALL = examples.trainer(
     env={"EPOCHS": "2"},
-    resources={"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1"}},
+    resources={"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"cpu": "1"}},
 )
 
 

@@ -11,7 +11,7 @@ from tests.e2e import examples
 from tests.e2e.kit import Kubectl, optuna_record
 
 SMALL, LARGE = {"n_estimators": 5, "max_depth": 2}, {"n_estimators": 60, "max_depth": 16}
-SHARED_CORES = examples.trainer(resources={"requests": {"cpu": "100m"}})
+SHARED_CORES = examples.trainer(resources={"requests": {"cpu": "50m"}})
 
 
 @pytest.mark.long

@@ -21,7 +21,7 @@ REDUCED = {
 }
 SMALL = examples.trainer(
     env={"EPOCHS": "11"},
-    resources={"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"cpu": "1"}},
+    resources={"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"cpu": "1"}},
 )
 PLOTS = ["optimization_history", "parallel_coordinate", "param_importances", "slice"]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from dev.cluster.kind import NODE
+from dev.cluster.kind import GPUS, NODE
 from dev.cluster.run import run
 from tests.e2e.kit import GPU, SYSTEM, Kubectl, code, study
 
@@ -171,7 +171,7 @@ class RunningStudy:
         """Run a pod of a higher priority that needs all GPUs of the node: it preempts the trials."""
         priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 1000}
         container = {"name": "work", "image": "python:3.11-slim", "command": ["sleep", "3600"]}
-        container["resources"] = {"limits": {GPU: 8}}
+        container["resources"] = {"limits": {GPU: GPUS}}
         spec = {"priorityClassName": "urgent", "containers": [container], "terminationGracePeriodSeconds": 0}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"}, "spec": spec}
         self.kubectl.apply({**priority, "metadata": {"name": "urgent"}}, pod)
