@@ -198,3 +198,15 @@ async def test_a_deleted_study_is_announced_once_its_end_is_durable(
     store.let_go()
     await stopping
     assert (await servers.feed.after(cursor, 0)).studies == [KEY]
+
+
+async def test_the_records_of_a_namespace_are_read_once_the_writes_before_are_durable(
+    servers: Servers, store: HeldStore
+) -> None:
+    registry = servers.start()
+    await declared(registry)
+    store.hold()
+    records = asyncio.create_task(registry.records(KEY.namespace))
+    assert await is_pending(records)
+    store.let_go()
+    assert [record.name for record in (await records).records] == [KEY.name]
