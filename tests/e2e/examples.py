@@ -95,7 +95,7 @@ def run_python(kubectl: Kubectl, pod_name: str, code: str, volumes: dict[str, di
     }
     kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name}, "spec": spec})
     succeeded = "--for=jsonpath={.status.phase}=Succeeded"
-    kubectl.run("wait", succeeded, f"pod/{pod_name}", "--timeout=150s", timeout=180)
+    kubectl.run("wait", succeeded, f"pod/{pod_name}", "--timeout=300s", timeout=330)
     return kubectl.run("logs", pod_name)
 
 
