@@ -780,6 +780,42 @@ async def test_an_elastic_study_takes_idle_gpus_and_gives_them_back(cluster: Clu
     assert "YieldingGpus" in await cluster.events()
 
 
+async def test_studies_share_the_limit_of_their_namespace(cluster: Cluster) -> None:
+    operator, go_on, at_once, most = cluster.system.operator, asyncio.Event(), 0, 0
+
+    async def life(pod: Pod) -> None:
+        nonlocal at_once, most
+        await pod.runs()
+        at_once += 1
+        most = max(most, at_once)
+        await go_on.wait()
+        at_once -= 1
+        await pod.completes(1.0)
+
+    async def three_run() -> bool:
+        return at_once == 3
+
+    cluster.node.life = life
+    operator.stop()
+    await asyncio.to_thread(operator.start, TUNING_MAX_TRIALS_PER_NAMESPACE="3")
+    try:
+        await cluster.apply("first", maxTrials=5, parallelism=4)
+        await eventually(three_run, 60)
+        await cluster.apply("second", maxTrials=4, parallelism=4)
+        status = await cluster.wait(
+            lambda status: condition(status, "Stalled").get("reason") == "NamespaceLimit", "second"
+        )
+        assert "At most 0 trials of this study may run at present" in condition(status, "Stalled")["message"]
+        go_on.set()
+        for name, trials in (("first", 5), ("second", 4)):
+            status = await cluster.wait(phase("Completed"), name, 90)
+            assert status["trials"]["complete"] == trials
+        assert most == 3
+    finally:
+        operator.stop()
+        await asyncio.to_thread(operator.start, TUNING_MAX_TRIALS_PER_NAMESPACE="0")
+
+
 async def metric(operator: Process, name: str) -> list[Sample]:
     async with httpx.AsyncClient() as http:
         text = (await http.get(operator.url("/metrics"))).text

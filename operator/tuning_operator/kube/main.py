@@ -23,6 +23,7 @@ from tuning_operator.kube.ports.act import Actor
 from tuning_operator.kube.ports.job_runs import JobRuns
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
+from tuning_operator.kube.ports.namespace_limit import NamespaceLimit
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.study_server import HttpStudyServer
 from tuning_operator.kube.ports.study_servers import StudyServers
@@ -65,7 +66,9 @@ async def operate(settings: OperatorSettings) -> None:
     registry = kopf.OperatorRegistry()
     runs = JobRuns(kube, lambda key: runtime(settings, server.url(key)), kube.now, settings.namespaces)
     register(registry, queue)
-    observer, actor = Observer(kube, runs, server, check, kube.now), Actor(runs, server)
+    most = settings.max_trials_per_namespace
+    limit = NamespaceLimit(kube, most) if most else None
+    observer, actor = Observer(kube, runs, server, check, kube.now, limit), Actor(runs, server)
     reconciler = Reconciler(kube, server, observer, actor, kube.now, settings.installation)
     listener = await probes.serve(
         probes.application(queue.age, settings.stuck_seconds, metrics),

@@ -60,6 +60,12 @@ class OperatorSettings(BaseSettings):
         "nvidia.com/gpu", description="The resource that `trial.gpus` counts, such as amd.com/gpu."
     )
     workers: int = Field(4, ge=1, description="Number of studies reconciled at the same time.")
+    max_trials_per_namespace: int = Field(
+        0,
+        ge=0,
+        description="How many trials may run at the same time in a namespace, over all of its studies. "
+        "0: no limit.",
+    )
     resync_seconds: float = Field(
         180, gt=0, description="Each study gets a pass at least this often, even if no event came."
     )

@@ -140,7 +140,8 @@ def test_operator_reads_its_environment(chart: Chart, monkeypatch: pytest.Monkey
     fields = OperatorSettings.model_fields
     assert set(variables) <= {f"TUNING_{field.upper()}" for field in fields}
     (defaults,) = pod(chart.render().one("Deployment", "operator"))["containers"]
-    assert environment(defaults)["TUNING_WORKERS"] == str(fields["workers"].default)
+    for name in ("workers", "max_trials_per_namespace"):
+        assert environment(defaults)[f"TUNING_{name.upper()}"] == str(fields[name].default)
     (token,) = [v for v in pod(rendered.one("Deployment", "operator"))["volumes"] if v["name"] == "token"]
     assert token["projected"]["sources"][0]["serviceAccountToken"]["audience"] == names.TOKEN_AUDIENCE
 

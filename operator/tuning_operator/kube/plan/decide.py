@@ -24,6 +24,8 @@ from tuning_operator.resource.study import TuningStudy
 
 ELASTIC_CHECK = timedelta(seconds=10)
 """How soon an elastic study looks again whether others wait for GPUs: their pods are not watched."""
+LIMIT_CHECK = timedelta(seconds=5)
+"""How soon a study that its namespace's limit holds back looks again whether others run fewer trials."""
 LONGEST_WAIT = 365 * 86_400.0
 """Seconds: dates that are too far away can't be computed."""
 REFUSED_RETRY = timedelta(seconds=30)
@@ -52,6 +54,8 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     """Return what to do now about a study, and when to decide again."""
     summary = seen.summary or StudySummary()
     parallelism = elastic.parallelism(study, seen)
+    if seen.limit is not None:
+        parallelism = min(parallelism, seen.limit)
     context = Context(study, seen, summary, judge(study, summary, now), parallelism, now)
     refit = due(study, summary, context.verdict)
     found = waiting(seen, now)
@@ -63,7 +67,7 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
         *refit_steps(study, seen, refit, now),
         *_timeout(context),
         *_gpu_hours(context),
-        *_elastic(context),
+        *_shared(context),
         *_refused(context),
         *(Wait(run.check_at) for run in seen.runs.values() if run.check_at),
         *found.waits,
@@ -235,10 +239,15 @@ def _gpu_hours(context: Context) -> Iterator[Wait]:
         yield Wait(context.now + timedelta(seconds=min(left / rate, LONGEST_WAIT)))
 
 
-def _elastic(context: Context) -> Iterator[Wait]:
+def _shared(context: Context) -> Iterator[Wait]:
+    """Look again whether others need less or more of what the study shares with them."""
     spec = context.study.spec
-    if spec.min_parallelism is not None and not context.verdict and not spec.suspend:
+    if context.verdict or spec.suspend:
+        return
+    if spec.min_parallelism is not None:
         yield Wait(context.now + ELASTIC_CHECK)
+    if context.seen.limit is not None:
+        yield Wait(context.now + LIMIT_CHECK)
 
 
 def _refused(context: Context) -> Iterator[Wait]:

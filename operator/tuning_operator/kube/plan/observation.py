@@ -72,6 +72,8 @@ class Observation:
     per_worker: int = 0
     """How many trials a worker takes at a time; 0 if each trial has a run of its own. With workers, the run
     of a trial is that of the worker that has it, or will."""
+    limit: int | None = None
+    """How many trials the operator's limit for the namespace allows; None: as many as the study wants."""
     others_wait: str | None = None
     """A pod of others that waits for GPUs which the study should give back, as NAMESPACE/NAME."""
 

@@ -9,6 +9,7 @@ from tuning_operator.kube.plan.observation import Observation, Run, unfinished, 
 from tuning_operator.kube.plan.validation import definition
 from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.kube.ports.kube_api import Resources
+from tuning_operator.kube.ports.namespace_limit import NamespaceLimit
 from tuning_operator.kube.ports.runs import Runs
 from tuning_operator.kube.ports.study_server import DefinitionRefused, StudyServer
 from tuning_operator.kube.status.status import accepted
@@ -28,7 +29,10 @@ class Observer:
         server: StudyServer,
         check: Check,
         clock: Callable[[], datetime],
+        limit: NamespaceLimit | None = None,
     ) -> None:
+        """Start with nothing; `limit` is None if namespaces have no limit on their trials."""
+        self._limit = limit
         self._resources = resources
         self._runs, self._server, self._check, self._clock = runs, server, check, clock
         self._lingering: dict[StudyKey, dict[Work, datetime]] = {}
@@ -51,15 +55,17 @@ class Observer:
         since = self._since(key, over)
         runs = {work: replace(run, lingering_since=since.get(work)) for work, run in runs.items()}
         seen = with_trials(Observation(summary, runs, problems, per_worker))
-        if study.spec.min_parallelism is None:
-            return seen
-        others = await self._runs.others_waiting(study, has_minimum=has_minimum(study, seen))
-        return replace(seen, others_wait=others)
+        if study.spec.min_parallelism is not None:
+            others = await self._runs.others_waiting(study, has_minimum=has_minimum(study, seen))
+            seen = replace(seen, others_wait=others)
+        return replace(seen, limit=await self._limit.allowed(study, seen)) if self._limit else seen
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
         self._lingering.pop(key, None)
         self._runs.forget(key)
+        if self._limit:
+            self._limit.forget(key)
 
     async def _record(
         self, key: StudyKey, study: TuningStudy

@@ -214,6 +214,12 @@ def _stalled(study: TuningStudy, seen: Observation, plan: Plan) -> Finding:
         who, failure = found
         message = f"No trial is blocked. {who} waits while others run: {failure.describe()}"
         return Finding("Stalled", False, failure.category, message)
+    if seen.limit is not None and not plan.verdict and not study.spec.suspend:
+        message = (
+            f"No trial is blocked. At most {count(seen.limit, 'trial')} of this study may run at present: "
+            "the operator limits the number of trials in a namespace, and shares it among the studies there."
+        )
+        return Finding("Stalled", False, "NamespaceLimit", message)
     if seen.others_wait and plan.parallelism is not None:
         message = (
             f"No trial is blocked. The pod {seen.others_wait} waits for GPUs, so trials start only while "

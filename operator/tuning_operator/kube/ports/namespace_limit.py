@@ -1,0 +1,87 @@
+"""A limit on the trials that run at the same time in a namespace, over all of its studies."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from tuning_operator.kube.plan import elastic
+from tuning_operator.kube.plan.observation import Observation
+from tuning_operator.kube.plan.verdict import ENDED, finished
+from tuning_operator.kube.ports.kube_api import KubeApi
+from tuning_operator.kube.ports.runs import key_of
+from tuning_operator.protocol import StudyKey
+from tuning_operator.resource import names
+from tuning_operator.resource.study import TuningStudy
+
+
+class Claim(NamedTuple):
+    """What a study takes of its namespace's limit."""
+
+    running: int
+    """Trials that run, or may have been asked for."""
+    wanted: int
+    """Trials that would run without the limit."""
+
+
+class NamespaceLimit:
+    """Shares a number of trials among the studies of each namespace.
+
+    What studies run is remembered from their own passes, since the leader is the only operator. At first, it
+    is read from their status. That may lack trials which an operator asked for just before it was killed, so
+    the limit may be exceeded by these.
+    """
+
+    def __init__(self, kube: KubeApi, trials: int) -> None:
+        self._kube, self._trials = kube, trials
+        self._claims: dict[str, dict[str, Claim]] = {}
+
+    async def allowed(self, study: TuningStudy, seen: Observation) -> int | None:
+        """Return how many trials of the study may run now; None: as many as it wants."""
+        namespace, name = key_of(study)
+        if namespace not in self._claims:
+            studies = await self._kube.select(names.KIND, namespace)
+            self._claims.setdefault(
+                namespace, {body["metadata"]["name"]: _claim_of(body) for body in studies}
+            )
+        # Nothing is awaited from here on: passes over other studies see either no claim or the whole one.
+        claims, running = self._claims[namespace], seen.summary.counts.running if seen.summary else 0
+        wanted = max(running, _wanted(study, seen))
+        claims[name] = Claim(running, wanted)
+        allowed = share(self._trials, name, claims)
+        claims[name] = Claim(max(running, min(allowed, wanted)), wanted)
+        return allowed if allowed < wanted else None
+
+    def forget(self, key: StudyKey) -> None:
+        """Drop the claim of a study that is gone."""
+        self._claims.get(key.namespace, {}).pop(key.name, None)
+
+
+def share(limit: int, name: str, claims: Mapping[str, Claim]) -> int:
+    """Return how many trials a study may run: a fair share, as far as others do not run more than theirs.
+
+    Studies that want less than an equal share get what they want; the others share the rest equally.
+    """
+    left, mine = limit, 0
+    order = sorted(claims, key=lambda each: (claims[each].wanted, each))
+    for position, each in enumerate(order):
+        granted = min(claims[each].wanted, left // (len(order) - position))
+        left -= granted
+        if each == name:
+            mine = granted
+    taken = sum(claim.running for each, claim in claims.items() if each != name)
+    return max(0, min(mine, limit - taken))
+
+
+def _wanted(study: TuningStudy, seen: Observation) -> int:
+    if study.spec.suspend or seen.problems or study.status.phase in ENDED or not seen.summary:
+        return 0
+    summary = seen.summary
+    if summary.exhausted and not summary.counts.waiting:
+        return 0
+    return min(elastic.parallelism(study, seen), study.spec.max_trials - finished(summary))
+
+
+def _claim_of(body: Mapping[str, Any]) -> Claim:
+    """Return what a study runs by its status: it takes no more until its own pass."""
+    trials = body.get("status", {}).get("trials", {})
+    running = trials.get("running", 0) + trials.get("pending", 0)
+    return Claim(running, running)
