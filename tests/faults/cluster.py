@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -147,7 +148,7 @@ def backup_restored(study: RunningStudy) -> None:
 def commands(page: Path, heading: str) -> list[list[str]]:
     """Return the arguments of the calls of kubectl in the first block of commands below a heading."""
     block = page.read_text().partition(heading)[2].partition("```sh\n")[2].partition("```")[0]
-    return [line.split()[1:] for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in block.replace("\\\n", " ").splitlines()]
 
 
 # --- the database
