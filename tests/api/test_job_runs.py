@@ -18,7 +18,7 @@ from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 
 from tests.unit.kube.builders import body
-from tests.unit.kube.runs_contract import SECONDS, RunsContract
+from tests.unit.kube.runs_contract import SECONDS, RunsContract, watching
 
 
 @pytest.mark.usefixtures("api")
@@ -40,13 +40,12 @@ class TestRealJobRuns(RunsContract):
         await core.delete_namespace(namespace)
 
     @pytest.fixture
-    def runs(self, connection: client.ApiClient) -> JobRuns:
+    async def runs(self, connection: client.ApiClient) -> AsyncIterator[JobRuns]:
         runtime = Runtime(b"zip", "https://studies.tuning:8443", "PEM")
-        return JobRuns(
-            KubernetesApi(connection, Metrics(lambda: 0).requests),
-            lambda _: runtime,
-            lambda: datetime.now(UTC),
-        )
+        kube = KubernetesApi(connection, Metrics(lambda: 0).requests)
+        runs = JobRuns(kube, lambda _: runtime, lambda: datetime.now(UTC))
+        async with watching(runs, lambda _: None):
+            yield runs
 
     async def test_check_finds_misspelt_fields_and_invalid_values(
         self, runs: JobRuns, study: TuningStudy

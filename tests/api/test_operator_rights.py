@@ -82,7 +82,7 @@ def a_lease(name: str) -> dict[str, Any]:
 
 
 def watch(kind: str) -> Request:
-    return lambda kube: first(kube.watch(kind, NAMESPACE, "", ""))
+    return lambda kube: first(kube.watch(kind, NAMESPACE, "", "", "0"))
 
 
 REQUESTS: dict[tuple[str, str], Request] = {

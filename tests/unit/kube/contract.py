@@ -59,7 +59,7 @@ class KubeApiContract:
         before = await kube.get("Job", namespace, "mnist-0")
         again = job("mnist-0", 5)
         again["metadata"]["namespace"] = namespace
-        assert await kube.create(again) is False
+        assert await kube.create(again) is None
         after = await kube.get("Job", namespace, "mnist-0")
         assert before is not None
         assert after is not None

@@ -32,7 +32,7 @@ class FakeKube:
         self.invalid: tuple[int, str, str] | None = None
         """How the API server refuses Jobs at their validation."""
         self._version = 0
-        self._changes: list[tuple[Place, Json]] = []
+        self._changes: list[tuple[str, Json]] = []
         self._changed = asyncio.Event()
 
     # --- KubeApi
@@ -50,27 +50,35 @@ class FakeKube:
         ]
         return [_copied(o) for o in found if _labelled(o, labels) and _fielded(o, fields)]
 
-    async def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:
-        seen = int(version or 0)
+    async def snapshot(self, kind: str, namespace: str, labels: str, fields: str) -> tuple[list[Json], str]:
+        places = {place[1] for place in self.objects} if not namespace else {namespace}
+        found = [o for n in sorted(places) for o in await self.select(kind, n, labels=labels, fields=fields)]
+        return found, str(self._version)
+
+    async def watch(
+        self, kind: str, namespace: str, labels: str, fields: str, version: str
+    ) -> AsyncIterator[tuple[str, Json]]:
+        seen = int(version)
         while True:
-            for place, metadata in list(self._changes):
-                number = int(metadata["resourceVersion"])
-                there = place[0] == kind and namespace in ("", place[1])
-                if number > seen and there and _labelled({"metadata": metadata}, labels):
-                    yield metadata
+            for event, body in list(self._changes):
+                number = int(body["metadata"]["resourceVersion"])
+                there = body["kind"] == kind and namespace in ("", body["metadata"]["namespace"])
+                if number > seen and there and _labelled(body, labels):
+                    seen = number
+                    yield event if _fielded(body, fields) else "DELETED", _copied(body)
                 seen = max(seen, number)
             await self._changed.wait()
 
-    async def create(self, body: Json) -> bool:
+    async def create(self, body: Json) -> Json | None:
         place = _place(body)
         if place in self.objects:
-            return False
+            return None
         self.admit(body)
         created = _copied(body)
         self._version += 1
         created["metadata"] |= {"uid": f"uid-{self._version}", "generation": 1}
         self._store(created)
-        return True
+        return await self.get(*place)
 
     async def replace(self, body: Json) -> Json:
         there = self._unchanged(body)
@@ -81,19 +89,24 @@ class FakeKube:
         if self.invalid:
             raise KubeError(*self.invalid)
 
-    async def delete_job(self, namespace: str, name: str) -> None:
+    async def delete_job(self, namespace: str, name: str) -> Json | None:
         job = self.objects.get(("Job", namespace, name))
-        if job and name in self.slow and job.get("status", {}).get("active"):
-            job["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
-        else:
+        if job is None:
+            return None
+        deleted = {"deletionTimestamp": "2026-11-21T12:00:00Z"}
+        self._store({**job, "metadata": {**job["metadata"], **deleted}})
+        there = await self.get("Job", namespace, name)
+        if name not in self.slow or not job.get("status", {}).get("active"):
             self.remove("Job", namespace, name)
+        return there
 
     async def delete_pod_now(self, namespace: str, name: str) -> None:
         self.remove("Pod", namespace, name)
 
-    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> None:
+    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> Json | None:
         if there := self.objects.get((kind, namespace, name)):
             self._store({**there, part: {**there.get(part, {}), **_copied(fields)}})
+        return await self.get(kind, namespace, name)
 
     async def replace_status(self, body: Json) -> None:
         self._store({**self._unchanged(body), "status": _copied(body["status"])})
@@ -132,7 +145,8 @@ class FakeKube:
         gone = self.objects.pop((kind, namespace, name), None)
         if gone:
             self._version += 1
-            self._announce(gone["metadata"] | {"resourceVersion": str(self._version)}, kind)
+            metadata = gone["metadata"] | {"resourceVersion": str(self._version)}
+            self._announce("DELETED", {**gone, "kind": kind, "metadata": metadata})
         uid = gone["metadata"]["uid"] if gone else None
         for place, body in list(self.objects.items()):
             if uid and any(owner["uid"] == uid for owner in body["metadata"].get("ownerReferences", [])):
@@ -164,10 +178,10 @@ class FakeKube:
         metadata = body["metadata"] | {"resourceVersion": str(self._version)}
         metadata.setdefault("uid", f"uid-{self._version}")
         self.objects[_place(body)] = {**body, "metadata": metadata}
-        self._announce(metadata, body["kind"])
+        self._announce("MODIFIED", self.objects[_place(body)])
 
-    def _announce(self, metadata: Json, kind: str) -> None:
-        self._changes.append(((kind, metadata["namespace"], metadata["name"]), metadata))
+    def _announce(self, event: str, body: Json) -> None:
+        self._changes.append((event, _copied(body)))
         self._changed.set()
         self._changed = asyncio.Event()
 

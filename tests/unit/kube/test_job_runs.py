@@ -10,14 +10,13 @@ import pytest
 from tuning_operator.kube.jobs.manifests import trainer_name
 from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.kube.ports.job_runs import MAX_SELECTED, JobRuns
-from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 
 from tests.unit.kube.builders import NOW, body, pod, study, terminated
 from tests.unit.kube.fake_kube import FakeKube
 from tests.unit.kube.faults import Faults
-from tests.unit.kube.runs_contract import RunsContract, watching
+from tests.unit.kube.runs_contract import SECONDS, RunsContract, watching
 from tests.unit.kube.world import COMPLETE, FAILED, RUNTIME
 
 if TYPE_CHECKING:
@@ -54,6 +53,35 @@ class TestJobRuns(RunsContract):
             }
             self._kube.put({**failed, "kind": "Pod"})
         self._kube.set_status("Job", "ml", name, active=0, ready=0, **status)
+
+
+class TestWatchedJobRuns(TestJobRuns):
+    """As in the operator: what runs is known from the watch."""
+
+    @pytest.fixture
+    async def runs(self, kube: FakeKube) -> AsyncIterator[JobRuns]:
+        self._kube = kube
+        runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW, ["ml"])
+        async with watching(runs, lambda _: None):
+            yield runs
+
+
+async def test_a_pass_over_runs_that_are_watched_requests_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kube, changed = FakeKube(), asyncio.Queue[StudyKey]()
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
+    works = {Trial(n) for n in range(20)}
+    manifest = TuningStudy.model_validate(body())
+    await runs.start(manifest, Trial(0))
+    async with watching(runs, changed.put_nowait), asyncio.timeout(SECONDS):
+        await changed.get()  # everything has been listed
+        for work in works:
+            await runs.start(manifest, work)
+            kube.set_status("Job", "ml", work.job_name("mnist"), active=1, ready=1)
+        for _ in range(2 * len(works) - 1):
+            await changed.get()
+        monkeypatch.setattr(kube, "select", None)
+        found = await runs.list_runs(study(), works)
+    assert {work: run.state for work, run in found.items()} == dict.fromkeys(works, "running")
 
 
 async def test_the_number_of_requests_does_not_depend_on_the_number_of_runs() -> None:
@@ -93,48 +121,6 @@ async def test_workers_say_which_trials_to_stop() -> None:
     annotations = kube.objects["Job", "ml", "mnist-w0"]["metadata"]["annotations"]
     annotations["tuning.dev/stop"] = "3,12,x"
     assert (await runs.list_runs(study(), []))[Worker(0)].trials_to_stop == {3, 12}
-
-
-class Watches:
-    """A Kubernetes API whose watches of Jobs go as scripted: the versions they bring, or how they fail."""
-
-    def __init__(self, *script: list[str] | KubeError) -> None:
-        self.script, self.asked = list(script), []
-
-    async def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Any]:
-        assert labels == "tuning.dev/study"
-        if kind == "Job":
-            self.asked.append((namespace, version, asyncio.get_running_loop().time()))
-        step = self.script.pop(0) if self.script and kind == "Job" else None
-        if isinstance(step, KubeError):
-            raise step
-        for number in step or ():
-            labels_of = {"tuning.dev/study": "a"} if number != "bookmark 9" else {}
-            yield {"namespace": "ml", "labels": labels_of, "resourceVersion": number.split()[-1]}
-        if step is None:
-            await asyncio.Event().wait()
-
-
-@pytest.mark.looptime
-async def test_a_watch_goes_on_after_the_last_change() -> None:
-    seen: list[StudyKey] = []
-    kube = Watches(
-        ["7", "8", "bookmark 9"], KubeError(500, "", "etcd is away"), ["12"], KubeError(410, "", "")
-    )
-    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)  # type: ignore[arg-type]
-    async with watching(runs, seen.append):
-        await asyncio.sleep(60)
-    assert kube.asked == [("", "", 0), ("", "9", 2), ("", "9", 4), ("", "12", 6), ("", "", 8)]
-    assert seen == [StudyKey("ml", "a")] * 3, "a bookmark is no change"
-
-
-@pytest.mark.looptime
-async def test_namespaces_are_watched_each() -> None:
-    kube = Watches()
-    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW, ["ml", "research"])  # type: ignore[arg-type]
-    async with watching(runs, lambda _: None):
-        await asyncio.sleep(1)
-    assert {namespace for namespace, _, _ in kube.asked} == {"ml", "research"}
 
 
 async def test_an_accepted_study_has_the_servers_address() -> None:

@@ -83,7 +83,7 @@ async def test_every_client_error_is_a_kube_error(
         kube.record_event(event("e", "ml", ABOUT)),
         kube.largest_nodes(),
         kube.serves_studies(),
-        anext(kube.watch("Job", "ml", "", "")),
+        anext(kube.watch("Job", "ml", "", "", "7")),
     ):
         with pytest.raises(KubeError) as failed:
             await call
@@ -104,37 +104,35 @@ async def test_long_lists_come_in_pages(stub: HttpStub, kube: KubernetesApi) -> 
         assert request.query["limit"] == "500"
         assert request.query["labelSelector"] == "a=b"
         rest = request.query.get("continue")
-        metadata = {} if rest else {"continue": "the rest"}
+        metadata = {"resourceVersion": "7", **({} if rest else {"continue": "the rest"})}
         return web.json_response({"metadata": metadata, "items": [{"kind": "Job", "page": rest}]})
 
     stub.fault = pages
-    found = await kube.select("Job", "ml", labels="a=b")
-    assert [item["page"] for item in found] == [None, "the rest"]
+    found, version = await kube.snapshot("Job", "ml", "a=b", "")
+    assert ([item["page"] for item in found], version) == ([None, "the rest"], "7")
 
 
-async def test_a_watch_brings_metadata_only(stub: HttpStub, kube: KubernetesApi) -> None:
-    changed = {"name": "mnist-0", "resourceVersion": "8"}
+async def test_a_watch_goes_on_after_a_version(stub: HttpStub, kube: KubernetesApi) -> None:
+    changed = {"metadata": {"name": "mnist-0", "resourceVersion": "8"}, "status": {"ready": 1}}
     expired = {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version"}
-    events = [("MODIFIED", {"metadata": changed}), ("BOOKMARK", {"metadata": {"resourceVersion": "9"}})]
+    events = [("MODIFIED", changed), ("BOOKMARK", {"metadata": {"resourceVersion": "9"}})]
 
     async def watch(request: web.Request) -> web.StreamResponse:
         assert request.path == "/apis/batch/v1/jobs"
-        assert "as=PartialObjectMetadata" in request.headers["Accept"]
-        assert request.query["labelSelector"] == "a"
+        assert (request.query["labelSelector"], request.query["fieldSelector"]) == ("a", "b=c")
         assert request.query["allowWatchBookmarks"] == "true"
-        follows = request.query.get("resourceVersion")
-        sent = [("ERROR", expired)] if follows == "7" else events
+        sent = [("ERROR", expired)] if request.query["resourceVersion"] == "3" else events
         return web.Response(text="".join(f"{json.dumps({'type': t, 'object': o})}\n" for t, o in sent))
 
     stub.fault = watch
-    assert [found async for found in kube.watch("Job", "", "a", "")] == [changed, {"resourceVersion": "9"}]
+    assert [found async for found in kube.watch("Job", "", "a", "b=c", "7")] == events
     with pytest.raises(KubeError) as failed:
-        await anext(kube.watch("Job", "", "a", "7"))
+        await anext(kube.watch("Job", "", "a", "b=c", "3"))
     assert failed.value.status == 410
     stub.fault = None
     stub.reply(410, expired)
     with pytest.raises(KubeError) as failed:
-        await anext(kube.watch("Job", "", "a", "7"))
+        await anext(kube.watch("Job", "", "a", "b=c", "3"))
     assert (failed.value.status, failed.value.reason) == (410, "Expired")
 
 

@@ -1,13 +1,12 @@
 """Runs as Jobs of a cluster. The number of requests does not depend on the number of runs."""
 
 import asyncio
-import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Never
+from typing import Any
 
 from tuning_operator.kube.jobs.contention import WaitingPod, first_of_others, gpu_resources
 from tuning_operator.kube.jobs.ended import undelivered_result, why_ended
@@ -38,19 +37,14 @@ from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, Worker, program, work_of
 from tuning_operator.kube.ports.kube_api import REFUSED, KubeApi, KubeError
 from tuning_operator.kube.ports.kubernetes import nearest_field
+from tuning_operator.kube.ports.mirror import NOT_SUCCEEDED, Mirror
 from tuning_operator.kube.ports.runs import RunRefused, key_of
 from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.times import parse_time
 
-log = logging.getLogger(__name__)
-
 Json = dict[str, Any]
-
-GONE = 410
-"""The API server no longer knows the version from which to watch."""
-REWATCH_SECONDS = 2.0
 
 DIAGNOSIS_DELAY = timedelta(seconds=3)
 """A younger Job is not diagnosed: its pod and Events are not read yet."""
@@ -94,7 +88,8 @@ class JobRuns:
     ) -> None:
         self._kube, self._runtime, self._clock = kube, runtime, clock
         self._namespaces = namespaces or ("",)
-        """Where to watch runs; "" is everywhere."""
+        """Where studies are; "" is everywhere."""
+        self._mirror = Mirror(kube, self._namespaces)
         self._provided: dict[StudyKey, set[tuple[str, str]]] = {}
         """The trainer's ConfigMaps that were created: the study's uid and the name."""
         self._ca: dict[str, str] = {}
@@ -112,30 +107,7 @@ class JobRuns:
 
     async def watch(self, changed: Callable[[StudyKey], None]) -> None:
         """Call `changed` whenever a study's Job or one of its pods changes, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for namespace in self._namespaces:
-                for kind in ("Job", "Pod"):
-                    tasks.create_task(self._watch(kind, namespace, changed))
-
-    async def _watch(self, kind: str, namespace: str, changed: Callable[[StudyKey], None]) -> Never:
-        """Watch, again from the last change whenever the connection ends.
-
-        If the API server has forgotten that change, a new watch begins with what exists. What was deleted in
-        the meantime is noticed in the study's next pass, at the latest with the operator's resync.
-        """
-        version = ""
-        while True:
-            try:
-                async for metadata in self._kube.watch(kind, namespace, names.LABEL_STUDY, version):
-                    version = metadata["resourceVersion"]
-                    if study := metadata.get("labels", {}).get(names.LABEL_STUDY):
-                        changed(StudyKey(metadata.get("namespace", ""), study))
-            except KubeError as error:
-                if error.status == GONE:
-                    version = ""
-                else:
-                    log.warning("%ss can't be watched; retrying in %.0f s: %s", kind, REWATCH_SECONDS, error)
-            await asyncio.sleep(REWATCH_SECONDS)
+        await self._mirror.follow(changed)
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
@@ -184,7 +156,9 @@ class JobRuns:
             await self._provide_trainer(study, runtime)
             restarts = self._next_restarts(study, work)
             restricted = await self._is_restricted(study.metadata["namespace"])
-            if not await self._kube.create(job(study, work, runtime, restarts, restricted=restricted)):
+            created = await self._kube.create(job(study, work, runtime, restarts, restricted=restricted))
+            self._mirror.put("Job", created)
+            if created is None:
                 await self._check_owner(study, work)
         except KubeError as error:
             if error.status not in REFUSED:
@@ -227,7 +201,7 @@ class JobRuns:
 
     async def stop(self, key: StudyKey, work: Work) -> None:
         """Delete the work's Job, its pods before it."""
-        await self._kube.delete_job(key.namespace, work.job_name(key.name))
+        self._mirror.put("Job", await self._kube.delete_job(key.namespace, work.job_name(key.name)))
 
     async def finish(self, key: StudyKey, work: Work, *, again: bool) -> None:
         """Have the kubelet end the work's pods by their deadline, which keeps the pods and the Job."""
@@ -237,19 +211,21 @@ class JobRuns:
             return
         if not again:  # otherwise the Job would replace the pod, since it did not succeed
             failed = found.get("status", {}).get("failed", 0)
-            await self._kube.patch("Job", key.namespace, name, "spec", backoffLimit=failed)
-        for pod in (await self._pods(key, [work])).get(work, ()):
+            changed = await self._kube.patch("Job", key.namespace, name, "spec", backoffLimit=failed)
+            self._mirror.put("Job", changed)
+        for pod in (await self._pods(key, {work: found})).get(work, ()):
             if exited_at(Evidence(found, [pod])):
                 deadline = {"activeDeadlineSeconds": ENDING_DEADLINE}
-                await self._kube.patch("Pod", key.namespace, pod["metadata"]["name"], "spec", **deadline)
+                name = pod["metadata"]["name"]
+                changed = await self._kube.patch("Pod", key.namespace, name, "spec", **deadline)
+                self._mirror.put("Pod", changed)
 
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that have not succeeded."""
         key = key_of(study)
         if unfinished:
             await self._provide_ca(key.namespace, self._runtime(key))
-        # Jobs that succeeded are left out by the API server: a long study has thousands of them.
-        jobs = await self._jobs(key, fields="status.successful=0")
+        jobs = await self._jobs(key)
         if missing := [work for work in unfinished if work not in jobs]:
             jobs |= await self._jobs_of(key, missing)
         uid, now = study.metadata["uid"], self._clock()
@@ -306,29 +282,30 @@ class JobRuns:
             self._restarts.setdefault(key, {})[work] = restarts
         return run
 
-    async def _jobs(self, key: StudyKey, labels: str = "", fields: str = "") -> dict[Work, Json]:
-        roles = f"{names.LABEL_ROLE} in ({','.join((names.ROLE_TRIAL, names.ROLE_FINAL, names.ROLE_WORKER))})"
-        selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", roles, labels)))
-        found = await self._kube.select("Job", key.namespace, labels=selector, fields=fields)
-        works = ((work_of(body["metadata"]["labels"]), body) for body in found)
-        # Not by its labels alone: someone may have copied a Job to debug it.
-        return {w: body for w, body in works if w and body["metadata"]["name"] == w.job_name(key.name)}
+    async def _jobs(self, key: StudyKey) -> dict[Work, Json]:
+        """Return the study's Jobs that have not succeeded, listed only if the watch has not begun."""
+        found = self._mirror.select("Job", key)
+        if found is None:
+            found = await self._list_jobs(key, fields=NOT_SUCCEEDED["Job"])
+        return _by_work(found, key.name)
 
     async def _jobs_of(self, key: StudyKey, works: Collection[Work]) -> dict[Work, Json]:
         """Return the Jobs of this work, also those that succeeded; of a refit also the one before it."""
-        jobs: dict[Work, Json] = {}
-        for labels in _selectors(works):
-            jobs |= await self._jobs(key, labels)
+        found = [body for labels in _selectors(works) for body in await self._list_jobs(key, labels)]
+        jobs = _by_work(found, key.name)
         return {work: body for work, body in jobs.items() if work in works or isinstance(work, Refit)}
+
+    async def _list_jobs(self, key: StudyKey, labels: str = "", fields: str = "") -> list[Json]:
+        roles = f"{names.LABEL_ROLE} in ({','.join((names.ROLE_TRIAL, names.ROLE_FINAL, names.ROLE_WORKER))})"
+        selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", roles, labels)))
+        return await self._kube.select("Job", key.namespace, labels=selector, fields=fields)
 
     async def _evidence(self, study: TuningStudy, jobs: Mapping[Work, Json]) -> dict[Work, Evidence]:
         """Read the pods of these Jobs, and Events where the status may not say it all."""
         if not jobs:
             return {}
         key = key_of(study)
-        # Few of a study's pods have not succeeded; those that have matter if their result was not recorded.
-        succeeded = any(job_condition(body, "Complete") for body in jobs.values())
-        pods = await self._pods(key, jobs, "" if succeeded else "status.phase!=Succeeded")
+        pods = await self._pods(key, jobs)
         unscheduled = any(is_unscheduled(pod) for found in pods.values() for pod in found)
         silent = [
             item
@@ -351,16 +328,31 @@ class JobRuns:
             for work, body in jobs.items()
         }
 
-    async def _pods(self, key: StudyKey, works: Collection[Work], fields: str = "") -> dict[Work, list[Json]]:
-        few = len(works) <= MAX_SELECTED
+    async def _pods(self, key: StudyKey, jobs: Mapping[Work, Json]) -> dict[Work, list[Json]]:
+        """Return the pods of these Jobs.
+
+        Those of Jobs that have ended are listed: the watch of pods may not have got as far as that of Jobs.
+        """
+        known = self._mirror.select("Pod", key)
+        listed = {work for work, body in jobs.items() if known is None or job_state(body) == "ended"}
+        # Those that succeeded matter if their result was not recorded.
+        succeeded = any(job_condition(body, "Complete") for body in jobs.values())
+        found = await self._list_pods(key, listed, "" if succeeded else NOT_SUCCEEDED["Pod"])
         pods: dict[Work, list[Json]] = {}
+        for pod, is_listed in (*((pod, False) for pod in known or ()), *((pod, True) for pod in found)):
+            work = work_of(pod["metadata"]["labels"])
+            # Not by its labels alone: it may be the pod of a copied Job.
+            ours = work in jobs and (work in listed) is is_listed
+            if work and ours and _is_of_job(pod, work.job_name(key.name)):
+                pods.setdefault(work, []).append(pod)
+        return pods
+
+    async def _list_pods(self, key: StudyKey, works: Collection[Work], fields: str) -> list[Json]:
+        few = len(works) <= MAX_SELECTED
+        pods: list[Json] = []
         for labels in _selectors(works) if few else ("",):
             selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", labels)))
-            for pod in await self._kube.select("Pod", key.namespace, labels=selector, fields=fields):
-                work = work_of(pod["metadata"]["labels"])
-                # Not by its labels alone: it may be the pod of a copied Job.
-                if work and work in works and _is_of_job(pod, work.job_name(key.name)):
-                    pods.setdefault(work, []).append(pod)
+            pods += await self._kube.select("Pod", key.namespace, labels=selector, fields=fields)
         return pods
 
     async def _events(self, key: StudyKey, items: Iterable[Json]) -> dict[str, list[Json]]:
@@ -441,6 +433,12 @@ def _run(evidence: Evidence, now: datetime) -> Run:
     has_node = evidence.pod is not None and "nodeName" in evidence.pod["spec"]
     result = undelivered_result(evidence)
     return Run(state, diagnosis, exited, has_node=has_node, result=result, check_at=check_at)
+
+
+def _by_work(jobs: Iterable[Json], study: str) -> dict[Work, Json]:
+    works = ((work_of(body["metadata"]["labels"]), body) for body in jobs)
+    # Not by its labels alone: someone may have copied a Job to debug it.
+    return {work: body for work, body in works if work and body["metadata"]["name"] == work.job_name(study)}
 
 
 def _belongs(body: Json, study_uid: str) -> bool:

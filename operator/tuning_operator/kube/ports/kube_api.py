@@ -38,22 +38,30 @@ class KubeApi(Resources, Protocol):
     async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
         """Return the objects that match the label and the field selector, up to date."""
 
-    def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:
-        """Yield the metadata of objects as they change or are deleted, until the API server ends the watch.
+    async def snapshot(self, kind: str, namespace: str, labels: str, fields: str) -> tuple[list[Json], str]:
+        """Return the objects that match, as of one moment, and the version from which to watch.
 
         Args:
             kind: of the objects.
             namespace: of the objects, or "" for all.
             labels: a label selector.
-            version: the resource version of the last change that is known; without it, the objects that
-                exist come first. Some metadata may be of no object, but a newer version only.
+            fields: a field selector.
+        """
+
+    def watch(
+        self, kind: str, namespace: str, labels: str, fields: str, version: str
+    ) -> AsyncIterator[tuple[str, Json]]:
+        """Yield changes since a version, until the API server ends the watch.
+
+        Each is ADDED or MODIFIED, DELETED (also if the object no longer matches), or BOOKMARK: that is no
+        object, but a newer version only.
 
         Raises:
             KubeError: with status 410 if the version is too old.
         """
 
-    async def create(self, body: Json) -> bool:
-        """Create an object; return False if one of this name exists already."""
+    async def create(self, body: Json) -> Json | None:
+        """Create an object and return it; None if one of this name exists already."""
 
     async def replace(self, body: Json) -> Json:
         """Write an object and return it; rejected (409) if it changed since `body` was read."""
@@ -61,11 +69,11 @@ class KubeApi(Resources, Protocol):
     async def dry_run(self, body: Json) -> None:
         """Have an object validated as if it were created, unknown fields included."""
 
-    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> None:
-        """Change fields of a part of an object, such as its spec, if the object exists."""
+    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> Json | None:
+        """Change fields of a part of an object, such as its spec; return it, or None if there is none."""
 
-    async def delete_job(self, namespace: str, name: str) -> None:
-        """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
+    async def delete_job(self, namespace: str, name: str) -> Json | None:
+        """Delete a Job, which is there, being deleted, until its pods are gone; None if there is none."""
 
     async def delete_pod_now(self, namespace: str, name: str) -> None:
         """Delete a pod if it exists, without waiting until its node confirms that it has ended."""

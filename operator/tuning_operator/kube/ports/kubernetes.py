@@ -26,7 +26,6 @@ WATCH_SECONDS = 300
 """The API server ends a watch after this time."""
 SILENCE_SECONDS = 150.0
 """A watch without even a bookmark, which comes each minute, is cut off."""
-METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 PAGE = 500
 CLOCK_TOLERANCE = timedelta(seconds=5)
 """A reply takes a moment, and its Date has whole seconds."""
@@ -94,37 +93,39 @@ class KubernetesApi:
 
     async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
         """Return the objects that match the label and the field selector, up to date."""
-        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
-        return await self._pages(
-            kind, _path(kind, namespace), {key: value for key, value in query.items() if value}
-        )
+        items, _ = await self.snapshot(kind, namespace, labels, fields)
+        return items
 
-    async def watch(self, kind: str, namespace: str, labels: str, version: str) -> AsyncIterator[Json]:
-        """Yield the metadata of objects as they change, until the API server ends the watch."""
+    async def snapshot(self, kind: str, namespace: str, labels: str, fields: str) -> tuple[list[Json], str]:
+        """Return the objects that match, as of one moment, and the version from which to watch."""
+        return await self._pages(kind, _path(kind, namespace), _selectors(labels, fields))
+
+    async def watch(
+        self, kind: str, namespace: str, labels: str, fields: str, version: str
+    ) -> AsyncIterator[tuple[str, Json]]:
+        """Yield changes since a version, until the API server ends the watch."""
         query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_SECONDS)}
-        query |= {"labelSelector": labels, **({"resourceVersion": version} if version else {})}
+        query |= {"resourceVersion": version, **_selectors(labels, fields)}
         silence = aiohttp.ClientTimeout(sock_connect=REQUEST_SECONDS, sock_read=SILENCE_SECONDS)
-        path = _path(kind, namespace)
-        async with self._send("watch", kind, path, query, {"Accept": METADATA}, silence) as response:
+        async with self._send("watch", kind, _path(kind, namespace), query, {}, silence) as response:
             try:
                 async for line in response.content:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         raise _rejection(event["object"].get("code", 0), event["object"])
-                    yield event["object"]["metadata"]
+                    yield event["type"], event["object"]
             except (ValueError, LookupError, TypeError) as error:
                 raise KubeError(0, "InvalidReply", f"the API server's watch is not valid: {error}") from error
 
-    async def create(self, body: Json) -> bool:
-        """Create an object; return False if one of this name exists already."""
+    async def create(self, body: Json) -> Json | None:
+        """Create an object and return it; None if one of this name exists already."""
         try:
             kind = body["kind"]
-            await self._request("create", kind, _path(kind, body["metadata"]["namespace"]), body=body)
+            return await self._request("create", kind, _path(kind, body["metadata"]["namespace"]), body=body)
         except KubeError as error:
             if error.reason == "AlreadyExists":
-                return False
+                return None
             raise
-        return True
 
     async def replace(self, body: Json) -> Json:
         """Write an object and return it; rejected (409) if it changed since `body` was read."""
@@ -138,17 +139,18 @@ class KubernetesApi:
         query = {"dryRun": "All", "fieldValidation": "Strict"}
         await self._request("create", body["kind"], path, query=query, body=body)
 
-    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> None:
-        """Change fields of a part of an object, such as its spec, if the object exists."""
+    async def patch(self, kind: str, namespace: str, name: str, part: str, **fields: Any) -> Json | None:
+        """Change fields of a part of an object, such as its spec; return it, or None if there is none."""
         try:
-            await self._patch(kind, _path(kind, namespace, name), {part: fields})
+            return await self._patch(kind, _path(kind, namespace, name), {part: fields})
         except KubeError as error:
-            if error.status != 404:
-                raise
+            if error.status == 404:
+                return None
+            raise
 
-    async def delete_job(self, namespace: str, name: str) -> None:
-        """Delete a Job if it exists; it is there, being deleted, until its pods are gone."""
-        await self._delete("Job", namespace, name, {"propagationPolicy": "Foreground"})
+    async def delete_job(self, namespace: str, name: str) -> Json | None:
+        """Delete a Job, which is there, being deleted, until its pods are gone; None if there is none."""
+        return await self._delete("Job", namespace, name, {"propagationPolicy": "Foreground"})
 
     async def delete_pod_now(self, namespace: str, name: str) -> None:
         """Delete a pod if it exists, without waiting until its node confirms that it has ended."""
@@ -172,7 +174,7 @@ class KubernetesApi:
     async def largest_nodes(self) -> Mapping[str, str] | None:
         """Return the most that a single node has of each resource; None if nodes may not be read."""
         try:
-            nodes = await self._pages("Node", "/api/v1/nodes", {"limit": str(PAGE)})
+            nodes, _ = await self._pages("Node", "/api/v1/nodes", {})
         except KubeError as error:
             if error.status == 403:
                 return None
@@ -189,29 +191,30 @@ class KubernetesApi:
             raise
         return True
 
-    async def _patch(self, kind: str, path: str, changes: Json) -> None:
+    async def _patch(self, kind: str, path: str, changes: Json) -> Json:
         content_type = "application/merge-patch+json"
-        await self._request("patch", kind, path, body=changes, content_type=content_type)
+        return await self._request("patch", kind, path, body=changes, content_type=content_type)
 
-    async def _delete(self, kind: str, namespace: str, name: str, options: Json) -> None:
+    async def _delete(self, kind: str, namespace: str, name: str, options: Json) -> Json | None:
         try:
-            await self._request("delete", kind, _path(kind, namespace, name), body=options)
+            return await self._request("delete", kind, _path(kind, namespace, name), body=options)
         except KubeError as error:
-            if error.status != 404:
-                raise
+            if error.status == 404:
+                return None
+            raise
 
-    async def _pages(self, kind: str, path: str, query: dict[str, str]) -> list[Json]:
+    async def _pages(self, kind: str, path: str, query: Mapping[str, str]) -> tuple[list[Json], str]:
         items: list[Json] = []
-        token = ""
+        following: dict[str, str] = {}
         while True:
-            following = {"continue": token} if token else {}
-            page = await self._request("list", kind, path, query={**query, **following})
+            page = await self._request("list", kind, path, query={**query, "limit": str(PAGE), **following})
             if "items" not in page:
                 raise KubeError(0, "InvalidReply", f"the list of {kind} objects has no items")
             items += page["items"]
-            token = page.get("metadata", {}).get("continue", "")
-            if not token:
-                return items
+            metadata = page.get("metadata", {})
+            if not metadata.get("continue"):
+                return items, metadata.get("resourceVersion", "")
+            following = {"continue": metadata["continue"]}
 
     async def _request(
         self,
@@ -311,6 +314,10 @@ def _path(kind: str, namespace: str, name: str | None = None) -> str:
     if not namespace:
         collection = collection.replace("/namespaces/", "")
     return f"{collection}/{quote(name, safe='')}" if name is not None else collection
+
+
+def _selectors(labels: str, fields: str) -> dict[str, str]:
+    return {k: v for k, v in (("labelSelector", labels), ("fieldSelector", fields)) if v}
 
 
 def _parsed(content: bytes) -> Any:

@@ -1,0 +1,169 @@
+"""The Jobs and pods of studies, as watches keep them up to date: a pass reads them without a request."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Never
+
+from tuning_operator.kube.ports.kube_api import Json, KubeApi, KubeError
+from tuning_operator.protocol import StudyKey
+from tuning_operator.resource import names
+
+log = logging.getLogger(__name__)
+
+NOT_SUCCEEDED = {"Job": "status.successful=0", "Pod": "status.phase!=Succeeded"}
+"""The kinds, each with the field selector that leaves out what succeeded: a long study has thousands."""
+GONE = 410
+"""The API server no longer knows the version from which to watch."""
+REWATCH_SECONDS = 2.0
+
+
+@dataclass
+class _Copy:
+    """What is known of one kind in one namespace, or in all."""
+
+    version: int = 0
+    """The last change that the watch has reported; 0: nothing is known yet."""
+    studies: dict[StudyKey, dict[str, Json]] = field(default_factory=dict)
+    """Objects by study and name."""
+    keys: dict[tuple[str, str], StudyKey] = field(default_factory=dict)
+    """The study of each object, by namespace and name."""
+
+    def replace(self, items: Iterable[Json], version: int) -> None:
+        """Take over a list, and keep what was written after it."""
+        later = [
+            body for known in self.studies.values() for body in known.values() if _version(body) > version
+        ]
+        self.studies.clear()
+        self.keys.clear()
+        for body in (*items, *later):
+            self.store(body)
+        self.version = version
+
+    def store(self, body: Json) -> None:
+        """Take over an object unless a newer version of it is known."""
+        if self.remove(body):
+            key = _study_of(body)
+            self.studies.setdefault(key, {})[body["metadata"]["name"]] = body
+            self.keys[key.namespace, body["metadata"]["name"]] = key
+
+    def remove(self, body: Json) -> bool:
+        """Drop the version of an object that is known, if any; return False if that is a newer one."""
+        place = body["metadata"]["namespace"], body["metadata"]["name"]
+        key = self.keys.get(place)
+        if key is None:
+            return True
+        known = self.studies[key]
+        if _version(known[place[1]]) > _version(body):
+            return False
+        del known[place[1]], self.keys[place]
+        if not known:
+            del self.studies[key]
+        return True
+
+
+class Mirror:
+    """A copy of the Jobs and pods of studies that have not succeeded.
+
+    It lags behind the API server by the moment that an event takes. What this process writes is entered at
+    once (`put`), so that no pass repeats what the one before it did.
+    """
+
+    def __init__(self, kube: KubeApi, namespaces: Collection[str] = ("",)) -> None:
+        """Start empty.
+
+        Args:
+            kube: the API server.
+            namespaces: where studies are; "" is everywhere.
+        """
+        self._kube = kube
+        self._copies = {(kind, place): _Copy() for place in namespaces for kind in NOT_SUCCEEDED}
+
+    def select(self, kind: str, key: StudyKey) -> list[Json] | None:
+        """Return the study's objects, without the parts that nothing reads; None if they are not known."""
+        copy = self._copy(kind, key.namespace)
+        return list(copy.studies.get(key, {}).values()) if copy and copy.version else None
+
+    def put(self, kind: str, body: Json | None) -> None:
+        """Enter an object as a reply to a write shows it, unless the watch has reported that already."""
+        copy = self._copy(kind, body["metadata"]["namespace"]) if body else None
+        if body and copy and _version(body) > copy.version:
+            copy.store(_trimmed(kind, body))
+
+    async def follow(self, changed: Callable[[StudyKey], None]) -> None:
+        """Keep the copy up to date, and call `changed` with the study of each change, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for (kind, namespace), copy in self._copies.items():
+                tasks.create_task(self._follow(kind, namespace, copy, changed))
+
+    async def _follow(
+        self, kind: str, namespace: str, copy: _Copy, changed: Callable[[StudyKey], None]
+    ) -> Never:
+        """List, then watch; again from the last change whenever the connection ends.
+
+        If the API server has forgotten that change, begin with a list again.
+        """
+        version = ""
+        while True:
+            try:
+                if not version:
+                    version = await self._list(kind, namespace, copy, changed)
+                async for event, body in self._kube.watch(
+                    kind, namespace, names.LABEL_STUDY, NOT_SUCCEEDED[kind], version
+                ):
+                    if event == "DELETED":
+                        copy.remove(body)
+                    elif event != "BOOKMARK":
+                        copy.store(_trimmed(kind, body))
+                    if event != "BOOKMARK":
+                        changed(_study_of(body))
+                    version = body["metadata"]["resourceVersion"]
+                    copy.version = int(version)
+            except KubeError as error:
+                if error.status == GONE:
+                    version = ""
+                else:
+                    log.warning("%ss can't be watched; retrying in %.0f s: %s", kind, REWATCH_SECONDS, error)
+            await asyncio.sleep(REWATCH_SECONDS)
+
+    async def _list(self, kind: str, namespace: str, copy: _Copy, changed: Callable[[StudyKey], None]) -> str:
+        items, version = await self._kube.snapshot(kind, namespace, names.LABEL_STUDY, NOT_SUCCEEDED[kind])
+        before = set(copy.studies)
+        copy.replace((_trimmed(kind, body) for body in items), int(version))
+        for key in before.union(copy.studies):
+            changed(key)
+        return version
+
+    def _copy(self, kind: str, namespace: str) -> _Copy | None:
+        return self._copies.get((kind, namespace)) or self._copies.get((kind, ""))
+
+
+def _study_of(body: Json) -> StudyKey:
+    """Return the key of the study that an object belongs to."""
+    metadata = body["metadata"]
+    return StudyKey(metadata["namespace"], metadata["labels"][names.LABEL_STUDY])
+
+
+def _version(body: Json) -> int:
+    """Return an object's resource version: Kubernetes orders those of one kind as numbers."""
+    return int(body["metadata"]["resourceVersion"])
+
+
+def _trimmed(kind: str, body: Json) -> Json:
+    """Return an object without what takes most of its memory: who set which field, and what its pod runs."""
+    metadata, spec = dict(body["metadata"]), dict(body.get("spec", {}))
+    metadata.pop("managedFields", None)
+    if kind == "Job" and "template" in spec:
+        pod = spec["template"].get("spec", {})
+        spec["template"] = {"spec": {k: v for k, v in pod.items() if k == "activeDeadlineSeconds"}}
+        metadata["annotations"] = {
+            k: v for k, v in metadata.get("annotations", {}).items() if k != names.ANNOTATION_PARAMETERS
+        }
+    for part in ("initContainers", "containers"):
+        if part in spec:
+            spec[part] = [
+                {k: v for k, v in container.items() if k not in ("env", "volumeMounts")}
+                for container in spec[part]
+            ]
+    return {"metadata": metadata, "spec": spec, "status": body.get("status", {})}

@@ -1,0 +1,159 @@
+"""The copy of Jobs and pods: in the order of changes, whoever reports them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tuning_operator.kube.ports.kube_api import KubeError
+from tuning_operator.kube.ports.mirror import Mirror
+from tuning_operator.protocol import StudyKey
+
+from tests.unit.kube.runs_contract import watching
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+Json = dict[str, Any]
+KEY = StudyKey("ml", "a")
+
+
+def job(name: str, version: int, study: str = "a", **status: int) -> Json:
+    metadata = {"name": name, "namespace": "ml", "resourceVersion": str(version)}
+    return {"metadata": {**metadata, "labels": {"tuning.dev/study": study}}, "status": status}
+
+
+BOOKMARK = {"metadata": {"resourceVersion": "9"}}
+
+
+class Watches:
+    """A Kubernetes API whose watches of Jobs go as scripted: the changes they bring, or how they fail."""
+
+    def __init__(self, *script: list[tuple[str, Json]] | KubeError, lists: list[list[Json]] | None = None):
+        self.script, self.lists = list(script), lists or []
+        self.asked: list[tuple[str, str, float]] = []
+
+    async def snapshot(self, kind: str, namespace: str, labels: str, fields: str) -> tuple[list[Json], str]:
+        assert (labels, fields == "status.successful=0") == ("tuning.dev/study", kind == "Job")
+        if kind == "Job":
+            self.asked.append((namespace, "list", asyncio.get_running_loop().time()))
+        found = self.lists.pop(0) if self.lists and kind == "Job" else []
+        return found, str(max((int(body["metadata"]["resourceVersion"]) for body in found), default=5))
+
+    async def watch(
+        self, kind: str, namespace: str, labels: str, fields: str, version: str
+    ) -> AsyncIterator[tuple[str, Json]]:
+        assert (labels, fields == "status.successful=0") == ("tuning.dev/study", kind == "Job")
+        if kind == "Job":
+            self.asked.append((namespace, version, asyncio.get_running_loop().time()))
+        step = self.script.pop(0) if self.script and kind == "Job" else None
+        if isinstance(step, KubeError):
+            raise step
+        for change in step or ():
+            yield change
+        if step is None:
+            await asyncio.Event().wait()
+
+
+class Followed:
+    """What `watching` of the contract of runs needs."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self.watch: Callable[..., Any] = mirror.follow
+
+
+@pytest.mark.looptime
+async def test_a_watch_goes_on_after_the_last_change() -> None:
+    seen: list[StudyKey] = []
+    kube = Watches(
+        [("ADDED", job("a-0", 7)), ("MODIFIED", job("a-0", 8)), ("BOOKMARK", BOOKMARK)],
+        KubeError(500, "", "etcd is away"),
+        [("DELETED", job("a-0", 12))],
+        KubeError(410, "", ""),
+    )
+    mirror = Mirror(kube)  # type: ignore[arg-type]
+    async with watching(Followed(mirror), seen.append):  # type: ignore[arg-type]
+        await asyncio.sleep(60)
+    assert kube.asked == [
+        ("", "list", 0), ("", "5", 0), ("", "9", 2), ("", "9", 4), ("", "12", 6),
+        ("", "list", 8), ("", "5", 8),
+    ]  # fmt: skip
+    assert seen == [KEY] * 3, "a bookmark is no change"
+
+
+@pytest.mark.looptime
+async def test_what_was_deleted_while_nothing_was_watched_is_gone() -> None:
+    seen: list[StudyKey] = []
+    before = [job("a-0", 3), job("a-1", 4), job("b-0", 5, study="b")]
+    kube = Watches(KubeError(410, "", ""), lists=[before, [job("a-1", 8)]])
+    mirror = Mirror(kube)  # type: ignore[arg-type]
+    assert mirror.select("Job", KEY) is None, "nothing is known yet"
+    async with watching(Followed(mirror), seen.append):  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+        assert names_in(mirror) == ["a-0", "a-1"]
+        mirror.put("Job", job("a-2", 9))
+        mirror.put("Job", job("a-3", 7))
+        del seen[:]
+        await asyncio.sleep(60)
+    assert names_in(mirror) == ["a-1", "a-2"], "a-2 was created after the list, a-3 was deleted before it"
+    assert set(seen) == {KEY, StudyKey("ml", "b")}
+    assert mirror.select("Job", StudyKey("ml", "b")) == []
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("changes", "written", "expected"),
+    [
+        pytest.param([], job("a-0", 6), {"a-0": {}}, id="before the watch reports it"),
+        pytest.param([("ADDED", job("a-0", 6)), ("MODIFIED", job("a-0", 7, ready=1))], job("a-0", 6),
+                     {"a-0": {"ready": 1}}, id="after the watch reported it"),
+        pytest.param([("DELETED", job("a-0", 7))], job("a-0", 6), {}, id="after it was deleted"),
+        pytest.param([("BOOKMARK", BOOKMARK)], job("a-0", 6), {}, id="after the watch has gone past it"),
+    ],
+)  # fmt: skip
+async def test_a_reply_counts_unless_the_watch_knows_more(
+    changes: list[tuple[str, Json]], written: Json, expected: Json
+) -> None:
+    mirror = Mirror(Watches(changes))  # type: ignore[arg-type]
+    async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+        mirror.put("Job", written)
+    found = mirror.select("Job", KEY) or []
+    assert {body["metadata"]["name"]: body["status"] for body in found} == expected
+
+
+@pytest.mark.looptime
+async def test_an_older_change_replaces_no_reply() -> None:
+    """The watch still reports how a Job was deleted when its successor of the same name was created."""
+    late = [("MODIFIED", job("a-0", 6, ready=1)), ("DELETED", job("a-0", 7))]
+    mirror = Mirror(Watches([], late))  # type: ignore[arg-type]
+    async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+        mirror.put("Job", job("a-0", 8))
+        await asyncio.sleep(60)
+    assert mirror.select("Job", KEY) == [{**job("a-0", 8), "spec": {}}]
+
+
+@pytest.mark.looptime
+async def test_an_object_that_is_given_to_another_study() -> None:
+    mirror = Mirror(Watches([("ADDED", job("a-0", 6)), ("MODIFIED", job("a-0", 7, study="b"))]))  # type: ignore[arg-type]
+    async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+    assert names_in(mirror) == []
+    assert len(mirror.select("Job", StudyKey("ml", "b")) or []) == 1
+
+
+@pytest.mark.looptime
+async def test_namespaces_are_watched_each() -> None:
+    kube = Watches()
+    mirror = Mirror(kube, ["ml", "research"])  # type: ignore[arg-type]
+    async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+    assert {namespace for namespace, _, _ in kube.asked} == {"ml", "research"}
+    assert mirror.select("Job", KEY) == []
+    assert mirror.select("Job", StudyKey("other", "a")) is None
+
+
+def names_in(mirror: Mirror) -> list[str]:
+    return sorted(body["metadata"]["name"] for body in mirror.select("Job", KEY) or ())
