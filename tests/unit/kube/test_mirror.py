@@ -145,6 +145,17 @@ async def test_an_object_that_is_given_to_another_study() -> None:
 
 
 @pytest.mark.looptime
+async def test_an_operator_that_leads_again_begins_again() -> None:
+    mirror = Mirror(Watches(lists=[[job("a-0", 3)], [job("a-1", 4)]]))  # type: ignore[arg-type]
+    for expected in ("a-0", "a-1"):
+        async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+            await asyncio.sleep(0)
+            assert mirror.select("Job", KEY) is None, "what is left of the last time is not used"
+            await asyncio.sleep(1)
+            assert names_in(mirror) == [expected]
+
+
+@pytest.mark.looptime
 async def test_namespaces_are_watched_each() -> None:
     kube = Watches()
     mirror = Mirror(kube, ["ml", "research"])  # type: ignore[arg-type]

@@ -75,6 +75,60 @@ async def test_a_delay_during_the_work_counts() -> None:
     assert await got(queue, 1) == "a"
 
 
+async def work(queue: WorkQueue[str], seconds: float) -> None:
+    assert await got(queue) == "a"
+    await asyncio.sleep(seconds)
+    queue.done("a")
+
+
+async def test_work_takes_no_more_than_its_share(looptime: float) -> None:
+    """However many changes come, and whether they come during the work or after it."""
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add_within("a", 0.2)
+    await work(queue, 0.1)
+    assert looptime == pytest.approx(0.1), "the first work waits for nothing"
+    for _ in range(9):
+        queue.add_within("a", 0.2)
+    assert await got(queue) == "a"
+    assert looptime == pytest.approx(0.5)
+    queue.add_within("a", 0.2)
+    queue.add_within("a", 0.5)
+    queue.add_within("a", 0.2)
+    await asyncio.sleep(0.1)
+    queue.done("a")
+    assert await got(queue) == "a"
+    assert looptime == pytest.approx(0.7), "the largest share counts"
+    queue.done("a")
+    await asyncio.sleep(10)
+    queue.add_within("a", 0.2)
+    await work(queue, 0)
+    assert looptime == pytest.approx(10.7), "the pause is over"
+
+
+async def test_a_pause_is_no_longer_than_a_second_and_no_shorter_than_the_delay(looptime: float) -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    await work(queue, 60)
+    queue.add_within("a", 0.1)
+    await work(queue, 0)
+    assert looptime == 61
+    queue.add_within("a", 0.1, 5)
+    await work(queue, 0)
+    assert looptime == 66
+
+
+async def test_a_forgotten_key_does_not_pause(looptime: float) -> None:
+    queue: WorkQueue[str] = WorkQueue()
+    queue.add("a")
+    assert await got(queue) == "a"
+    await asyncio.sleep(1)
+    queue.forget("a")
+    queue.done("a")
+    queue.add_within("a", 0.1)
+    assert await got(queue) == "a"
+    assert looptime == 1
+
+
 async def test_back_off_doubles_up_to_a_limit_and_starts_again() -> None:
     queue: WorkQueue[str] = WorkQueue()
     delays = []

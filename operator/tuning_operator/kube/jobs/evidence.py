@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 from tuning_operator.kube.jobs.advice import CONTAINERS, NO_PROGRAM, PYTHON, Advice, advise
@@ -92,12 +93,12 @@ class Evidence:
     fields: Fields = field(default_factory=Fields)
     """Where the manifest defines what the Job runs."""
 
-    @property
+    @cached_property
     def pod(self) -> Json | None:
         """The newest pod: a Job has several if nodes were drained."""
         return max(self.pods, key=created_text, default=None)
 
-    @property
+    @cached_property
     def trainer(self) -> Container | None:
         """The trainer in the newest pod."""
         return trainer(self.pod) if self.pod else None

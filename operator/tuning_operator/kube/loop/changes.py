@@ -23,11 +23,15 @@ RUN_EVENT_SECONDS = 0.1
 """Delay before a pass over the study of a Job or pod that changed. A Job and its pod change several times as
 they start and end, and a study's runs often do so together: one pass serves all. No result waits for it, as
 results come through the study server's change feed."""
+RUNS_SHARE = 0.1
+"""The share of the time that passes over a study may take because of its runs' changes."""
+RESULTS_SHARE = 0.5
+"""The same because of changes at the study server: a slot is idle until the result is acted on."""
 
 
 async def follow_runs(runs: Runs, queue: WorkQueue[StudyKey]) -> None:
     """Add a study's key shortly after one of its runs changed."""
-    await runs.watch(lambda key: queue.add_after(key, RUN_EVENT_SECONDS))
+    await runs.watch(lambda key: queue.add_within(key, RUNS_SHARE, RUN_EVENT_SECONDS))
 
 
 async def follow_changes(server: Feed, queue: WorkQueue[StudyKey], namespaces: Collection[str] = ()) -> None:
@@ -54,7 +58,7 @@ async def follow_changes(server: Feed, queue: WorkQueue[StudyKey], namespaces: C
         cursor, failures = changes.cursor, 0
         for namespace, name in changes.studies:
             if not namespaces or namespace in namespaces:
-                queue.add(StudyKey(namespace, name))
+                queue.add_within(StudyKey(namespace, name), RESULTS_SHARE)
 
 
 async def follow_namespaces(resources: Resources, server: Feed, namespaces: Collection[str] = ()) -> None:

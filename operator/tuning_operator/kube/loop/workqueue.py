@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
+LONGEST_PAUSE = 1.0  # seconds
 FIRST_BACKOFF = 0.25  # seconds
 LAST_BACKOFF = 60.0  # seconds
 
@@ -25,6 +26,11 @@ class WorkQueue(Generic[K]):
         self._later: dict[K, asyncio.TimerHandle] = {}
         self._backoffs: dict[K, tuple[int, float]] = {}
         """How often in a row each key has failed, and when its back-off ends."""
+        self._began: dict[K, float] = {}
+        self._worked: dict[K, tuple[float, float]] = {}
+        """When the last work on a key ended, and how long it took."""
+        self._within: dict[K, tuple[float, float]] = {}
+        """The arguments of `add_within` for keys that a worker has."""
         self._progress = 0.0
         """When a key was last done, or came into an empty queue."""
         self._wake = asyncio.Condition()
@@ -51,6 +57,20 @@ class WorkQueue(Generic[K]):
         if planned:
             planned.cancel()
         self._later[key] = loop.call_later(delay, self._due, key)
+
+    def add_within(self, key: K, share: float, delay: float = 0) -> None:
+        """Have the key worked on after a delay, and so that it takes no more than a share of the time.
+
+        Changes of a large study come one after another, and work on it takes long: one pass serves many. Long
+        work makes no key wait longer than a second.
+        """
+        if key in self._running:
+            before = self._within.get(key, (share, delay))
+            self._within[key] = max(share, before[0]), min(delay, before[1])
+            return
+        ended, took = self._worked.get(key, (0.0, 0.0))
+        pause = min(took / share - took, LONGEST_PAUSE)
+        self.add_after(key, max(delay, ended + pause - asyncio.get_running_loop().time()))
 
     def retry(self, key: K) -> float:
         """Have the key worked on after its back-off, which doubles each time; return what is left of it.
@@ -81,8 +101,10 @@ class WorkQueue(Generic[K]):
             self.add(key)
 
     def forget(self, key: K) -> None:
-        """Drop a key's back-off and delay: it does not come back unless it is added again."""
+        """Drop what is known of a key: it does not come back unless it is added again."""
         self.succeeded(key)
+        self._began.pop(key, None)
+        self._worked.pop(key, None)
         if planned := self._later.pop(key, None):
             planned.cancel()
 
@@ -95,14 +117,21 @@ class WorkQueue(Generic[K]):
             planned.cancel()  # it is worked on now; the worker decides when it is next
         self._dirty.discard(key)
         self._running.add(key)
+        self._began[key] = asyncio.get_running_loop().time()
         return key
 
     def done(self, key: K) -> None:
         """Return a key that `get` handed out; if it was added meanwhile, it is next in line again."""
         self._running.discard(key)
         self._progress = asyncio.get_running_loop().time()
+        if key in self._began:  # otherwise it was forgotten
+            began = self._began.pop(key)
+            self._worked[key] = self._progress, self._progress - began
         if key in self._dirty:
             self._push(key)
+        elif key in self._within:
+            self.add_within(key, *self._within[key])
+        self._within.pop(key, None)
 
     def __len__(self) -> int:
         """Return how many keys are waiting or worked on, not counting those with a delay."""

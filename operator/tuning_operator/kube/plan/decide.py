@@ -11,7 +11,7 @@ from typing import Literal
 
 from tuning_operator.kube.plan import elastic
 from tuning_operator.kube.plan.actions import Action, Ask, Finish, Plan, Start, Step, Stop, Tell, Wait, once
-from tuning_operator.kube.plan.observation import Observation, Run, unfinished
+from tuning_operator.kube.plan.observation import Observation, Run
 from tuning_operator.kube.plan.refit import due, refit_steps
 from tuning_operator.kube.plan.usage import gpu_seconds, gpus
 from tuning_operator.kube.plan.verdict import Verdict, elapsed, finished, judge
@@ -199,7 +199,7 @@ def _stop(trial: TrialRecord, run: Run | None) -> tuple[Stop, ...]:
 
 def _lingering(context: Context) -> Iterator[Step]:
     """The run of finished work may take a while to exit, but not hold its GPU forever."""
-    wanted = unfinished(context.summary)
+    wanted = context.seen.unfinished
     for work, run in context.seen.runs.items():
         if run.lingering_since and run.active and work not in wanted:
             yield from once(run.lingering_since + context.prune_grace, context.now, Stop(work))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Literal
 
 from tuning_operator.kube.plan.work import POD_RETRIES, Refit, Trial, Work, Worker
@@ -81,6 +82,11 @@ class Observation:
     def refit_run(self) -> tuple[Refit, Run] | None:
         """The refit that has a run: one at a time, since all share a name."""
         return next(((work, run) for work, run in self.runs.items() if isinstance(work, Refit)), None)
+
+    @cached_property
+    def unfinished(self) -> frozenset[Work]:
+        """The work that has begun in the record and has no result yet."""
+        return unfinished(self.summary)
 
     def after(self, summary: StudySummary, started: Iterable[Work]) -> "Observation":
         """Return the observation once work was started and the record has changed to `summary`."""

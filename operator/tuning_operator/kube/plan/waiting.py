@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from tuning_operator.kube.plan.actions import Action, Step, Wait, once
-from tuning_operator.kube.plan.observation import Observation, Run, unfinished
+from tuning_operator.kube.plan.observation import Observation, Run
 from tuning_operator.kube.plan.work import Trial, Work
 
 START_GRACE = timedelta(minutes=5)
@@ -54,7 +54,7 @@ class Waiting:
 
 def waiting(seen: Observation, now: datetime) -> Waiting:
     """Return what waits for its start."""
-    wanted = unfinished(seen.summary)
+    wanted = seen.unfinished
     runs = {work: run for work, run in seen.runs.items() if work in wanted}
     trials = sorted((work for work in runs if isinstance(work, Trial)), key=lambda work: work.number)
     order: list[Work] = [*trials, *(work for work in runs if not isinstance(work, Trial))]

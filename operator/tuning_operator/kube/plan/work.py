@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, ClassVar
 
 from tuning_operator.protocol import RefitRequest
@@ -190,7 +191,7 @@ class Program:
     side_by_side: int = 1
     """How many trials a worker runs at a time."""
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Differs when a user has changed something that a run which has not started should use."""
         content: list[Any] = [

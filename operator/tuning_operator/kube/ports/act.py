@@ -35,12 +35,15 @@ class Actor:
         self._runs, self._server = runs, server
 
     async def act(self, key: StudyKey, study: TuningStudy, actions: Sequence[Action]) -> Outcome:
-        """Carry out the actions, first those that free resources; each is tried, whatever the others do."""
+        """Carry out the actions, first those that free resources; each is tried, whatever the others do.
+
+        The next trials are asked for while the last ones are started.
+        """
         outcome = Outcome()
         limit = asyncio.Semaphore(CONCURRENCY)
         for kinds in (Tell, Stop | Finish, Start | Ask | Begin):
             async with asyncio.TaskGroup() as tasks:
-                for action in actions:
+                for action in sorted(actions, key=lambda action: isinstance(action, Start)):
                     if isinstance(action, kinds):
                         tasks.create_task(self._try(key, study, action, outcome, limit))
         return outcome

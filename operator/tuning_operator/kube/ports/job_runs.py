@@ -34,7 +34,16 @@ from tuning_operator.kube.jobs.restricted import is_enforced
 from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
 from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
 from tuning_operator.kube.plan.observation import Run
-from tuning_operator.kube.plan.work import Fields, Refit, Trial, Work, Worker, program, work_of
+from tuning_operator.kube.plan.work import (
+    Fields,
+    Program,
+    Refit,
+    Trial,
+    Work,
+    Worker,
+    program,
+    work_of,
+)
 from tuning_operator.kube.ports.kube_api import REFUSED, KubeApi, KubeError
 from tuning_operator.kube.ports.kubernetes import nearest_field
 from tuning_operator.kube.ports.mirror import NOT_SUCCEEDED, Mirror
@@ -231,10 +240,12 @@ class JobRuns:
         uid, now = study.metadata["uid"], self._clock()
         runs: dict[Work, Run] = {}
         unclear: dict[Work, Json] = {}
+        programs = _programs(study)
         for work, found in jobs.items():
-            if not _belongs(found, uid) and not _of_a_study(found):
+            ours = _belongs(found, uid)
+            if not ours and not _of_a_study(found):
                 continue  # someone else's: a start will say so
-            state = job_state(found) if _belongs(found, uid) else "stopping"  # of a deleted study
+            state = job_state(found) if ours else "stopping"  # of a deleted study
             created = parse_time(found["metadata"].get("creationTimestamp"))
             matters = work in unfinished or isinstance(work, Worker)
             is_new = created and state == "starting" and matters
@@ -242,7 +253,7 @@ class JobRuns:
             check_at = diagnose_at if diagnose_at > now else None
             runs[work] = Run(
                 state,
-                outdated=_is_outdated(found, study, work),
+                outdated=_is_outdated(found, programs.get(type(work))),
                 stop_requested=names.ANNOTATION_STOP in found["metadata"].get("annotations", {}),
                 trials_to_stop=_trials_to_stop(found),
                 trial_started=_trial_started(found),
@@ -250,7 +261,7 @@ class JobRuns:
             )
             if diagnose_at <= now and (state == "starting" or (state == "ended" and matters)):
                 unclear[work] = found
-        found_evidence = await self._evidence(study, unclear)
+        found_evidence = await self._evidence(key, unclear, programs)
         for evidence in found_evidence.values():
             for pod in evidence.pods:
                 self._rejections.see(pod)
@@ -300,11 +311,12 @@ class JobRuns:
         selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", roles, labels)))
         return await self._kube.select("Job", key.namespace, labels=selector, fields=fields)
 
-    async def _evidence(self, study: TuningStudy, jobs: Mapping[Work, Json]) -> dict[Work, Evidence]:
+    async def _evidence(
+        self, key: StudyKey, jobs: Mapping[Work, Json], programs: Mapping[type[Work], Program]
+    ) -> dict[Work, Evidence]:
         """Read the pods of these Jobs, and Events where the status may not say it all."""
         if not jobs:
             return {}
-        key = key_of(study)
         pods = await self._pods(key, jobs)
         unscheduled = any(is_unscheduled(pod) for found in pods.values() for pod in found)
         silent = [
@@ -323,7 +335,7 @@ class JobRuns:
                 [e for item in (body, *pods.get(work, ())) for e in events.get(item["metadata"]["uid"], ())],
                 largest,
                 work.noun,
-                _fields(study, work),
+                current.fields if (current := programs.get(type(work))) else Fields(),
             )
             for work, body in jobs.items()
         }
@@ -360,7 +372,8 @@ class JobRuns:
         uids = {item["metadata"]["uid"] for item in items}
         found: dict[str, list[Json]] = {}
         for kind in ("Job", "Pod") if uids else ():
-            fields = f"involvedObject.kind={kind},type=Warning"
+            # The scheduler reports in the pod's status too, and its Events are as many as the pods that wait.
+            fields = f"involvedObject.kind={kind},type=Warning,reason!=FailedScheduling"
             for event in await self._kube.select("Event", key.namespace, fields=fields):
                 if (uid := event["involvedObject"].get("uid")) in uids:
                     found.setdefault(uid, []).append(event)
@@ -466,11 +479,15 @@ def _trial_started(body: Json) -> datetime | None:
     return None
 
 
-def _is_outdated(body: Json, study: TuningStudy, work: Work) -> bool:
+def _programs(study: TuningStudy) -> dict[type[Work], Program]:
+    """Return what runs that start now execute, by kind of work: it is the same for all trials."""
+    works: list[Work] = [Trial(0), Worker(0), *([Refit.of(study.spec.refit, 0)] if study.spec.refit else [])]
+    return {type(work): program(study, work) for work in works}
+
+
+def _is_outdated(body: Json, current: Program | None) -> bool:
     digest = body["metadata"].get("annotations", {}).get(names.ANNOTATION_PROGRAM)
-    if digest is None or (isinstance(work, Refit) and study.spec.refit is None):
-        return False
-    return bool(digest != program(study, work).digest)
+    return digest is not None and current is not None and bool(digest != current.digest)
 
 
 def _selectors(works: Collection[Work]) -> list[str]:

@@ -93,6 +93,8 @@ class Mirror:
 
     async def follow(self, changed: Callable[[StudyKey], None]) -> None:
         """Keep the copy up to date, and call `changed` with the study of each change, until cancelled."""
+        for copy in self._copies.values():
+            copy.version = 0  # whatever an earlier call has left is old
         async with asyncio.TaskGroup() as tasks:
             for (kind, namespace), copy in self._copies.items():
                 tasks.create_task(self._follow(kind, namespace, copy, changed))

@@ -53,7 +53,7 @@ class Observer:
         if per_worker:  # workers outlive their trials
             over = {work: run for work, run in over.items() if not isinstance(work, Worker)}
         since = self._since(key, over)
-        runs = {work: replace(run, lingering_since=since.get(work)) for work, run in runs.items()}
+        runs = {**runs, **{work: replace(runs[work], lingering_since=when) for work, when in since.items()}}
         seen = with_trials(Observation(summary, runs, problems, per_worker))
         if study.spec.min_parallelism is not None:
             others = await self._runs.others_waiting(study, has_minimum=has_minimum(study, seen))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tuning_operator.kube.plan.actions import Plan
-from tuning_operator.kube.plan.observation import Observation, unfinished
+from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.plan.usage import usage
 from tuning_operator.kube.plan.verdict import ENDED, finished
 from tuning_operator.kube.plan.work import Refit, Trial, Work
@@ -158,7 +158,7 @@ def _phase(study: TuningStudy, seen: Observation, plan: Plan) -> str:
         return plan.verdict.phase
     if study.spec.suspend:
         return "Suspended"
-    wanted = unfinished(seen.summary)
+    wanted = seen.unfinished
     nothing_starts = wanted and wanted <= set(plan.blocked) and not (seen.summary and finished(seen.summary))
     return "Pending" if seen.problems or nothing_starts else "Running"
 
