@@ -51,7 +51,7 @@ gp: uv ## Run the tests of GPSampler, which needs PyTorch: 5 GB in .venv-gp (not
 bench: sync ## Run the benchmarks that take minutes, and write docs/benchmarks.md (not part of test)
 	$(RUN) --group try python -m tests.bench
 
-bench-scale: sync ## Run the benchmark of a thousand trials at once, and write docs/benchmarks.md (not part of test)
+bench-scale: sync ## Run the benchmarks of many trials and studies at once (12 minutes), and write docs/benchmarks.md (not part of test)
 	$(RUN) --group try python -m tests.bench --scale
 
 mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)

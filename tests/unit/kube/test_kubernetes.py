@@ -129,6 +129,9 @@ async def test_a_watch_goes_on_after_a_version(stub: HttpStub, kube: KubernetesA
     with pytest.raises(KubeError) as failed:
         await anext(kube.watch("Job", "", "a", "b=c", "3"))
     assert failed.value.status == 410
+    events[:] = [("MODIFIED", {"metadata": {"name": "mnist-0"}})]
+    with pytest.raises(KubeError, match="not valid"):
+        await anext(kube.watch("Job", "", "a", "b=c", "7"))
     stub.fault = None
     stub.reply(410, expired)
     with pytest.raises(KubeError) as failed:

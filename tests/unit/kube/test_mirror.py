@@ -156,6 +156,19 @@ async def test_an_operator_that_leads_again_begins_again() -> None:
 
 
 @pytest.mark.looptime
+async def test_a_list_without_a_version_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a proxy may return it: it is no list of everything that exists."""
+    kube, lists = Watches(), iter([([], ""), ([job("a-0", 3)], "3"), ([], "3")])
+    monkeypatch.setattr(kube, "snapshot", lambda *_: asyncio.sleep(0, next(lists, ([], "3"))))
+    mirror = Mirror(kube, ["ml"])  # type: ignore[arg-type]
+    async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+        assert mirror.select("Job", KEY) is None
+        await asyncio.sleep(2)
+        assert mirror.select("Job", KEY) is not None
+
+
+@pytest.mark.looptime
 async def test_namespaces_are_watched_each() -> None:
     kube = Watches()
     mirror = Mirror(kube, ["ml", "research"])  # type: ignore[arg-type]

@@ -113,6 +113,7 @@ class KubernetesApi:
                     event = json.loads(line)
                     if event["type"] == "ERROR":
                         raise _rejection(event["object"].get("code", 0), event["object"])
+                    int(event["object"]["metadata"]["resourceVersion"])  # ValueError: it has no version
                     yield event["type"], event["object"]
             except (ValueError, LookupError, TypeError) as error:
                 raise KubeError(0, "InvalidReply", f"the API server's watch is not valid: {error}") from error

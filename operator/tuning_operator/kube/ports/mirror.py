@@ -131,6 +131,8 @@ class Mirror:
 
     async def _list(self, kind: str, namespace: str, copy: _Copy, changed: Callable[[StudyKey], None]) -> str:
         items, version = await self._kube.snapshot(kind, namespace, names.LABEL_STUDY, NOT_SUCCEEDED[kind])
+        if not version.isdecimal():
+            raise KubeError(0, "InvalidReply", f"the list of {kind} objects has no version")
         before = set(copy.studies)
         copy.replace((_trimmed(kind, body) for body in items), int(version))
         for key in before.union(copy.studies):
