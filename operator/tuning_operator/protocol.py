@@ -2,6 +2,9 @@
 
 All paths start with `/v1/studies/{namespace}/{name}`. Times are RFC 3339 in UTC. NaN and infinite values are
 sent as JSON strings ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
+
+An installation may have several study servers. One that does not have the study replies 421, and its reply
+names the one that has it: `{"detail": ..., "problems": [...], "studyServer": 1}`.
 """
 
 from datetime import datetime

@@ -159,7 +159,7 @@ def test_a_second_study_server(release: Release, image: str) -> None:
         import time
 
         def objective(trial):
-            for step in range(trial.suggest_int("steps", 1, 600)):
+            for step in range(trial.suggest_int("steps", 1, 6000)):
                 trial.report(step, step)
                 time.sleep(0.2)
             return 1.0
@@ -167,7 +167,8 @@ def test_a_second_study_server(release: Release, image: str) -> None:
 
     def start(name: str, steps_: int) -> None:
         fields = {"searchSpace": None, "initialTrials": [{"steps": steps_}], "maxTrials": 1, "parallelism": 1}
-        kubectl.apply(code(f"{name}-code", steps), study(name, image, **fields))
+        ours = study(name, image, installation=f"{kubectl.namespace}/{NAME}", **fields)
+        kubectl.apply(code(f"{name}-code", steps), ours)
         kubectl.wait(name, lambda found: found.get("status", {}).get("trials", {}).get("running") == 1)
 
     def address(name: str) -> str:
@@ -179,20 +180,28 @@ def test_a_second_study_server(release: Release, image: str) -> None:
 
     values = {"postgres": {"persistence": {"enabled": False}}}
     release.upgrade(**values)
-    start("before", 400)
+    start("before", 6000)
+    [trial] = kubectl.items("pods", "tuning.dev/study=before")
     first = uid(f"{server}-0")
     release.upgrade(**values, studyServer={"replicas": 2})
-    start("after", 60)
-    assert (address("before"), address("after")) == (server, f"{server}-1")
+    after = ""
+    for number in range(10):  # until the restarted operator has reached the second server
+        after = f"after-{number}"
+        start(after, 60)
+        if address(after) != server:
+            break
+    assert (address("before"), address(after)) == (server, f"{server}-1")
     assert uid(f"{server}-0") == first, "a second server does not restart the first one"
 
     kubectl.run("scale", f"statefulset/{server}", "--replicas=1")
     kubectl.run("wait", "--for=delete", f"pod/{server}-1", "--timeout=60s")
-    stalled = condition(kubectl.wait("after", holds("Stalled")), "Stalled")
+    stalled = condition(kubectl.wait(after, holds("Stalled")), "Stalled")
     assert f"{server}-1" in stalled["message"]
-    kubectl.wait("before", phase("Completed"))
+    assert uid(trial["metadata"]["name"]) == trial["metadata"]["uid"]
+    kubectl.patch("before", suspend=True)
+    kubectl.wait("before", phase("Suspended"))
     kubectl.run("scale", f"statefulset/{server}", "--replicas=2")
-    assert kubectl.wait("after", phase("Completed"))["status"]["trials"]["complete"] == 1
+    assert kubectl.wait(after, phase("Completed"))["status"]["trials"]["complete"] == 1
 
 
 def test_backup_and_restore(release: Release) -> None:
