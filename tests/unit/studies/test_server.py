@@ -20,10 +20,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from tuning_operator.studies.auth.tokens import mint_operator
 from tuning_operator.studies.certificate import Certificate
-from tuning_operator.studies.server import WriterEnded
+from tuning_operator.studies.server import StudyServer, WriterEnded
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage.base import Fenced, MemoryStore, NothingToWait
 
@@ -342,3 +342,24 @@ def test_a_server_that_can_write_no_more_ends(reason: Exception, message: str) -
     assert store.closed.is_set()
     with pytest.raises(WriterEnded, match=message):
         serving.__exit__(None, None, None)
+
+
+@pytest.mark.looptime
+async def test_old_records_are_looked_for_every_hour_also_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class EnoughSeenError(Exception):
+        pass
+
+    looks: list[tuple[float, dt.timedelta]] = []
+
+    async def expire(kept: dt.timedelta) -> None:
+        looks.append((asyncio.get_running_loop().time(), kept))
+        raise TimeoutError if len(looks) < 3 else EnoughSeenError
+
+    settings = StudySettings(database_url=SecretStr("memory:"), token_secret=SecretStr(SECRET))
+    server = StudyServer(settings, MemoryStore())
+    monkeypatch.setattr(server.service, "expire", expire)
+    with pytest.raises(EnoughSeenError):
+        await server._expire_records(30)
+    assert looks == [(hours * 3600, dt.timedelta(days=30)) for hours in (1, 2, 3)]
