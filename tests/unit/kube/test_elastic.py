@@ -220,7 +220,7 @@ class Cluster:
         st.sampled_from(["other_comes", "other_ends", "trial_ends", "pass_", "pass_"]), max_size=60
     ),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_histories(gpus: int, least: int, more: int, events: list[str]) -> None:
     """Others get what they wait for as trials end, and all that nobody else needs is used."""
     most = max(1, least + more)
