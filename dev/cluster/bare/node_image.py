@@ -5,12 +5,12 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dev.cluster import engine
+from dev.cluster import engine, programs
 from dev.cluster.bare.archive import image_of
 from dev.cluster.bare.debian import build_context, install_packages, root_tar
 from dev.cluster.cache import cached, digest
 from dev.cluster.console import step
-from dev.cluster.programs import KUBERNETES, MODULES, go, kubernetes, program
+from dev.cluster.programs import KUBERNETES, go, kubernetes, kubernetes_key
 from dev.cluster.run import run
 
 RECIPE = Path(__file__).parent / "node"
@@ -27,9 +27,8 @@ PACKAGES = [
 PROXY_PACKAGES = ["conntrack", "iptables", "kmod"]
 """The programs that kube-proxy calls. The other parts of the control plane need no packages."""
 
-NODE_BINARIES = ("kubeadm", "kubelet", "kubectl")
+NODE_BINARIES = ("crictl", "kubeadm", "kubelet", "kubectl")
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
-TOOLS = ("etcd", "coredns", "local-path-provisioner", "crictl")
 BUSYBOX = Path("/bin/busybox")
 BUSYBOX_LINKS = tuple(f"/bin/{name}" for name in ("sh", "mkdir", "rm", "chmod", "ls", "cat"))
 
@@ -44,10 +43,9 @@ def node_image() -> str:
 
 
 def key() -> str:
-    """Return the hash of everything that the image is built from: versions, packages and recipe."""
+    """Return the hash of everything that the image is built from: programs, packages and recipe."""
     files = [file for folder in (RECIPE, PAUSE) for file in sorted(folder.rglob("*")) if file.is_file()]
-    versions = [f"{module}@{version}" for module, version in (MODULES[tool] for tool in TOOLS)]
-    return digest(KUBERNETES, SUITE, *PACKAGES, *PROXY_PACKAGES, *versions, *files)
+    return digest(kubernetes_key(), SUITE, *PACKAGES, *PROXY_PACKAGES, *files)
 
 
 def _make(name: str) -> None:
@@ -56,13 +54,9 @@ def _make(name: str) -> None:
             pool.submit(root_tar, "node", SUITE, PACKAGES),
             pool.submit(root_tar, "kube-proxy", SUITE, PROXY_PACKAGES),
         ]
-        kubernetes(*NODE_BINARIES, *CONTROL_PLANE, "kube-proxy")
-        for tool in TOOLS:
-            program(tool)
+        kubernetes(*programs.PACKAGES)
         tree, proxy_tree = (future.result() for future in trees)
-    binaries = dict(zip(NODE_BINARIES, kubernetes(*NODE_BINARIES), strict=True)) | {
-        "crictl": program("crictl")
-    }
+    binaries = dict(zip(NODE_BINARIES, kubernetes(*NODE_BINARIES), strict=True))
     images = _images(proxy_tree)
     with step(f"make the node image {name}"), build_context(tree, RECIPE) as context:
         for folder in ("bin", "images"):
@@ -81,14 +75,14 @@ def _images(proxy_tree: Path) -> list[Path]:
     """Return the archives of the images that kubeadm and the node's manifests use."""
     named = _kubeadm_images()
     install_packages((str(BUSYBOX), "busybox-static"))
-    proxy, *control_plane = kubernetes("kube-proxy", *CONTROL_PLANE)
+    etcd, coredns, storage, proxy, *control_plane = kubernetes(
+        "etcd", "coredns", "local-path-provisioner", "kube-proxy", *CONTROL_PLANE
+    )
     return [
-        _archive(named["etcd"], program("etcd"), "/usr/local/bin/etcd"),
-        _archive(named["coredns"], program("coredns"), "/coredns"),
+        _archive(named["etcd"], etcd, "/usr/local/bin/etcd"),
+        _archive(named["coredns"], coredns, "/coredns"),
         _archive(named["pause"], _pause(), "/pause"),
-        _archive(
-            "local-path-provisioner:1", program("local-path-provisioner"), "/usr/bin/local-path-provisioner"
-        ),
+        _archive("local-path-provisioner:1", storage, "/usr/bin/local-path-provisioner"),
         _archive("busybox:1", BUSYBOX, "/bin/busybox", BUSYBOX_LINKS),
         _archive(named["kube-proxy"], proxy, "/usr/local/bin/kube-proxy", base=proxy_tree),
         *(
