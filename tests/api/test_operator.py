@@ -765,7 +765,7 @@ async def test_an_elastic_study_takes_idle_gpus_and_gives_them_back(cluster: Clu
     try:
         status = await cluster.wait(lambda status: status.get("parallelism") == 1)
         assert condition(status, "Stalled")["reason"] == "YieldingGpus"
-        assert "The pod default/other waits for GPUs" in condition(status, "Stalled")["message"]
+        assert "A pod of another namespace waits for GPUs" in condition(status, "Stalled")["message"]
         for number in range(3):  # one of the GPUs goes to the trial that was already waiting
             ends[number].set()
         await eventually(the_other_runs)

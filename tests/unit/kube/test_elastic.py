@@ -102,10 +102,12 @@ def test_what_is_decided_and_shown() -> None:
     stalled = find(yields.status.conditions, "Stalled")
     assert stalled
     assert (stalled.status, stalled.reason) == ("False", "YieldingGpus")
-    assert (
-        "The pod vision/train-x waits for GPUs, so trials start only while fewer than 2 run"
-        in stalled.message
-    )
+    rule = "waits for GPUs, so trials start only while fewer than 2 run (minParallelism)."
+    assert stalled.message == f"No trial is blocked. A pod of another namespace {rule}"
+    own = decision(elastic(now=3), observed(PLACED, PLACED, PLACED, others_wait="ml/train-x"), NOW)
+    stalled = find(own.status.conditions, "Stalled")
+    assert stalled
+    assert stalled.message == f"No trial is blocked. The pod train-x {rule}"
     assert [(event.reason, event.warning) for event in yields.events] == [("YieldingGpus", False)]
 
 

@@ -221,9 +221,12 @@ def _stalled(study: TuningStudy, seen: Observation, plan: Plan) -> Finding:
         )
         return Finding("Stalled", False, "NamespaceLimit", message)
     if seen.others_wait and plan.parallelism is not None:
+        namespace, _, pod = seen.others_wait.partition("/")
+        own = namespace == study.metadata["namespace"]
+        who = f"The pod {pod}" if own else "A pod of another namespace"  # whose names are not for everyone
         message = (
-            f"No trial is blocked. The pod {seen.others_wait} waits for GPUs, so trials start only while "
-            f"fewer than {study.spec.min_parallelism} run (minParallelism)."
+            f"No trial is blocked. {who} waits for GPUs, so trials start only while fewer "
+            f"than {study.spec.min_parallelism} run (minParallelism)."
         )
         return Finding("Stalled", False, YIELDING, message)
     return _incomplete(seen) or Finding("Stalled", False, "Progressing", "No trial is blocked.")
