@@ -31,8 +31,9 @@ class FakeKube:
         """Raises KubeError for an object that a quota or a policy refuses."""
         self.invalid: tuple[int, str, str] | None = None
         """How the API server refuses Jobs at their validation."""
-        self._version = 0
-        self._changes: list[tuple[str, Json]] = []
+        self._version = 1
+        self._changes: list[tuple[str, Json, Json | None]] = []
+        """How each object has changed, and what it was before."""
         self._changed = asyncio.Event()
 
     # --- KubeApi
@@ -60,12 +61,16 @@ class FakeKube:
     ) -> AsyncIterator[tuple[str, Json]]:
         seen = int(version)
         while True:
-            for event, body in list(self._changes):
+            for event, body, before in list(self._changes):
                 number = int(body["metadata"]["resourceVersion"])
                 there = body["kind"] == kind and namespace in ("", body["metadata"]["namespace"])
-                if number > seen and there and _labelled(body, labels):
+                if number > seen and there:
                     seen = number
-                    yield event if _fielded(body, fields) else "DELETED", _copied(body)
+                    matches, matched = (
+                        o is not None and _labelled(o, labels) and _fielded(o, fields) for o in (body, before)
+                    )
+                    if matches or matched:
+                        yield event if matches else "DELETED", _copied(body)
                 seen = max(seen, number)
             await self._changed.wait()
 
@@ -146,7 +151,7 @@ class FakeKube:
         if gone:
             self._version += 1
             metadata = gone["metadata"] | {"resourceVersion": str(self._version)}
-            self._announce("DELETED", {**gone, "kind": kind, "metadata": metadata})
+            self._announce("DELETED", {**gone, "kind": kind, "metadata": metadata}, gone)
         uid = gone["metadata"]["uid"] if gone else None
         for place, body in list(self.objects.items()):
             if uid and any(owner["uid"] == uid for owner in body["metadata"].get("ownerReferences", [])):
@@ -177,11 +182,12 @@ class FakeKube:
         self._version += 1
         metadata = body["metadata"] | {"resourceVersion": str(self._version)}
         metadata.setdefault("uid", f"uid-{self._version}")
+        before = self.objects.get(_place(body))
         self.objects[_place(body)] = {**body, "metadata": metadata}
-        self._announce("MODIFIED", self.objects[_place(body)])
+        self._announce("MODIFIED", self.objects[_place(body)], before)
 
-    def _announce(self, event: str, body: Json) -> None:
-        self._changes.append((event, _copied(body)))
+    def _announce(self, event: str, body: Json, before: Json | None) -> None:
+        self._changes.append((event, _copied(body), _copied(before)))
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -107,13 +107,17 @@ class RunsContract(ABC):
         await runs.start(study, FIRST)
         await self.expect(runs, study, {FIRST, SECOND}, {FIRST: "starting", SECOND: "starting"})
 
-    async def test_a_refit_is_told_from_the_one_before_it(self, runs: Runs, study: TuningStudy) -> None:
+    async def test_a_refit_replaces_the_one_before_it(self, runs: Runs, study: TuningStudy) -> None:
         before = Refit.of(RefitSpec(retries=7), 0)
         await runs.start(study, before)
         await self.expect(runs, study, {REFIT}, {before: "starting"})
         await self.begin(study, before)
         await self.end(study, before, 0)
         await self.expect(runs, study, {REFIT}, {before: "ended"})
+        await runs.stop(StudyKey(study.metadata["namespace"], study.metadata["name"]), before)
+        await self.expect(runs, study, {REFIT}, {})
+        await runs.start(study, REFIT)
+        await self.expect(runs, study, {REFIT}, {REFIT: "starting"})
 
     async def test_a_worker_that_has_ended_is_seen(self, runs: Runs, study: TuningStudy) -> None:
         """Whatever it has done: it is replaced."""

@@ -62,7 +62,9 @@ class TestWatchedJobRuns(TestJobRuns):
     async def runs(self, kube: FakeKube) -> AsyncIterator[JobRuns]:
         self._kube = kube
         runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW, ["ml"])
-        async with watching(runs, lambda _: None):
+        async with watching(runs, lambda _: None), asyncio.timeout(SECONDS):
+            while runs._mirror.select("Job", StudyKey("ml", "mnist")) is None:  # noqa: ASYNC110  until it is listed
+                await asyncio.sleep(0)
             yield runs
 
 

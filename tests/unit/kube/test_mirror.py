@@ -109,6 +109,9 @@ async def test_what_was_deleted_while_nothing_was_watched_is_gone() -> None:
         pytest.param([("ADDED", job("a-0", 6)), ("MODIFIED", job("a-0", 7, ready=1))], job("a-0", 6),
                      {"a-0": {"ready": 1}}, id="after the watch reported it"),
         pytest.param([("DELETED", job("a-0", 7))], job("a-0", 6), {}, id="after it was deleted"),
+        pytest.param([], job("a-0", 6, succeeded=1), {}, id="of a Job that is not watched, as it succeeded"),
+        pytest.param([("ADDED", job("a-0", 6))], job("a-0", 8, succeeded=1), {},
+                     id="before the watch reports that it succeeded"),
         pytest.param([("BOOKMARK", BOOKMARK)], job("a-0", 6), {}, id="after the watch has gone past it"),
     ],
 )  # fmt: skip

@@ -71,6 +71,9 @@ PENDING_TTL = timedelta(seconds=5)
 PATIENCE = timedelta(seconds=10)
 """How long a pod of others waits before GPUs are given back for it: the scheduler may need a moment."""
 
+GONE_DELAY = timedelta(seconds=1)
+"""When to look whether a Job that succeeded, which is not watched, has been deleted."""
+
 JOB_QUOTA = re.compile(r"exceeded quota.*\b(count/)?jobs\.batch=", re.DOTALL)
 LOGS_KEPT = timedelta(minutes=10)
 """How long Jobs that failed are kept whatever a quota says: their end has to be recorded, and logs read."""
@@ -235,8 +238,9 @@ class JobRuns:
         if unfinished:
             await self._provide_ca(key.namespace, self._runtime(key))
         jobs = await self._jobs(key)
-        if missing := [work for work in unfinished if work not in jobs]:
-            jobs |= await self._jobs_of(key, missing)
+        missing = [work for work in unfinished if work not in jobs]
+        not_watched = await self._jobs_of(key, missing) if missing else {}
+        jobs |= not_watched
         uid, now = study.metadata["uid"], self._clock()
         runs: dict[Work, Run] = {}
         unclear: dict[Work, Json] = {}
@@ -251,6 +255,8 @@ class JobRuns:
             is_new = created and state == "starting" and matters
             diagnose_at = created + DIAGNOSIS_DELAY if created and is_new else now
             check_at = diagnose_at if diagnose_at > now else None
+            if state == "stopping" and work in not_watched:
+                check_at = now + GONE_DELAY
             runs[work] = Run(
                 state,
                 outdated=_is_outdated(found, programs.get(type(work))),

@@ -86,10 +86,16 @@ class Mirror:
         return list(copy.studies.get(key, {}).values()) if copy and copy.version else None
 
     def put(self, kind: str, body: Json | None) -> None:
-        """Enter an object as a reply to a write shows it, unless the watch has reported that already."""
+        """Enter an object as a reply to a write shows it, unless the watch has reported that already.
+
+        One that succeeded is dropped, since the watch does not report what becomes of it.
+        """
         copy = self._copy(kind, body["metadata"]["namespace"]) if body else None
         if body and copy and _version(body) > copy.version:
-            copy.store(_trimmed(kind, body))
+            if _has_succeeded(kind, body):
+                copy.remove(body)
+            else:
+                copy.store(_trimmed(kind, body))
 
     async def follow(self, changed: Callable[[StudyKey], None]) -> None:
         """Keep the copy up to date, and call `changed` with the study of each change, until cancelled."""
@@ -152,6 +158,12 @@ def _study_of(body: Json) -> StudyKey:
 def _version(body: Json) -> int:
     """Return an object's resource version: Kubernetes orders those of one kind as numbers."""
     return int(body["metadata"]["resourceVersion"])
+
+
+def _has_succeeded(kind: str, body: Json) -> bool:
+    """Return whether an object is left out by the field selector of its kind."""
+    status = body.get("status", {})
+    return status.get("phase") == "Succeeded" if kind == "Pod" else bool(status.get("succeeded"))
 
 
 def _trimmed(kind: str, body: Json) -> Json:
