@@ -13,8 +13,8 @@ from tuning_operator.kube.jobs.contention import WaitingPod, first_of_others, gp
 from tuning_operator.kube.jobs.manifests import job
 from tuning_operator.kube.plan.actions import Ask, Start, Stop
 from tuning_operator.kube.plan.decide import ELASTIC_CHECK, decide
-from tuning_operator.kube.plan.elastic import parallelism
 from tuning_operator.kube.plan.observation import Observation, Run, with_trials
+from tuning_operator.kube.plan.parallelism import allowed_trials
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.plan.work import Trial, Worker
 from tuning_operator.kube.ports.job_runs import PATIENCE, PENDING_TTL, JobRuns
@@ -74,19 +74,19 @@ def observed(*runs: Run | None, **fields: Any) -> Observation:
     ],
 )  # fmt: skip
 def test_how_many_may_run(now: int | None, runs: list[Run | None], allowed: int) -> None:
-    assert parallelism(elastic(now=now), observed(*runs)) == allowed
-    assert parallelism(elastic(now=now), observed(*runs, others_wait="ml/other")) == 2
+    assert allowed_trials(elastic(now=now), observed(*runs)) == allowed
+    assert allowed_trials(elastic(now=now), observed(*runs, others_wait="ml/other")) == 2
 
 
 def test_without_a_minimum_nothing_changes() -> None:
-    assert parallelism(study(parallelism=7), observed(PLACED, WAITS, WAITS)) == 7
+    assert allowed_trials(study(parallelism=7), observed(PLACED, WAITS, WAITS)) == 7
     plan = decide(study(parallelism=2), observed(PLACED), NOW)
     assert (plan.actions, plan.parallelism, plan.wake) == ((ask(2, 10),), None, None)
 
 
 def test_a_minimum_of_zero_leaves_all_gpus_to_others() -> None:
-    assert parallelism(elastic(least=0, now=0), observed()) == 1
-    assert parallelism(elastic(least=0, now=1), observed(others_wait="ml/other")) == 0
+    assert allowed_trials(elastic(least=0, now=0), observed()) == 1
+    assert allowed_trials(elastic(least=0, now=1), observed(others_wait="ml/other")) == 0
     assert decide(elastic(least=0, now=1), observed(others_wait="ml/other"), NOW).actions == ()
 
 

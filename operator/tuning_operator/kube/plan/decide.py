@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from tuning_operator.kube.plan import elastic
 from tuning_operator.kube.plan.actions import Action, Ask, Finish, Plan, Start, Step, Stop, Tell, Wait, once
 from tuning_operator.kube.plan.observation import Observation, Run
+from tuning_operator.kube.plan.parallelism import allowed_trials, wanted_trials
 from tuning_operator.kube.plan.refit import due, refit_steps
 from tuning_operator.kube.plan.usage import gpu_seconds, gpus
-from tuning_operator.kube.plan.verdict import Verdict, elapsed, finished, judge
+from tuning_operator.kube.plan.verdict import Verdict, elapsed, judge
 from tuning_operator.kube.plan.waiting import give_up, needs_start, waiting
 from tuning_operator.kube.plan.work import Trial
 from tuning_operator.kube.plan.workers import worker_steps
@@ -53,7 +53,7 @@ class Context:
 def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     """Return what to do now about a study, and when to decide again."""
     summary = seen.summary or StudySummary()
-    parallelism = elastic.parallelism(study, seen)
+    parallelism = allowed_trials(study, seen)
     if seen.limit is not None:
         parallelism = min(parallelism, seen.limit)
     context = Context(study, seen, summary, judge(study, summary, now), parallelism, now)
@@ -214,13 +214,10 @@ def _exited(context: Context) -> Iterator[Step]:
 
 
 def _ask(context: Context) -> Iterator[Ask]:
-    spec, summary = context.study.spec, context.summary
-    exhausted = summary.exhausted and not summary.counts.waiting
-    if context.seen.problems or context.verdict or spec.suspend or exhausted:
-        return
-    started = summary.counts.running + finished(summary)
-    if summary.counts.running < context.parallelism and started < spec.max_trials:
-        yield Ask(AskRequest(parallelism=context.parallelism, max_trials=spec.max_trials))
+    wanted = wanted_trials(context.study, context.seen, context.parallelism)
+    if not context.verdict and wanted > context.summary.counts.running:
+        most = context.study.spec.max_trials
+        yield Ask(AskRequest(parallelism=context.parallelism, max_trials=most))
 
 
 def _timeout(context: Context) -> Iterator[Wait]:

@@ -10,7 +10,8 @@ from itertools import count
 
 from tuning_operator.kube.plan.actions import Start, Step, Stop
 from tuning_operator.kube.plan.observation import TAKES_FIRST, Observation, Run, workers_in
-from tuning_operator.kube.plan.verdict import Verdict, finished
+from tuning_operator.kube.plan.parallelism import wanted_trials
+from tuning_operator.kube.plan.verdict import Verdict
 from tuning_operator.kube.plan.waiting import give_up, needs_start
 from tuning_operator.kube.plan.work import Worker
 from tuning_operator.protocol import StudySummary
@@ -37,7 +38,7 @@ def worker_steps(
         yield from replaced
         if run.active and Stop(Worker(slot)) not in replaced:
             staying.append(slot)
-    wanted = 0 if verdict else -(-_trials_at_a_time(study, seen, summary, parallelism) // seen.per_worker)
+    wanted = 0 if verdict else -(-wanted_trials(study, seen, parallelism) // seen.per_worker)
     staying.sort(key=lambda slot: (slot not in busy, TAKES_FIRST.index(workers[slot].state), slot))
     surplus = staying[max(wanted, len(busy.intersection(staying))) :]
     yield from (Stop(Worker(slot)) for slot in surplus)
@@ -57,12 +58,3 @@ def _replaced(slot: int, run: Run, now: datetime, *, is_busy: bool) -> tuple[Ste
     stop = Stop(Worker(slot))
     outdated = run.active and run.outdated and not (is_busy and run.state == "running")
     return (stop,) if run.state == "ended" or run.lost or outdated else give_up(run, now, stop)
-
-
-def _trials_at_a_time(study: TuningStudy, seen: Observation, summary: StudySummary, parallelism: int) -> int:
-    """Return how many trials may run soon: those that run, and those that may be asked for."""
-    spec, running = study.spec, summary.counts.running
-    exhausted = summary.exhausted and not summary.counts.waiting
-    if spec.suspend or seen.problems or exhausted:
-        return running
-    return max(running, min(parallelism, spec.max_trials - finished(summary)))

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from tuning_operator.kube.plan import elastic
 from tuning_operator.kube.plan.observation import Observation
-from tuning_operator.kube.plan.verdict import ENDED, finished
+from tuning_operator.kube.plan.parallelism import allowed_trials, wanted_trials
+from tuning_operator.kube.plan.verdict import ENDED
 from tuning_operator.kube.ports.kube_api import KubeApi
 from tuning_operator.kube.ports.runs import key_of
 from tuning_operator.protocol import StudyKey
@@ -44,7 +44,8 @@ class NamespaceLimit:
             )
         # Nothing is awaited from here on: passes over other studies see either no claim or the whole one.
         claims, running = self._claims[namespace], seen.summary.counts.running if seen.summary else 0
-        wanted = max(running, _wanted(study, seen))
+        over = study.status.phase in ENDED or not seen.summary
+        wanted = running if over else wanted_trials(study, seen, allowed_trials(study, seen))
         claims[name] = Claim(running, wanted)
         allowed = share(self._trials, name, claims)
         claims[name] = Claim(max(running, min(allowed, wanted)), wanted)
@@ -69,15 +70,6 @@ def share(limit: int, name: str, claims: Mapping[str, Claim]) -> int:
             mine = granted
     taken = sum(claim.running for each, claim in claims.items() if each != name)
     return max(0, min(mine, limit - taken))
-
-
-def _wanted(study: TuningStudy, seen: Observation) -> int:
-    if study.spec.suspend or seen.problems or study.status.phase in ENDED or not seen.summary:
-        return 0
-    summary = seen.summary
-    if summary.exhausted and not summary.counts.waiting:
-        return 0
-    return min(elastic.parallelism(study, seen), study.spec.max_trials - finished(summary))
 
 
 def _claim_of(body: Mapping[str, Any]) -> Claim:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
-from tuning_operator.kube.plan.elastic import has_minimum
 from tuning_operator.kube.plan.observation import Observation, Run, unfinished, with_trials
+from tuning_operator.kube.plan.parallelism import has_minimum
 from tuning_operator.kube.plan.validation import definition
 from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.kube.ports.kube_api import Resources

@@ -1,20 +1,22 @@
-"""How many trials of an elastic study may run at the same time (minParallelism).
+"""How many trials of a study run at the same time.
 
-Above the minimum, a study takes GPUs that are idle, and gives them back when pods of others wait for them.
-What is idle shows in the study's own pods: another trial starts once all pods of the study have a node, so at
-most one of them waits. GPUs are given back as trials end; no trial is stopped.
+Above its minimum (minParallelism), an elastic study takes GPUs that are idle, and gives them back when pods
+of others wait for them. What is idle shows in the study's own pods: another trial starts once all pods of the
+study have a node, so at most one of them waits. GPUs are given back as trials end; no trial is stopped.
 """
 
 from tuning_operator.kube.plan.observation import Observation, Run
+from tuning_operator.kube.plan.verdict import finished
 from tuning_operator.kube.plan.work import Trial
+from tuning_operator.protocol import StudySummary
 from tuning_operator.resource.study import TuningStudy
 
 WAITING = frozenset({"Capacity", "Queued"})
 """Categories of pods that no node, or no queue, has room for."""
 
 
-def parallelism(study: TuningStudy, seen: Observation) -> int:
-    """Return how many trials may run now."""
+def allowed_trials(study: TuningStudy, seen: Observation) -> int:
+    """Return how many trials may run now, whatever limit the namespace has."""
     most, least = study.spec.parallelism, study.spec.min_parallelism
     if least is None:
         return most
@@ -26,6 +28,22 @@ def parallelism(study: TuningStudy, seen: Observation) -> int:
     if waiting:
         return max(least, min(before, placed + 1))
     return min(before + 1, most) if placed == len(runs) == before else before
+
+
+def wanted_trials(study: TuningStudy, seen: Observation, allowed: int) -> int:
+    """Return how many trials should run while the study goes on: those that run, and more if it needs them.
+
+    Args:
+        study: the study.
+        seen: what is seen of it.
+        allowed: how many may run now.
+    """
+    spec, summary = study.spec, seen.summary or StudySummary()
+    running = summary.counts.running
+    exhausted = summary.exhausted and not summary.counts.waiting
+    if spec.suspend or seen.problems or exhausted:
+        return running
+    return max(running, min(allowed, spec.max_trials - finished(summary)))
 
 
 def has_minimum(study: TuningStudy, seen: Observation) -> bool:
