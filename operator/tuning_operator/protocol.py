@@ -27,8 +27,6 @@ from tuning_operator.resource.text import sentence
 TrialState = Literal["WAITING", "RUNNING", "COMPLETE", "PRUNED", "FAIL"]
 """Optuna's names of trial states."""
 
-TRIAL_STARTED = "Tuning-Trial-Started"
-"""The header with which a pod says which trial of its number it runs: the one that started then."""
 PRUNE_REASON = "prune_reason"
 """The user attribute that says why a trial was first asked to stop."""
 FAILURE = "failure_"

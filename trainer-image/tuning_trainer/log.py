@@ -19,6 +19,11 @@ def log(text: str) -> None:
     sys.stderr.flush()
 
 
+def log_prefix(trial: int) -> str:
+    """Return what precedes each line of a trial in a worker's log."""
+    return f"[trial {trial}] "
+
+
 def log_end(trial: int) -> str:
     """Return the line of a worker's log after which no line of the trial follows."""
     return f"tuning: end of the log of trial {trial}"

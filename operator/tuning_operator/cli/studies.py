@@ -14,11 +14,15 @@ Resource = Mapping[str, Any]
 Run = int | Literal["refit"]
 """The number of a trial, or the refit."""
 
-
 ENDED = ("Completed", "Failed")
 """The phases of a study, or of its refit, that has ended."""
 STOPPED = "Stopped"
-"""Shown as the phase of a study that has not ended, and that no command runs; a cluster has none such."""
+"""Shown as the phase of a local study that has not ended, while no command runs it."""
+
+
+def subject(run: Run) -> str:
+    """Return a run as the subject of a sentence."""
+    return "The refit" if run == "refit" else f"Trial {run}"
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from pydantic import ValidationError
 from tuning_trainer.failure import ON_THIS_MACHINE
 
-from tuning_operator.kube.jobs.advice import Advice
+from tuning_operator.kube.jobs.advice import DISK_FULL, GPU_MEMORY, KILLED, NO_GPU, Advice
 from tuning_operator.kube.jobs.ended import exited, timed_out, without_result
 from tuning_operator.kube.jobs.evidence import STOPPED, diagnosis
 from tuning_operator.kube.jobs.manifests import environment
@@ -44,19 +44,16 @@ OUTPUT_BYTES = 4096
 
 PROGRAMS = (
     Advice(
-        r"SIGKILL|killed by signal: Killed|DataLoader worker \S.* exited unexpectedly",
+        KILLED,
         f"It may have run out of memory: {ON_THIS_MACHINE.memory}.",
     ),
     Advice(r"(?:insufficient|out of) shared memory|/dev/shm", "Shared memory (/dev/shm) is probably full."),
     Advice(
-        r"no NVIDIA driver|no CUDA GPUs are available|no CUDA-capable device|libcuda\.so\S*: cannot open",
+        NO_GPU,
         "The trial sees no GPU: set spec.trial.gpus if it needs one, and check that nvidia-smi shows it.",
     ),
-    Advice(
-        r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED",
-        "Use less GPU memory (for example, a smaller batch size), or a GPU with more of it.",
-    ),
-    Advice(r"no space left on device", "The disk is full: free space, or use another folder with --data."),
+    GPU_MEMORY,
+    Advice(DISK_FULL, "The disk is full: free space, or use another folder with --data."),
 )
 """What advice.PROGRAMS says about pods, for this machine."""
 

@@ -98,7 +98,7 @@ def test_a_distribution_that_changes() -> None:
 
 
 def test_finished_trials_are_converted_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Optuna converts them again for every proposal."""
+    """Optuna converts all trials again for each proposal."""
     converted = 0
     distribution = optuna.distributions.FloatDistribution
     original = distribution.to_internal_repr

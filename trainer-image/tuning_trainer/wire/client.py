@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from tuning_trainer.log import log
+from tuning_trainer.wire.codec import TRIAL_STARTED
 
 if TYPE_CHECKING:
     import ssl
@@ -196,7 +197,7 @@ class Client:
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
         headers = {"Authorization": f"Bearer {token}", "Accept": "application/json"}
         if self.trial_started is not None:
-            headers["Tuning-Trial-Started"] = self.trial_started
+            headers[TRIAL_STARTED] = self.trial_started
         if payload is not None:
             headers["Content-Type"] = "application/json"
         connection.request(method, self._address.path + path, payload, headers)

@@ -1,12 +1,12 @@
-"""NaN and infinities, which JSON does not have, are sent as strings.
-
-The study server and its protocol use this module, too.
-"""
+"""What the trainer and the study server agree on: a header, and strings for NaN and infinities in JSON."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+TRIAL_STARTED = "Tuning-Trial-Started"
+"""The header with which a pod says which trial of its number it runs: the one that started then."""
 
 _BY_NAME = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuning_trainer.failure import Failure, advice, termination_message, write_termination_message
-from tuning_trainer.log import log, log_end
+from tuning_trainer.log import log, log_end, log_prefix
 from tuning_trainer.optuna_api.trial import PATIENCE
 from tuning_trainer.stopping import EXIT_CODE
 from tuning_trainer.wire.client import Client, Refused, Unreachable
@@ -425,7 +425,7 @@ def _temporary_folder(prefix: str) -> Path:
 
 def _copy_lines(pipe: Path, trial: int) -> None:
     """Copy a trial's lines to standard output, each at once and with a prefix, and mark their end."""
-    prefix = f"[trial {trial}] ".encode()
+    prefix = log_prefix(trial).encode()
     with pipe.open("rb") as source:
         for line in source:
             sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")

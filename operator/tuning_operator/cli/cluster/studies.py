@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from tuning_trainer.log import log_end
+from tuning_trainer.log import log_end, log_prefix
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
-from tuning_operator.cli.studies import ENDED, Record, Resource, Run
+from tuning_operator.cli.studies import ENDED, Record, Resource, Run, subject
 from tuning_operator.resource import names
 
 RESOURCE = f"{names.PLURAL}.{names.GROUP}"
@@ -66,7 +66,7 @@ class ClusterStudies:
         while (pod := self._pod(study, run)) is None:
             if not (follow and self._may_start(study, run)):
                 raise NotFoundError(
-                    f"{_subject(run)} has no pod. It has not started yet, or its Job was deleted: finished "
+                    f"{subject(run)} has no pod. It has not started yet, or its Job was deleted: finished "
                     "Jobs are kept for spec.trial.ttlAfterFinished"
                 )
             time.sleep(POLL_SECONDS)
@@ -85,8 +85,7 @@ class ClusterStudies:
                 if not follow:
                     state = error.stderr.rpartition("waiting to start: ")[2]
                     raise NotFoundError(
-                        f"{_subject(run)} has not started yet: the container of pod {pod} is waiting "
-                        f"({state})"
+                        f"{subject(run)} has not started yet: the container of pod {pod} is waiting ({state})"
                     ) from None
             else:
                 return
@@ -163,16 +162,12 @@ class ClusterStudies:
 
 def _of_trial(lines: Iterator[str], trial: int, *, follow: bool) -> Iterator[str]:
     """Yield the lines of one trial in the log of a worker, which has a prefix before each."""
-    prefix, end = f"[trial {trial}] ", f"{log_end(trial)}\n"
+    prefix, end = log_prefix(trial), f"{log_end(trial)}\n"
     for line in lines:
         if line.startswith(prefix):
             yield line.removeprefix(prefix)
         elif follow and line == end:
             return
-
-
-def _subject(run: Run) -> str:
-    return "The refit" if run == "refit" else f"Trial {run}"
 
 
 def _reuses_pods(study: Resource) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
-from tuning_operator.cli.studies import ENDED, STOPPED, Resource, Run
+from tuning_operator.cli.studies import ENDED, STOPPED, Resource, Run, subject
 from tuning_operator.local import NOT_INSTALLED, LocalError
 from tuning_operator.local.home import NAMESPACE, STOP, Address, Home, StudyFolder
 from tuning_operator.resource import names
@@ -92,8 +92,7 @@ class LocalStudies:
         file = folder.runs / names.job_name(name, run) / "log"
         while not file.exists():
             if not (follow and folder.in_use):
-                what = "The refit" if run == names.REFIT else f"Trial {run}"
-                raise NotFoundError(f"{what} has no log: it has not started yet")
+                raise NotFoundError(f"{subject(run)} has no log: it has not started yet")
             time.sleep(POLL_SECONDS)
         with file.open(errors="replace") as stream:
             while True:

@@ -255,10 +255,19 @@ REFUSALS = (
 )
 """About pods that are not created."""
 
+# What programs print, wherever they run.
+KILLED = r"SIGKILL|killed by signal: Killed|DataLoader worker \S.* exited unexpectedly"
+NO_GPU = r"no NVIDIA driver|no CUDA GPUs are available|no CUDA-capable device|libcuda\.so\S*: cannot open"
+GPU_MEMORY = Advice(
+    r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED",
+    "Use less GPU memory (for example, a smaller batch size), or a GPU with more of it.",
+)
+DISK_FULL = r"no space left on device"
+
 PROGRAMS = (
     # The kubelet may miss that the kernel killed a process for lack of memory.
     Advice(
-        r"SIGKILL|killed by signal: Killed|DataLoader worker \S.* exited unexpectedly",
+        KILLED,
         "It may have run out of memory: raise resources.limits.memory in {template}.",
     ),
     Advice(
@@ -274,7 +283,7 @@ PROGRAMS = (
     Advice(r"exec format error|SIGILL|illegal instruction", ARCHITECTURE),
     Advice(r"CUDA driver version is insufficient|NVIDIA driver on your system is too old", DRIVER),
     Advice(
-        r"no NVIDIA driver|no CUDA GPUs are available|no CUDA-capable device|libcuda\.so\S*: cannot open",
+        NO_GPU,
         "The container sees no GPU: check that {template} requests one (resources.limits), or set "
         "spec.trial.gpus. If it has one, ask the cluster's administrator to check the node's driver.",
     ),
@@ -283,12 +292,9 @@ PROGRAMS = (
         "The image's CUDA libraries don't support this GPU: use an image that does, or choose nodes with "
         "another GPU in {template}.",
     ),
+    GPU_MEMORY,
     Advice(
-        r"CUDA out of memory|CUDA_ERROR_OUT_OF_MEMORY|CUBLAS_STATUS_ALLOC_FAILED",
-        "Use less GPU memory (for example, a smaller batch size), or a GPU with more of it.",
-    ),
-    Advice(
-        r"no space left on device",
+        DISK_FULL,
         "A disk is full: write to a larger volume, or raise the size of the volume or "
         "resources.limits.ephemeral-storage in {template}.",
     ),

@@ -109,27 +109,27 @@ class Reconciler:
         if body is None or body["metadata"].get("deletionTimestamp"):
             await self._forget(key)
             return Result("gone")
-        if self._installation and (result := await self._claim(body, self._installation)):
-            return result
         status = _status(body)
+        if self._installation and (result := await self._claim(body, status, self._installation)):
+            return result
         unknown: tuple[str, ...] = ()
         try:
             spec = TuningStudySpec.model_validate(body["spec"])
         except ValidationError as error:
             unknown = _unknown_fields(error)
             if not unknown or status.start_time is None:
-                await self._refuse(body, error)
+                await self._refuse(body, status, error)
                 return Result("waiting")
             spec = TuningStudySpec.model_validate(body["spec"], extra="ignore")
         study = TuningStudy(metadata=body["metadata"], spec=spec, status=status)
         return await self._pass(key, body, study, unknown)
 
-    async def _claim(self, body: dict[str, Any], me: str) -> Result | None:
+    async def _claim(self, body: dict[str, Any], old: TuningStudyStatus, me: str) -> Result | None:
         """Claim a study for this installation; return None once this is the one that serves it.
 
         The API server accepts only one of several simultaneous claims: each is a change of the same version.
         """
-        old, now = _status(body), self._clock()
+        now = self._clock()
         owner = body["spec"].get("installation") or old.installation or me
         if owner == old.installation == me:
             return None
@@ -203,9 +203,9 @@ class Reconciler:
             status = with_failure(status, study.metadata["generation"], failure, now, work)
         await publish(self._resources, body, status, new_events(study.status, status, summary), now)
 
-    async def _refuse(self, body: dict[str, Any], error: ValidationError) -> None:
+    async def _refuse(self, body: dict[str, Any], old: TuningStudyStatus, error: ValidationError) -> None:
         """A spec that the CRD lets pass and the operator cannot read, for example from another version."""
-        old, now = _status(body), self._clock()
+        now = self._clock()
         problems = tuple(
             Problem(
                 field=_path(detail), message=UNKNOWN_FIELD if detail["type"] == UNKNOWN else detail["msg"]

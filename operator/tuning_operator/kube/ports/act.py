@@ -41,9 +41,10 @@ class Actor:
         """
         outcome = Outcome()
         limit = asyncio.Semaphore(CONCURRENCY)
+        starts_last = sorted(actions, key=lambda action: isinstance(action, Start))
         for kinds in (Tell, Stop | Finish, Start | Ask | Begin):
             async with asyncio.TaskGroup() as tasks:
-                for action in sorted(actions, key=lambda action: isinstance(action, Start)):
+                for action in starts_last:
                     if isinstance(action, kinds):
                         tasks.create_task(self._try(key, study, action, outcome, limit))
         return outcome

@@ -222,8 +222,8 @@ def _stalled(study: TuningStudy, seen: Observation, plan: Plan) -> Finding:
         return Finding("Stalled", False, "NamespaceLimit", message)
     if seen.others_wait and plan.parallelism is not None:
         namespace, _, pod = seen.others_wait.partition("/")
-        own = namespace == study.metadata["namespace"]
-        who = f"The pod {pod}" if own else "A pod of another namespace"  # whose names are not for everyone
+        own = namespace == study.metadata["namespace"]  # tenants must not see each other's names
+        who = f"The pod {pod}" if own else "A pod of another namespace"
         message = (
             f"No trial is blocked. {who} waits for GPUs, so trials start only while fewer "
             f"than {study.spec.min_parallelism} run (minParallelism)."

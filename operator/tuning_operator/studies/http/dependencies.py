@@ -5,8 +5,9 @@ from typing import Annotated
 
 from fastapi import Depends, Header
 from starlette.requests import Request
+from tuning_trainer.wire.codec import TRIAL_STARTED
 
-from tuning_operator.protocol import TRIAL_STARTED, StudyKey
+from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
 from tuning_operator.studies.auth.tokens import (
     Identity,

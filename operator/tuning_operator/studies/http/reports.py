@@ -5,8 +5,9 @@ from datetime import datetime
 
 from fastapi import APIRouter, Depends
 from starlette.types import ASGIApp, Receive, Scope, Send
+from tuning_trainer.wire.codec import TRIAL_STARTED
 
-from tuning_operator.protocol import TRIAL_STARTED, Problem, ReportReply, ReportRequest, StudyKey
+from tuning_operator.protocol import Problem, ReportReply, ReportRequest, StudyKey
 from tuning_operator.studies.errors import Refused
 from tuning_operator.studies.http.dependencies import STUDY, Served, Study, engine_of, trial_pod
 from tuning_operator.studies.http.gate import admit, count_rejected
