@@ -139,6 +139,20 @@ async def test_an_older_change_replaces_no_reply() -> None:
 
 
 @pytest.mark.looptime
+async def test_an_older_change_brings_back_no_job_that_succeeded() -> None:
+    """The watch still reports how a Job ran when the reply to its deletion shows that it has succeeded."""
+    late = [("MODIFIED", job("a-0", 6, ready=1)), ("MODIFIED", job("a-1", 7))]
+    mirror = Mirror(Watches([], late, [("DELETED", job("a-0", 8)), ("ADDED", job("a-0", 10))]))  # type: ignore[arg-type]
+    async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+        mirror.put("Job", job("a-0", 9, succeeded=1))
+        await asyncio.sleep(2)
+        assert names_in(mirror) == ["a-1"]
+        await asyncio.sleep(60)
+    assert sorted(names_in(mirror)) == ["a-0", "a-1"], "a new Job of this name"
+
+
+@pytest.mark.looptime
 async def test_an_object_that_is_given_to_another_study() -> None:
     mirror = Mirror(Watches([("ADDED", job("a-0", 6)), ("MODIFIED", job("a-0", 7, study="b"))]))  # type: ignore[arg-type]
     async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]

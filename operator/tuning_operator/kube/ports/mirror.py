@@ -29,6 +29,8 @@ class _Copy:
     """Objects by study and name."""
     keys: dict[tuple[str, str], StudyKey] = field(default_factory=dict)
     """The study of each object, by namespace and name."""
+    dropped: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The versions at which objects were dropped. The watch may still report older ones."""
 
     def replace(self, items: Iterable[Json], version: int) -> None:
         """Take over a list, and keep what was written after it."""
@@ -39,18 +41,29 @@ class _Copy:
         self.keys.clear()
         for body in (*items, *later):
             self.store(body)
+        self.reach(version)
+
+    def reach(self, version: int) -> None:
+        """Note that the watch, or a list, has reported all changes up to a version."""
         self.version = version
+        if self.dropped:
+            self.dropped = {place: at for place, at in self.dropped.items() if at > version}
+
+    def drop(self, body: Json) -> None:
+        """Drop an object before the watch reports it."""
+        if self.remove(body):
+            self.dropped[_place_of(body)] = _version(body)
 
     def store(self, body: Json) -> None:
-        """Take over an object unless a newer version of it is known."""
-        if self.remove(body):
+        """Take over an object unless a newer version of it is known, or was dropped."""
+        if _version(body) > self.dropped.get(_place_of(body), 0) and self.remove(body):
             key = _study_of(body)
             self.studies.setdefault(key, {})[body["metadata"]["name"]] = body
             self.keys[key.namespace, body["metadata"]["name"]] = key
 
     def remove(self, body: Json) -> bool:
         """Drop the version of an object that is known, if any; return False if that is a newer one."""
-        place = body["metadata"]["namespace"], body["metadata"]["name"]
+        place = _place_of(body)
         key = self.keys.get(place)
         if key is None:
             return True
@@ -93,7 +106,7 @@ class Mirror:
         copy = self._copy(kind, body["metadata"]["namespace"]) if body else None
         if body and copy and _version(body) > copy.version:
             if _has_succeeded(kind, body):
-                copy.remove(body)
+                copy.drop(body)
             else:
                 copy.store(_trimmed(kind, body))
 
@@ -127,7 +140,7 @@ class Mirror:
                     if event != "BOOKMARK":
                         changed(_study_of(body))
                     version = body["metadata"]["resourceVersion"]
-                    copy.version = int(version)
+                    copy.reach(int(version))
             except KubeError as error:
                 if error.status == GONE:
                     version = ""
@@ -147,6 +160,10 @@ class Mirror:
 
     def _copy(self, kind: str, namespace: str) -> _Copy | None:
         return self._copies.get((kind, namespace)) or self._copies.get((kind, ""))
+
+
+def _place_of(body: Json) -> tuple[str, str]:
+    return body["metadata"]["namespace"], body["metadata"]["name"]
 
 
 def _study_of(body: Json) -> StudyKey:
