@@ -26,7 +26,6 @@ def build(name: str, dockerfile: Path, context: Path) -> None:
     Raises:
         CommandError: the Dockerfile has no argument for the base image, or the build failed.
     """
-    docker_engine.up()
     base = base_image(dockerfile.read_text())
     ensure(base)
     argument = f"--build-arg={BASE_ARGUMENT}={base_with_settings(base)}"
@@ -49,8 +48,9 @@ def ensure(name: str) -> None:
     """Pull a public image unless the engine has it; where that fails, build a stand-in.
 
     Raises:
-        RequirementError: the image can't be pulled and has no stand-in.
+        RequirementError: no Docker engine can be started, or the image can't be pulled and has no stand-in.
     """
+    docker_engine.up()
     with lock(f"image-{name.replace('/', '-')}"):
         if engine.image_id(name) is not None and not stand_ins.is_outdated(name):
             return

@@ -289,6 +289,14 @@ class TestBuild:
         with pytest.raises(run.CommandError, match="ARG BASE_IMAGE"):
             images.base_image("FROM python:3.13-slim\n")
 
+    def test_an_engine_is_started_before_an_image_is_looked_for(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(images.docker_engine, "up", lambda: calls.append("up"))
+        monkeypatch.setattr(images.engine, "image_id", lambda name: calls.append(name) or "sha256:1")
+        monkeypatch.setattr(images.stand_ins, "is_outdated", lambda _: False)
+        images.ensure("postgres:17")
+        assert calls == ["up", "postgres:17"]
+
     def test_without_settings_the_base_image_is_used_as_is(self, monkeypatch):
         for name in (*host_settings.CERTIFICATE_VARIABLES, *host_settings.INDEX_VARIABLES):
             monkeypatch.delenv(name, raising=False)

@@ -47,16 +47,19 @@ def up() -> None:
     """
     if engine.answers():
         return
-    _check_requirements()
-    install_packages(
-        ("dockerd", "docker.io"), ("docker", "docker.io"), ("containerd", "containerd"), ("runc", "runc"),
-        ("iptables", "iptables"), ("ip", "iproute2"),
-    )  # fmt: skip
-    with lock("engine"), step("start the Docker engine"):
-        if not engine.answers():
-            _check_requirements()
-            down()
-            _start()
+    with lock("engine"):
+        if engine.answers():
+            return
+        _check_requirements()
+        install_packages(
+            ("dockerd", "docker.io"), ("docker", "docker.io"), ("containerd", "containerd"), ("runc", "runc"),
+            ("iptables", "iptables"), ("ip", "iproute2"),
+        )  # fmt: skip
+        with step("start the Docker engine"):
+            if not engine.answers():  # where systemd runs, it starts the engine that was installed
+                _check_requirements()
+                down()
+                _start()
 
 
 def down() -> None:
