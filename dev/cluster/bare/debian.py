@@ -55,19 +55,29 @@ def install_packages(*programs_and_packages: tuple[str, str]) -> None:
         RequirementError: the machine isn't Debian or Ubuntu, or the user isn't root.
     """
 
-    def is_present(program: str) -> bool:
-        return Path(program).exists() if "/" in program else found(program) is not None
+    def missing() -> list[str]:
+        return sorted({package for program, package in programs_and_packages if not _is_present(program)})
 
-    missing = sorted({package for program, package in programs_and_packages if not is_present(program)})
-    if not missing:
+    if not missing():
         return
     if not found("apt-get") or os.geteuid() != 0:
         raise RequirementError(
-            f"These packages are missing: {', '.join(missing)}. "
+            f"These packages are missing: {', '.join(missing())}. "
             "Install them, or run as root on Debian or Ubuntu to have them installed."
         )
-    with lock("apt"), step(f"install {', '.join(missing)}"):
-        install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing)
+    with lock("apt"):
+        packages = missing()  # another process or thread may have installed them
+        if packages:
+            _install(packages)
+
+
+def _is_present(program: str) -> bool:
+    return Path(program).exists() if "/" in program else found(program) is not None
+
+
+def _install(packages: list[str]) -> None:
+    with step(f"install {', '.join(packages)}"):
+        install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
         quiet = {"DEBIAN_FRONTEND": "noninteractive"}
         if not succeeds(*install, env=quiet):
             run("apt-get", "update", "-qq", env=quiet)
