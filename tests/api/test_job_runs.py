@@ -11,7 +11,7 @@ import pytest
 from kubernetes.aio import client, config
 from tuning_operator.kube.jobs.manifests import Runtime
 from tuning_operator.kube.plan.work import Work
-from tuning_operator.kube.ports.job_runs import JobRuns
+from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.kubernetes import KubernetesApi
 from tuning_operator.kube.probes import Metrics
 from tuning_operator.resource import names

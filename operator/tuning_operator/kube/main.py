@@ -20,7 +20,7 @@ from tuning_operator.kube.loop.worker import until_first_ends, work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
-from tuning_operator.kube.ports.job_runs import JobRuns
+from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
 from tuning_operator.kube.ports.namespace_limit import NamespaceLimit

@@ -11,7 +11,7 @@ import pytest
 from tuning_operator.kube.loop.leader import Election
 from tuning_operator.kube.loop.server_pod import replace_lost_server
 from tuning_operator.kube.plan.work import Trial
-from tuning_operator.kube.ports.job_runs import JobRuns
+from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 
 from tests.unit.chart.helm import Chart, Json
 from tests.unit.kube.builders import NOW, job, pod, study

@@ -17,7 +17,8 @@ from tuning_operator.kube.plan.observation import Observation, Run, with_trials
 from tuning_operator.kube.plan.parallelism import allowed_trials
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.plan.work import Trial, Worker
-from tuning_operator.kube.ports.job_runs import PATIENCE, PENDING_TTL, JobRuns
+from tuning_operator.kube.ports.jobs.capacity import PATIENCE, PENDING_TTL
+from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.status.conditions import find
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy

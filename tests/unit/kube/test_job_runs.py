@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tuning_operator.kube.jobs.manifests import trainer_name
 from tuning_operator.kube.plan.work import Trial, Work, Worker
-from tuning_operator.kube.ports.job_runs import MAX_SELECTED, JobRuns
+from tuning_operator.kube.ports.jobs.job_runs import JobRuns
+from tuning_operator.kube.ports.jobs.study_objects import MAX_SELECTED
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 

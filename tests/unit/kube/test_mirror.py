@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tuning_operator.kube.ports.jobs.mirror import Mirror
 from tuning_operator.kube.ports.kube_api import KubeError
-from tuning_operator.kube.ports.mirror import Mirror
 from tuning_operator.protocol import StudyKey
 
 from tests.unit.kube.runs_contract import watching

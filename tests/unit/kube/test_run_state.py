@@ -13,7 +13,7 @@ from tuning_operator.kube.jobs.starting import why_incomplete
 from tuning_operator.kube.plan.actions import Finish, Stop
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Trial, Work
-from tuning_operator.kube.ports.job_runs import JobRuns
+from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.times import rfc3339
 

@@ -9,7 +9,7 @@ from tuning_operator.kube.jobs.manifests import Runtime
 from tuning_operator.kube.loop.reconciler import ActionsFailed, Reconciler
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
-from tuning_operator.kube.ports.job_runs import JobRuns
+from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.runs import RunsUnavailable

@@ -1,0 +1,52 @@
+"""The ConfigMaps that pods mount: for each study the trainer, and for each namespace the CA."""
+
+import asyncio
+
+from tuning_operator.kube.jobs.manifests import Runtime, ca_config_map, trainer_config_map, trainer_name
+from tuning_operator.kube.ports.kube_api import KubeApi
+from tuning_operator.kube.ports.runs import key_of
+from tuning_operator.protocol import StudyKey
+from tuning_operator.resource.study import TuningStudy
+
+
+class ConfigMaps:
+    """Creates ConfigMaps once, and again when they are missing."""
+
+    def __init__(self, kube: KubeApi) -> None:
+        self._kube = kube
+        self._trainers: dict[StudyKey, set[tuple[str, str]]] = {}
+        """Those that were created: the study's uid and the ConfigMap's name."""
+        self._ca: dict[str, str] = {}
+        """The CA that each namespace has."""
+        self._lock = asyncio.Lock()
+        """Runs start side by side, and one request is enough."""
+
+    async def provide(self, study: TuningStudy, runtime: Runtime) -> None:
+        """Create what the study's pods mount, unless that was done before."""
+        mark = study.metadata["uid"], trainer_name(study, runtime)
+        async with self._lock:
+            created = self._trainers.setdefault(key_of(study), set())
+            if mark not in created:
+                await self._kube.create(trainer_config_map(study, runtime))
+                created.add(mark)
+        await self.provide_ca(study.metadata["namespace"], runtime)
+
+    async def provide_ca(self, namespace: str, runtime: Runtime) -> None:
+        """Bring the current CA to a namespace's pods, those that run included."""
+        async with self._lock:
+            if runtime.ca and self._ca.get(namespace) != runtime.ca:
+                config = ca_config_map(namespace, runtime)
+                if not await self._kube.create(config):
+                    await self._kube.patch(
+                        "ConfigMap", namespace, runtime.ca_config_map, "data", **config["data"]
+                    )
+                self._ca[namespace] = runtime.ca
+
+    def are_missing(self, key: StudyKey) -> None:
+        """Have the ConfigMaps of a study created again at its next start."""
+        self._trainers.pop(key, None)
+        self._ca.pop(key.namespace, None)
+
+    def forget(self, key: StudyKey) -> None:
+        """Drop what is remembered of a study that is gone."""
+        self._trainers.pop(key, None)

@@ -1,0 +1,129 @@
+"""The Jobs, pods and Events of a study, read for as many runs at once as possible."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from tuning_operator.kube.jobs.evidence import Evidence, is_unscheduled, job_condition, job_state, run_state
+from tuning_operator.kube.plan.work import Fields, Program, Refit, Trial, Work, work_of
+from tuning_operator.kube.ports.jobs.capacity import Nodes
+from tuning_operator.kube.ports.jobs.mirror import NOT_SUCCEEDED, Mirror
+from tuning_operator.kube.ports.kube_api import KubeApi
+from tuning_operator.protocol import StudyKey
+from tuning_operator.resource import names
+
+Json = dict[str, Any]
+
+MAX_SELECTED = 100
+"""Trials named in one label selector: a URL has a limited length."""
+
+
+class StudyObjects:
+    """Reads them from the mirror where it has them."""
+
+    def __init__(self, kube: KubeApi, mirror: Mirror, nodes: Nodes) -> None:
+        self._kube, self._mirror, self._nodes = kube, mirror, nodes
+
+    async def jobs(self, key: StudyKey) -> dict[Work, Json]:
+        """Return the study's Jobs that have not succeeded, listed only if the watch has not begun."""
+        found = self._mirror.select("Job", key)
+        if found is None:
+            found = await self._list_jobs(key, fields=NOT_SUCCEEDED["Job"])
+        return _by_work(found, key.name)
+
+    async def jobs_of(self, key: StudyKey, works: Collection[Work]) -> dict[Work, Json]:
+        """Return the Jobs of this work, also those that succeeded; of a refit also the one before it."""
+        found = [body for labels in _selectors(works) for body in await self._list_jobs(key, labels)]
+        jobs = _by_work(found, key.name)
+        return {work: body for work, body in jobs.items() if work in works or isinstance(work, Refit)}
+
+    async def _list_jobs(self, key: StudyKey, labels: str = "", fields: str = "") -> list[Json]:
+        roles = f"{names.LABEL_ROLE} in ({','.join((names.ROLE_TRIAL, names.ROLE_FINAL, names.ROLE_WORKER))})"
+        selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", roles, labels)))
+        return await self._kube.select("Job", key.namespace, labels=selector, fields=fields)
+
+    async def evidence(
+        self, key: StudyKey, jobs: Mapping[Work, Json], programs: Mapping[type[Work], Program]
+    ) -> dict[Work, Evidence]:
+        """Read the pods of these Jobs, and Events where the status may not say it all."""
+        if not jobs:
+            return {}
+        pods = await self.pods(key, jobs)
+        unscheduled = any(is_unscheduled(pod) for found in pods.values() for pod in found)
+        silent = [
+            item
+            for work, body in jobs.items()
+            if run_state(Evidence(body, pods.get(work, ()))) == "starting"
+            and not any(map(is_unscheduled, pods.get(work, ())))
+            for item in (body, *pods.get(work, ()))
+        ]
+        events = await self._events(key, silent)
+        largest = await self._nodes.largest() if unscheduled else None
+        return {
+            work: Evidence(
+                body,
+                pods.get(work, ()),
+                [e for item in (body, *pods.get(work, ())) for e in events.get(item["metadata"]["uid"], ())],
+                largest,
+                work.noun,
+                current.fields if (current := programs.get(type(work))) else Fields(),
+            )
+            for work, body in jobs.items()
+        }
+
+    async def pods(self, key: StudyKey, jobs: Mapping[Work, Json]) -> dict[Work, list[Json]]:
+        """Return the pods of these Jobs.
+
+        Those of Jobs that have ended are listed: the watch of pods may not have got as far as that of Jobs.
+        """
+        known = self._mirror.select("Pod", key)
+        listed = {work for work, body in jobs.items() if known is None or job_state(body) == "ended"}
+        # Those that succeeded matter if their result was not recorded.
+        succeeded = any(job_condition(body, "Complete") for body in jobs.values())
+        found = await self._list_pods(key, listed, "" if succeeded else NOT_SUCCEEDED["Pod"])
+        pods: dict[Work, list[Json]] = {}
+        for pod, is_listed in (*((pod, False) for pod in known or ()), *((pod, True) for pod in found)):
+            work = work_of(pod["metadata"]["labels"])
+            # Not by its labels alone: it may be the pod of a copied Job.
+            ours = work in jobs and (work in listed) is is_listed
+            if work and ours and _is_of_job(pod, work.job_name(key.name)):
+                pods.setdefault(work, []).append(pod)
+        return pods
+
+    async def _list_pods(self, key: StudyKey, works: Collection[Work], fields: str) -> list[Json]:
+        few = len(works) <= MAX_SELECTED
+        pods: list[Json] = []
+        for labels in _selectors(works) if few else ("",):
+            selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", labels)))
+            pods += await self._kube.select("Pod", key.namespace, labels=selector, fields=fields)
+        return pods
+
+    async def _events(self, key: StudyKey, items: Iterable[Json]) -> dict[str, list[Json]]:
+        """Return the Warnings about these Jobs and pods, by uid: only they show missing volumes."""
+        uids = {item["metadata"]["uid"] for item in items}
+        found: dict[str, list[Json]] = {}
+        for kind in ("Job", "Pod") if uids else ():
+            # The scheduler reports in the pod's status too, and its Events are as many as the pods that wait.
+            fields = f"involvedObject.kind={kind},type=Warning,reason!=FailedScheduling"
+            for event in await self._kube.select("Event", key.namespace, fields=fields):
+                if (uid := event["involvedObject"].get("uid")) in uids:
+                    found.setdefault(uid, []).append(event)
+        return found
+
+
+def _by_work(jobs: Iterable[Json], study: str) -> dict[Work, Json]:
+    works = ((work_of(body["metadata"]["labels"]), body) for body in jobs)
+    # Not by its labels alone: someone may have copied a Job to debug it.
+    return {work: body for work, body in works if work and body["metadata"]["name"] == work.job_name(study)}
+
+
+def _is_of_job(pod: Json, name: str) -> bool:
+    owners = pod["metadata"].get("ownerReferences", [])
+    return any(owner["kind"] == "Job" and owner["name"] == name for owner in owners)
+
+
+def _selectors(works: Collection[Work]) -> list[str]:
+    numbers = sorted(work.number for work in works if isinstance(work, Trial))
+    chunks = (numbers[first : first + MAX_SELECTED] for first in range(0, len(numbers), MAX_SELECTED))
+    trials = [f"{names.LABEL_TRIAL} in ({','.join(map(str, chunk))})" for chunk in chunks]
+    roles = sorted({work.role for work in works if not isinstance(work, Trial)})
+    return [*trials, *(f"{names.LABEL_ROLE}={role}" for role in roles)]
