@@ -205,7 +205,7 @@ class AskRequest(Model):
     """POST .../ask: start trials until `parallelism` are running, or `max_trials` exist in total.
 
     Declarative, so a repeated request does not start more. Waiting (enqueued) trials are started first.
-    A request starts at most 16 trials, which bounds its duration; ask again for more.
+    Where more than 16 are to start, a request may start some of them, which bounds its duration; ask again.
     """
 
     parallelism: int = Field(ge=0)

@@ -21,7 +21,7 @@ from tuning_operator.protocol import (
     TellRequest,
 )
 from tuning_operator.studies.errors import Conflict, NotFound, Refused
-from tuning_operator.studies.study.engine import LARGEST_ASK
+from tuning_operator.studies.study import engine as engines
 
 from tests.support.studies import KEY, Servers, X, ask, complete, declared, definition
 from tests.support.studies import registry as registry
@@ -29,6 +29,8 @@ from tests.support.studies import servers as servers
 from tests.support.studies import threads as threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tuning_operator.studies.study.registry import Registry
 
 FLOAT = FloatDistribution(0, 1)
@@ -63,10 +65,15 @@ async def test_all_trials_stay_within_max_trials(registry: Registry) -> None:
     assert await ask(engine, 9, max_trials=3) == [1, 2]
 
 
-async def test_one_request_starts_no_more_than_sixteen(registry: Registry) -> None:
+async def test_a_request_that_takes_long_starts_sixteen(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = await declared(registry)
-    assert len(await ask(engine, 100)) == LARGEST_ASK == 16
+    monkeypatch.setattr(engines, "ASK_SECONDS", 0)
+    assert len(await ask(engine, 100)) == 16
     assert len(await ask(engine, 100)) == 32
+    monkeypatch.setattr(engines, "ASK_SECONDS", 60)
+    assert len(await ask(engine, 100)) == 100
 
 
 async def test_simultaneous_requests_start_as_many_as_one_would(registry: Registry) -> None:
@@ -145,6 +152,43 @@ async def test_whatever_optuna_raises_ends_that_trial(
     )
     sampler.broken = ""
     assert await ask(engine, 1) == [1], "later trials are not affected"
+
+
+class FailingOnce(optuna.samplers.RandomSampler):
+    """Proposes nothing for one trial; `before` is called before each proposal."""
+
+    def __init__(self, number: int, before: Callable[[int], None] = lambda _: None) -> None:
+        super().__init__()
+        self._number, self._before = number, before
+
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        self._before(trial.number)
+        if trial.number == self._number:
+            raise KeyError("y")
+
+
+async def test_a_sampler_that_proposes_nothing_fails_one_trial_for_each_request(registry: Registry) -> None:
+    engine = await declared(registry)
+    engine.study.sampler = FailingOnce(0)
+    assert await ask(engine, 8) == []
+    assert engine.counts.fail == engine.trials == 1
+    assert await ask(engine, 3) == [1, 2, 3]
+
+
+async def test_a_trial_that_fails_leaves_those_that_were_created_with_it(registry: Registry) -> None:
+    engine = await declared(registry)
+    engine.study.sampler = FailingOnce(2)
+    assert await ask(engine, 5) == [0, 1, 3, 4, 5]
+    assert engine.counts.fail == 1
+
+
+async def test_others_are_noticed_that_start_trials_at_the_same_time(
+    registry: Registry, servers: Servers
+) -> None:
+    engine, theirs = await declared(registry), servers.optuna()
+    engine.study.sampler = FailingOnce(-1, before=lambda number: theirs.ask() if number == 0 else None)
+    assert await ask(engine, 2) == [0, 2]
+    assert await ask(engine, 3) == [0, 1, 2]
 
 
 async def test_a_trial_enqueued_by_others_is_started_next(registry: Registry, servers: Servers) -> None:
@@ -601,13 +645,15 @@ async def test_the_sampler_keeps_its_state_when_something_else_changes(
     assert isinstance(again.study.sampler, optuna.samplers.RandomSampler)
 
 
-async def test_a_trial_that_a_crash_left_without_parameters_gets_them(
+async def test_trials_that_a_crash_left_without_parameters_get_them(
     registry: Registry, servers: Servers
 ) -> None:
     engine = await declared(registry)
-    trial = engine.study.ask()  # and the server dies before a suggestion
+    trials = [engine.study.ask() for _ in range(3)]  # and the server dies before a suggestion
     again = await servers.start().find(KEY)
-    assert (await again.record(trial.number)).parameters.keys() == {"x"}
+    for trial in trials:
+        assert (await again.record(trial.number)).parameters.keys() == {"x"}
+    assert await ask(again, 3) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])

@@ -1,4 +1,4 @@
-"""With one trial at a time and a seed, a study through the server is the study of `study.optimize`."""
+"""With a seed, a study through the server is the study of `study.optimize`, or of `ask` and `tell`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
+from tuning_operator.protocol import StudyKey
+from tuning_operator.resource.space import next_parameter
+from tuning_operator.resource.study import Parameter
+from tuning_operator.studies.definition.samplers import to_optuna
 from tuning_operator.studies.storage.base import MemoryStore
 
 from tests.support.http_trial import run_study
+from tests.support.studies import Servers, ask, complete, declared, definition
+from tests.support.studies import servers as servers
+from tests.support.studies import threads as threads
 from tests.support.study_server import running_server
 
 if TYPE_CHECKING:
@@ -201,6 +208,53 @@ def test_grid_ends_when_all_is_tried() -> None:
     )
     assert len(theirs) == 15
     check_same(ours, theirs)
+
+
+def loss(params: dict[str, Any]) -> float:
+    """Return a value that depends on all parameters."""
+    numbers = [value for value in params.values() if isinstance(value, float | int)]
+    return sum(abs(math.log(abs(number) + 1e-3) + 2) for number in numbers) + len(params)
+
+
+def asked_one_by_one(sampler: str, space: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the parameters of all trials of a study in which up to 12 run at the same time."""
+    study = optuna.create_study(
+        study_name=STUDY,
+        sampler=made(optuna.samplers, SAMPLERS[sampler]),
+        pruner=made(optuna.pruners, PRUNERS["Hyperband"]),
+    )
+    parameters = [Parameter.model_validate(parameter) for parameter in space]
+    running: list[optuna.Trial] = []
+    for _ in range(4):
+        while len(running) < 12:
+            trial = study.ask()
+            while parameter := next_parameter(parameters, trial.params):
+                trial._suggest(parameter.name, to_optuna(parameter))
+            running.append(trial)
+        for trial in running[::2]:
+            study.tell(trial, loss(trial.params))
+        running = running[1::2]
+    return [trial.params for trial in study.trials]
+
+
+@pytest.mark.parametrize("sampler", [sampler for sampler in SAMPLERS if sampler != "Grid"])
+async def test_trials_asked_for_at_once_are_those_of_ask(servers: Servers, sampler: str) -> None:
+    """They are created together, and each of them gets its parameters as if the later ones did not exist."""
+    finer = [DISCRETE[0] | {"step": 0.05}, *DISCRETE[1:]]
+    space = {"CmaEs": CONTINUOUS, "BruteForce": finer}.get(sampler, MIXED)
+    (name, args), (pruner, pruner_args) = SAMPLERS[sampler], PRUNERS["Hyperband"]
+    wanted = definition(
+        objectives=[{"metric": "loss", "direction": "minimize"}],
+        searchSpace=space,
+        sampler={"name": name, "args": args},
+        pruner={"name": pruner, "args": pruner_args},
+    )
+    engine = await declared(servers.start(), wanted, StudyKey(*STUDY.split("/")))
+    for _ in range(4):
+        for number in (await ask(engine, 12))[::2]:
+            await engine.tell(number, complete(loss((await engine.record(number)).parameters)))
+    ours = [trial.params for trial in engine.study.trials]
+    assert ours == asked_one_by_one(sampler, space)
 
 
 def tradeoff(trial: Any) -> tuple[float, float]:

@@ -101,14 +101,27 @@ def test_a_second_server_waits_until_the_first_has_ended(database_url: str) -> N
             assert operator.get(PATH).status_code == 200
 
 
-def test_commits_are_counted(server: RunningServer) -> None:
-    def commits() -> float:
-        lines = server.operator().get("/metrics").text.splitlines()
-        return next(float(line.split()[1]) for line in lines if line.startswith("tuning_commits_total"))
+def commits(server: RunningServer) -> float:
+    lines = server.operator().get("/metrics").text.splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith("tuning_commits_total"))
 
-    before = commits()
+
+def test_commits_are_counted(server: RunningServer) -> None:
+    before = commits(server)
     run_study(server, STUDY, DEFINITION, objective, 1)
-    assert commits() > before
+    assert commits(server) > before
+
+
+def test_trials_asked_for_at_once_share_commits(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One creates the first trial, one the others, and one writes the parameters."""
+    monkeypatch.setattr("tuning_operator.studies.storage.committer._HEARTBEAT", 60.0)
+    server.operator().put(PATH, json=DEFINITION)
+    before = commits(server)
+    asked = server.operator().post(f"{PATH}/ask", json={"parallelism": 16, "maxTrials": 16}).json()
+    assert len(asked["running"]) == 16
+    assert commits(server) - before <= 3
 
 
 def test_changes_by_plain_optuna_are_picked_up(server: RunningServer, database_url: str) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial
 from tuning_operator.protocol import StudyKey
 from tuning_operator.studies.study.context import RESULT_THREADS, SAMPLING_THREADS
 
-from tests.support.studies import Servers, ask, complete, declared, definition
+from tests.support.studies import KEY, Servers, ask, complete, declared, definition
 from tests.support.studies import registry as registry
 from tests.support.studies import servers as servers
 from tests.support.studies import threads as threads
@@ -40,15 +41,16 @@ class Gate:
 
 
 class SlowSampling(RandomSampler):
-    """Proposes nothing before the gate is opened."""
+    """Proposes nothing before the gate is opened, from some trial on."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Gate, first: int = 0) -> None:
         super().__init__()
-        self._gate = gate
+        self._gate, self._first = gate, first
 
-    def sample_independent(self, *args: Any) -> Any:
-        self._gate.wait()
-        return super().sample_independent(*args)
+    def sample_independent(self, study: Any, trial: FrozenTrial, *args: Any) -> Any:
+        if trial.number >= self._first:
+            self._gate.wait()
+        return super().sample_independent(study, trial, *args)
 
 
 class SlowEnd(RandomSampler):
@@ -128,3 +130,34 @@ async def test_a_study_has_one_sampling_thread_at_most(registry: Registry, gate:
     gate.opened.set()
     await asyncio.gather(*greedy)
     assert engines[0].counts.running == SAMPLING_THREADS * 2
+
+
+async def test_trials_without_parameters_are_not_shown(registry: Registry, gate: Gate) -> None:
+    """They were created with the one that gets its parameters now."""
+    engine = await declared(registry)
+    assert await ask(engine, 1) == [0]
+    engine.study.sampler = SlowSampling(gate, first=2)
+    asking = asyncio.create_task(ask(engine, 5))
+    await gate.until_arrived(1)
+    assert len(engine.study.trials) == 5
+    assert [trial.number for trial in (await engine.summary()).running] == [0, 1]
+    again = asyncio.create_task(ask(engine, 5))
+    redefined = asyncio.create_task(registry.declare(KEY, definition(pruner={"name": "NopPruner"})))
+    assert not engine.idle
+    gate.opened.set()
+    assert await asking == await again == [0, 1, 2, 3, 4]
+    assert (await redefined).counts.running in range(2, 6)
+
+
+async def test_a_study_that_is_deleted_ends_trials_without_parameters(registry: Registry, gate: Gate) -> None:
+    engine = await declared(registry)
+    engine.study.sampler = SlowSampling(gate, first=1)
+    asking = asyncio.create_task(ask(engine, 5))
+    await gate.until_arrived(1)
+    forgetting = asyncio.create_task(registry.forget(KEY))
+    while not engine.gone:  # noqa: ASYNC110  set without an event
+        await asyncio.sleep(0)
+    gate.opened.set()
+    await forgetting
+    await asyncio.wait([asking])
+    assert [trial.state.name for trial in engine.study.trials] == ["PRUNED"] * 5

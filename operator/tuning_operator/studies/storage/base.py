@@ -105,8 +105,8 @@ class Store(Protocol):
     def extents(self, prefix: str) -> Mapping[str, Extent]:
         """Return the studies whose names start with a prefix, by name; blocking."""
 
-    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
-        """Create trials, with numbers in this order, and return when that is durable; blocking.
+    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> list[int]:
+        """Create trials, numbered in this order, and return their ids when that is durable; blocking.
 
         Raises KeyError when the study is gone, TimeoutError.
         """
@@ -182,10 +182,9 @@ class MemoryStore:
                 found[study.study_name] = Extent(len(trials), max(ends, default=None))
         return found
 
-    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
-        """Create trials."""
-        for trial in trials:
-            self.storage.create_new_trial(study_id, trial)
+    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> list[int]:
+        """Create trials; return their ids."""
+        return [self.storage.create_new_trial(study_id, trial) for trial in trials]
 
     def rename(self, study_id: int, name: str) -> None:
         """Give a study another name."""

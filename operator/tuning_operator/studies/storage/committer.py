@@ -111,13 +111,22 @@ class Committer:
             raise self._end
 
     def enqueue(self, change: Change) -> None:
-        """Queue a change for the next transaction. Raises Fenced, or StorageUnavailable after `close`."""
+        """Queue a change for the next transaction. Raises Fenced, or StorageUnavailable after `close`.
+
+        An idle thread leaves it in the queue until `flush`, so that changes that nobody waits for yet share a
+        transaction.
+        """
         with self._changed:
             self.check()
             self._seq += 1
             change.seq = self._seq
             self._queue.append(change)
-            self._changed.notify()
+
+    def flush(self) -> None:
+        """Write what is queued: someone waits for it."""
+        with self._changed:
+            if self._queue:
+                self._changed.notify()
 
     def withdraw(self, change: Change) -> None:
         """Take a change out of the queue, if no transaction with it has begun."""

@@ -131,9 +131,10 @@ class PostgresStorage(BaseStorage):
         """Let the block's writes not wait, each by itself; those that need the database's answer still do.
 
         With `wait` the block's end waits until all are durable and raises the first one's error. Otherwise
-        the caller waits: see Writes. It applies to the thread or asyncio task.
+        the caller waits: see Writes. They are written once anyone waits, together with all others that are
+        queued. It applies to the thread or asyncio task.
         """
-        writes = Writes(self._committer.settled)
+        writes = Writes(self._committer.settled, self._committer.flush)
         token = self._collecting.set(writes)
         try:
             yield writes
@@ -144,6 +145,7 @@ class PostgresStorage(BaseStorage):
 
     async def durable(self) -> None:
         """Return when every write made before, by anyone, is durable or refused. Raises Fenced."""
+        self._committer.flush()
         await self._committer.settled.wait(self._committer.last)
         self._committer.check()
 
@@ -196,6 +198,7 @@ class PostgresStorage(BaseStorage):
     def _answers(self, changes: Sequence[Change]) -> list[Any]:
         for change in changes:
             self._committer.enqueue(change)
+        self._committer.flush()
         try:
             return [wait_for(change.outcome, self._timeout) for change in changes]
         except StorageUnavailable:
@@ -212,7 +215,9 @@ class PostgresStorage(BaseStorage):
         writes = self._collecting.get()
         if writes is not None:
             writes.add(change)
-        elif self._wait:
+            return
+        self._committer.flush()
+        if self._wait:
             wait_for(change.outcome, self._timeout)
 
     # Studies

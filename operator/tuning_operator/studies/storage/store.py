@@ -84,9 +84,9 @@ class PostgresStore:
         """Return the studies whose names start with a prefix, by name; blocking."""
         return self._postgres.extents(prefix)
 
-    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> None:
-        """Create trials, with numbers in this order; blocking. Raises KeyError, StorageUnavailable."""
-        self._postgres.create_trials(study_id, trials)
+    def add_trials(self, study_id: int, trials: Sequence[FrozenTrial]) -> list[int]:
+        """Create trials, numbered in this order; return their ids. Raises KeyError, StorageUnavailable."""
+        return self._postgres.create_trials(study_id, trials)
 
     def rename(self, study_id: int, name: str) -> None:
         """Give a study another name; blocking. Nobody may be using it."""

@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -52,9 +52,15 @@ class Progress:
 class Writes:
     """The writes of a deferred block."""
 
-    def __init__(self, settled: Progress) -> None:
-        """`settled` reaches a change's number when the change has its outcome."""
+    def __init__(self, settled: Progress, flush: Callable[[], None]) -> None:
+        """Begin with none.
+
+        Args:
+            settled: reaches a change's number when the change has its outcome.
+            flush: has the changes written that are queued.
+        """
         self._settled = settled
+        self._flush = flush
         self._changes: list[Change] = []
 
     def add(self, change: Change) -> None:
@@ -64,11 +70,13 @@ class Writes:
     async def durable(self) -> None:
         """Return when all are durable. Raises the error of the first that was refused."""
         if self._changes:
+            self._flush()
             await self._settled.wait(max(change.seq for change in self._changes))
         self._raise_first()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait as `durable` does, in a thread. Raises StorageUnavailable after `timeout` seconds."""
+        self._flush()
         deadline = None if timeout is None else time.monotonic() + timeout
         for change in self._changes:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())

@@ -1,6 +1,7 @@
 """One study: its trials are asked for, reported on and ended. Every reply follows the durable record."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -53,8 +54,10 @@ from tuning_operator.studies.study.refit import Refit
 from tuning_operator.studies.study.scoreboard import Scoreboard
 from tuning_operator.studies.study.workers import Workers
 
-LARGEST_ASK = 16
-"""Trials that one request may start, so that none takes long."""
+GROUP = 16
+"""New trials that are created in one transaction: all those of most requests."""
+ASK_SECONDS = 0.1
+"""A request that has taken longer starts no further group, so that the first trials are soon replied."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -85,7 +88,7 @@ class StudyEngine:
         self._store = context.store
         self._threads = context.threads
         self._lock = asyncio.Lock()
-        self._tuner = Tuner(study, definition)
+        self._tuner = Tuner(study, definition, context.store)
         self._board = Scoreboard(study.directions)
         self._grid = GridProgress(study.sampler)
         self._pruning: Pruning = OptunaPruning(study.pruner, study)
@@ -130,7 +133,8 @@ class StudyEngine:
         """Whether no trial and no refit is running, and no request is at work on the study."""
         refit = self.refit.record
         refitting = refit is not None and refit.state == "RUNNING"
-        return not (self._lock.locked() or self._board.running_count or refitting)
+        runs = self._board.running_count or self._tuner.incomplete
+        return not (self._lock.locked() or runs or refitting)
 
     async def summary(self) -> StudySummary:
         """Return the study's summary; costs no more than its running trials."""
@@ -153,20 +157,27 @@ class StudyEngine:
             if self._in_doubt:
                 await self._context.settle()
             count = self.study.storage.get_n_trials(self.study.study_id)
-            for number in [*self._board.unfinished, *range(self._board.total, count)]:
-                self._note(self.study.frozen(number))
+            for number in [*self._board.unfinished, *self._board.missing(count)]:
+                if number not in self._tuner.incomplete:
+                    self._note(self.study.frozen(number))
             if self._in_doubt:
                 await self._resume()
                 self._in_doubt = False
 
     async def ask(self, request: AskRequest) -> StudySummary:
-        """Start trials until as many run as requested, at most 16; return the summary after that."""
+        """Start trials until as many run as requested; return the summary after that.
+
+        Where there are more than 16 to start, it may return before, and expects to be called again.
+        """
         if self.gone:
             raise unknown_study(*self.key)
+        began = time.monotonic()
         await self.pick_up()
         writes: list[Writes] = []
-        while len(writes) < LARGEST_ASK and await self._start_one(request, writes):
-            pass
+        while await self._start_one(request, writes):
+            enough = len(writes) >= GROUP and not self._tuner.incomplete
+            if enough and time.monotonic() - began > ASK_SECONDS:
+                break
         self.workers.wake()
         await self._settle(*writes)
         return await self.summary()
@@ -203,7 +214,8 @@ class StudyEngine:
         self.gone = True
         self.workers.wake()
         async with self._lock:
-            running = self._board.running
+            running = [*self._board.running, *self._tuner.incomplete]
+            self._tuner.incomplete.clear()
         result = checks.Result(TrialState.PRUNED, failure=failure)
         await asyncio.gather(self.refit.stop(failure), *(self._end(number, result) for number in running))
 
@@ -331,19 +343,25 @@ class StudyEngine:
         return prune
 
     async def _start_one(self, request: AskRequest, writes: list[Writes]) -> bool:
-        """Start a trial, if there is room for one; return whether it is running. Adds to `writes`."""
+        """Start a trial, if there is room for one; return whether to go on. Adds to `writes`.
+
+        Once the sampler has proposed one trial, the others are created in one transaction.
+        """
         async with self._lock:
-            if not (self._tuner.has_incomplete or self._room(request)):
+            room = self._room(request)
+            if not (self._tuner.incomplete or room):
                 return False
             if self._in_doubt:
                 raise StorageUnavailable("The database did not answer when a trial was started.")
             self._in_doubt = True
-            number, written = await self._write(self._threads.sampling, self._tuner.start)
+            several = bool(writes) and not self._board.waiting
+            count = min(room, GROUP - len(writes) % GROUP) if several else 1
+            number, written = await self._write(self._threads.sampling, self._tuner.start, count)
             self._in_doubt = False
             writes.append(written)
             trial = self.study.frozen(number)
             self._note(trial)
-            return trial.state == TrialState.RUNNING
+            return trial.state == TrialState.RUNNING or bool(self._tuner.incomplete)
 
     async def _resume(self) -> None:
         """Give the running trials without all their parameters those that they lack. The lock is held."""
@@ -351,11 +369,14 @@ class StudyEngine:
             await self._write(self._threads.sampling, self._tuner.resume, number)
             self._note(self.study.frozen(number))
 
-    def _room(self, request: AskRequest) -> bool:
+    def _room(self, request: AskRequest) -> int:
+        """Return how many trials there is room for."""
+        if self.gone:
+            return 0
         board = self._board
-        if self.gone or board.running_count >= request.parallelism or board.started >= request.max_trials:
-            return False
-        return board.waiting > 0 or not (self.study.exhausted or self._grid.all_started)
+        room = min(request.parallelism - board.running_count, request.max_trials - board.started)
+        left = 0 if self.study.exhausted else self._grid.left
+        return max(0, int(min(room, max(left, board.waiting))))
 
     async def _end(self, number: int, result: checks.Result) -> TrialRecord:
         async with self._lock:
@@ -407,7 +428,7 @@ class StudyEngine:
         conflicts = self._store.conflicts(self.study.study_id)  # of before the trials are read
         board, grid = Scoreboard(self.study.directions), GridProgress(self.study.sampler)
         trials = self.study.get_trials(deepcopy=False)
-        board.note_all(trials)
+        board.note_all(trial for trial in trials if trial.number not in self._tuner.incomplete)
         for trial in trials:
             grid.note(trial)
         self._board, self._grid, self._pruning = board, grid, make_pruning(self.study.pruner, self.study)

@@ -1,7 +1,9 @@
 """Optuna's work on one study: proposing, suggesting, ending. Relies on private parts of Optuna."""
 
 import logging
+import math
 import traceback
+from collections import deque
 from typing import Any
 
 import optuna
@@ -14,12 +16,12 @@ from optuna.distributions import (
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, GridSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuning_operator.protocol import Failure, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.studies.definition.samplers import to_optuna
-from tuning_operator.studies.storage.base import Fenced
+from tuning_operator.studies.storage.base import Fenced, Store
 from tuning_operator.studies.study.checks import Result
 from tuning_operator.studies.study.records import FAIL_REASON, bounded, failure_attrs
 
@@ -76,12 +78,10 @@ class ServedStudy(optuna.Study):
         """Set a system attribute of the study."""
         self._storage.set_study_system_attr(self._study_id, key, value)
 
-    def next_number(self) -> int:
-        """Start a waiting trial or a new one, as `ask` does, without the sampler; return its number."""
+    def next_waiting(self) -> int | None:
+        """Start a waiting trial, as `ask` does, without the sampler; return its number."""
         trial_id = self._pop_waiting_trial_id()
-        if trial_id is None:
-            trial_id = self._storage.create_new_trial(self._study_id)
-        return self._storage.get_trial(trial_id).number
+        return None if trial_id is None else self._storage.get_trial(trial_id).number
 
     def trial_id(self, number: int) -> int:
         """Return the storage's id of a trial. Raises KeyError."""
@@ -116,9 +116,9 @@ class GridProgress:
             self._started.add(point)
 
     @property
-    def all_started(self) -> bool:
-        """Whether there is a grid, and no point is left to start."""
-        return self._sampler is not None and len(self._started) >= self._sampler._n_min_trials  # noqa: SLF001
+    def left(self) -> float:
+        """How many points are left to start; without a grid, infinitely many."""
+        return math.inf if self._sampler is None else self._sampler._n_min_trials - len(self._started)  # noqa: SLF001
 
 
 class Tuner:
@@ -127,28 +127,30 @@ class Tuner:
     Not for several threads at once: the caller holds the study's lock.
     """
 
-    def __init__(self, study: ServedStudy, definition: StudyDefinition) -> None:
+    def __init__(self, study: ServedStudy, definition: StudyDefinition, store: Store) -> None:
         self._study = study
+        self._store = store
         self.definition = definition
+        self.incomplete: deque[int] = deque()
+        """Trials that are on record as RUNNING and get their parameters next, in this order."""
         self._trials: dict[int, optuna.Trial] = {}
-        self._incomplete: int | None = None
 
-    @property
-    def has_incomplete(self) -> bool:
-        """Whether the last trial to start has not got all its parameters, as the database was away."""
-        return self._incomplete is not None
-
-    def start(self) -> int:
-        """Start a waiting trial or a new one; return its number.
+    def start(self, count: int = 1) -> int:
+        """Start the next incomplete trial, a waiting one or a new one; return its number.
 
         A trial that cannot be proposed ends as FAIL with the reason, so that none stays RUNNING.
+
+        Args:
+            count: how many new trials to create in one transaction; the others are incomplete afterwards.
+                Optuna's samplers ignore running trials without parameters: they propose what they would if
+                each trial was created after the one before it had its parameters.
         """
         self._study.enter()
-        if self._incomplete is None:
-            self._incomplete = self._study.next_number()
-        number = self._incomplete
+        if not self.incomplete:
+            self.incomplete.extend(self._next(count))
+        number = self.incomplete[0]
         self._complete_or_fail(number)
-        self._incomplete = None
+        self.incomplete.popleft()
         return number
 
     def lacks_parameters(self, number: int) -> bool:
@@ -192,6 +194,14 @@ class Tuner:
                 raise
             log.exception("The sampler of %s failed after trial %d", self._study.study_name, number)
         self._trials.pop(number, None)
+
+    def _next(self, count: int) -> list[int]:
+        waiting = self._study.next_waiting()
+        if waiting is not None:
+            return [waiting]
+        new = [create_trial(state=TrialState.RUNNING) for _ in range(count)]
+        ids = self._store.add_trials(self._study.study_id, new)
+        return [self._study.storage.get_trial_number_from_id(trial_id) for trial_id in ids]
 
     def _trial(self, number: int) -> optuna.Trial:
         """Return the trial's object: that of `ask` or, after a restart of the server, a new one."""

@@ -53,6 +53,7 @@ class Scoreboard:
         self._sign = -1.0 if directions[0] == StudyDirection.MAXIMIZE else 1.0
         self._states: dict[int, TrialState] = {}
         self._copied: set[int] = set()
+        self._first_missing = 0
         self._counts: Counter[TrialState] = Counter()
         self._seconds = dict.fromkeys(TrialState, 0.0)
         self._running: set[int] = set()
@@ -113,6 +114,12 @@ class Scoreboard:
         """The numbers of the trials that may still change."""
         return [*self._running, *self._waiting]
 
+    def missing(self, count: int) -> list[int]:
+        """Return the numbers below `count` of the trials that have not been taken in."""
+        while self._is_known(self._first_missing):
+            self._first_missing += 1
+        return [number for number in range(self._first_missing, count) if not self._is_known(number)]
+
     @property
     def total(self) -> int:
         """How many trials there are, copies included."""
@@ -153,6 +160,9 @@ class Scoreboard:
             exhausted=exhausted and not self.waiting,
             recent_failures=[_without_traceback(record_of(trial)) for trial in self._failures],
         )
+
+    def _is_known(self, number: int) -> bool:
+        return number in self._states or number in self._copied
 
     def _records_of(self, running: Iterable[FrozenTrial]) -> list[TrialRecord]:
         """Return the records; those of trials that have not changed since the last time are the same ones."""
