@@ -196,7 +196,7 @@ class Cluster:
                     self.asked += 1
             observation = observation.after(
                 summary(*self.trials, complete=self.finished),
-                [Trial(n) for n in self.trials if Trial(n) not in observation.runs],
+                [Start(Trial(n)) for n in self.trials if Trial(n) not in observation.runs],
             )
         self.study = self.study.model_copy(
             update={"status": self.study.status.model_copy(update={"parallelism": plan.parallelism})}

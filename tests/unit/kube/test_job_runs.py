@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,9 +14,10 @@ from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.jobs.study_objects import MAX_SELECTED
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
+from tuning_operator.resource.times import rfc3339
 
-from tests.unit.kube.builders import NOW, body, pod, study, terminated
-from tests.unit.kube.fake_kube import FakeKube
+from tests.unit.kube.builders import NOW, ago, body, job, pod, study, terminated, waiting
+from tests.unit.kube.fake_kube import FakeKube, Json
 from tests.unit.kube.faults import Faults
 from tests.unit.kube.runs_contract import SECONDS, RunsContract, watching
 from tests.unit.kube.world import COMPLETE, FAILED, RUNTIME
@@ -87,6 +89,25 @@ async def test_a_pass_over_runs_that_are_watched_requests_nothing(monkeypatch: p
     assert {work: run.state for work, run in found.items()} == dict.fromkeys(works, "running")
 
 
+async def test_a_job_that_is_gone_is_stopped_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until a watch that lags reports the deletion, the copy showed a Job that runs."""
+    kube, key, changed = FakeKube(), StudyKey("ml", "mnist"), asyncio.Event()
+    kube.put(job(7))
+    monkeypatch.setattr(kube, "watch", silence)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
+    async with watching(runs, lambda _: changed.set()), asyncio.timeout(SECONDS):
+        await changed.wait()
+        kube.remove("Job", "ml", "mnist-7")
+        assert set(await runs.list_runs(study(), ())) == {Trial(7)}
+        await runs.stop(key, Trial(7))
+        assert await runs.list_runs(study(), ()) == {}
+
+
+async def silence(*_: str) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    await asyncio.Event().wait()
+    yield "BOOKMARK", {}
+
+
 async def test_the_number_of_requests_does_not_depend_on_the_number_of_runs() -> None:
     counts = []
     for number in (1, MAX_SELECTED, 3 * MAX_SELECTED):
@@ -94,12 +115,73 @@ async def test_the_number_of_requests_does_not_depend_on_the_number_of_runs() ->
         runs = JobRuns(faults.around(kube), lambda _: RUNTIME, lambda: NOW)
         works = {Trial(n) for n in range(number)}
         for work in works:
-            await runs.start(TuningStudy.model_validate(body()), work)
-        faults.calls.clear()
+            kube.put(job(work.number))
         found = await runs.list_runs(study(), works)
         assert set(found) == works
-        counts.append(len(faults.calls))
-    assert counts == [4, 4, 4], "the Jobs, their pods, the Events of Jobs, the Events of pods"
+        counts.append(faults.calls.count("select"))
+    assert counts == [3, 3, 3], "the Jobs, their pods, the Events"
+
+
+SCHEDULED = {"spec": {"nodeName": "node-1"}}
+UNSCHEDULABLE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/8 nodes"}
+ON_ITS_NODE = [{"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(ago(1))}]
+SET_UP = [{"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": rfc3339(ago(9))}]
+
+
+@pytest.mark.parametrize(
+    ("found", "events"),
+    [
+        pytest.param([job()], True, id="no pod: it may be refused"),
+        pytest.param([{**job(), "spec": {"suspend": True}}], False, id="no pod: the Job is in a queue"),
+        pytest.param([job(), pod()], False, id="the scheduler has not looked at the pod"),
+        pytest.param([job(), pod(conditions=[UNSCHEDULABLE])], False, id="no node has room"),
+        pytest.param([job(), pod(**SCHEDULED)], True, id="the node does not set the pod up"),
+        pytest.param([job(), pod(**SCHEDULED, conditions=ON_ITS_NODE)], False, id="it just got a node"),
+        pytest.param([job(), pod(**SCHEDULED, conditions=SET_UP, **waiting("ErrImagePull"))], False,
+                     id="the status has the reason"),
+        pytest.param([job(), pod(**SCHEDULED, conditions=SET_UP, **waiting("ImagePullBackOff"))], True,
+                     id="the status does not have the last attempt's reason"),
+        pytest.param([job(ready=1), pod(**SCHEDULED)], False, id="it runs"),
+    ],
+)  # fmt: skip
+async def test_events_are_read_where_no_status_explains_what_a_run_waits_for(
+    found: list[dict[str, Any]], events: bool
+) -> None:
+    kube = SlowEvents()
+    for each in found:
+        kube.put({"kind": "Pod", **each})
+    await JobRuns(kube, lambda _: RUNTIME, kube.clock).list_runs(study(), {Trial(0)})
+    assert kube.lists == events
+
+
+@pytest.mark.parametrize(("duration", "lists"), [(0, 12), (2, 2)])
+async def test_events_of_a_namespace_are_read_at_intervals(duration: int, lists: int) -> None:
+    """For each list, the API server reads all of them."""
+    kube = SlowEvents(duration)
+    for number in range(2):
+        kube.put(job(number))
+    runs = JobRuns(kube, lambda _: RUNTIME, kube.clock)
+    for _ in range(60):
+        await runs.list_runs(study(), {Trial(0), Trial(1)})
+        kube.now += timedelta(seconds=1)
+    assert kube.lists == lists
+
+
+class SlowEvents(FakeKube):
+    """It takes seconds to list Events."""
+
+    def __init__(self, seconds: int = 0) -> None:
+        super().__init__()
+        self.now, self.seconds, self.lists = NOW, seconds, 0
+
+    def clock(self) -> datetime:
+        return self.now
+
+    async def select(self, kind: str, namespace: str, *, labels: str = "", fields: str = "") -> list[Json]:
+        if kind == "Event":
+            self.lists += 1
+            self.now += timedelta(seconds=self.seconds)
+        return await super().select(kind, namespace, labels=labels, fields=fields)
 
 
 async def test_a_stop_is_requested_by_an_annotation() -> None:

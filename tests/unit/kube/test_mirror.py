@@ -19,8 +19,8 @@ Json = dict[str, Any]
 KEY = StudyKey("ml", "a")
 
 
-def job(name: str, version: int, study: str = "a", **status: int) -> Json:
-    metadata = {"name": name, "namespace": "ml", "resourceVersion": str(version)}
+def job(name: str, version: int, study: str = "a", uid: str = "", **status: int) -> Json:
+    metadata = {"name": name, "namespace": "ml", "uid": uid or name, "resourceVersion": str(version)}
     return {"metadata": {**metadata, "labels": {"tuning.dev/study": study}}, "status": status}
 
 
@@ -142,7 +142,8 @@ async def test_an_older_change_replaces_no_reply() -> None:
 async def test_an_older_change_brings_back_no_job_that_succeeded() -> None:
     """The watch still reports how a Job ran when the reply to its deletion shows that it has succeeded."""
     late = [("MODIFIED", job("a-0", 6, ready=1)), ("MODIFIED", job("a-1", 7))]
-    mirror = Mirror(Watches([], late, [("DELETED", job("a-0", 8)), ("ADDED", job("a-0", 10))]))  # type: ignore[arg-type]
+    last = [("DELETED", job("a-0", 8)), ("ADDED", job("a-0", 10, uid="new"))]
+    mirror = Mirror(Watches([], late, last, lists=[[job("a-0", 5)]]))  # type: ignore[arg-type]
     async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
         await asyncio.sleep(1)
         mirror.put("Job", job("a-0", 9, succeeded=1))
@@ -150,6 +151,22 @@ async def test_an_older_change_brings_back_no_job_that_succeeded() -> None:
         assert names_in(mirror) == ["a-1"]
         await asyncio.sleep(60)
     assert sorted(names_in(mirror)) == ["a-0", "a-1"], "a new Job of this name"
+
+
+@pytest.mark.looptime
+async def test_an_older_change_brings_back_no_job_that_does_not_exist() -> None:
+    """The watch, and a list that was made before, still report how a Job ran that is known to be gone."""
+    late = [("MODIFIED", job("a-0", 6, ready=1))]
+    lists = [[job("a-0", 5)], [job("a-0", 7), job("a-1", 8)]]
+    last = [("DELETED", job("a-0", 9))]
+    mirror = Mirror(Watches([], late, KubeError(410, "", ""), last, lists=lists))  # type: ignore[arg-type]
+    async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+        await asyncio.sleep(1)
+        mirror.drop("Job", "ml", "a-0")
+        await asyncio.sleep(2)
+        assert names_in(mirror) == []
+        await asyncio.sleep(60)
+    assert names_in(mirror) == ["a-1"]
 
 
 @pytest.mark.looptime

@@ -449,7 +449,7 @@ async def test_a_deleted_config_map_of_the_operator_is_created_again(volume: str
     names = world.kube.named("ConfigMap")
     [name] = (name for name in names if (name == RUNTIME.ca_config_map) == (volume == "tuning-ca"))
     world.kube.remove("ConfigMap", "ml", name)
-    waits = pod(0, phase="Pending", **waiting("ContainerCreating"))
+    waits = pod(0, spec={"nodeName": "node-1"}, phase="Pending", **waiting("ContainerCreating"))
     world.kube.put({**waits, "kind": "Pod"})
     message = f'MountVolume.SetUp failed for volume "{volume}" : configmap "{name}" not found'
     world.kube.put(warning(waits, "FailedMount", message))
@@ -590,6 +590,21 @@ async def test_a_pruned_trials_pod_that_goes_on_is_deleted() -> None:
     world.advance(31)
     await world.settle()
     assert world.alive() == [1]
+
+
+async def test_a_pod_that_goes_on_is_deleted_once_while_trials_start() -> None:
+    world, faults = World(parallelism=1, maxTrials=50), Faults()
+    world.start_operator(faults)
+    await world.settle()
+    world.begin(0)
+    world.server.end(KEY, 0, "PRUNED")
+    await world.settle()
+    world.kube.slow = {"mnist-0"}
+    world.advance(31)
+    world.edit(parallelism=40)
+    assert await world.tick() == 0
+    assert world.alive() == list(range(41)), "over three requests, and trial 0 takes its time to end"
+    assert faults.calls.count("delete_job") == 1
 
 
 async def test_a_sampler_with_nothing_left_does_not_spin() -> None:

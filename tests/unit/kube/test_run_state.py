@@ -160,6 +160,14 @@ def test_what_lives_on_is_ended_after_a_grace() -> None:
     assert decision(study(maxTrials=1), retried, NOW).actions == (Finish(Trial(0), again=True),)
 
 
+def test_what_lives_on_is_ended_once_in_a_pass() -> None:
+    over = seen(summary(complete=1), {0: Run("ended", exited=ago(60))})
+    plan = decision(study(maxTrials=1), over, NOW).plan
+    assert plan.actions == (Finish(Trial(0), again=False),)
+    assert over.summary
+    assert decision(study(maxTrials=1), over.after(over.summary, plan.actions), NOW).actions == ()
+
+
 async def listed(*pods: dict[str, Any], unfinished: set[Work]) -> tuple[JobRuns, FakeKube, Run]:
     kube = FakeKube()
     runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
@@ -195,7 +203,7 @@ async def test_another_attempt_may_follow() -> None:
 async def test_a_run_that_is_starting_is_looked_at_again() -> None:
     """Events about it are not watched."""
     _, _, run = await listed(shared(CREATING, CREATING, phase="Pending"), unfinished={Trial(0)})
-    assert (run.state, run.check_at) == ("starting", ago(-20))
+    assert (run.state, run.check_at) == ("starting", ago(-10)), "its pod is 10 s old"
 
 
 @pytest.mark.parametrize(

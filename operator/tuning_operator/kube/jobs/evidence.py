@@ -208,11 +208,14 @@ def created_text(item: Json) -> str:
     return str(item["metadata"].get("creationTimestamp"))
 
 
-def last_progress(pod: Json) -> datetime | None:
-    """Return when the pod completed its last step: it may wait an hour for a GPU, then pull its image."""
+def last_progress(item: Json) -> datetime | None:
+    """Return when a pod completed its last step: it may wait an hour for a GPU, then pull its image.
+
+    A Job without a pod has only been created.
+    """
     steps = ("PodScheduled", "PodReadyToStartContainers", "Initialized")
-    times = (parse_time(found.get("lastTransitionTime")) for s in steps if (found := pod_condition(pod, s)))
-    return max((time for time in times if time), default=created(pod))
+    times = (parse_time(found.get("lastTransitionTime")) for s in steps if (found := pod_condition(item, s)))
+    return max((time for time in times if time), default=created(item))
 
 
 def containers(pod: Json) -> Iterator[Container]:

@@ -86,6 +86,20 @@ def why_not_started(evidence: Evidence) -> Diagnosis | None:
     return first(CHECKS, evidence)
 
 
+def in_need_of_events(evidence: Evidence) -> Json | None:
+    """Return the object whose Events may explain what no status shows; None if the status shows it all.
+
+    A Job does not show why its pod is refused, and a pod that has a node does not show why it is not set up,
+    nor how pulling its image failed before the kubelet waits for its next attempt.
+    """
+    pod = evidence.pod
+    if pod is None:
+        return None if evidence.job.get("spec", {}).get("suspend") else evidence.job
+    is_set_up = pod_condition(pod, "PodReadyToStartContainers")
+    silent = "nodeName" in pod["spec"] and not is_set_up
+    return pod if silent or _waiting(pod, ("ImagePullBackOff",)) else None
+
+
 def why_incomplete(evidence: Evidence) -> Diagnosis | None:
     """Return why a container beside the running trainer does not run; None if all do, or may yet."""
     if unreachable := _node_unreachable(evidence):

@@ -182,7 +182,7 @@ class Reconciler:
             done += plan.actions
             if outcome.summary is None or outcome.errors:
                 return seen, plan, done, outcome.errors
-            seen = seen.after(outcome.summary, outcome.started)
+            seen = seen.after(outcome.summary, plan.actions)
             before, plan = plan, decide(study, seen, now)
             if plan.actions == before.actions:
                 break

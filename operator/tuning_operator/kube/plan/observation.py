@@ -6,6 +6,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Literal
 
+from tuning_operator.kube.plan.actions import Action, Finish, Start, Stop
 from tuning_operator.kube.plan.work import POD_RETRIES, Refit, Trial, Work, Worker
 from tuning_operator.protocol import Failure, Problem, StudySummary, TellRequest, TrialRecord
 
@@ -88,9 +89,17 @@ class Observation:
         """The work that has begun in the record and has no result yet."""
         return unfinished(self.summary)
 
-    def after(self, summary: StudySummary, started: Iterable[Work]) -> "Observation":
-        """Return the observation once work was started and the record has changed to `summary`."""
-        runs = {**self.runs, **{work: Run("starting") for work in started}}
+    def after(self, summary: StudySummary, actions: Iterable[Action]) -> "Observation":
+        """Return the observation once actions were carried out and the record has changed to `summary`."""
+        runs = dict(self.runs)
+        for action in actions:
+            match action:
+                case Start(work):
+                    runs[work] = Run("starting")
+                case Stop(work) if work in runs:
+                    runs[work] = replace(runs[work], state="stopping")
+                case Finish(work) if work in runs:
+                    runs[work] = replace(runs[work], exited=None)
         return with_trials(replace(self, summary=summary, runs=runs))
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tuning_operator.kube.plan.actions import Action, Ask, Begin, Finish, Start, Stop, Tell
-from tuning_operator.kube.plan.work import Trial, Work
+from tuning_operator.kube.plan.work import Trial
 from tuning_operator.kube.ports.runs import RunRefused, Runs, RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
 from tuning_operator.protocol import StudyKey, StudySummary
@@ -24,7 +24,6 @@ class Outcome:
 
     summary: StudySummary | None = None
     """The record after an Ask or a Begin."""
-    started: list[Work] = field(default_factory=list)
     errors: list[Expected] = field(default_factory=list)
 
 
@@ -70,7 +69,6 @@ class Actor:
                 await self._runs.finish(key, work, again=again)
             case Start(work):
                 await self._runs.start(study, work)
-                outcome.started.append(work)
             case Ask(request):
                 outcome.summary = await self._server.ask(key, request)
             case Begin(request):

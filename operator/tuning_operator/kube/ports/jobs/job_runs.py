@@ -19,6 +19,7 @@ from tuning_operator.kube.jobs.evidence import (
     is_unscheduled,
     job_condition,
     job_state,
+    last_progress,
     run_state,
 )
 from tuning_operator.kube.jobs.lost import (
@@ -46,7 +47,7 @@ from tuning_operator.kube.plan.work import (
 from tuning_operator.kube.ports.jobs.capacity import Nodes, WaitingPods
 from tuning_operator.kube.ports.jobs.config_maps import ConfigMaps
 from tuning_operator.kube.ports.jobs.mirror import Mirror
-from tuning_operator.kube.ports.jobs.study_objects import StudyObjects
+from tuning_operator.kube.ports.jobs.study_objects import DIAGNOSIS_DELAY, StudyObjects
 from tuning_operator.kube.ports.kube_api import REFUSED, KubeApi, KubeError
 from tuning_operator.kube.ports.kubernetes import nearest_field
 from tuning_operator.kube.ports.runs import RunRefused, key_of
@@ -56,9 +57,6 @@ from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.times import parse_time
 
 Json = dict[str, Any]
-
-DIAGNOSIS_DELAY = timedelta(seconds=3)
-"""A younger Job is not diagnosed: its pod and Events are not read yet."""
 
 LONGEST_DELAY = timedelta(minutes=1)
 """How long a run that is starting is not diagnosed again: Events about it are not watched."""
@@ -103,7 +101,7 @@ class JobRuns:
         self._kube, self._runtime, self._clock = kube, runtime, clock
         nodes = Nodes(kube, clock)
         self._mirror = Mirror(kube, namespaces or EVERYWHERE)
-        self._objects = StudyObjects(kube, self._mirror, nodes)
+        self._objects = StudyObjects(kube, self._mirror, nodes, clock)
         self._waiting_pods = WaitingPods(kube, nodes, namespaces or EVERYWHERE, clock)
         self._config_maps = ConfigMaps(kube)
         self._restricted: dict[str, tuple[datetime, bool]] = {}
@@ -210,7 +208,11 @@ class JobRuns:
 
     async def stop(self, key: StudyKey, work: Work) -> None:
         """Delete the work's Job, its pods before it."""
-        self._mirror.put("Job", await self._kube.delete_job(key.namespace, work.job_name(key.name)))
+        name = work.job_name(key.name)
+        if deleted := await self._kube.delete_job(key.namespace, name):
+            self._mirror.put("Job", deleted)
+        else:
+            self._mirror.drop("Job", key.namespace, name)
 
     async def finish(self, key: StudyKey, work: Work, *, again: bool) -> None:
         """Have the kubelet end the work's pods by their deadline, which keeps the pods and the Job."""
@@ -336,9 +338,9 @@ def _with_evidence(run: Run, evidence: Evidence, now: datetime) -> Run:
     state = run_state(evidence)
     why = {"starting": why_not_started, "running": why_incomplete, "ended": why_ended}[state]
     diagnosis, check_at = why(evidence), None
-    if state == "starting" and diagnosis is None and evidence.pod is not None:
-        created = parse_time(evidence.job["metadata"].get("creationTimestamp")) or now
-        check_at = now + min(max(now - created, DIAGNOSIS_DELAY), LONGEST_DELAY)
+    since = last_progress(evidence.pod or evidence.job)
+    if state == "starting" and diagnosis is None and since:
+        check_at = now + min(max(now - since, DIAGNOSIS_DELAY), LONGEST_DELAY)
     return replace(
         run,
         state=state,

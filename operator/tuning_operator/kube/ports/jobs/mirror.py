@@ -29,8 +29,8 @@ class _Copy:
     """Objects by study and name."""
     keys: dict[tuple[str, str], StudyKey] = field(default_factory=dict)
     """The study of each object, by namespace and name."""
-    dropped: dict[tuple[str, str], int] = field(default_factory=dict)
-    """The versions at which objects were dropped. The watch may still report older ones."""
+    dropped: set[str] = field(default_factory=set)
+    """The uids of objects that are not kept any longer, though the watch may still report earlier changes."""
 
     def replace(self, items: Iterable[Json], version: int) -> None:
         """Take over a list, and keep what was written after it."""
@@ -39,41 +39,46 @@ class _Copy:
         ]
         self.studies.clear()
         self.keys.clear()
-        for body in (*items, *later):
+        listed = list(items)
+        self.dropped.intersection_update(body["metadata"]["uid"] for body in listed)
+        for body in (*listed, *later):
             self.store(body)
-        self.reach(version)
-
-    def reach(self, version: int) -> None:
-        """Note that the watch, or a list, has reported all changes up to a version."""
         self.version = version
-        if self.dropped:
-            self.dropped = {place: at for place, at in self.dropped.items() if at > version}
 
-    def drop(self, body: Json) -> None:
-        """Drop an object before the watch reports it."""
-        if self.remove(body):
-            self.dropped[_place_of(body)] = _version(body)
+    def drop(self, namespace: str, name: str) -> None:
+        """Drop an object before the watch reports that it is gone, if it is known."""
+        if key := self.keys.get((namespace, name)):
+            body = self.studies[key][name]
+            self._remove(key, name)
+            self.dropped.add(body["metadata"]["uid"])
 
     def store(self, body: Json) -> None:
-        """Take over an object unless a newer version of it is known, or was dropped."""
-        if _version(body) > self.dropped.get(_place_of(body), 0) and self.remove(body):
+        """Take over an object unless a newer version of it is known, or it was dropped."""
+        if body["metadata"]["uid"] not in self.dropped and self._forget(body):
             key = _study_of(body)
             self.studies.setdefault(key, {})[body["metadata"]["name"]] = body
             self.keys[key.namespace, body["metadata"]["name"]] = key
 
-    def remove(self, body: Json) -> bool:
-        """Drop the version of an object that is known, if any; return False if that is a newer one."""
-        place = _place_of(body)
-        key = self.keys.get(place)
+    def end(self, body: Json) -> None:
+        """Note that the watch has reported the last change of an object."""
+        self.dropped.discard(body["metadata"]["uid"])
+        self._forget(body)
+
+    def _forget(self, body: Json) -> bool:
+        """Remove the version of an object that is known, if any; return False if that is a newer one."""
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        key = self.keys.get((namespace, name))
         if key is None:
             return True
-        known = self.studies[key]
-        if _version(known[place[1]]) > _version(body):
+        if _version(self.studies[key][name]) > _version(body):
             return False
-        del known[place[1]], self.keys[place]
-        if not known:
-            del self.studies[key]
+        self._remove(key, name)
         return True
+
+    def _remove(self, key: StudyKey, name: str) -> None:
+        del self.studies[key][name], self.keys[key.namespace, name]
+        if not self.studies[key]:
+            del self.studies[key]
 
 
 class Mirror:
@@ -106,9 +111,14 @@ class Mirror:
         copy = self._copy(kind, body["metadata"]["namespace"]) if body else None
         if body and copy and _version(body) > copy.version:
             if _has_succeeded(kind, body):
-                copy.drop(body)
+                copy.drop(body["metadata"]["namespace"], body["metadata"]["name"])
             else:
                 copy.store(_trimmed(kind, body))
+
+    def drop(self, kind: str, namespace: str, name: str) -> None:
+        """Drop an object that does not exist any longer, as a reply to a write shows."""
+        if copy := self._copy(kind, namespace):
+            copy.drop(namespace, name)
 
     async def follow(self, changed: Callable[[StudyKey], None]) -> None:
         """Keep the copy up to date, and call `changed` with the study of each change, until cancelled."""
@@ -134,13 +144,13 @@ class Mirror:
                     kind, namespace, names.LABEL_STUDY, NOT_SUCCEEDED[kind], version
                 ):
                     if event == "DELETED":
-                        copy.remove(body)
+                        copy.end(body)
                     elif event != "BOOKMARK":
                         copy.store(_trimmed(kind, body))
                     if event != "BOOKMARK":
                         changed(_study_of(body))
                     version = body["metadata"]["resourceVersion"]
-                    copy.reach(int(version))
+                    copy.version = int(version)
             except KubeError as error:
                 if error.status == GONE:
                     version = ""
@@ -160,10 +170,6 @@ class Mirror:
 
     def _copy(self, kind: str, namespace: str) -> _Copy | None:
         return self._copies.get((kind, namespace)) or self._copies.get((kind, ""))
-
-
-def _place_of(body: Json) -> tuple[str, str]:
-    return body["metadata"]["namespace"], body["metadata"]["name"]
 
 
 def _study_of(body: Json) -> StudyKey:

@@ -1,9 +1,19 @@
 """The Jobs, pods and Events of a study, read for as many runs at once as possible."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
-from tuning_operator.kube.jobs.evidence import Evidence, is_unscheduled, job_condition, job_state, run_state
+from tuning_operator.kube.jobs.evidence import (
+    Evidence,
+    is_unscheduled,
+    job_condition,
+    job_state,
+    last_progress,
+    run_state,
+)
+from tuning_operator.kube.jobs.starting import in_need_of_events
 from tuning_operator.kube.plan.work import Fields, Program, Refit, Trial, Work, work_of
 from tuning_operator.kube.ports.jobs.capacity import Nodes
 from tuning_operator.kube.ports.jobs.mirror import NOT_SUCCEEDED, Mirror
@@ -13,6 +23,14 @@ from tuning_operator.resource import names
 
 Json = dict[str, Any]
 
+DIAGNOSIS_DELAY = timedelta(seconds=3)
+"""A Job is not diagnosed before this age; nor are Events read of a pod that has just completed a step."""
+
+EVENTS_TTL = timedelta(seconds=5)
+"""How long a list of Events is used, at least."""
+EVENTS_PAUSE = 20
+"""How many times as long as a list of Events took it is used, at least."""
+
 MAX_SELECTED = 100
 """Trials named in one label selector: a URL has a limited length."""
 
@@ -20,8 +38,10 @@ MAX_SELECTED = 100
 class StudyObjects:
     """Reads them from the mirror where it has them."""
 
-    def __init__(self, kube: KubeApi, mirror: Mirror, nodes: Nodes) -> None:
-        self._kube, self._mirror, self._nodes = kube, mirror, nodes
+    def __init__(self, kube: KubeApi, mirror: Mirror, nodes: Nodes, clock: Callable[[], datetime]) -> None:
+        self._kube, self._mirror, self._nodes, self._clock = kube, mirror, nodes, clock
+        self._listed: dict[str, tuple[datetime, Mapping[str, Sequence[Json]]]] = {}
+        """Until when the last list of each namespace's Warnings is used, and the Warnings by uid."""
 
     async def jobs(self, key: StudyKey) -> dict[Work, Json]:
         """Return the study's Jobs that have not succeeded, listed only if the watch has not begun."""
@@ -49,26 +69,46 @@ class StudyObjects:
             return {}
         pods = await self.pods(key, jobs)
         unscheduled = any(is_unscheduled(pod) for found in pods.values() for pod in found)
-        silent = [
-            item
-            for work, body in jobs.items()
-            if run_state(Evidence(body, pods.get(work, ()))) == "starting"
-            and not any(map(is_unscheduled, pods.get(work, ())))
-            for item in (body, *pods.get(work, ()))
-        ]
-        events = await self._events(key, silent)
         largest = await self._nodes.largest() if unscheduled else None
-        return {
+        found = {
             work: Evidence(
                 body,
                 pods.get(work, ()),
-                [e for item in (body, *pods.get(work, ())) for e in events.get(item["metadata"]["uid"], ())],
-                largest,
-                work.noun,
-                current.fields if (current := programs.get(type(work))) else Fields(),
+                largest=largest,
+                noun=work.noun,
+                fields=current.fields if (current := programs.get(type(work))) else Fields(),
             )
             for work, body in jobs.items()
         }
+        silent = {work: item for work, evidence in found.items() if (item := self._silent(evidence))}
+        warnings = await self._warnings(key.namespace) if silent else {}
+        for work, item in silent.items():
+            found[work] = replace(found[work], events=warnings.get(item["metadata"]["uid"], ()))
+        return found
+
+    def _silent(self, evidence: Evidence) -> Mapping[str, Any] | None:
+        """Return the object whose Events are needed: it has been in the same state for a while."""
+        item = in_need_of_events(evidence) if run_state(evidence) == "starting" else None
+        since = last_progress(item) if item else None
+        return item if since and self._clock() - since >= DIAGNOSIS_DELAY else None
+
+    async def _warnings(self, namespace: str) -> Mapping[str, Sequence[Json]]:
+        """Return the Warnings about objects of a namespace by uid, as of the last few seconds.
+
+        For each list, the API server reads all Events of the namespace, and there may be tens of thousands.
+        """
+        began = self._clock()
+        self._listed = {place: listed for place, listed in self._listed.items() if listed[0] > began}
+        if namespace not in self._listed:
+            # The scheduler reports in the pod's status too, and its Events are as many as the pods that wait.
+            fields = "type=Warning,reason!=FailedScheduling"
+            found: dict[str, list[Json]] = {}
+            for event in await self._kube.select("Event", namespace, fields=fields):
+                if uid := event["involvedObject"].get("uid"):
+                    found.setdefault(uid, []).append(event)
+            ended = self._clock()
+            self._listed[namespace] = ended + max(EVENTS_TTL, EVENTS_PAUSE * (ended - began)), found
+        return self._listed[namespace][1]
 
     async def pods(self, key: StudyKey, jobs: Mapping[Work, Json]) -> dict[Work, list[Json]]:
         """Return the pods of these Jobs.
@@ -96,18 +136,6 @@ class StudyObjects:
             selector = ",".join(filter(None, (f"{names.LABEL_STUDY}={key.name}", labels)))
             pods += await self._kube.select("Pod", key.namespace, labels=selector, fields=fields)
         return pods
-
-    async def _events(self, key: StudyKey, items: Iterable[Json]) -> dict[str, list[Json]]:
-        """Return the Warnings about these Jobs and pods, by uid: only they show missing volumes."""
-        uids = {item["metadata"]["uid"] for item in items}
-        found: dict[str, list[Json]] = {}
-        for kind in ("Job", "Pod") if uids else ():
-            # The scheduler reports in the pod's status too, and its Events are as many as the pods that wait.
-            fields = f"involvedObject.kind={kind},type=Warning,reason!=FailedScheduling"
-            for event in await self._kube.select("Event", key.namespace, fields=fields):
-                if (uid := event["involvedObject"].get("uid")) in uids:
-                    found.setdefault(uid, []).append(event)
-        return found
 
 
 def _by_work(jobs: Iterable[Json], study: str) -> dict[Work, Json]:
