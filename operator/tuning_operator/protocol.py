@@ -52,7 +52,15 @@ Attributes = Annotated[dict[str, Any], PlainSerializer(to_wire, when_used="json"
 """User attributes: any JSON."""
 
 
-class Failure(Model):
+class FromPods(Model, extra="ignore"):
+    """Base of what pods send: fields that the server does not know are ignored.
+
+    A trial keeps the trainer that it started with, which may be newer. Its values and its result must not be
+    lost.
+    """
+
+
+class Failure(FromPods):
     """Why a trial ended without a value. Long texts are shortened: messages to 4,000 characters."""
 
     category: str = Field(
@@ -212,7 +220,7 @@ class AskRequest(Model):
     max_trials: int = Field(ge=0)
 
 
-class AttributesRequest(Model):
+class AttributesRequest(FromPods):
     """POST .../trials/{number}/attributes: user attributes, and constraint values by name (<= 0: feasible).
 
     As in Optuna, setting a user attribute again replaces it, and the first value of a constraint is kept.
@@ -229,7 +237,7 @@ class AttributesRequest(Model):
     constraints: dict[str, Number] = Field(default_factory=dict)
 
 
-class TellRequest(Model):
+class TellRequest(FromPods):
     """POST .../trials/{number}/result: end a trial. The first result stays; another is not an error.
 
     It is also what a pod leaves as its termination message, in case the study server does not answer: the
@@ -274,7 +282,7 @@ class TrialView(Model):
     )
 
 
-class WorkRequest(Model):
+class WorkRequest(FromPods):
     """POST .../workers/{worker}/trials: the trials of a worker, a pod that takes one trial after another.
 
     Waits until there is a trial to start, or until one that the pod runs has ended.
@@ -308,7 +316,7 @@ class WorkReply(Model):
     )
 
 
-class SuggestRequest(Model):
+class SuggestRequest(FromPods):
     """POST .../trials/{number}/suggest: a parameter's value. The same request gets the same value.
 
     Names have at most 512 characters, and categorical parameters at most 1,000 choices.
@@ -324,7 +332,7 @@ class SuggestReply(Model):
     value: Value
 
 
-class ReportRequest(Model):
+class ReportRequest(FromPods):
     """POST .../trials/{number}/report: intermediate values, oldest first. The first per step is kept.
 
     A trial reports at most 100,000 steps, from 0 to 2147483647.

@@ -46,6 +46,26 @@ def test_each_request_survives_a_fault(pod: Pod, twin: Twin, fault: Callable[[Ha
     assert record.user_attrs == {"a": 1}
 
 
+def test_a_newer_server_whose_replies_have_more_fields(pod: Pod, twin: Twin) -> None:
+    def newer(handler: Handler) -> bool:
+        reply = handler.reply
+
+        def with_more(status: int, body: Any, **headers: str) -> None:
+            for part in (body, body.get("trial"), *body.get("objectives", ())):
+                if part is not None:
+                    part["colour"] = "red"
+            reply(status, body, **headers)
+
+        handler.reply = with_more  # type: ignore[method-assign]
+        return False
+
+    twin.faults.append(newer)  # the connection, and with it the handler, serves all requests
+    pod.write(STEPS)
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].state.name == "COMPLETE"
+
+
 def test_the_server_comes_up_after_the_pod(pod: Pod, twin: Twin, tmp_path: Path) -> None:
     with socket.socket() as reserved:
         reserved.bind(("127.0.0.1", 0))

@@ -83,16 +83,16 @@ class Twin:
             case "GET", "/study":
                 return self._finished_study()
             case "POST", "/suggest":
-                suggest = SuggestRequest.model_validate(body)
+                suggest = SuggestRequest.model_validate(body, extra="forbid")
                 distribution = json_to_distribution(json.dumps(suggest.distribution))
                 return SuggestReply(value=self.trial._suggest(suggest.name, distribution))
             case "POST", "/report":
-                return self._report(ReportRequest.model_validate(body))
+                return self._report(ReportRequest.model_validate(body, extra="forbid"))
             case "POST", "/attributes":
-                self._attributes(AttributesRequest.model_validate(body))
+                self._attributes(AttributesRequest.model_validate(body, extra="forbid"))
                 return self.view().trial
             case "POST", "/result":
-                return self._tell(TellRequest.model_validate(body))
+                return self._tell(TellRequest.model_validate(body, extra="forbid"))
         raise LookupError(path)
 
     def view(self) -> TrialView:
