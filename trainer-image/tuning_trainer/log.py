@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import warnings
 from pathlib import Path
@@ -15,8 +16,14 @@ PACKAGE = str(Path(__file__).parent)
 
 def log(text: str) -> None:
     """Write one line to the pod's log."""
-    sys.stderr.write(f"tuning: {text}\n")
-    sys.stderr.flush()
+    write(f"tuning: {text}\n")
+
+
+def write(text: str) -> None:
+    """Write to the pod's log; without a cluster, that is a file, whose disk may be full."""
+    with contextlib.suppress(OSError):
+        sys.stderr.write(text)
+        sys.stderr.flush()
 
 
 def log_prefix(trial: int) -> str:

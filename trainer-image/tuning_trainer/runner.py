@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from tuning_trainer.failure import (
     termination_message,
     write_termination_message,
 )
-from tuning_trainer.log import log
+from tuning_trainer.log import log, write
 from tuning_trainer.optuna_api.trial import PATIENCE, Trial
 from tuning_trainer.outcome import Outcome, outcome_of_exception
 from tuning_trainer.stopping import EXIT_CODE, Stopped, Stopping, TimeLimit
@@ -201,6 +200,6 @@ def _announce(outcome: Outcome) -> None:
         values = "" if outcome.values is None else f": {', '.join(map(str, outcome.values))}"
         log(f"{outcome.state}{values}")
         return
-    sys.stderr.write(outcome.failure.traceback or "")
+    write(outcome.failure.traceback or "")
     remedy = f" {outcome.failure.remedy}" if outcome.failure.remedy else ""
     log(f"FAIL: {outcome.failure.message}{remedy}")

@@ -221,15 +221,25 @@ class LocalResources:
         self._folder, self._on_event = folder, on_event
         self.body: Json = folder.read() or {}
         """The TuningStudy as it is now."""
+        self._writable = True
 
     async def get(self, kind: str, _namespace: str, _name: str) -> Json | None:
         """Return the study, or its namespace."""
         return {"metadata": {"uid": NAMESPACE}} if kind == "Namespace" else self.body
 
     async def replace_status(self, body: Json) -> None:
-        """Keep the study with its new status."""
-        self.body = body
-        self._folder.write(body)
+        """Keep the study with its new status. Raises KubeError, of which the user is informed once."""
+        try:
+            self._folder.write(body)
+        except OSError as error:
+            from tuning_operator.kube.ports.kube_api import KubeError  # most commands need none of it
+
+            message = f"The status of the study can't be written: {error}. It is tried again."
+            if self._writable:
+                self._on_event({"reason": "NotWritable", "message": message, "type": "Warning"})
+            self._writable = False
+            raise KubeError(0, "NotWritable", message) from error
+        self.body, self._writable = body, True
 
     def change(self, spec: Mapping[str, Any]) -> bool:
         """Give these fields of the spec these values; return whether one of them is new."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import shutil
 from collections.abc import Callable, Collection, Mapping
@@ -37,6 +38,9 @@ DEADLINE_GRACE = 60.0
 """Seconds that a run may exceed its timeout: the trainer stops itself, and this is in case it can't."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 1.0, 60.0
 """Seconds between attempts, doubled each time."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL_SECONDS = 2.0
+"""How often to look whether a full disk has space for a run that waits for it."""
 STOP_SECONDS = 0.5
 """How often to look whether a user has stopped a run."""
 OUTPUT_LINES = 5
@@ -216,7 +220,7 @@ class LocalRuns:
             if run.program:
                 await run.program.stop(run.grace)
             raise
-        except Exception as error:  # such as a full disk; it must not leave the trial without an end
+        except Exception as error:  # it must not leave the trial without an end
             log.exception("%s of %s could not be started", run.work, key)
             run.state = "ended"
             run.diagnosis = diagnosis("StartError", f"The {run.work.noun} could not be started: {error}")
@@ -258,16 +262,25 @@ class LocalRuns:
         attempt: int,
     ) -> int:
         """Run the program once; return its exit code, and set the diagnosis."""
-        environ = self._prepare(study, run.work, runs, found, folder)
-        environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
         output, mark = folder / "log", f"{self._mark}{folder.name}:{attempt}:"
         start = output.stat().st_size if output.exists() else 0
         arguments = [found.localized(argument) for argument in runs.arguments]
         python = _interpreter(self._python or runs.python, self._machine)
-        command = [python, str(self._trainer()), *arguments]
-        run.program = await Program.start(
-            command, self._working_dir(runs, found, folder), environ, mark, output
-        )
+        while True:
+            try:
+                environ = self._prepare(study, run.work, runs, found, folder)
+                environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+                command = [python, str(self._trainer()), *arguments]
+                run.program = await Program.start(
+                    command, self._working_dir(runs, found, folder), environ, mark, output
+                )
+                break
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                full = f"The {run.work.noun} can't be started: {error}."
+                self._set(study, run, "starting", diagnosis("DiskFull", full, "Free space; it starts then."))
+                await asyncio.sleep(FULL_SECONDS)
         self._set(study, run, "running")
         timeout = None if isinstance(run.work, Worker) else runs.timeout
         limit = seconds(timeout) + DEADLINE_GRACE if timeout else None

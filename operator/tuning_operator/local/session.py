@@ -268,6 +268,7 @@ def _log_to(folder: StudyFolder) -> None:
         force=True,
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a full disk must not fill the terminal with tracebacks
 
 
 def _now() -> datetime:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.small_disk import SmallDisk
 from tests.unit.local.study import LocalStudy, finished, kill_group, wait_until
 
 TRIALS = 12
@@ -81,6 +82,27 @@ def test_postgres_hangs(study: LocalStudy) -> None:
     code, output = finished(process)
     assert code == 0, output
     _audit(study)
+
+
+@pytest.mark.fault(
+    "The disk of a local study is full",
+    "It says so. Trials that run are recorded, and others start, once there is space.",
+)
+def test_a_full_disk(study: LocalStudy) -> None:
+    with SmallDisk(128) as disk:
+        study.home = disk.path / "home"
+        study.hold()
+        process = study.start()
+        wait_until("two trials run", lambda: set(study.started()) == {0, 1})
+        disk.fill()
+        study.let_go()
+        assert process.stdout
+        told = next(line for line in process.stdout if "No space left on device" in line)
+        assert told.startswith("The status of the study can't be written: ")
+        disk.make_room()
+        code, output = finished(process)
+        assert code == 0, output
+        _audit(study)
 
 
 def test_two_commands_at_once(study: LocalStudy) -> None:

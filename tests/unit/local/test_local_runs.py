@@ -22,6 +22,7 @@ from tuning_operator.local.runs import LocalRuns
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import RefitSpec, TuningStudy
 
+from tests.support.small_disk import SmallDisk
 from tests.unit.kube.builders import body, study
 from tests.unit.kube.runs_contract import FIRST, SECONDS, RunsContract
 
@@ -171,6 +172,26 @@ async def test_a_trial_that_was_terminated_is_started_again(place: Place, runs: 
     await place.send(FIRST, "exit 143")
     await place.send(FIRST, "echo again; exit 3")
     assert "code 3: again" in (await until(runs, study(), FIRST, "ended")).diagnosis.failure.message
+
+
+async def test_a_run_waits_for_space_on_a_full_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tuning_operator.local.runs.FULL_SECONDS", 0.1)
+    with SmallDisk(2) as disk:
+        place.folder = StudyFolder(disk.path / "study")
+        place.folder.path.mkdir()
+        runs = place.runs()
+        disk.fill()
+        await runs.start(study(), FIRST)
+        async with asyncio.timeout(SECONDS):
+            while (found := await until(runs, study(), FIRST, "starting")).diagnosis is None:  # noqa: ASYNC110  a task
+                await asyncio.sleep(0.02)
+        assert found.diagnosis.failure.category == "DiskFull"
+        assert "No space left on device" in found.diagnosis.failure.message
+        disk.make_room()
+        await place.send(FIRST, "echo started; exit 3")
+        ended = await until(runs, study(), FIRST, "ended")
+        assert "code 3: started" in ended.diagnosis.failure.message
+        await runs.close()
 
 
 async def test_a_refit_is_attempted_again(place: Place, runs: LocalRuns) -> None:

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import CAUGHT, Failure, TrialFailure, format_traceback
-from tuning_trainer.log import calling_frame, log
+from tuning_trainer.log import calling_frame, log, write
 from tuning_trainer.modes.lookahead import check_only_call
 from tuning_trainer.modes.manifest_check import (
     check_arguments,
@@ -337,7 +337,7 @@ def _raise_end(bridge: TrialBridge, workers: Workers, problem: BaseException | N
     if workers.exit_code() is not None:
         problem = None  # code that needs all trials, such as study.best_value
     if problem is not None:
-        sys.stderr.write(format_traceback(problem))
+        write(format_traceback(problem))
         log("the script ended with the exception above, but a worker runs the trial: its result counts")
     code = workers.wait()
     if code is not None:

@@ -6,11 +6,10 @@ The others concern the whole study, which a pod doesn't know: the manifest has f
 from __future__ import annotations
 
 import copy
-import sys
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.failure import format_traceback
-from tuning_trainer.log import log
+from tuning_trainer.log import log, write
 from tuning_trainer.optuna_api.bridge import IGNORED
 from tuning_trainer.optuna_api.finished import ended_trial
 from tuning_trainer.stopping import Stopped
@@ -98,7 +97,7 @@ def run_callbacks(
         except NeedsOtherTrials as needs:
             log(f"the callback {name} ended at study.{needs}: a trial only knows itself; {ENDS}")
         except BaseException as error:  # noqa: BLE001  whatever it raises, the result stays
-            sys.stderr.write(format_traceback(error))
+            write(format_traceback(error))
             log(f"the callback {name} failed with the exception above; the trial's result is kept")
 
 
