@@ -43,7 +43,8 @@ e2e: sync ## Run the tests with real pods, on a kind cluster
 	$(RUN) pytest tests/e2e tests/faults --timeout=900 -n 4 --maxschedchunk=1
 
 faults: sync ## Inject faults into studies on the kind cluster, and write docs/reliability.md (not part of test)
-	$(RUN) pytest tests/faults tests/unit/local/test_local_faults.py -m "matrix or not matrix" --write-page
+	$(RUN) pytest tests/faults tests/unit/local/test_local_faults.py tests/unit/studies/test_disk_full.py \
+	  tests/api/test_api_server_faults.py -m "matrix or not matrix" --write-page
 
 gp: uv ## Run the tests of GPSampler, which needs PyTorch: 5 GB in .venv-gp (not part of test)
 	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp pytest tests/gp

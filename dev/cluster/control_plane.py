@@ -5,14 +5,16 @@ For tests that need a real API server but no running pods: validation rules, tho
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
+import json
 import shutil
 import socket
 import ssl
 import urllib.error
 import urllib.request
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dev.cluster import credentials, processes
 from dev.cluster.cache import ROOT, digest, lock
@@ -42,6 +44,8 @@ class ControlPlane:
         self.folder = folder
         self.kubeconfig = folder / "kubeconfig"
         self._certificates = folder / "certificates"
+        self._ports: tuple[int, int] = 0, 0
+        """Of etcd for the API server, and of the API server."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -80,14 +84,30 @@ class ControlPlane:
         self.folder.mkdir(parents=True)
         with step("start the control plane"):
             client, peer, port = _free_ports(3)
+            self._ports = client, port
             self._write_credentials(port)
             self._start_etcd(etcd, client, peer)
-            server = self._start_api_server(api_server, client, port)
-            self._wait("kube-apiserver", server, "/readyz")
+            self._start_api_server(api_server)
             controllers = self._start_controllers(manager, scheduler)
             self._wait(
                 "kube-controller-manager", controllers, "/api/v1/namespaces/default/serviceaccounts/default"
             )
+
+    def restart_api_server(self) -> None:
+        """Kill the API server and start it again: it has lost what it keeps in memory."""
+        processes.kill(processes.running(self.folder, "kube-apiserver"))
+        self._start_api_server(*kubernetes("kube-apiserver"))
+
+    def compact(self) -> None:
+        """Have etcd forget earlier versions of objects, as the API server asks it to every five minutes."""
+        last = self._etcd("range", key=base64.b64encode(b"/").decode())["header"]["revision"]
+        self._etcd("compaction", revision=last, physical=True)
+
+    def _etcd(self, action: str, **request: object) -> Any:
+        url = f"http://127.0.0.1:{self._ports[0]}/v3/kv/{action}"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, json.dumps(request).encode(), timeout=10) as reply:
+            return json.load(reply)
 
     def remove(self) -> None:
         """Stop all parts and remove the state."""
@@ -114,9 +134,9 @@ class ControlPlane:
             f"--initial-cluster=default={urls[1]}",
         )  # fmt: skip
 
-    def _start_api_server(self, executable: Path, etcd: int, port: int) -> psutil.Process:
-        keys = self._certificates
-        return processes.start(
+    def _start_api_server(self, executable: Path) -> None:
+        keys, (etcd, port) = self._certificates, self._ports
+        server = processes.start(
             self.folder, "kube-apiserver", executable, f"--etcd-servers=http://127.0.0.1:{etcd}",
             "--bind-address=127.0.0.1", f"--secure-port={port}", "--endpoint-reconciler-type=none",
             f"--tls-cert-file={keys}/server.crt", f"--tls-private-key-file={keys}/server.key",
@@ -126,6 +146,7 @@ class ControlPlane:
             f"--service-cluster-ip-range={SERVICES}",
             "--max-requests-inflight=3000", "--max-mutating-requests-inflight=1000",
         )  # fmt: skip
+        self._wait("kube-apiserver", server, "/readyz")
 
     def _start_controllers(self, manager: Path, scheduler: Path) -> psutil.Process:
         common = (

@@ -14,10 +14,15 @@ CRDS = Path(__file__).parents[2] / "crds"
 
 
 @pytest.fixture(scope="session")
-def kubeconfig() -> Iterator[Path]:
-    """The kubeconfig of a control plane of the tests' own, on the loopback address."""
+def plane() -> Iterator[control_plane.ControlPlane]:
+    """A control plane of the tests' own, on the loopback address."""
     with control_plane.temporary() as plane:
-        yield plane.kubeconfig
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(plane: control_plane.ControlPlane) -> Path:
+    return plane.kubeconfig
 
 
 @pytest.fixture(scope="session")

@@ -16,14 +16,16 @@ import sys
 import time
 import urllib.parse
 import urllib.request
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
-from kubernetes.aio import client, watch
+from kubernetes.aio import client, config, watch
 from tuning_operator.resource import names
 from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
 
@@ -300,16 +302,21 @@ class Node:
         self._lives: dict[str, asyncio.Task[None]] = {}
 
     async def run(self) -> None:
-        """Take in pods as they are bound, end them as they are deleted, for ever."""
-        async for event in watch.Watch().stream(self.core.list_namespaced_pod, self.namespace):
-            body = event["raw_object"]
-            uid = body["metadata"]["uid"]
-            if event["type"] == "DELETED" or not body["spec"].get("nodeName"):
-                continue
-            if body["metadata"].get("deletionTimestamp"):
-                await self._end(body)
-            elif uid not in self._lives:
-                self._lives[uid] = asyncio.create_task(self._live(Pod(self, body)))
+        """Take in pods as they are bound, end them as they are deleted; the API server may be away."""
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, client.ApiException):
+                async for event in watch.Watch().stream(self.core.list_namespaced_pod, self.namespace):
+                    await self._take_in(event["type"], event["raw_object"])
+            await asyncio.sleep(0.1)
+
+    async def _take_in(self, change: str, body: Json) -> None:
+        uid = body["metadata"]["uid"]
+        if change == "DELETED" or not body["spec"].get("nodeName"):
+            return
+        if body["metadata"].get("deletionTimestamp"):
+            await self._end(body)
+        elif uid not in self._lives:
+            self._lives[uid] = asyncio.create_task(self._live(Pod(self, body)))
 
     async def register(self, name: str, gpus: int) -> None:
         """Have the scheduler know a node, of which this object is the kubelet."""
@@ -322,7 +329,8 @@ class Node:
         """Send heartbeats: a node without them becomes NotReady after 50 s, and gets no more pods."""
         while True:
             await asyncio.sleep(10)
-            await self._node_status(name, {})
+            with contextlib.suppress(aiohttp.ClientError, client.ApiException):
+                await self._node_status(name, {})
 
     async def _node_status(self, name: str, status: Json) -> None:
         ready = {
@@ -479,6 +487,19 @@ class Cluster:
 
     async def no_jobs(self) -> bool:
         return not await self.jobs()
+
+
+@contextlib.asynccontextmanager
+async def new_namespace(kubeconfig: Path, system: System) -> AsyncIterator[Cluster]:
+    """Have a namespace with a node of its own, in whose lives nothing may go wrong."""
+    namespace = f"operator-{uuid.uuid4().hex[:6]}"
+    async with await config.new_client_from_config(config_file=str(kubeconfig)) as connection:
+        core = client.CoreV1Api(connection)
+        await core.create_namespace({"metadata": {"name": namespace}})
+        async with node_of(connection, namespace) as node:
+            yield Cluster(connection, namespace, node, system)
+            assert node.failures() == []
+        await core.delete_namespace(namespace)
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:

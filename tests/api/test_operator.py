@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -16,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from kubernetes.aio import client, config
+from kubernetes.aio import client
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 from tuning_operator.cli.local.studies import LocalStudies
@@ -40,7 +39,7 @@ from tests.api.operator_kit import (
     condition,
     eventually,
     holds,
-    node_of,
+    new_namespace,
     operator_process,
     phase,
     running_system,
@@ -107,14 +106,8 @@ def system(operator_kubeconfig: Path, folder: Path) -> Iterator[System]:
 
 @pytest.fixture
 async def cluster(system: System, kubeconfig: Path) -> AsyncIterator[Cluster]:
-    namespace = f"operator-{uuid.uuid4().hex[:6]}"
-    async with await config.new_client_from_config(config_file=str(kubeconfig)) as connection:
-        core = client.CoreV1Api(connection)
-        await core.create_namespace({"metadata": {"name": namespace}})
-        async with node_of(connection, namespace) as node:
-            yield Cluster(connection, namespace, node, system)
-            assert node.failures() == []
-        await core.delete_namespace(namespace)
+    async with new_namespace(kubeconfig, system) as cluster:
+        yield cluster
 
 
 async def test_a_study_from_apply_to_the_best_parameters(cluster: Cluster) -> None:

@@ -19,9 +19,12 @@ study, and afterwards the record in Postgres, the Jobs and the status are compar
 - the status counts what the record has, and the best trial is the best;
 - after the study was deleted, no Job, Pod, ConfigMap or Secret is left.
 
-`make faults` updates this page, on the kind cluster of the tests. "Recovery" is the time from the end of
-the fault until the next trial finished; a trial takes 4 s and its pod's start. It is empty if the study
-ended while the fault lasted.
+`make faults` updates this page. The lines of `test_cluster` are from the kind cluster of the tests. The
+API server's faults are injected by a proxy between the operator and a real API server, whose node is played.
+The lines of full disks are from a real Postgres, without a cluster.
+
+"Recovery" is the time from the end of the fault until the next trial finished; a trial takes 4 s and its
+pod's start. It is empty if it was not measured, or if the study ended while the fault lasted.
 
 Faults between any two calls of the operator, before and after their effect, are in
 `tests/unit/kube/test_convergence.py`; those between the study server and Postgres in `tests/unit/studies`.
@@ -61,8 +64,13 @@ memory is measured.
 """
 
 
-def write(results: Sequence[Result], order: Sequence[str]) -> None:
-    """Write these results, and earlier ones of faults that were not injected now."""
+def write(results: Sequence[Result], cluster: Sequence[str]) -> None:
+    """Write these results, and earlier ones of faults that were not injected now.
+
+    Args:
+        results: of this run.
+        cluster: the names of all tests on the cluster, in the order of the page; other tests follow.
+    """
     known = PAGE.read_text() if PAGE.exists() else ""
     _, heading, soak = known.partition("\n## Soak\n")
     lines = {
@@ -71,7 +79,9 @@ def write(results: Sequence[Result], order: Sequence[str]) -> None:
         if line.startswith("| ") and "| `" in line
     }
     lines |= {result.test: result.line for result in results}
-    PAGE.write_text(HEAD + "".join(lines[test] for test in order if test in lines) + heading + soak)
+    others = [test for test in lines if not test.startswith("test_cluster[")]
+    table = "".join(lines[test] for test in (*cluster, *others) if test in lines)
+    PAGE.write_text(HEAD + table + heading + soak)
 
 
 def write_soak(summary: str, memory: Sequence[tuple[int, int, int]]) -> None:

@@ -62,7 +62,7 @@ class Trainers:
 
     async def _ask(self, pod: Pod, method: str, path: str, content: object = None) -> dict:
         environment = {e["name"]: e.get("value") for e in pod.body["spec"]["containers"][0]["env"]}
-        headers = {"Authorization": f"Bearer {mint_pod(SECRET, NAMESPACE, pod.name)}"}
+        headers = {"Authorization": f"Bearer {mint_pod(SECRET, pod.node.namespace, pod.name)}"}
         while True:
             self.requests += 1
             try:
@@ -134,7 +134,7 @@ def main(
         with running_system(Path(folder), plane.kubeconfig, postgres.url) as system:
             chaos = Chaos(system, postgres, every, seed)
             outcome = asyncio.run(soak(plane.kubeconfig, system, chaos, trials, parallelism))
-            audit(postgres.url, trials)
+            audit(postgres.url, f"{NAMESPACE}/soak", trials)
     (_, *first), *_, (_, *last) = outcome.memory
     assert all(now - before <= GROWTH_MIB for before, now in zip(first, last, strict=True)), outcome.memory
     minutes = (time.monotonic() - started) / MINUTES
@@ -192,10 +192,11 @@ def _memory(process: Process) -> int:
     return psutil.Process(process.pid).memory_info().rss >> 20
 
 
-def audit(url: str, trials: int) -> None:
+def audit(url: str, study: str, trials: int) -> None:
+    """Check the record: all trials are there once, each with what its trainer has reported."""
     engine = schema.database_url(url).render_as_string(hide_password=False)
     storage = optuna.storages.RDBStorage(engine, skip_table_creation=True)
-    record = optuna.load_study(study_name=f"{NAMESPACE}/soak", storage=storage).get_trials(deepcopy=False)
+    record = optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False)
     assert [trial.number for trial in record] == list(range(trials))
     for trial in record:
         x = trial.params["x"]

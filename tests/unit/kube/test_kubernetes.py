@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -151,6 +152,45 @@ async def test_the_largest_amount_of_each_resource(stub: HttpStub, kube: Kuberne
     assert await kube.largest_nodes() == largest
     stub.reply(403, {"reason": "Forbidden", "message": "nodes is forbidden"})
     assert await kube.largest_nodes() is None
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "waits"),
+    [
+        (429, "7", [7, 7]),
+        (503, "60", [60]),
+        (503, "61", []),
+        (409, "7", []),
+        (429, "0", []),
+        (429, "soon", []),
+    ],
+)
+async def test_a_request_is_repeated_when_the_api_server_asks_for_it(
+    stub: HttpStub,
+    kube: KubernetesApi,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    header: str,
+    waits: list[float],
+) -> None:
+    waited: list[float] = []
+
+    async def rejects(_: web.Request) -> web.StreamResponse:
+        return web.json_response({"message": "later"}, status=status, headers={"Retry-After": header})
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if waited == waits:
+            stub.fault = None
+
+    monkeypatch.setattr("tuning_operator.kube.ports.kubernetes.asyncio", SimpleNamespace(sleep=sleep))
+    stub.fault = rejects
+    if waits:
+        await kube.create(new_job())
+    else:
+        with pytest.raises(KubeError, match="later"):
+            await kube.create(new_job())
+    assert (waited, len(stub.asked)) == (waits, len(waits) + 1)
 
 
 @pytest.mark.parametrize("answer", ["<html>bad gateway</html>", "[1]", ""])

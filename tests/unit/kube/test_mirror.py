@@ -69,6 +69,7 @@ async def test_a_watch_goes_on_after_the_last_change() -> None:
     kube = Watches(
         [("ADDED", job("a-0", 7)), ("MODIFIED", job("a-0", 8)), ("BOOKMARK", BOOKMARK)],
         KubeError(500, "", "etcd is away"),
+        KubeError(429, "", "too many requests", retry_after=5),
         [("DELETED", job("a-0", 12))],
         KubeError(410, "", ""),
     )
@@ -76,8 +77,8 @@ async def test_a_watch_goes_on_after_the_last_change() -> None:
     async with watching(Followed(mirror), seen.append):  # type: ignore[arg-type]
         await asyncio.sleep(60)
     assert kube.asked == [
-        ("", "list", 0), ("", "5", 0), ("", "9", 2), ("", "9", 4), ("", "12", 6),
-        ("", "list", 8), ("", "5", 8),
+        ("", "list", 0), ("", "5", 0), ("", "9", 2), ("", "9", 4), ("", "9", 9), ("", "12", 11),
+        ("", "list", 13), ("", "5", 13),
     ]  # fmt: skip
     assert seen == [KEY] * 3, "a bookmark is no change"
 

@@ -3,22 +3,53 @@
 kopf is only the informer: its `on.event` handlers add no finalizer, annotation or status to an object.
 """
 
+import asyncio
 from typing import Any
 
+import aiohttp
 import kopf
 
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
 
+WATCH_SECONDS = 1.0
+"""The shortest time between two watches: kopf does not wait before it repeats one that has ended."""
+
 
 def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey]) -> None:
     """Have a study's key added whenever the study changes."""
-    kopf.on.login(registry=registry)(kopf.login_via_client)
+
+    @kopf.on.login(registry=registry)
+    async def login(**known: Any) -> kopf.AiohttpSession | None:
+        info = kopf.login_via_client(**known)
+        return _session(info) if info else None
 
     @kopf.on.event(names.GROUP, names.VERSION, names.PLURAL, registry=registry)
     async def study_changed(namespace: str | None, name: str, **_: Any) -> None:
         queue.add(StudyKey(namespace or "", name))
+
+
+def _session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
+    """Return the session that kopf would make, except that watches are some time apart."""
+    next_at: dict[str, float] = {}
+
+    async def pace(_session: object, _context: object, request: aiohttp.TraceRequestStartParams) -> None:
+        if "watch" in request.url.query:
+            now, path = asyncio.get_running_loop().time(), request.url.path
+            wait = max(next_at.get(path, now) - now, 0)
+            next_at[path] = now + wait + WATCH_SECONDS
+            await asyncio.sleep(wait)
+
+    trace = aiohttp.TraceConfig()
+    trace.on_request_start.append(pace)
+    session = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
+        headers=info.as_http_headers(),
+        trust_env=info.trust_env,
+        trace_configs=[trace],
+    )
+    return kopf.AiohttpSession(server=info.server, aiohttp_session=session)
 
 
 class NoDiffs(kopf.DiffBaseStorage):

@@ -14,9 +14,11 @@ REFUSED = frozenset({400, 403, 422})
 class KubeError(RunsUnavailable):
     """The API server rejected a request; or, with status 0, it gave no valid reply."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
+    def __init__(self, status: int, reason: str, message: str, retry_after: float | None = None) -> None:
         super().__init__(f"{reason or status}: {message}")
         self.status, self.reason, self.message = status, reason, message
+        self.retry_after = retry_after
+        """After how many seconds the API server asks to repeat the request, if it does."""
 
 
 class Resources(Protocol):

@@ -1,5 +1,6 @@
 """The Kubernetes API as the operator needs it, with plain dicts. Only this module imports `kubernetes`."""
 
+import asyncio
 import contextlib
 import difflib
 import json
@@ -22,6 +23,9 @@ from tuning_operator.resource import names
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 30.0
+LONGEST_WAIT = 60.0
+"""Seconds that a request may wait because the API server asks to repeat it later: it asks for 32 at most."""
+TOO_MANY_REQUESTS, SERVER_ERROR = 429, 500
 WATCH_SECONDS = 300
 """The API server ends a watch after this time."""
 SILENCE_SECONDS = 150.0
@@ -227,10 +231,21 @@ class KubernetesApi:
         body: Json | None = None,
         content_type: str = "application/json",
     ) -> Json:
-        """Send a request without the client's models, which would parse every pod into pydantic."""
+        """Send a request without the client's models, which would parse every pod into pydantic.
+
+        It is repeated as the API server asks for, which is overloaded or stopping then.
+        """
         headers, limits = {"Content-Type": content_type}, aiohttp.ClientTimeout(REQUEST_SECONDS)
-        async with self._send(verb, kind, path, query, headers, limits, body) as response:
-            content = await response.read()
+        waited = 0.0
+        while True:
+            try:
+                async with self._send(verb, kind, path, query, headers, limits, body) as response:
+                    content = await response.read()
+                break
+            except KubeError as error:
+                if error.retry_after is None or (waited := waited + error.retry_after) > LONGEST_WAIT:
+                    raise
+                await asyncio.sleep(error.retry_after)
         answer = _parsed(content)
         if not isinstance(answer, dict):
             start = content[:200].decode(errors="replace")
@@ -265,7 +280,8 @@ class KubernetesApi:
             async with reply.response as response:
                 if status >= 400:
                     content = await response.read()
-                    raise _rejection(status, _parsed(content) or content[:500].decode(errors="replace"))
+                    answer = _parsed(content) or content[:500].decode(errors="replace")
+                    raise _rejection(status, answer, response.headers.get("Retry-After"))
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError, client.ApiException) as error:
             status, reason = 0, str(error) or type(error).__name__
@@ -329,6 +345,8 @@ def _parsed(content: bytes) -> Any:
         return None
 
 
-def _rejection(status: int, answer: Any) -> KubeError:
+def _rejection(status: int, answer: Any, retry_after: str | None = None) -> KubeError:
     details = answer if isinstance(answer, dict) else {}
-    return KubeError(status, details.get("reason", ""), details.get("message") or str(answer))
+    later = status == TOO_MANY_REQUESTS or status >= SERVER_ERROR
+    wait = float(retry_after) if later and retry_after and retry_after.isdecimal() else None
+    return KubeError(status, details.get("reason", ""), details.get("message") or str(answer), wait or None)

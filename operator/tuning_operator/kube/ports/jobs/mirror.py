@@ -137,6 +137,7 @@ class Mirror:
         """
         version = ""
         while True:
+            pause = REWATCH_SECONDS
             try:
                 if not version:
                     version = await self._list(kind, namespace, copy, changed)
@@ -152,11 +153,12 @@ class Mirror:
                     version = body["metadata"]["resourceVersion"]
                     copy.version = int(version)
             except KubeError as error:
+                pause = max(pause, error.retry_after or 0)
                 if error.status == GONE:
                     version = ""
                 else:
-                    log.warning("%ss can't be watched; retrying in %.0f s: %s", kind, REWATCH_SECONDS, error)
-            await asyncio.sleep(REWATCH_SECONDS)
+                    log.warning("%ss can't be watched; retrying in %.0f s: %s", kind, pause, error)
+            await asyncio.sleep(pause)
 
     async def _list(self, kind: str, namespace: str, copy: _Copy, changed: Callable[[StudyKey], None]) -> str:
         items, version = await self._kube.snapshot(kind, namespace, names.LABEL_STUDY, NOT_SUCCEEDED[kind])
