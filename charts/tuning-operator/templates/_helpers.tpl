@@ -169,8 +169,8 @@ another one.
 {{- $host := include "tuning-operator.host" (list $context .) -}}
 {{- $names = concat $names (list $host (printf "%s.%s" $host $context.Values.clusterDomain) (printf "%s.%s" . $context.Release.Namespace) .) -}}
 {{- end -}}
-{{- $authority := genCA (printf "%s-ca" $service) 3650 -}}
-{{- $certificate := genSignedCert $service (list "127.0.0.1") $names 3650 $authority -}}
+{{- $authority := genCAWithKey (printf "%s-ca" $service) 3650 (genPrivateKey "ecdsa") -}}
+{{- $certificate := genSignedCertWithKey $service (list "127.0.0.1") $names 3650 $authority (genPrivateKey "ecdsa") -}}
 {{- $previous := get $data "ca.crt" | b64dec | regexFind "(?s)-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n?" -}}
 {{- $data = dict "ca.crt" (print $authority.Cert $previous | b64enc) "tls.crt" ($certificate.Cert | b64enc) "tls.key" ($certificate.Key | b64enc) -}}
 {{- end -}}
