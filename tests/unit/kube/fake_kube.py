@@ -187,7 +187,7 @@ class FakeKube:
         self._announce("MODIFIED", self.objects[_place(body)], before)
 
     def _announce(self, event: str, body: Json, before: Json | None) -> None:
-        self._changes.append((event, _copied(body), _copied(before)))
+        self._changes.append((event, body, before))
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -30,14 +30,17 @@ SERVER_ERRORS: dict[str, Callable[[], BaseException]] = {
     "unavailable": lambda: StudyServerUnavailable("ConnectError"),
     "killed": Killed,
 }
-READS = {"get", "select", "dry_run", "largest_nodes", "summary", "namespaces", "changes"}
-"""Calls without an effect."""
+READS = {"get", "select", "largest_nodes", "summary", "namespaces", "changes"}
+OF_WRITES = {"conflict", "invalid", "killed"}
+"""Errors that no read adds to: none is refused like this, and a kill before a read is one after a write."""
 
 
 def can_fail(call: str, error: str, *, late: bool) -> bool:
     """Return whether a call can fail like this: with an error of its port, late only if it has an effect."""
     errors = SERVER_ERRORS if hasattr(ModelServer, call) else KUBE_ERRORS
-    return error in errors and not (late and call in READS)
+    if error not in errors or (late and call == "dry_run"):
+        return False
+    return call not in READS or not (late or error in OF_WRITES)
 
 
 @dataclass
