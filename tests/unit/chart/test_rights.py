@@ -119,7 +119,7 @@ async def _needed() -> set[tuple[str, str]]:
     await runs.start(study(), Trial(0))
     waits = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "m"}
     kube.put({**pod(3, phase="Pending", conditions=[waits]), "kind": "Pod"})
-    kube.put({**pod(4, phase="Pending"), "kind": "Pod"})
+    kube.put({**pod(4, spec={"nodeName": "gpu-1"}, phase="Pending"), "kind": "Pod"})
     kube.put(job(3))
     kube.put(job(4))
     runtime = replace(RUNTIME, ca="RENEWED")
