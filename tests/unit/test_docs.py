@@ -39,7 +39,7 @@ def test_index_lists_all_pages() -> None:
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md"])
 def test_modules_to_read_exist(page: str) -> None:
-    modules = re.findall(r"`(\w+/\w+\.py)`", (ROOT / page).read_text())
+    modules = re.findall(r"`(\w+(?:/\w+)+\.py)`", (ROOT / page).read_text())
     assert len(modules) == 6
     assert all((KUBE / module).exists() for module in modules)
 
