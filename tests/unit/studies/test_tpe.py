@@ -10,6 +10,7 @@ import optuna
 import pytest
 from optuna.trial import Trial, TrialState
 from tuning_operator.studies.definition.tpe import TPESampler
+from tuning_operator.studies.definition.tpe_density import log_pdf
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -65,6 +66,69 @@ def test_proposes_what_optuna_proposes(variant: str, direction: str) -> None:
     arguments = {"seed": 5, **VARIANTS[variant]}
     ours = _history(TPESampler(**arguments), direction)
     assert ours == _history(optuna.samplers.TPESampler(**arguments), direction)
+
+
+def test_hyperband_shows_all_trials() -> None:
+    """Optuna 5 lets samplers see the trials of all brackets."""
+
+    def objective(trial: Trial) -> float:
+        x = trial.suggest_float("x", 0, 1) + trial.suggest_int("n", 1, 3)
+        trial.report(x, 1)
+        trial.should_prune()  # makes the brackets
+        return x
+
+    def walk(sampler: optuna.samplers.BaseSampler) -> list[dict[str, Any]]:
+        pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=9)
+        study = optuna.create_study(study_name="brackets", sampler=sampler, pruner=pruner)
+        study.optimize(objective, n_trials=90)
+        return [trial.params for trial in study.trials]
+
+    ours = walk(TPESampler(seed=5, n_startup_trials=3))
+    assert ours == walk(optuna.samplers.TPESampler(seed=5, n_startup_trials=3))
+
+
+MANY: dict[str, Any] = {
+    **{f"x{i}": optuna.distributions.FloatDistribution(-1, 1 + i) for i in range(9)},
+    "lr": optuna.distributions.FloatDistribution(1e-5, 1, log=True),
+    "momentum": optuna.distributions.FloatDistribution(0, 1, step=0.25),
+    "layers": optuna.distributions.IntDistribution(1, 8),
+    "units": optuna.distributions.IntDistribution(4, 512, log=True),
+    "kind": optuna.distributions.CategoricalDistribution(["a", "b", None]),
+}
+
+
+@pytest.mark.parametrize("numbers", [1, 3, 9])
+@pytest.mark.parametrize("count", [30, 3000])
+def test_densities_are_the_same_to_the_last_bit(count: int, numbers: int) -> None:
+    """Many kernels are computed in several parts, and numpy adds many numbers in another order."""
+    space = {name: kind for name, kind in MANY.items() if name[0] != "x" or int(name[1]) < numbers}
+    rng = random.Random(3)
+    trials = [
+        optuna.create_trial(
+            value=0, distributions=space, params={name: _drawn(kind, rng) for name, kind in space.items()}
+        )
+        for _ in range(count)
+    ]
+    sampler = optuna.samplers.TPESampler(seed=5)
+    study = optuna.create_study(sampler=sampler)
+    estimator = sampler._build_parzen_estimator(study, space, trials, handle_below=False)
+    samples = estimator.sample(sampler._rng.rng, 24)
+    assert log_pdf(estimator, samples).tobytes() == estimator.log_pdf(samples).tobytes()
+    samples["lr"][3] = 2.0  # out of its bounds, as a rounded candidate may be
+    assert log_pdf(estimator, samples).tobytes() == estimator.log_pdf(samples).tobytes()
+    assert log_pdf(estimator, samples)[3] == -math.inf
+
+
+def _drawn(kind: Any, rng: random.Random) -> Any:
+    if isinstance(kind, optuna.distributions.CategoricalDistribution):
+        return rng.choice(kind.choices)
+    if kind.step:
+        return kind.low + rng.randint(0, int((kind.high - kind.low) / kind.step)) * kind.step
+    return (
+        math.exp(rng.uniform(math.log(kind.low), math.log(kind.high)))
+        if kind.log
+        else rng.uniform(kind.low, kind.high)
+    )
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,7 +6,7 @@ keeps what it needs of them in arrays. Several objectives and constraints are le
 
 import bisect
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.samplers._tpe.sampler import _get_pruned_trial_score, default_gamma
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from tuning_operator.studies.definition.tpe_density import log_pdf
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -35,18 +38,19 @@ class TPESampler(optuna.samplers.TPESampler):
     ) -> dict[str, Any]:
         if len(study.directions) > 1:
             return self._as_optuna_does(study, trial, search_space)
-        finished, running = self._trials(study, trial)
-        self._history.extend(finished, study)
-        if self._history.has_constraints:
+        self._take_in(study)
+        history = self._history
+        if history.has_constraints:
             return self._as_optuna_does(study, trial, search_space)
-        below = self._history.best((self._gamma or default_gamma)(len(finished)))
-        known, columns = self._history.columns(finished, search_space)
+        below = history.best((self._gamma or default_gamma)(len(history.numbers)))
+        known, columns = history.columns(search_space)
         good = {name: column[known & below] for name, column in columns.items()}
         others = {name: column[known & ~below] for name, column in columns.items()}
-        if running := [t for t in running if search_space.keys() <= self._get_params(t, study).keys()]:
-            order = np.argsort([*self._history.numbers[known & ~below], *(t.number for t in running)])
-            added = self._get_internal_repr(running, search_space, study)
-            others = {name: np.append(column, added[name])[order] for name, column in others.items()}
+        if running := list(self._running(study, trial, search_space)):
+            order = np.argsort([*history.numbers[known & ~below], *(number for number, _ in running)])
+            for name, distribution in search_space.items():
+                added = [distribution.to_internal_repr(params[name]) for _, params in running]
+                others[name] = np.append(others[name], added)[order]
         estimators = [
             self._parzen_estimator_cls(observed, search_space, self._parzen_estimator_parameters)
             for observed in (good, others)
@@ -55,16 +59,44 @@ class TPESampler(optuna.samplers.TPESampler):
         proposed = self._compare(samples, self._compute_acquisition_func(samples, *estimators))
         return {name: search_space[name].to_external_repr(value) for name, value in proposed.items()}
 
-    def _trials(self, study: Study, trial: FrozenTrial) -> tuple[list[FrozenTrial], list[FrozenTrial]]:
-        """Return the trials that have finished, and the other running ones that count as if they had."""
-        liar = self._constant_liar
-        states = (*FINISHED, TrialState.RUNNING) if liar else FINISHED
-        trials = study._get_trials(deepcopy=False, states=states, use_cache=not liar)  # noqa: SLF001
-        if not liar:
-            return trials, []
-        finished = [t for t in trials if t.state != TrialState.RUNNING]
-        running = [t for t in trials if t.state == TrialState.RUNNING and t.number != trial.number]
-        return finished, running
+    def _sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        # Optuna reads all trials to see whether enough have finished.
+        if search_space and len(self._history.numbers) >= self._n_startup_trials:
+            return self._sample(study, trial, search_space)
+        proposed: dict[str, Any] = super()._sample_relative(study, trial, search_space)
+        return proposed
+
+    def _take_in(self, study: Study) -> None:
+        """Take in the trials that have finished since the last proposal."""
+        count = study._storage.get_n_trials(study._study_id, FINISHED)  # noqa: SLF001
+        if count == len(self._history.numbers):
+            return
+        trials = study._get_trials(deepcopy=False, states=FINISHED, use_cache=not self._constant_liar)  # noqa: SLF001
+        self._history.extend(trials, study)
+
+    def _running(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the numbers and parameters of the other running trials that count as if they had finished.
+
+        They have all the parameters. Those that are only proposed, and not yet suggested, are in JSON, which
+        takes long to read.
+        """
+        if not self._constant_liar:
+            return
+        for other in study._get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # noqa: SLF001
+            params = other.params
+            if not search_space.keys() <= params.keys():
+                params = self._get_params(other, study)
+            if search_space.keys() <= params.keys() and other.number != trial.number:
+                yield other.number, params
+
+    def _compute_acquisition_func(
+        self, samples: dict[str, Floats], mpe_below: _ParzenEstimator, mpe_above: _ParzenEstimator
+    ) -> Floats:
+        return log_pdf(mpe_below, samples) - log_pdf(mpe_above, samples)
 
     def _as_optuna_does(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -107,6 +139,8 @@ class History:
         self._ranks: npt.NDArray[np.float64] = np.zeros((3, 0))
         """For each trial, what Optuna sorts by: 0 if it is complete, then two scores."""
         self._columns: dict[str, Column] = {}
+        self._trials: Sequence[FrozenTrial] = ()
+        self._best: tuple[int, Mask] | None = None
 
     def extend(self, trials: Sequence[FrozenTrial], study: Study) -> None:
         """Take in the trials that have finished since: `trials` are all of them, by their numbers.
@@ -115,6 +149,7 @@ class History:
         """
         if len(trials) == len(self.numbers):
             return
+        self._trials, self._best = trials, None
         same = bisect.bisect_left(
             range(len(self.numbers)), x=True, key=lambda i: trials[i].number != self.numbers[i]
         )
@@ -128,22 +163,22 @@ class History:
 
     def best(self, count: int) -> Mask:
         """Return which trials are the best: complete ones first, then those that were pruned last."""
-        state, first, second = self._ranks
-        chosen = np.zeros(len(self.numbers), bool)
-        chosen[np.lexsort((second, first, state))[:count]] = True
-        return chosen
+        if self._best is None or self._best[0] != count:
+            state, first, second = self._ranks
+            chosen = np.zeros(len(self.numbers), bool)
+            chosen[np.lexsort((second, first, state))[:count]] = True
+            self._best = count, chosen
+        return self._best[1]
 
-    def columns(
-        self, trials: Sequence[FrozenTrial], search_space: dict[str, BaseDistribution]
-    ) -> tuple[Mask, dict[str, Floats]]:
+    def columns(self, search_space: dict[str, BaseDistribution]) -> tuple[Mask, dict[str, Floats]]:
         """Return which trials have all the parameters, and the values of each."""
-        known = np.ones(len(trials), bool)
+        known = np.ones(len(self._trials), bool)
         columns = {}
         for name, distribution in search_space.items():
             column = self._columns.get(name)
             if column is None or column.distribution != distribution:
                 column = self._columns[name] = Column(distribution)
-            column.extend(name, trials)
+            column.extend(name, self._trials)
             known &= column.known
             columns[name] = column.values
         return known, columns
