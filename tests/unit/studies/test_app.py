@@ -199,6 +199,7 @@ def server_paths(server: RunningServer) -> set[tuple[str, str]]:
         ("GET", "/v1/studies/ml/unknown", None, 404, "study", "ml/unknown not found"),
         ("POST", "/v1/studies/ml/unknown/ask", ASK, 404, "study", "ml/unknown not found"),
         ("POST", f"{STUDY}/trials/77/result", {"state": "FAIL"}, 404, "trial", "has no trial 77"),
+        ("POST", f"{STUDY}/trials/-1/result", {"state": "FAIL"}, 404, "trial", "has no trial -1"),
         ("POST", f"{STUDY}/trials/x/result", {"state": "FAIL"}, 422, "number", "valid integer"),
         (
             "POST",

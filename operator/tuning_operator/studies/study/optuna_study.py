@@ -85,6 +85,8 @@ class ServedStudy(optuna.Study):
 
     def trial_id(self, number: int) -> int:
         """Return the storage's id of a trial. Raises KeyError."""
+        if number < 0:  # Optuna's storage in memory would count from the last trial
+            raise KeyError(number)
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     def frozen(self, number: int) -> FrozenTrial:
