@@ -163,11 +163,8 @@ class Library:
             beyond = record.known_trials().last_id
 
         def look(connection: Connection) -> tuple[loader.StudyAttrs | None, list[FrozenTrial]]:
-            attrs = loader.study_attrs(connection, study_id)
-            new = loader.new_trials(connection, study_id, beyond)
-            states = loader.states(connection, known) if known else {}
-            changed = {trial_id for trial_id, state in states.items() if known[trial_id] != state}
-            return attrs, loader.trials(connection, sorted({*new, *changed, *foreign}))
+            attrs, ids = loader.news(connection, study_id, beyond, known)
+            return attrs, loader.trials(connection, sorted({*ids, *foreign}))
 
         attrs, trials = self._read(look)
         if attrs is None:

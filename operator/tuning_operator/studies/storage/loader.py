@@ -12,14 +12,18 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import (
     ARRAY,
+    BindParameter,
     Column,
+    CompoundSelect,
     Connection,
     Enum,
     Integer,
+    Select,
     String,
     Table,
     any_,
     bindparam,
+    cast,
     exists,
     func,
     literal,
@@ -56,6 +60,36 @@ class Header:
     def shard(self) -> int:
         """The shard in which the study was created."""
         return shard_in(self.attrs["system"])
+
+
+def _study_rows() -> list[Select[Any]]:
+    """Return the queries of a study's name and attributes, as (kind, key, text)."""
+    user, system, studies = schema.study_user_attrs, schema.study_system_attrs, schema.studies
+    study_id: BindParameter[int] = bindparam("study")
+    return [
+        select(literal("study"), studies.c.study_name, null()).where(studies.c.study_id == study_id),
+        select(literal("user"), user.c.key, user.c.value_json).where(user.c.study_id == study_id),
+        select(literal("system"), system.c.key, system.c.value_json).where(system.c.study_id == study_id),
+    ]
+
+
+def _news() -> CompoundSelect[Any]:
+    table = schema.trials
+    ids = select(literal("trial"), cast(table.c.trial_id, String), null())
+    new = ids.where(table.c.study_id == bindparam("study"), table.c.trial_id > bindparam("beyond"))
+    changed = [
+        ids.where(
+            table.c.trial_id == any_(bindparam(f"{state.name}_ids", type_=ARRAY(Integer))),
+            table.c.state != state,
+        )
+        for state in _UNFINISHED
+    ]
+    return union_all(*_study_rows(), new, *changed)
+
+
+_UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
+_STUDY_ATTRS = union_all(*_study_rows())
+_NEWS = _news()
 
 
 def headers(connection: Connection, *only: ColumnElement[bool]) -> list[Header]:
@@ -98,15 +132,24 @@ def _study_attrs(connection: Connection, table: Table, ids: Sequence[int]) -> di
 
 def study_attrs(connection: Connection, study_id: int) -> StudyAttrs | None:
     """Return a study's attributes, None when there is no such study; one statement."""
-    user, system, studies = schema.study_user_attrs, schema.study_system_attrs, schema.studies
-    rows = connection.execute(
-        union_all(
-            select(literal("study"), studies.c.study_name, null()).where(studies.c.study_id == study_id),
-            select(literal("user"), user.c.key, user.c.value_json).where(user.c.study_id == study_id),
-            select(literal("system"), system.c.key, system.c.value_json).where(system.c.study_id == study_id),
-        )
-    ).all()
-    if not rows:
+    return _attrs_in(connection.execute(_STUDY_ATTRS, {"study": study_id}).all())
+
+
+def news(
+    connection: Connection, study_id: int, beyond: int, unfinished: Mapping[int, TrialState]
+) -> tuple[StudyAttrs | None, list[int]]:
+    """Return a study's attributes, None when there is no such study, and the trials to read; one statement.
+
+    Those are the trials with a higher id than `beyond`, and the unfinished ones that have another state now.
+    """
+    of_state = {state: [i for i, known in unfinished.items() if known == state] for state in _UNFINISHED}
+    ids = {f"{state.name}_ids": ids for state, ids in of_state.items()}
+    rows = connection.execute(_NEWS, {"study": study_id, "beyond": beyond, **ids}).all()
+    return _attrs_in(rows), [int(key) for kind, key, _ in rows if kind == "trial"]
+
+
+def _attrs_in(rows: Sequence[Any]) -> StudyAttrs | None:
+    if not any(kind == "study" for kind, _, _ in rows):
         return None
     return {
         "user": {key: json.loads(text) for kind, key, text in rows if kind == "user"},
