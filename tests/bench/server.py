@@ -1,5 +1,8 @@
 """The load that the study server sustains: reports per second from 50 pods, and the time of an ask.
 
+Then the same reports while trials end and others are asked for as fast as it goes, and the time of a report
+with each pruner that keeps something, with 200 running trials.
+
     uv run python -m tests.bench.server                 # in memory
     uv run python -m tests.bench.server --durable       # in a Postgres of its own, with fsync
     uv run python -m tests.bench.server --postgres URL  # durable; leaves its studies in the database
@@ -30,14 +33,24 @@ import uvloop
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import create_trial
 from pydantic import SecretStr
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import NullPool
 from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
 from tuning_operator.studies.server import SWITCH_INTERVAL, StudyServer, make_store
 from tuning_operator.studies.settings import StudySettings
+from tuning_operator.studies.storage.schema import database_url
 
 from tests.support.postgres import EmbeddedPostgres
 from tests.support.study_server import NO_TLS, SECRET
 
 CLIENTS = 50
+RUNNING = 200
+PRUNERS: dict[str, dict[str, Any]] = {
+    "MedianPruner": {},
+    "PercentilePruner": {"percentile": 25.0},
+    "SuccessiveHalvingPruner": {"min_resource": 1},
+    "HyperbandPruner": {"min_resource": 1, "max_resource": 100},
+}
 STEPS = 10
 DISTRIBUTIONS: dict[str, Any] = {
     "lr": FloatDistribution(1e-5, 1e-1, log=True),
@@ -72,7 +85,8 @@ def main(
 
 def _table(postgres: str | None, trials: list[int], seconds: float) -> None:
     print(f"{'finished trials':>15} {'ask p50':>10} {'ask max':>10} {'one pod p50':>12}", end="")
-    print(f" {f'{CLIENTS} pods':>12} {'p50':>9} {'p99':>9}")
+    print(f" {f'{CLIENTS} pods':>12} {'p50':>9} {'p99':>9} {'+ asks: p50':>12} {'p99':>9} {'ask p50':>10}")
+    pruners = {}
     for count in trials:
         name = f"bench-{count}-{os.getpid()}"
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -81,10 +95,15 @@ def _table(postgres: str | None, trials: list[int], seconds: float) -> None:
             )
             process.start()
             try:
-                measure(f"http://127.0.0.1:{listener.getsockname()[1]}", name, count, seconds)
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+                pruners[count] = measure(url, name, count, seconds)
             finally:
                 process.terminate()
                 process.join()
+    print(f"\none pod, {RUNNING} running trials, p50")
+    print(f"{'finished trials':>15} " + " ".join(f"{name:>24}" for name in PRUNERS))
+    for count, times in pruners.items():
+        print(f"{count:>15} " + " ".join(f"{ms(took):>24}" for took in times))
 
 
 def serve(postgres: str | None, name: str, count: int, listener: socket.socket, shard: int = 0) -> None:
@@ -99,11 +118,21 @@ def serve(postgres: str | None, name: str, count: int, listener: socket.socket, 
     study = optuna.create_study(study_name=f"ml/{name}", direction="maximize", storage=store.storage)
     with ThreadPoolExecutor(64 if postgres else 1) as executor:
         list(executor.map(study.add_trial, (finished(number) for number in range(count))))
+    if postgres:
+        settle(postgres)
     uvloop.run(StudyServer(settings, store).run([listener]))
 
 
+def settle(postgres: str) -> None:
+    """Have Postgres do now what it would do in the background after so many writes at once."""
+    engine = create_engine(database_url(postgres), isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text("VACUUM ANALYZE"))
+        connection.execute(text("CHECKPOINT"))
+
+
 def finished(number: int) -> optuna.trial.FrozenTrial:
-    """Return a trial with five parameters and ten intermediate values."""
+    """Return a trial with five parameters, and ten values that SuccessiveHalvingPruner has looked at."""
     chance = random.Random(number)
     final = chance.random()
     return create_trial(
@@ -117,11 +146,12 @@ def finished(number: int) -> optuna.trial.FrozenTrial:
             "optimizer": chance.choice(["Adam", "SGD", "RMSprop", "Lion"]),
         },
         intermediate_values={step: final * (step + 1) / STEPS for step in range(STEPS)},
+        system_attrs={f"completed_rung_{i}": final * (step + 1) / STEPS for i, step in enumerate((1, 4))},
     )
 
 
-def measure(url: str, name: str, count: int, seconds: float) -> None:
-    """Print one row."""
+def measure(url: str, name: str, count: int, seconds: float) -> list[float]:
+    """Print one row; return the time of a report with each of PRUNERS."""
     operator = httpx.Client(
         base_url=url, headers={"Authorization": f"Bearer {mint_operator(SECRET)}"}, timeout=300, verify=NO_TLS
     )
@@ -129,32 +159,76 @@ def measure(url: str, name: str, count: int, seconds: float) -> None:
         time.sleep(0.05)
     path = f"/v1/studies/ml/{name}"
     operator.put(path, json=DEFINITION).raise_for_status()
-    asks = []
-    for running in range(1, CLIENTS + 1):
+    asks = [ask(operator, path, running) for running in range(1, CLIENTS + 1)]
+    took = [seconds for _, seconds in asks]
+    numbers = asks[-1][0]
+    one, _ = asyncio.run(report(url, name, numbers[:1], seconds / 2, 0))
+    many, reporting = uvloop.run(report(url, name, numbers, seconds, 1_000_000))
+    with ThreadPoolExecutor(1) as executor:
+        until = time.perf_counter() + seconds
+        asking = executor.submit(ask_until, until, operator, path)
+        beside, _ = uvloop.run(report(url, name, numbers, seconds, 2_000_000))
+        asks_beside = asking.result()
+    p50, p99 = quantiles(many)
+    print(f"{count:>15} {ms(statistics.median(took))} {ms(max(took))} {ms(quantiles(one)[0]):>12}", end="")
+    print(f" {f'{len(many) / reporting:,.0f}/s':>12} {ms(p50):>9} {ms(p99):>9}", end="")
+    p50, p99 = quantiles(beside)
+    print(f" {ms(p50):>12} {ms(p99):>9} {ms(statistics.median(asks_beside)):>10}", flush=True)
+    found = [with_pruner(url, name, operator, pruner, seconds) for pruner in PRUNERS]
+    operator.delete(path).raise_for_status()
+    return found
+
+
+def ask(operator: httpx.Client, path: str, running: int) -> tuple[list[int], float]:
+    """Ask for trials until so many run; return their numbers and how long the last request took."""
+    while True:
         began = time.perf_counter()
         reply = operator.post(f"{path}/ask", json={"parallelism": running, "maxTrials": 10**6})
-        asks.append(time.perf_counter() - began)
-        reply.raise_for_status()
-    numbers = [trial["number"] for trial in reply.json()["running"]]
-    one, _ = asyncio.run(report(url, name, numbers[:1], seconds / 2, 0))
-    many, took = uvloop.run(report(url, name, numbers, seconds, 1_000_000))
-    p50, p99 = quantiles(many)
-    print(f"{count:>15} {ms(statistics.median(asks))} {ms(max(asks))} {ms(quantiles(one)[0]):>12}", end="")
-    print(f" {f'{len(many) / took:,.0f}/s':>12} {ms(p50):>9} {ms(p99):>9}", flush=True)
-    operator.delete(path).raise_for_status()
+        took = time.perf_counter() - began
+        numbers = [trial["number"] for trial in reply.raise_for_status().json()["running"]]
+        if len(numbers) == running:
+            return numbers, took
+
+
+def ask_until(until: float, operator: httpx.Client, path: str) -> list[float]:
+    """End trials and ask for others, one at a time; return how long each ask took."""
+    took = []
+    while time.perf_counter() < until:
+        numbers, seconds = ask(operator, path, CLIENTS + 1)
+        took.append(seconds)
+        result = {"state": "COMPLETE", "values": [random.random()]}
+        operator.post(f"{path}/trials/{numbers[-1]}/result", json=result).raise_for_status()
+    return took
+
+
+def with_pruner(url: str, name: str, operator: httpx.Client, pruner: str, seconds: float) -> float:
+    """Return the median time of a report of one of many running trials."""
+    path = f"/v1/studies/ml/{name}"
+    definition = DEFINITION | {
+        "pruner": {"name": pruner, "args": PRUNERS[pruner]},
+        "sampler": {"name": "RandomSampler"},
+    }
+    operator.put(path, json=definition).raise_for_status()
+    numbers, _ = ask(operator, path, RUNNING)
+    number = numbers[-1 - list(PRUNERS).index(pruner)]
+    latencies, _ = asyncio.run(report(url, name, [number], seconds / 4, 0, 2.0))
+    return quantiles(latencies)[0]
 
 
 async def report(
-    url: str, name: str, numbers: list[int], seconds: float, first_step: int
+    url: str, name: str, numbers: list[int], seconds: float, first_step: int, value: float | None = None
 ) -> tuple[list[float], float]:
-    """Have each trial's pod report as fast as it can; return the latencies and the time it took."""
+    """Have each trial's pod report as fast as it can; return the latencies and the time it took.
+
+    Without a `value`, each report has another one.
+    """
     began = time.perf_counter()
-    pods = [pod(url, name, number, began + seconds, first_step) for number in numbers]
+    pods = [pod(url, name, number, began + seconds, first_step, value) for number in numbers]
     latencies = await asyncio.gather(*pods)
     return [latency for of_pod in latencies for latency in of_pod], time.perf_counter() - began
 
 
-async def pod(url: str, name: str, number: int, until: float, step: int) -> list[float]:
+async def pod(url: str, name: str, number: int, until: float, step: int, value: float | None) -> list[float]:
     """Report over one connection with minimal HTTP, since the clients share the machine."""
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -165,7 +239,8 @@ async def pod(url: str, name: str, number: int, until: float, step: int) -> list
     )
     latencies = []
     while (began := time.perf_counter()) < until:
-        body = json.dumps({"values": [[step, random.random()]]})  # most steps are the trial's own: no pruning
+        reported = random.random() if value is None else value  # most steps are the trial's own: no pruning
+        body = json.dumps({"values": [[step, reported]]})
         writer.write(f"{head}{len(body)}\r\n\r\n{body}".encode())
         status = await reader.readuntil(b"\r\n\r\n")
         assert b" 200 " in status[:16], status
