@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -24,20 +25,27 @@ if TYPE_CHECKING:
 
 
 class HttpTrial:
-    """The part of optuna.Trial that the tests' objectives use."""
+    """The part of optuna.Trial that the tests' objectives use.
+
+    It makes hundreds of requests, which take httpx three times as long as the standard library.
+    """
 
     def __init__(self, http: httpx.Client) -> None:
-        self.http = http
+        self._path = http.base_url.path.rstrip("/")
+        self._connection = HTTPConnection(http.base_url.host, http.base_url.port)
+        self._headers = {"Authorization": http.headers["Authorization"], "Content-Type": "application/json"}
         self.view = self.post("GET", "")
         self.number: int = self.view["trial"]["number"]
         self.params: dict[str, Any] = dict(self.view["trial"]["parameters"])
         self._prune = False
 
     def post(self, method: str, path: str, body: Any = None) -> Any:
-        url = str(self.http.base_url).rstrip("/") + path  # httpx would append a slash
-        response = self.http.request(method, url, json=body)
-        assert response.status_code == 200, response.text
-        return response.json()
+        content = None if body is None else json.dumps(body)
+        self._connection.request(method, self._path + path, content, self._headers)
+        response = self._connection.getresponse()
+        text = response.read()
+        assert response.status == 200, text
+        return json.loads(text)
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False

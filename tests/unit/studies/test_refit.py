@@ -149,12 +149,12 @@ def test_suggestions_are_the_trials(server: RunningServer, declared: bool) -> No
         del definition["searchSpace"]
     best = run_study(server, STUDY, definition, objective, 2)["best"]
     start(server, best["number"])
-    pod = HttpTrial(server.refit_pod("ml", "mnist"))
-    assert pod.view["fixed"] is declared
+    pod = server.refit_pod("ml", "mnist")
+    assert HttpTrial(pod).view["fixed"] is declared
 
     def suggest(name: str, distribution: FloatDistribution) -> httpx.Response:
         form = json.loads(distribution_to_json(distribution))
-        return pod.http.post("/suggest", json={"name": name, "distribution": form})
+        return pod.post("/suggest", json={"name": name, "distribution": form})
 
     assert suggest("x", FloatDistribution(-3, 3)).json() == {"value": best["parameters"]["x"]}
     assert suggest("x", FloatDistribution(-9, 9)).json() == {"value": best["parameters"]["x"]}
