@@ -1,23 +1,26 @@
-"""A kubectl that answers from files in a folder. Its calls are kept in `asked`, one JSON list per line."""
+"""A kubectl that answers from files in a folder. Its calls are kept in `asked`, one on each line.
 
-import json
+Hundreds are started, so it imports only what Python has imported already.
+"""
+# ruff: noqa: PTH110, PTH123, SIM115
+
 import os
-import pathlib
-import signal
 import sys
 
-folder = pathlib.Path(os.environ["FAKE_KUBECTL"])
+folder = os.environ["FAKE_KUBECTL"]
 arguments = sys.argv[1:]
-with (folder / "asked").open("a") as asked:
-    asked.write(json.dumps(arguments) + "\n")
-answer = folder / "-".join([arguments[0], *(argument.split(".")[0] for argument in arguments[1:2])])
+with open(f"{folder}/asked", "a") as asked:
+    asked.write("\0".join(arguments) + "\n")
+answer = "-".join([arguments[0], *(argument.split(".")[0] for argument in arguments[1:2])])
 if arguments[0] == "port-forward":
-    answer = folder / "port-forward"
-for asked_for in (answer.name, "-".join(arguments[:3])):
-    refusal = folder / f"{asked_for}.refused"
-    if refusal.exists():
-        sys.exit(refusal.read_text())
-sys.stdout.write(answer.read_text())
+    answer = "port-forward"
+for asked_for in (answer, "-".join(arguments[:3])):
+    refusal = f"{folder}/{asked_for}.refused"
+    if os.path.exists(refusal):
+        sys.exit(open(refusal).read())
+sys.stdout.write(open(f"{folder}/{answer}").read())
 sys.stdout.flush()
 if arguments[0] == "port-forward":
+    import signal
+
     signal.pause()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 from tuning_operator.studies.auth.tokens import mint_reader
+from tuning_operator.studies.storage.base import MemoryStore
 
 from tests.support.http_trial import run_study
 from tests.support.study_server import SECRET, RunningServer, running_server
@@ -45,12 +47,19 @@ def objective(trial: Any) -> float:
     return loss
 
 
-@pytest.fixture
-def mnist_server() -> Iterator[RunningServer]:
-    """Run a study server with the study ml/mnist, of which six trials have ended and one runs."""
-    with running_server() as server:
+@pytest.fixture(scope="session")
+def mnist_record() -> MemoryStore:
+    """The study ml/mnist, of which six trials have ended and one runs."""
+    with running_server(store := MemoryStore()) as server:
         run_study(server, "ml/mnist", DEFINITION, objective, 6)
         server.operator().post("/v1/studies/ml/mnist/ask", json={"parallelism": 1, "maxTrials": 7})
+    return store
+
+
+@pytest.fixture
+def mnist_server(mnist_record: MemoryStore) -> Iterator[RunningServer]:
+    """Run a study server with this study."""
+    with running_server(copy.deepcopy(mnist_record)) as server:
         yield server
 
 

@@ -49,13 +49,7 @@ def test_best_as_json_and_yaml(cluster: Cluster) -> None:
     whole = BEST | {"values": {"loss": 0.25}}
     assert json.loads(Ran("best", "mnist", "-o", "json").out) == whole
     assert yaml.safe_load(Ran("best", "mnist", "-o", "yaml").out) == whole
-    assert not any(
-        "=" in argument and "output" not in argument for argument in json.loads(_calls(cluster)[0])
-    )
-
-
-def _calls(cluster: Cluster) -> list[str]:
-    return (cluster.folder / "asked").read_text().splitlines()
+    assert not any("=" in argument and "output" not in argument for argument in cluster.calls()[0])
 
 
 def test_the_pareto_front_is_a_table(cluster: Cluster) -> None:
