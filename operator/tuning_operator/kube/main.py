@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
 import kopf
+import uvloop
 
 from tuning_operator.kube import probes
 from tuning_operator.kube.jobs.manifests import Runtime
@@ -43,7 +44,7 @@ def run() -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event
     try:
-        asyncio.run(operate(settings))
+        uvloop.run(operate(settings))
     except LeadershipLost as lost:
         log.error("%s This process stops, and waits for its turn once it is restarted.", lost)  # noqa: TRY400
         sys.exit(1)
@@ -63,6 +64,7 @@ async def operate(settings: OperatorSettings) -> None:
     queue = WorkQueue[StudyKey]()
     metrics = probes.Metrics(lambda: len(queue))
     kube = await connect(metrics.requests)
+    trainer_archive()  # made here, so that the first study doesn't wait for it
     registry = kopf.OperatorRegistry()
     runs = JobRuns(kube, lambda key: runtime(settings, server.url(key)), kube.now, settings.namespaces)
     register(registry, queue)

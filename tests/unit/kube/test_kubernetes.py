@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
-from kubernetes.aio import client
+from kubernetes.aio import client, config
 from tuning_operator.kube.ports.kube_api import KubeError
-from tuning_operator.kube.ports.kubernetes import KubernetesApi
+from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
 from tuning_operator.kube.probes import Metrics
 
 from tests.unit.kube.contract import event, job
@@ -19,6 +19,7 @@ from tests.unit.kube.http_stub import FAULTS, HttpStub, disconnects, hangs, runn
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
 ABOUT = {"kind": "Job", "name": "mnist-0", "namespace": "ml"}
 
@@ -45,6 +46,41 @@ def client_of(stub: HttpStub, metrics: Metrics) -> KubernetesApi:
     configuration = client.Configuration()
     configuration.host = stub.url
     return KubernetesApi(client.ApiClient(configuration), metrics.requests)
+
+
+@pytest.mark.parametrize(
+    ("variables", "proxied"),
+    [({}, False), ({"http_proxy": ""}, True), ({"http_proxy": "", "no_proxy": "127.0.0.1"}, False)],
+    ids=["no proxy", "a proxy", "a proxy for other hosts"],
+)
+async def test_requests_go_through_the_proxy_that_the_environment_names(
+    stub: HttpStub,
+    metrics: Metrics,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    proxied: bool,
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value or stub.url)
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps({
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        "clusters": [{"name": "k", "cluster": {"server": "http://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }))  # fmt: skip
+    monkeypatch.setattr(config.kube_config, "KUBE_CONFIG_DEFAULT_LOCATION", str(file))
+    stub.reply(200, {})
+    kube = await connect(metrics.requests)
+    served = await kube.serves_studies() if proxied else None
+    if not proxied:
+        with pytest.raises(KubeError, match="does not reply"):
+            await kube.serves_studies()
+    await kube.close()
+    assert (served, len(stub.asked)) == ((True, 1) if proxied else (None, 0))
 
 
 async def test_a_clock_that_jumps_is_corrected_by_the_api_servers(stub: HttpStub, metrics: Metrics) -> None:

@@ -1,7 +1,6 @@
 """The objects made for a study: the Job of a trial or of the refit, and the ConfigMap with the trainer."""
 
 import base64
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -205,11 +204,9 @@ def _digest(runtime: Runtime) -> str:
 
 
 def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtime) -> dict[str, Any]:
-    template: dict[str, Any] = copy.deepcopy(dict(runs.template))
-    metadata = template.setdefault("metadata", {})
+    metadata = runs.template.get("metadata", {})
     ours = {names.LABEL_STUDY: study.metadata["name"], **work.labels}
-    metadata["labels"] = {**metadata.get("labels", {}), **ours}
-    pod = template["spec"]
+    pod = dict(runs.template["spec"])
     pod["restartPolicy"] = "Never"  # whether there is another pod is up to the Job's podFailurePolicy
     pod.setdefault("automountServiceAccountToken", False)
     if runs.timeout and not isinstance(work, Worker):
@@ -226,7 +223,8 @@ def _pod_template(study: TuningStudy, work: Work, runs: Program, runtime: Runtim
         else container
         for container in pod["containers"]
     ]
-    return template
+    labelled = {**metadata, "labels": {**metadata.get("labels", {}), **ours}}
+    return {**runs.template, "metadata": labelled, "spec": pod}
 
 
 def _volumes(study: TuningStudy, runs: Program, runtime: Runtime) -> list[dict[str, Any]]:

@@ -3,18 +3,19 @@
 import asyncio
 import contextlib
 import difflib
-import json
 import logging
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, get_args
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from kubernetes.aio import client, config
 from prometheus_client import Counter
+from pydantic_core import from_json
 
 from tuning_operator.kube.jobs.resources import largest_of
 from tuning_operator.kube.ports.kube_api import Json, KubeError
@@ -114,7 +115,7 @@ class KubernetesApi:
         async with self._send("watch", kind, _path(kind, namespace), query, {}, silence) as response:
             try:
                 async for line in response.content:
-                    event = json.loads(line)
+                    event = from_json(line)
                     if event["type"] == "ERROR":
                         raise _rejection(event["object"].get("code", 0), event["object"])
                     int(event["object"]["metadata"]["resourceVersion"])  # ValueError: it has no version
@@ -290,15 +291,28 @@ class KubernetesApi:
             self._requests.labels(verb, kind, str(status)).inc()
 
 
+class PlainClient(client.ApiClient):
+    """A client for plain dicts, which it sends as they are: looking for models in them takes longer."""
+
+    def sanitize_for_serialization(self, obj: Any) -> Any:
+        """Return what is JSON already."""
+        return obj
+
+
 async def connect(requests: Counter) -> KubernetesApi:
     """Return the API of the cluster that the operator runs in, otherwise of the current kubeconfig."""
-    # As many connections as are needed: each watched namespace keeps two.
-    configuration = client.Configuration(connection_pool_maxsize=0)
+    configuration = client.Configuration(
+        connection_pool_maxsize=0,  # as many connections as are needed: each watched namespace keeps two
+        client_session_kwargs={"trust_env": False},  # it would be read at each request, in a thread
+    )
     try:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    return KubernetesApi(client.ApiClient(configuration), requests)
+    server = urlsplit(configuration.host)
+    if not configuration.proxy and not proxy_bypass(server.hostname or ""):
+        configuration.proxy = getproxies().get(server.scheme)
+    return KubernetesApi(PlainClient(configuration), requests)
 
 
 def nearest_field(path: str) -> str | None:
@@ -340,7 +354,7 @@ def _selectors(labels: str, fields: str) -> dict[str, str]:
 def _parsed(content: bytes) -> Any:
     """Return what is JSON, otherwise None."""
     try:
-        return json.loads(content)
+        return from_json(content)
     except ValueError:
         return None
 
