@@ -158,13 +158,38 @@ async def test_events_are_read_where_no_status_explains_what_a_run_waits_for(
 async def test_events_of_a_namespace_are_read_at_intervals(duration: int, lists: int) -> None:
     """For each list, the API server reads all of them."""
     kube = SlowEvents(duration)
-    for number in range(2):
-        kube.put(job(number))
     runs = JobRuns(kube, lambda _: RUNTIME, kube.clock)
-    for _ in range(60):
-        await runs.list_runs(study(), {Trial(0), Trial(1)})
+    for number in range(60):
+        kube.put(job(number))
+        await runs.list_runs(study(), {Trial(number)})
         kube.now += timedelta(seconds=1)
     assert kube.lists == lists
+
+
+async def test_a_run_is_examined_again_when_it_changes_and_when_it_is_time() -> None:
+    kube, reasons = SlowEvents(), []
+
+    async def look(given: TuningStudy) -> None:
+        run = (await runs.list_runs(given, {Trial(0)}))[Trial(0)]
+        reasons.append(run.diagnosis.failure.category if run.diagnosis else run.outdated)
+
+    kube.put({"kind": "Pod", **pod(**SCHEDULED, phase="Pending")})
+    runs = JobRuns(kube, lambda _: RUNTIME, kube.clock)
+    await runs.start(study(), Trial(0))
+    created = kube.objects["Job", "ml", "mnist-0"]["metadata"]
+    created["creationTimestamp"] = rfc3339(ago(20))
+    await look(study())
+    await look(study(trial={"timeout": "1h"}))
+    about = {"kind": "Pod", "uid": "pod-0"}
+    text = {"reason": "FailedCreatePodSandBox", "message": "no network", "type": "Warning"}
+    metadata = {"name": "e", "namespace": "ml"}
+    kube.put({"kind": "Event", "metadata": metadata, "involvedObject": about, **text})
+    await look(study())
+    kube.now += timedelta(seconds=10)
+    await look(study())
+    kube.set_status("Pod", "ml", "mnist-0-abcde", **waiting("ErrImagePull"))
+    await look(study())
+    assert reasons == [False, True, False, "Node", "ImagePull"]
 
 
 class SlowEvents(FakeKube):

@@ -194,8 +194,11 @@ def pod_condition(pod: Json, type_: str, status: str = "True") -> Json | None:
 
 
 def _condition(item: Json, status: str, *types: str) -> Json | None:
-    conditions: Sequence[Json] = item.get("status", {}).get("conditions", [])
-    return next((c for c in conditions if c["type"] in types and c["status"] == status), None)
+    conditions: Sequence[Json] = item.get("status", {}).get("conditions", ())
+    for condition in conditions:
+        if condition["type"] in types and condition["status"] == status:
+            return condition
+    return None
 
 
 def created(item: Json) -> datetime | None:
@@ -222,8 +225,9 @@ def containers(pod: Json) -> Iterator[Container]:
     """Yield the containers that have a status, init containers first."""
     spec, status = pod.get("spec", {}), pod.get("status", {})
     for kind, init in (("initContainers", True), ("containers", False)):
-        defined = {container["name"]: container for container in spec.get(kind, [])}
-        for found in status.get("initContainerStatuses" if init else "containerStatuses", []):
+        found_statuses = status.get("initContainerStatuses" if init else "containerStatuses")
+        defined = {container["name"]: container for container in spec.get(kind, [])} if found_statuses else {}
+        for found in found_statuses or ():
             own = defined.get(found["name"], {})
             image = own.get("image", found.get("image", ""))
             restarts = init and own.get("restartPolicy") == "Always"
@@ -238,11 +242,12 @@ def trainer(pod: Json) -> Container | None:
 
 def pod_failure(pod: Json) -> str | None:
     """Return how the kubelet explains that it rejected or lost a pod; None if its trainer ended by itself."""
-    status, own = pod.get("status", {}), trainer(pod)
-    ended = own.terminated if own else {}
-    reason, message = status.get("reason"), status.get("message", "")
+    status = pod.get("status", {})
     if status.get("phase") != "Failed":
         return None
+    own = trainer(pod)
+    ended = own.terminated if own else {}
+    reason, message = status.get("reason"), status.get("message", "")
     if reason is None and ended.get("reason") in START_ERRORS:
         message = ended.get("message", "")
         found = advise(CONTAINERS, message, "")

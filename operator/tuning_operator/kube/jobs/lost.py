@@ -68,8 +68,10 @@ def restarts_of(job: Json) -> Restarts:
 
 def rejecting_node(pod: Json) -> str | None:
     """Return the node that rejected a pod before its trainer ran."""
+    if pod_failure(pod) is None:
+        return None
     own = trainer(pod)
-    if pod_failure(pod) is None or (own and own.terminated and not own.never_ran):
+    if own and own.terminated and not own.never_ran:
         return None
     if pod["status"].get("reason") == "Evicted":  # admitted, and ended for what it used
         return None
@@ -84,8 +86,8 @@ class Rejections:
 
     def see(self, pod: Json) -> None:
         """Remember a pod if its node rejected it."""
-        node, when, text = rejecting_node(pod), created(pod), pod_failure(pod)
-        if node and when and text:
+        node, when = rejecting_node(pod), created(pod)
+        if node and when and (text := pod_failure(pod)):
             self._pods.setdefault(node, {})[pod["metadata"]["uid"]] = when, text
 
     def nodes(self, now: datetime) -> dict[str, str]:

@@ -2,11 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuning_operator.kube.jobs.contention import gpu_resources
 from tuning_operator.kube.jobs.ended import undelivered_result, why_ended
@@ -77,6 +77,19 @@ EVERYWHERE = ("",)
 """The namespaces of an operator that is not limited to some."""
 
 
+class Examined(NamedTuple):
+    """A run, and what it was seen from."""
+
+    run: Run
+    evidence: Evidence
+
+    def lasts(self, job: Json, pods: Sequence[Json], now: datetime) -> bool:
+        """Return whether a run that is not blocked has not changed, and it is too early to check it again."""
+        run, evidence = self
+        unexplained = run.diagnosis is None and run.check_at is not None and run.check_at > now
+        return unexplained and evidence.job == job and evidence.pods == pods
+
+
 class JobRuns:
     """Runs as Jobs.
 
@@ -109,6 +122,7 @@ class JobRuns:
         self._reading = asyncio.Lock()
         """Runs start side by side, and one request for their namespace is enough."""
         self._rejections = Rejections()
+        self._examined_before: dict[StudyKey, dict[Work, Examined]] = {}
         self._restarts: dict[StudyKey, dict[Work, Restarts]] = {}
         """What is recorded on the next Jobs of work whose run was lost."""
 
@@ -121,6 +135,7 @@ class JobRuns:
         self._config_maps.forget(key)
         self._waiting_pods.forget(key)
         self._restarts.pop(key, None)
+        self._examined_before.pop(key, None)
 
     async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
         """Return what is wrong with the templates: contradictions, invalid values, and unknown fields.
@@ -266,24 +281,42 @@ class JobRuns:
         jobs: Mapping[Work, Json],
         programs: Mapping[type[Work], Program],
     ) -> dict[Work, Run]:
-        """Return the runs of these Jobs with what their pods and Events show."""
-        found = await self._objects.evidence(key, jobs, programs)
+        """Return the runs of these Jobs with what their pods and Events show.
+
+        Most runs of a large study that starts have just not started yet: what has not changed since it was
+        examined is not examined again before its time.
+        """
+        if not jobs:
+            return {}
+        pods, now = await self._objects.pods(key, jobs), self._clock()
+        before = self._examined_before.get(key, {})
+        same = {
+            work: replace(before[work].run, outdated=runs[work].outdated)
+            for work, body in jobs.items()
+            if work in before and before[work].lasts(body, pods.get(work, ()), now)
+        }
+        changed = {work: body for work, body in jobs.items() if work not in same}
+        found = await self._objects.evidence(key, changed, pods, programs)
         for evidence in found.values():
             for pod in evidence.pods:
                 self._rejections.see(pod)
-        now = self._clock()
+        rejecting = self._rejections.nodes(now)
         examined = {
-            work: self._judged(key, work, _with_evidence(runs[work], evidence, now), evidence)
+            work: self._judged(key, work, _with_evidence(runs[work], evidence, now), evidence, rejecting)
             for work, evidence in found.items()
         }
         diagnoses = (run.diagnosis for run in examined.values())
         if any(why and why.failure.category == "TrainerMissing" for why in diagnoses):
             self._config_maps.are_missing(key)
-        return examined
+        new = {work: Examined(run, found[work]) for work, run in examined.items() if not run.outdated}
+        self._examined_before[key] = {**{work: before[work] for work in same}, **new}
+        return same | examined
 
-    def _judged(self, key: StudyKey, work: Work, run: Run, evidence: Evidence) -> Run:
-        """Return the run with what the next Job of its work might do better."""
-        restarts, rejecting = restarts_of(evidence.job), self._rejections.nodes(self._clock())
+    def _judged(
+        self, key: StudyKey, work: Work, run: Run, evidence: Evidence, rejecting: Mapping[str, str]
+    ) -> Run:
+        """Return the run with what the next Job of its work might do better, such as use another node."""
+        restarts = restarts_of(evidence.job)
         why = {"ended": why_lost(evidence), "starting": must_move(evidence, rejecting)}.get(run.state)
         if why and restarts.count < MOST_RESTARTS:
             restarts = replace(restarts, count=restarts.count + 1)

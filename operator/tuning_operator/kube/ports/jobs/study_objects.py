@@ -62,13 +62,14 @@ class StudyObjects:
         return await self._kube.select("Job", key.namespace, labels=selector, fields=fields)
 
     async def evidence(
-        self, key: StudyKey, jobs: Mapping[Work, Json], programs: Mapping[type[Work], Program]
+        self,
+        key: StudyKey,
+        jobs: Mapping[Work, Json],
+        pods: Mapping[Work, Sequence[Json]],
+        programs: Mapping[type[Work], Program],
     ) -> dict[Work, Evidence]:
-        """Read the pods of these Jobs, and Events where the status may not say it all."""
-        if not jobs:
-            return {}
-        pods = await self.pods(key, jobs)
-        unscheduled = any(is_unscheduled(pod) for found in pods.values() for pod in found)
+        """Return what is known of these Jobs; read Events where the status of a pod may not say it all."""
+        unscheduled = any(is_unscheduled(pod) for work in jobs for pod in pods.get(work, ()))
         largest = await self._nodes.largest() if unscheduled else None
         found = {
             work: Evidence(
@@ -88,8 +89,8 @@ class StudyObjects:
 
     def _silent(self, evidence: Evidence) -> Mapping[str, Any] | None:
         """Return the object whose Events are needed: it has been in the same state for a while."""
-        item = in_need_of_events(evidence) if run_state(evidence) == "starting" else None
-        since = last_progress(item) if item else None
+        item = in_need_of_events(evidence)
+        since = last_progress(item) if item and run_state(evidence) == "starting" else None
         return item if since and self._clock() - since >= DIAGNOSIS_DELAY else None
 
     async def _warnings(self, namespace: str) -> Mapping[str, Sequence[Json]]:
