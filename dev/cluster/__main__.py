@@ -26,6 +26,7 @@ class Kind(enum.StrEnum):
     """The kinds of clusters."""
 
     KIND = "kind"
+    THREE_NODES = "three-nodes"
     CONTROL_PLANE = "control-plane"
 
 
@@ -39,7 +40,7 @@ class Tool(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Cluster:
-    """The operations that both kinds of clusters have."""
+    """The operations that all kinds of clusters have."""
 
     up: Callable[[], None]
     down: Callable[[], None]
@@ -50,14 +51,19 @@ class Cluster:
 Choice = Annotated[
     Kind,
     typer.Argument(
-        help="kind: one node in Docker that runs pods. control-plane: an API server without nodes."
+        help="kind: one node in Docker that runs pods. three-nodes: a kind cluster with three of them. "
+        "control-plane: an API server without nodes."
     ),
 ]
 
 
 def _cluster(which: Kind) -> Cluster:
     if which is Kind.KIND:
-        return Cluster(kind.up, kind.down, kind.healthy, kind.KUBECONFIG)
+        ours = kind.DEVELOPMENT
+        return Cluster(ours.up, kind.down, ours.healthy, ours.kubeconfig)
+    if which is Kind.THREE_NODES:
+        ours = kind.THREE_NODES
+        return Cluster(ours.up, ours.remove, ours.healthy, ours.kubeconfig)
     plane = ControlPlane(ROOT / "control-plane")
     return Cluster(plane.ensure, plane.remove, plane.healthy, plane.kubeconfig)
 
@@ -95,7 +101,7 @@ def kubeconfig(which: Choice = Kind.KIND) -> None:
 def load_image(names: Annotated[list[str], typer.Argument(metavar="IMAGES", show_default=False)]) -> None:
     """Load images from the Docker engine into kind's node. Images that the node already has are skipped."""
     for name in names:
-        kind.load(name)
+        kind.DEVELOPMENT.load(name)
 
 
 @app.command()

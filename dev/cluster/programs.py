@@ -48,6 +48,7 @@ ALONE = "local-path-provisioner"
 MODULES = {
     "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.7"),
     "kind": ("sigs.k8s.io/kind", "v0.33.0"),
+    "kube-router": ("github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", "v2.1.0"),
     "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
 }
 """Programs that share little with Kubernetes, or are seldom needed; each has its own module."""

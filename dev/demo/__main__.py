@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.live import Live
 
-from dev.cluster import kind
 from dev.cluster.console import RequirementError, console, step
+from dev.cluster.kind import DEVELOPMENT
 from dev.cluster.run import CommandError, wait
 from dev.demo import system, view
 from dev.demo.record import Record, record
@@ -41,14 +41,16 @@ def demo() -> None:
 
 def start(trials: Record) -> None:
     """Apply the example after deleting the study of an earlier run, with its record."""
-    if kind.kubectl("get", "tuningstudy", NAME, "-n", NAMESPACE, "--ignore-not-found", "-o", "name"):
+    if DEVELOPMENT.kubectl("get", "tuningstudy", NAME, "-n", NAMESPACE, "--ignore-not-found", "-o", "name"):
         with step("delete the study of an earlier run"):
             policy = json.dumps({"spec": {"deletionPolicy": "Delete"}})
-            kind.kubectl("patch", "tuningstudy", NAME, "-n", NAMESPACE, "--type=merge", f"--patch={policy}")
-            kind.kubectl("delete", "tuningstudy", NAME, "-n", NAMESPACE, "--timeout=60s")
+            DEVELOPMENT.kubectl(
+                "patch", "tuningstudy", NAME, "-n", NAMESPACE, "--type=merge", f"--patch={policy}"
+            )
+            DEVELOPMENT.kubectl("delete", "tuningstudy", NAME, "-n", NAMESPACE, "--timeout=60s")
             wait("the operator to delete the record", lambda: not trials.has(f"{NAMESPACE}/{NAME}"), 60)
     with step("kubectl apply -k dev/demo (examples/mnist with 20 trials, four at a time)"):
-        kind.kubectl("apply", "-n", NAMESPACE, "-k", str(MANIFESTS))
+        DEVELOPMENT.kubectl("apply", "-n", NAMESPACE, "-k", str(MANIFESTS))
 
 
 def follow(trials: Record) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def follow(trials: Record) -> dict[str, Any]:
     printed: set[int] = set()
     with Live(console=console, refresh_per_second=4) as screen:
         while True:
-            study = json.loads(kind.kubectl("get", "tuningstudy", NAME, "-n", NAMESPACE, "-o", "json"))
+            study = json.loads(DEVELOPMENT.kubectl("get", "tuningstudy", NAME, "-n", NAMESPACE, "-o", "json"))
             current = trials.trials(f"{NAMESPACE}/{NAME}")
             screen.update(view.live(study, current, datetime.now(UTC).replace(tzinfo=None)))
             if not console.is_terminal:

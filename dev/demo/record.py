@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 import optuna
 from sqlalchemy import make_url
 
-from dev.cluster import kind
+from dev.cluster.kind import DEVELOPMENT
 from dev.cluster.programs import kubectl
-from dev.cluster.run import CommandError
+from dev.cluster.run import CommandError, run
 from dev.demo.system import NAMESPACE, RELEASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from optuna.trial import FrozenTrial
 
@@ -46,12 +47,13 @@ class Record:
 
 
 @contextlib.contextmanager
-def record() -> Iterator[Record]:
-    """Connect to the database through a port-forward."""
+def record(kubeconfig: str | Path = DEVELOPMENT.kubeconfig) -> Iterator[Record]:
+    """Connect to the cluster's database through a port-forward."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    secret = kind.kubectl("get", "secret", DATABASE, "-n", NAMESPACE, "-o", "jsonpath={.data.url}")
+    get = (kubectl(), f"--kubeconfig={kubeconfig}", f"--namespace={NAMESPACE}", "get", "secret", DATABASE)
+    secret = run(*get, "-o", "jsonpath={.data.url}")
     url = make_url(base64.b64decode(secret).decode())
-    with port_forward(NAMESPACE, f"service/{DATABASE}", 5432) as port:
+    with port_forward(NAMESPACE, f"service/{DATABASE}", 5432, kubeconfig) as port:
         local = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
         storage = optuna.storages.RDBStorage(local, skip_table_creation=True)
         try:
@@ -62,9 +64,11 @@ def record() -> Iterator[Record]:
 
 
 @contextlib.contextmanager
-def port_forward(namespace: str, target: str, port: int) -> Iterator[int]:
+def port_forward(
+    namespace: str, target: str, port: int, kubeconfig: str | Path = DEVELOPMENT.kubeconfig
+) -> Iterator[int]:
     """Forward a port of a service or pod; yields the local port."""
-    config, where = f"--kubeconfig={kind.KUBECONFIG}", f"--namespace={namespace}"
+    config, where = f"--kubeconfig={kubeconfig}", f"--namespace={namespace}"
     command = [str(kubectl()), config, where, "port-forward", target, f":{port}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout

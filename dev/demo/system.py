@@ -23,10 +23,11 @@ DOCKERFILES = {
 }
 
 
-def up(*, trainer: bool = True) -> None:
+def up(cluster: kind.Cluster = kind.DEVELOPMENT, *settings: str, trainer: bool = True) -> None:
     """Start the cluster and install the images and the chart of the working tree.
 
     Args:
+        settings: those of `helm --set`.
         trainer: whether to include the trainer image, which takes minutes to build and load.
 
     Raises:
@@ -35,32 +36,32 @@ def up(*, trainer: bool = True) -> None:
     """
     small = [OPERATOR, images.POSTGRES, images.PYTHON]
     with ThreadPoolExecutor(max_workers=6) as pool:  # all that does not depend on each other
-        cluster = pool.submit(kind.up)
-        tools = pool.submit(_helm_after, cluster)
-        first = [pool.submit(_provide, image, [cluster]) for image in small]
-        last = [pool.submit(_provide, TRAINER, [cluster, *first])] if trainer else []
-        for needed in (cluster, tools, *first):
+        started = pool.submit(cluster.up)
+        tools = pool.submit(_helm_after, started)
+        first = [pool.submit(_provide, image, cluster, [started]) for image in small]
+        last = [pool.submit(_provide, TRAINER, cluster, [started, *first])] if trainer else []
+        for needed in (started, tools, *first):
             needed.result()
-        install()
+        install(*settings, cluster=cluster)
         for needed in last:
             needed.result()
 
 
-def _helm_after(cluster: Future[None]) -> None:
+def _helm_after(started: Future[None]) -> None:
     """Provide Helm; where the cluster's programs are built from source, it is built with them."""
-    cluster.result()
+    started.result()
     helm()
 
 
-def _provide(image: str, before: list[Future[None]]) -> None:
-    """Build or pull an image, and load it into the node after the others."""
+def _provide(image: str, cluster: kind.Cluster, before: list[Future[None]]) -> None:
+    """Build or pull an image, and load it into the nodes after the others."""
     if image in DOCKERFILES:
         images.build(image, DOCKERFILES[image], ROOT)
     else:
         images.ensure(image)
     for other in before:
         other.result()
-    kind.load(f"tuning-operator:{operator_tag()}" if image == OPERATOR else image)
+    cluster.load(f"tuning-operator:{operator_tag()}" if image == OPERATOR else image)
 
 
 def operator_tag() -> str:
@@ -70,34 +71,35 @@ def operator_tag() -> str:
     return f"dev-{identity}"
 
 
-def install(*settings: str) -> None:
+def install(*settings: str, cluster: kind.Cluster = kind.DEVELOPMENT) -> None:
     """Install or upgrade the chart and wait until it is ready; `settings` are those of `helm --set`."""
     with step("install the chart"):
-        _remove_interrupted_release()
+        _remove_interrupted_release(cluster)
         images = f"image.tag={operator_tag()},trainer.image.tag={TRAINER.rpartition(':')[2]}"
         values = f"--set={','.join([images, *settings])}"
-        _helm("upgrade", RELEASE, CHART, values, "--install", "--create-namespace", "--wait", "--timeout=5m")
+        options = ("--install", "--create-namespace", "--wait", "--timeout=5m")
+        _helm(cluster, "upgrade", RELEASE, CHART, values, *options)
 
 
 def roll_back() -> None:
     """Return to the release before the last one."""
-    _helm("rollback", RELEASE, "--wait")
+    _helm(kind.DEVELOPMENT, "rollback", RELEASE, "--wait")
 
 
-def uninstall() -> None:
+def uninstall(cluster: kind.Cluster = kind.DEVELOPMENT) -> None:
     """Uninstall the chart; studies and their database are kept."""
-    _helm("uninstall", RELEASE, "--wait")
+    _helm(cluster, "uninstall", RELEASE, "--wait")
 
 
-def _remove_interrupted_release() -> None:
+def _remove_interrupted_release(cluster: kind.Cluster) -> None:
     """Uninstall a release whose installation was interrupted: Helm can't upgrade it. Studies are kept."""
     try:
-        status = json.loads(_helm("status", RELEASE, "--output=json"))["info"]["status"]
+        status = json.loads(_helm(cluster, "status", RELEASE, "--output=json"))["info"]["status"]
     except CommandError:
         return
     if status.startswith("pending") or status == "uninstalling":
-        uninstall()
+        uninstall(cluster)
 
 
-def _helm(*arguments: str | Path) -> str:
-    return run(helm(), *arguments, "--namespace", NAMESPACE, "--kubeconfig", kind.KUBECONFIG)
+def _helm(cluster: kind.Cluster, *arguments: str | Path) -> str:
+    return run(helm(), *arguments, "--namespace", NAMESPACE, "--kubeconfig", cluster.kubeconfig)

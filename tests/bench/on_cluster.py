@@ -151,7 +151,7 @@ def main(
 ) -> None:
     """Measure, and print a table as Markdown."""
     system.up()
-    config.load_kube_config(str(kind.KUBECONFIG))
+    config.load_kube_config(str(kind.DEVELOPMENT.kubeconfig))
     ways = {
         "objective, reusePods": ours(reusePods=True),
         "command, reusePods": ours(command=COMMAND, reusePods=True),
@@ -178,7 +178,7 @@ def place() -> Iterator[Place]:
     """Make a namespace and a folder, and remove them at the end."""
     namespace = f"bench-{uuid.uuid4().hex[:8]}"
     folder = f"/var/tmp/{namespace}"
-    cluster = Kubectl(str(programs.kubectl()), str(kind.KUBECONFIG), "default")
+    cluster = Kubectl(str(programs.kubectl()), str(kind.DEVELOPMENT.kubeconfig), "default")
     cluster.run("create", "namespace", namespace)
     in_node("mkdir", "--mode=777", folder)
     try:

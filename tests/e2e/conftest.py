@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def cluster() -> Kubectl:
     """kubectl for the test cluster."""
-    return Kubectl(str(programs.kubectl()), str(kind.KUBECONFIG), "default")
+    return Kubectl(str(programs.kubectl()), str(kind.DEVELOPMENT.kubeconfig), "default")
 
 
 @pytest.fixture(scope="session")

@@ -4,58 +4,29 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from dev.cluster import kind
-from dev.cluster.kind import NODE
+from dev.cluster.kind import DEVELOPMENT
 from dev.cluster.run import run
 from dev.demo import system
 from tests.e2e.kit import SYSTEM
-from tests.faults.running import RELEASE, RunningStudy, in_node, pause, stopped
+from tests.faults.fault import Faults
+from tests.faults.running import (
+    NODE,
+    OPERATOR,
+    POSTGRES,
+    RELEASE,
+    SERVER,
+    RunningStudy,
+    in_node,
+    pause,
+    stopped,
+)
 
 PRODUCTION = Path(__file__).parents[2] / "docs" / "production.md"
-SERVER, OPERATOR, POSTGRES = "study-server", "operator", "postgres"
 
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that goes wrong while a study runs."""
-
-    what: str
-    promise: str
-    inject: Callable[[RunningStudy], None]
-    trials: int = 24
-    quick: bool = False
-    """Whether `make test` includes it."""
-    disruptive: bool = True
-    """Whether it may affect other studies."""
-    stops_trials: bool = False
-    """Whether it ends the trials that run, which are PRUNED then."""
-    trial: Mapping[str, Any] = field(default_factory=dict)
-    """More of `spec.trial`."""
-
-
-FAULTS: list[Fault] = []
-
-
-def name_of(fault: Fault) -> str:
-    """Return the name of the fault's test."""
-    return f"test_cluster[{fault.inject.__name__}]"
-
-
-def fault(
-    what: str, promise: str, **more: Any
-) -> Callable[[Callable[[RunningStudy], None]], Callable[[RunningStudy], None]]:
-    """Add the decorated function to the faults. `promise` is what users can rely on."""
-
-    def add(inject: Callable[[RunningStudy], None]) -> Callable[[RunningStudy], None]:
-        FAULTS.append(Fault(what, promise, inject, **more))
-        return inject
-
-    return add
+FAULTS = Faults()
+fault = FAULTS.add
 
 
 # --- the product's own processes
@@ -221,7 +192,7 @@ def drained(study: RunningStudy) -> None:
 @fault("The node is rebooted", "Each trial that ran gets another pod.")
 def rebooted(study: RunningStudy) -> None:
     run("docker", "restart", "--time=0", NODE)
-    kind.up()
+    DEVELOPMENT.up()
     for image in ("postgres", SERVER):
         study.ready(f"statefulset/{RELEASE}-{image}")
     study.ready(f"deployment/{RELEASE}")

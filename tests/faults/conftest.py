@@ -7,12 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.conftest import cluster, image, kubectl, pytest_collection_modifyitems, pytest_sessionstart
-from tests.faults.cluster import FAULTS, name_of
-from tests.faults.report import PAGE, Result, write
+from tests.faults.cluster import FAULTS
+from tests.faults.report import PAGE, RESULTS, Result, write
 
 __all__ = ["cluster", "image", "kubectl", "pytest_collection_modifyitems", "pytest_sessionstart"]
-
-RESULTS: list[Result] = []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,7 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Update the page, including the faults that a study did not survive."""
     if session.config.getoption("--write-page"):
-        write([*RESULTS, *_marked(session)], [name_of(fault) for fault in FAULTS])
+        write([*RESULTS, *_marked(session)], [fault.test for fault in FAULTS])
 
 
 def _marked(session: pytest.Session) -> Iterator[Result]:

@@ -19,7 +19,9 @@ study, and afterwards the record in Postgres, the Jobs and the status are compar
 - the status counts what the record has, and the best trial is the best;
 - after the study was deleted, no Job, Pod, ConfigMap or Secret is left.
 
-`make faults` updates this page. The lines of `test_cluster` are from the kind cluster of the tests. The
+`make faults` updates this page. The lines of `test_cluster` are from the kind cluster of the tests; those of
+`test_nodes` from one with a control plane and two workers. So that these take less time, Kubernetes notices
+there after 20 s that a node is lost, and deletes its pods 10 s later. Its defaults are 50 s and 5 minutes. The
 API server's faults are injected by a proxy between the operator and a real API server, whose node is played.
 The lines of full disks are from a real Postgres, without a cluster.
 
@@ -52,6 +54,9 @@ class Result:
         return f"| {self.what} | {self.promise} | `{self.test}` | {outcome} | {recovery} |\n"
 
 
+RESULTS: list[Result] = []
+"""Of this run."""
+
 SOAK = """
 ## Soak
 
@@ -69,7 +74,7 @@ def write(results: Sequence[Result], cluster: Sequence[str]) -> None:
 
     Args:
         results: of this run.
-        cluster: the names of all tests on the cluster, in the order of the page; other tests follow.
+        cluster: the names of all tests on the kind clusters, in the order of the page; other tests follow.
     """
     known = PAGE.read_text() if PAGE.exists() else ""
     _, heading, soak = known.partition("\n## Soak\n")
@@ -79,7 +84,7 @@ def write(results: Sequence[Result], cluster: Sequence[str]) -> None:
         if line.startswith("| ") and "| `" in line
     }
     lines |= {result.test: result.line for result in results}
-    others = [test for test in lines if not test.startswith("test_cluster[")]
+    others = [test for test in lines if not test.startswith(("test_cluster[", "test_nodes["))]
     table = "".join(lines[test] for test in (*cluster, *others) if test in lines)
     PAGE.write_text(HEAD + table + heading + soak)
 

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from dev.cluster.kind import GPUS, NODE
+from dev.cluster.kind import DEVELOPMENT, GPUS
 from dev.cluster.run import run
 from tests.e2e.kit import GPU, SYSTEM, Kubectl, code, study
 
+NODE = DEVELOPMENT.control_plane
 RELEASE = "tuning-operator"
+SERVER, OPERATOR, POSTGRES = "study-server", "operator", "postgres"
 STEPS = 10
 ENDED = ("Complete", "Failed")
 
@@ -183,7 +185,7 @@ class RunningStudy:
 
 
 def in_node(*command: str) -> str:
-    """Run a command in the node of the kind cluster, which sees the processes of all its pods."""
+    """Run a command in the node of the development cluster, which sees the processes of all its pods."""
     return run("docker", "exec", NODE, *command)
 
 

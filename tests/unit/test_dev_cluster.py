@@ -11,7 +11,7 @@ import pytest
 import yaml
 from cryptography import x509
 
-from dev.cluster import cache, credentials, host_settings, images, processes, programs, run
+from dev.cluster import cache, credentials, host_settings, images, kind, processes, programs, run
 from dev.cluster.bare import archive, docker_engine, node_image, runc_within_limits, stand_ins
 from dev.cluster.console import RequirementError
 
@@ -346,3 +346,17 @@ class TestRecipes:
                 image = document["spec"]["template"]["spec"]["containers"][0]["image"]
                 assert image == "docker.io/tuning.dev/local-path-provisioner:1"
         assert (folder / "default-cni.yaml").exists()
+
+    def test_network_of_several_nodes_uses_an_image_in_the_node(self):
+        manifest = node_image.NETWORK / "files" / "kind" / "manifests" / "default-cni.yaml"
+        [daemon] = [d for d in yaml.safe_load_all(manifest.read_text()) if d["kind"] == "DaemonSet"]
+        [container] = daemon["spec"]["template"]["spec"]["containers"]
+        assert container["image"] == "docker.io/tuning.dev/kube-router:1"
+
+    def test_nodes_are_named_as_kind_names_them(self):
+        assert kind.DEVELOPMENT.nodes == ("tuning-control-plane",)
+        assert kind.THREE_NODES.nodes == (
+            "tuning-nodes-control-plane",
+            "tuning-nodes-worker",
+            "tuning-nodes-worker2",
+        )

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dev.cluster.cache import cached, digest, lock
+from dev.cluster.cache import ROOT, cached, digest, lock
 from dev.cluster.console import RequirementError, step
 from dev.cluster.run import found, run, succeeds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 EXCLUDED = ["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*"]
 """Left out, as in the public slim images."""
@@ -39,12 +39,13 @@ def root_tar(name: str, suite: str, include: list[str]) -> Path:
 
 
 @contextmanager
-def build_context(tree: Path, recipe: Path) -> Iterator[Path]:
-    """Create a build context: the recipe's files, and the root file system hard-linked as root.tar."""
-    with tempfile.TemporaryDirectory(dir=tree.parent) as folder:
+def build_context(recipe: Path, archives: Mapping[str, Path]) -> Iterator[Path]:
+    """Create a build context: the recipe's files, and archives of the cache, hard-linked by these names."""
+    with tempfile.TemporaryDirectory(dir=ROOT) as folder:
         context = Path(folder)
         shutil.copytree(recipe, context, dirs_exist_ok=True)
-        (context / "root.tar").hardlink_to(tree)
+        for name, archive in archives.items():
+            (context / name).hardlink_to(archive)
         yield context
 
 

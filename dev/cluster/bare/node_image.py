@@ -14,6 +14,7 @@ from dev.cluster.programs import KUBERNETES, go, kubernetes, kubernetes_key
 from dev.cluster.run import run
 
 RECIPE = Path(__file__).parent / "node"
+NETWORK = Path(__file__).parent / "network"
 PAUSE = Path(__file__).parent / "pause"
 REPOSITORY = "tuning.dev/kind-node"
 SUITE = "bookworm"
@@ -26,6 +27,8 @@ PACKAGES = [
 ]  # fmt: skip
 PROXY_PACKAGES = ["conntrack", "iptables", "kmod"]
 """The programs that kube-proxy calls. The other parts of the control plane need no packages."""
+ROUTER_PACKAGES = [*PROXY_PACKAGES, "iproute2", "ipset"]
+"""The programs that kube-router calls."""
 
 NODE_BINARIES = ("crictl", "kubeadm", "kubelet", "kubectl")
 CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -38,6 +41,26 @@ def node_image() -> str:
     name = f"{REPOSITORY}:{KUBERNETES}-{key()}"
     if not engine.image_id(name):
         _make(name)
+        engine.remove_others(name)
+    return name
+
+
+def networked_node_image() -> str:
+    """Build the node image of clusters with several nodes unless the engine has it; return its name.
+
+    Its network reaches the other nodes and enforces NetworkPolicies, unlike the bridge of a single node.
+    """
+    router = programs.program("kube-router")
+    files = sorted(file for file in NETWORK.rglob("*") if file.is_file())
+    name = f"{REPOSITORY}-networked:{KUBERNETES}-{digest(key(), router.name, *ROUTER_PACKAGES, *files)}"
+    if not engine.image_id(name):
+        base, tree = node_image(), root_tar("kube-router", SUITE, ROUTER_PACKAGES)
+        archive = _archive("kube-router:1", router, "/usr/local/bin/kube-router", base=tree)
+        with (
+            step(f"make the node image {name}"),
+            build_context(NETWORK, {"kube-router.tar": archive}) as context,
+        ):
+            engine.build("--quiet", f"--build-arg=NODE={base}", "--tag", name, context)
         engine.remove_others(name)
     return name
 
@@ -58,7 +81,7 @@ def _make(name: str) -> None:
         tree, proxy_tree = (future.result() for future in trees)
     binaries = dict(zip(NODE_BINARIES, kubernetes(*NODE_BINARIES), strict=True))
     images = _images(proxy_tree)
-    with step(f"make the node image {name}"), build_context(tree, RECIPE) as context:
+    with step(f"make the node image {name}"), build_context(RECIPE, {"root.tar": tree}) as context:
         for folder in ("bin", "images"):
             (context / folder).mkdir()
         for binary, path in binaries.items():

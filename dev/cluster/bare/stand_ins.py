@@ -51,5 +51,5 @@ def build(name: str) -> None:
             f"{name} can't be pulled, and it has no stand-in. Give this machine access to an image registry."
         )
     tree = root_tar(name.partition(":")[0], SUITE, PACKAGES[name])
-    with step(f"build a stand-in for {name}"), build_context(tree, recipe(name)) as context:
+    with step(f"build a stand-in for {name}"), build_context(recipe(name), {"root.tar": tree}) as context:
         engine.build("--quiet", f"--label={LABEL}={recipe_key(name)}", "--tag", name, context)
