@@ -439,6 +439,7 @@ def test_several_operators_are_on_several_nodes_and_have_one_lease(chart: Chart)
     assert deployment["spec"]["replicas"] == 2
     [spread] = pod(deployment)["topologySpreadConstraints"]
     assert selects(spread["labelSelector"]["matchLabels"], deployment)
+    assert spread["matchLabelKeys"] == ["pod-template-hash"], "the pods that an upgrade replaces don't count"
     [budget] = two.kind("PodDisruptionBudget")
     assert budget["spec"]["maxUnavailable"] == 1
     variables = environment(pod(deployment)["containers"][0])
