@@ -1,14 +1,22 @@
-"""The cluster of the end-to-end tests, and the page that `make faults` writes from its results."""
+"""The clusters that faults are injected into, and the page that `make faults` writes from their results."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from dev.cluster import programs
+from dev.cluster.kind import THREE_NODES
+from dev.cluster.run import succeeds
+from dev.demo import system
 from tests.e2e.conftest import cluster, image, kubectl, pytest_collection_modifyitems, pytest_sessionstart
-from tests.faults.cluster import FAULTS
+from tests.e2e.kit import SYSTEM, Kubectl
+from tests.faults import cluster as one_node
+from tests.faults import nodes
 from tests.faults.report import PAGE, RESULTS, Result, write
+from tests.faults.running import RELEASE
 
 __all__ = ["cluster", "image", "kubectl", "pytest_collection_modifyitems", "pytest_sessionstart"]
 
@@ -20,7 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Update the page, including the faults that a study did not survive."""
     if session.config.getoption("--write-page"):
-        write([*RESULTS, *_marked(session)], [fault.test for fault in FAULTS])
+        write([*RESULTS, *_marked(session)], [fault.test for fault in (*one_node.FAULTS, *nodes.FAULTS)])
 
 
 def _marked(session: pytest.Session) -> Iterator[Result]:
@@ -32,3 +40,27 @@ def _marked(session: pytest.Session) -> Iterator[Result]:
         if (mark := item.get_closest_marker("fault")) and item.nodeid in failed | passed:
             violations = ("failed",) if item.nodeid in failed else ()
             yield Result(*mark.args, f"{item.path.stem}: {item.name}", violations, None)
+
+
+@pytest.fixture(scope="session")
+def three_nodes() -> Iterator[Kubectl]:
+    """kubectl for a cluster with three nodes, which is removed afterwards."""
+    system.up(THREE_NODES, *nodes.SETTINGS, trainer=False)
+    yield Kubectl(str(programs.kubectl()), str(THREE_NODES.kubeconfig), "default")
+    THREE_NODES.remove()
+
+
+@pytest.fixture
+def on_three_nodes(three_nodes: Kubectl) -> Iterator[Kubectl]:
+    """kubectl in a new namespace of the cluster with three nodes, which are all usable again afterwards."""
+    namespace = f"nodes-{uuid.uuid4().hex[:8]}"
+    three_nodes.run("create", "namespace", namespace)
+    yield three_nodes.within(namespace)
+    for node in THREE_NODES.nodes:
+        succeeds("docker", "unpause", node)
+    THREE_NODES.up()
+    three_nodes.run("uncordon", *THREE_NODES.nodes)
+    for workload in ("postgres", "study-server"):
+        three_nodes.within(SYSTEM).run("rollout", "status", f"statefulset/{RELEASE}-{workload}")
+    three_nodes.within(SYSTEM).run("rollout", "status", f"deployment/{RELEASE}")
+    three_nodes.run("delete", "namespace", namespace, "--wait=false")

@@ -19,11 +19,11 @@ study, and afterwards the record in Postgres, the Jobs and the status are compar
 - the status counts what the record has, and the best trial is the best;
 - after the study was deleted, no Job, Pod, ConfigMap or Secret is left.
 
-`make faults` updates this page. The lines of `test_cluster` are from the kind cluster of the tests; those of
+`make faults` updates this page. The lines of `test_cluster` are from the kind cluster of the tests, those of
 `test_nodes` from one with a control plane and two workers. So that these take less time, Kubernetes notices
-there after 20 s that a node is lost, and deletes its pods 10 s later. Its defaults are 50 s and 5 minutes. The
-API server's faults are injected by a proxy between the operator and a real API server, whose node is played.
-The lines of full disks are from a real Postgres, without a cluster.
+there after 20 s that a node is lost, and deletes its pods 10 s later. Its defaults are 50 s and 5 minutes.
+The API server's faults are injected by a proxy between the operator and a real API server, whose node is
+played. The lines of full disks are from a real Postgres, without a cluster.
 
 "Recovery" is the time from the end of the fault until the next trial finished; a trial takes 4 s and its
 pod's start. It is empty if it was not measured, or if the study ended while the fault lasted.
