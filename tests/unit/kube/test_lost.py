@@ -15,6 +15,7 @@ from tuning_operator.kube.jobs.lost import (
     Restarts,
     avoiding,
     must_move,
+    never_starts,
     restarts_of,
     why_lost,
 )
@@ -93,6 +94,39 @@ def test_a_run_moves_away_from_a_node_that_rejects_its_pods(reason: str) -> None
     assert must_move(Evidence(moved, [rejected]), {"a"}) is None, "it has moved"
     started = on("a", **terminated(255, "Unknown"))
     assert must_move(Evidence(job(), [started]), {"a"}) is None
+
+
+CREATED: dict[str, Any] = {"containerID": "containerd://064fbe63", "state": {"waiting": {}}}
+
+
+def pending(set_up: str, **trainer: Any) -> dict[str, Any]:
+    """Return a pod as a rebooted node showed it, with a container and without a sandbox."""
+    condition = {"type": "PodReadyToStartContainers", "status": set_up}
+    status = {"name": "trainer", "ready": False, "restartCount": 0, "started": False, **trainer}
+    return on("a", phase="Pending", conditions=[condition], containerStatuses=[status])
+
+
+def test_a_pod_whose_node_went_down_between_creating_and_starting_its_container() -> None:
+    assert never_starts(Evidence(job(), [pending("False", **CREATED)])) == (
+        "its node a went down while it started its pod"
+    )
+    assert never_starts(Evidence(job(), [pending("True", **CREATED)])) is None, "it is about to start"
+    creating = pending("False", state={"waiting": {"reason": "ContainerCreating"}})
+    assert never_starts(Evidence(job(), [creating])) is None
+    assert never_starts(Evidence(job())) is None
+
+
+async def test_a_trial_whose_pod_never_starts_gets_another_one() -> None:
+    world = World(parallelism=1)
+    await world.settle()
+    before = world.jobs[0]["metadata"]["uid"]
+    stuck = pending("False", **CREATED)
+    stuck["metadata"]["ownerReferences"] = [world.owner(0)]
+    world.kube.put({**stuck, "kind": "Pod"})
+    await world.settle()
+    assert world.jobs[0]["metadata"]["uid"] != before
+    assert restarts_of(world.jobs[0]).count == 1
+    assert world.server.trials[KEY][0].state == "RUNNING"
 
 
 def test_the_annotation_is_read_whatever_it_holds() -> None:

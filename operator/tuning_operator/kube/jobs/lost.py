@@ -15,8 +15,10 @@ from tuning_operator.kube.jobs.evidence import (
     STOPPED,
     Evidence,
     Json,
+    containers,
     created,
     job_condition,
+    pod_condition,
     pod_failure,
     trainer,
 )
@@ -130,6 +132,24 @@ def must_move(evidence: Evidence, rejecting: Collection[str]) -> str | None:
     if pod is None or node not in rejecting or node in restarts_of(evidence.job).avoided:
         return None
     return f"node {node} rejects its pods, so it moves to another node: {pod_failure(pod)}"
+
+
+def never_starts(evidence: Evidence) -> str | None:
+    """Return why the pod of a starting Job stays Pending forever; None if it may yet start.
+
+    If a node goes down after it has created a container, and before it has started it, its kubelet finds the
+    pod's sandbox gone. It does not make another one for a pod whose containers are not restarted, and nobody
+    deletes the pod.
+    """
+    pod = evidence.pod
+    if pod is None or pod_condition(pod, "PodReadyToStartContainers"):
+        return None
+    if any(
+        found.status.get("containerID") and found.status.get("state") == {"waiting": {}}
+        for found in containers(pod)
+    ):
+        return f"its node {pod['spec'].get('nodeName')} went down while it started its pod"
+    return None
 
 
 def avoiding(affinity: Mapping[str, Any], nodes: Collection[str]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tuning_operator.kube.jobs.lost import (
     Rejections,
     Restarts,
     must_move,
+    never_starts,
     restarts_of,
     why_lost,
 )
@@ -317,7 +318,8 @@ class JobRuns:
     ) -> Run:
         """Return the run with what the next Job of its work might do better, such as use another node."""
         restarts = restarts_of(evidence.job)
-        why = {"ended": why_lost(evidence), "starting": must_move(evidence, rejecting)}.get(run.state)
+        moves = must_move(evidence, rejecting) or never_starts(evidence)
+        why = {"ended": why_lost(evidence), "starting": moves}.get(run.state)
         if why and restarts.count < MOST_RESTARTS:
             restarts = replace(restarts, count=restarts.count + 1)
             run = replace(run, lost=True, diagnosis=diagnosis("PodFailed", f"{why}. It is started again."))
