@@ -82,10 +82,14 @@ def worker_gone(study: RunningStudy) -> None:
 
 
 def _worker_in_use(study: RunningStudy) -> str:
-    """Return the node of the study server, which also runs trials."""
+    """Return the node of the study server, as soon as it also runs trials."""
     node = _node_of_server(study)
-    pods = study.kubectl.items("pods", f"tuning.dev/study={study.name}")
-    assert node in {pod["spec"].get("nodeName") for pod in pods if pod["status"]["phase"] == "Running"}
+
+    def runs_trials() -> bool:
+        pods = study.kubectl.items("pods", f"tuning.dev/study={study.name}")
+        return node in {pod["spec"].get("nodeName") for pod in pods if pod["status"]["phase"] == "Running"}
+
+    wait(f"a trial on {node}", runs_trials)
     return node
 
 
