@@ -21,6 +21,7 @@ from tuning_operator.protocol import (
     TellRequest,
 )
 from tuning_operator.studies.errors import Conflict, NotFound, Refused
+from tuning_operator.studies.storage.base import StorageUnavailable
 from tuning_operator.studies.study import engine as engines
 
 from tests.support.studies import KEY, Servers, X, ask, complete, declared, definition
@@ -180,6 +181,34 @@ async def test_a_trial_that_fails_leaves_those_that_were_created_with_it(registr
     engine.study.sampler = FailingOnce(2)
     assert await ask(engine, 5) == [0, 1, 3, 4, 5]
     assert engine.counts.fail == 1
+
+
+@pytest.mark.parametrize("at", ["created", "proposed"])
+async def test_a_database_that_is_away_while_trials_start(
+    registry: Registry, servers: Servers, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    """The next request starts those that were created, also if that was known too late."""
+    engine, add_trials, asked = await declared(registry), servers.store.add_trials, []
+
+    def add(study_id: int, trials: Any) -> list[int]:
+        asked.append(len(trials))
+        ids = add_trials(study_id, trials)
+        if at == "created" and len(asked) == 2:
+            raise StorageUnavailable("away")
+        return ids
+
+    def before(number: int) -> None:
+        if at == "proposed" and number == 2 and asked.count(0) == 0:
+            asked.append(0)
+            raise StorageUnavailable("away")
+
+    monkeypatch.setattr(servers.store, "add_trials", add)
+    engine.study.sampler = FailingOnce(-1, before)
+    with pytest.raises(TimeoutError):
+        await ask(engine, 4)
+    assert await ask(engine, 4) == [0, 1, 2, 3]
+    assert sum(asked) == engine.trials == 4
+    assert all(trial.params for trial in engine.study.trials)
 
 
 async def test_others_are_noticed_that_start_trials_at_the_same_time(
