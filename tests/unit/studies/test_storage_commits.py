@@ -87,6 +87,38 @@ def test_a_deferred_block_waits_once(storage: PostgresStorage, study_id: int, da
     assert stored(database_url, study_id) == [dict.fromkeys(range(100), 0.5)]
 
 
+@pytest.fixture
+def no_heartbeat(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle writer, which also writes what is queued at each heartbeat, has none during a test."""
+    monkeypatch.setattr(committer, "_HEARTBEAT", 60.0)
+
+
+@pytest.mark.usefixtures("no_heartbeat")
+def test_writes_that_nobody_waits_for_share_a_commit(storage: PostgresStorage, study_id: int) -> None:
+    trial_id, before = storage.create_new_trial(study_id), storage.commits
+    several = []
+    for step in range(20):
+        with storage.deferred(wait=False) as writes:
+            storage.set_trial_intermediate_value(trial_id, step, 0.5)
+        several.append(writes)
+    several[3].wait(30)
+    assert all(change.outcome.done() for writes in several for change in writes._changes)
+    assert storage.commits - before == 1
+
+
+@pytest.mark.usefixtures("no_heartbeat")
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_write_outside_of_a_block_is_written_at_once(
+    new_storage: Callable[..., PostgresStorage], database_url: str, wait: bool
+) -> None:
+    storage = new_storage(wait=wait)
+    trial_id = storage.create_new_trial(storage.create_new_study(MINIMIZE))
+    storage.set_trial_intermediate_value(trial_id, 0, 0.5)
+    end = time.monotonic() + 20
+    while stored(database_url, storage.get_all_studies()[0]._study_id) != [{0: 0.5}]:
+        assert time.monotonic() < end
+
+
 def test_a_blocks_end_waits_for_it(storage: PostgresStorage, study_id: int, database_url: str) -> None:
     with storage.deferred():
         trial_id = storage.create_new_trial(study_id)
