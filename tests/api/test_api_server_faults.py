@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import threading
 import time
@@ -18,7 +19,16 @@ from tuning_operator.kube.loop.handlers import WATCH_SECONDS
 from dev.cluster.control_plane import ControlPlane
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.faulty_api import Call, Fault, FaultyApi, works
-from tests.api.operator_kit import Cluster, Pod, System, all_complete, new_namespace, phase, running_system
+from tests.api.operator_kit import (
+    Cluster,
+    Pod,
+    System,
+    all_complete,
+    eventually,
+    new_namespace,
+    phase,
+    running_system,
+)
 from tests.faults.soak import Trainers, audit
 from tests.support.postgres import EmbeddedPostgres
 
@@ -210,6 +220,12 @@ async def test_forgotten_versions(
             return Fault(410, "Expired") if "/jobs" in call.path else Fault(503)
         return None
 
+    async def studies_are_served() -> bool:
+        """Custom resources come a moment after the API server is ready."""
+        with contextlib.suppress(client.ApiException):
+            return bool(await cluster.get())
+        return False
+
     cluster.node.life = life
     await cluster.apply(maxTrials=TRIALS, parallelism=3, maxFailedTrials=0)
     await cluster.wait(lambda status: status.get("trials", {}).get("pending") == 3)
@@ -220,6 +236,7 @@ async def test_forgotten_versions(
     await batch.delete_namespaced_job("mnist-0", cluster.namespace, propagation_policy="Background")
     await asyncio.to_thread(plane.restart_api_server)
     await asyncio.to_thread(plane.compact)
+    await eventually(studies_are_served)
     restarted.set()
     go_on.set()
     await completes_clean(cluster, postgres, jobs=TRIALS + 1)
