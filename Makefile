@@ -2,6 +2,8 @@
 .PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults bench bench-scale gp mutants audit sbom generate format sync uv
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
+# Only unit tests use schemathesis, and each process of pytest takes 0.4 s of CPU time to import it.
+WITHOUT_PLUGINS := -p no:schemathesis
 export PYTHONDONTWRITEBYTECODE =  # many short processes are started, which should not compile the same modules again
 
 help: ## List the targets
@@ -37,10 +39,10 @@ unit: sync ## Run the tests that need no Kubernetes
 	$(RUN) pytest tests/unit -n 2
 
 api: sync ## Run the tests that need an API server but no pods
-	$(RUN) pytest tests/api -n 2 --dist loadfile
+	$(RUN) pytest tests/api -n 2 --dist loadfile $(WITHOUT_PLUGINS)
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
-	$(RUN) pytest tests/e2e tests/faults --timeout=900 -n 4 --maxschedchunk=1
+	$(RUN) pytest tests/e2e tests/faults --timeout=900 -n 4 --maxschedchunk=1 $(WITHOUT_PLUGINS)
 
 faults: sync ## Inject faults into studies on the kind cluster, and write docs/reliability.md (not part of test)
 	$(RUN) pytest tests/faults tests/unit/local/test_local_faults.py tests/unit/studies/test_disk_full.py \

@@ -143,6 +143,10 @@ def _free_port() -> int:
         return port
 
 
+class PodGone(Exception):  # noqa: N818  the state of a pod
+    """The pod was deleted: there is nothing left to report of it."""
+
+
 @dataclass
 class Pod:
     """A pod on the node, and the trial that runs in it."""
@@ -184,7 +188,7 @@ class Pod:
     async def is_rejected(self, reason: str, message: str) -> None:
         """As when its node has no healthy device left."""
         status = {"phase": "Failed", "reason": reason, "message": message, "startTime": _now()}
-        await self.node.core.patch_namespaced_pod_status(self.name, self.node.namespace, {"status": status})
+        await self._report(status)
 
     async def exits_beside_a_proxy(self, code: int, reason: str) -> None:
         """The trainer exits, and the second container runs until the pod's deadline."""
@@ -206,7 +210,7 @@ class Pod:
         ]  # fmt: skip
         ready = {"type": "Ready", "status": "False", "lastTransitionTime": _now()}
         status = {"phase": phase, "conditions": [ready], "containerStatuses": statuses, **fields}
-        await self.node.core.patch_namespaced_pod_status(self.name, self.node.namespace, {"status": status})
+        await self._report(status)
 
     async def is_disrupted(self) -> None:
         """As when its node is drained."""
@@ -242,7 +246,17 @@ class Pod:
                  "restartCount": 0, "state": state}
             ],
         }  # fmt: skip
-        await self.node.core.patch_namespaced_pod_status(self.name, self.node.namespace, {"status": status})
+        await self._report(status)
+
+    async def _report(self, status: Json) -> None:
+        try:
+            await self.node.core.patch_namespaced_pod_status(
+                self.name, self.node.namespace, {"status": status}
+            )
+        except client.ApiException as error:
+            if error.status == 404:
+                raise PodGone from error
+            raise
 
     # --- what the trainer in it says to the study server
 
@@ -348,7 +362,8 @@ class Node:
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         try:
-            await self.life(pod)
+            with contextlib.suppress(PodGone):
+                await self.life(pod)
         finally:
             self.at_once -= 1
 
