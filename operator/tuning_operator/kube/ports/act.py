@@ -12,7 +12,7 @@ from tuning_operator.protocol import StudyKey, StudySummary
 from tuning_operator.resource.study import TuningStudy
 
 CONCURRENCY = 16
-"""Actions at a time of one study: as many as one ask brings, and few beside the API server's own limits."""
+"""Actions at a time of one study: few beside what the API server accepts at a time."""
 
 Expected = RunRefused | RunsUnavailable | StudyServerUnavailable
 """What an action can fail with."""
