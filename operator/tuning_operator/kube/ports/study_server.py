@@ -175,10 +175,11 @@ class HttpStudyServer:
             tls = self._current_tls()
         except OSError as error:  # ssl.SSLError is one
             raise StudyServerUnavailable(f"the CA in {self._ca_file} can't be used: {error}") from error
+        url = f"{self.url}{path}"
         try:
             async with self._http.request(
                 method,
-                f"{self.url}{path}",
+                url,
                 params=query,
                 data=body.model_dump_json(by_alias=True) if body is not None else None,
                 headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"},
@@ -186,10 +187,11 @@ class HttpStudyServer:
                 allow_redirects=False,
                 ssl=tls,
             ) as response:
-                reply = _Reply(f"{method} {path}", response.status, await response.read())
+                reply = _Reply(f"{method} {url}", response.status, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            reason = str(error) or type(error).__name__
-            raise StudyServerUnavailable(f"{method} {path} failed: {reason}") from error
+            silent = f"no reply within {REQUEST_SECONDS + wait:g} s"
+            reason = str(error) or (silent if isinstance(error, TimeoutError) else type(error).__name__)
+            raise StudyServerUnavailable(f"{method} {url} failed: {reason}") from error
         if (ordinal := reply.elsewhere()) is not None:
             raise RecordElsewhere(str(reply), ordinal)
         return reply
