@@ -27,9 +27,8 @@ def audit(study: RunningStudy, max_trials: int, *, stops_trials: bool = False) -
         found.append(f"{jobs} Jobs were seen")
     if status["phase"] != "Completed":
         found.append(f"the study is {status['phase']}")
-    with record(
-        study.kubectl.kubeconfig
-    ) as database:  # a connection of its own: the fault may have ended earlier ones
+    # A connection of its own: the fault may have ended earlier ones.
+    with record(study.kubectl.kubeconfig) as database:
         recorded = database.study(f"{study.kubectl.namespace}/{study.name}")
         trials = recorded.get_trials(deepcopy=False)
         states = Counter(trial.state for trial in trials)

@@ -14,7 +14,7 @@ from dev.cluster.console import RequirementError, step
 from dev.cluster.run import found, run, succeeds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 EXCLUDED = ["/usr/share/man/*", "/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/info/*"]
 """Left out, as in the public slim images."""
@@ -55,31 +55,31 @@ def install_packages(*programs_and_packages: tuple[str, str]) -> None:
     Raises:
         RequirementError: the machine isn't Debian or Ubuntu, or the user isn't root.
     """
-
-    def missing() -> list[str]:
-        return sorted({package for program, package in programs_and_packages if not _is_present(program)})
-
-    if not missing():
+    packages = _missing(programs_and_packages)
+    if not packages:
         return
     if not found("apt-get") or os.geteuid() != 0:
         raise RequirementError(
-            f"These packages are missing: {', '.join(missing())}. "
+            f"These packages are missing: {', '.join(packages)}. "
             "Install them, or run as root on Debian or Ubuntu to have them installed."
         )
     with lock("apt"):
-        packages = missing()  # another process or thread may have installed them
-        if packages:
-            _install(packages)
+        packages = _missing(programs_and_packages)  # another process or thread may have installed them
+        if not packages:
+            return
+        with step(f"install {', '.join(packages)}"):
+            install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
+            quiet = {"DEBIAN_FRONTEND": "noninteractive"}
+            if not succeeds(*install, env=quiet):
+                run("apt-get", "update", "-qq", env=quiet)
+                run(*install, env=quiet)
 
 
-def _is_present(program: str) -> bool:
-    return Path(program).exists() if "/" in program else found(program) is not None
-
-
-def _install(packages: list[str]) -> None:
-    with step(f"install {', '.join(packages)}"):
-        install = ("apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages)
-        quiet = {"DEBIAN_FRONTEND": "noninteractive"}
-        if not succeeds(*install, env=quiet):
-            run("apt-get", "update", "-qq", env=quiet)
-            run(*install, env=quiet)
+def _missing(programs_and_packages: Iterable[tuple[str, str]]) -> list[str]:
+    return sorted(
+        {
+            package
+            for program, package in programs_and_packages
+            if not (Path(program).exists() if "/" in program else found(program))
+        }
+    )
