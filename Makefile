@@ -48,8 +48,8 @@ faults: sync ## Inject faults into studies on the kind cluster, and write docs/r
 	$(RUN) pytest tests/faults tests/unit/local/test_local_faults.py tests/unit/studies/test_disk_full.py \
 	  tests/api/test_api_server_faults.py -m "matrix or not matrix" --write-page
 
-gp: uv ## Run the tests of GPSampler, which needs PyTorch: 5 GB in .venv-gp (not part of test)
-	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp pytest tests/gp
+gp: sync ## Build the study server's image with PyTorch, and run the tests of GPSampler in it (not part of test)
+	$(RUN) python -m dev.gp
 
 bench: sync ## Run the benchmarks that take minutes, and write docs/benchmarks.md (not part of test)
 	$(RUN) --group try python -m tests.bench

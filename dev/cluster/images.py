@@ -20,18 +20,27 @@ POSTGRES = "postgres:17"
 BASE_ARGUMENT = "BASE_IMAGE"
 
 
-def build(name: str, dockerfile: Path, context: Path) -> None:
+def build(name: str, dockerfile: Path, context: Path, **arguments: str) -> None:
     """Build an image. Unchanged layers come from the engine's cache.
+
+    Args:
+        name: its name and tag.
+        dockerfile: its Dockerfile.
+        context: the folder that it copies from.
+        arguments: build arguments. Without one for the base image, it is the Dockerfile's default, with the
+            settings of this machine.
 
     Raises:
         CommandError: the Dockerfile has no argument for the base image, or the build failed.
     """
-    base = base_image(dockerfile.read_text())
-    ensure(base)
-    argument = f"--build-arg={BASE_ARGUMENT}={base_with_settings(base)}"
+    if BASE_ARGUMENT not in arguments:
+        base = base_image(dockerfile.read_text())
+        ensure(base)
+        arguments[BASE_ARGUMENT] = base_with_settings(base)
+    given = [f"--build-arg={argument}={value}" for argument, value in arguments.items()]
     before = engine.image_id(name)
     with step(f"build {name}"):
-        engine.build("--network=host", argument, f"--file={dockerfile}", f"--tag={name}", context)
+        engine.build("--network=host", *given, f"--file={dockerfile}", f"--tag={name}", context)
     if before and before != engine.image_id(name):
         engine.remove(before)
 

@@ -1,4 +1,4 @@
-"""GPSampler as the other samplers in tests/unit/studies: it needs PyTorch, which only `make gp` installs."""
+"""GPSampler as the other samplers in tests/unit/studies: `make gp` runs this in an image with PyTorch."""
 
 from __future__ import annotations
 
