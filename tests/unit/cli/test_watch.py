@@ -149,8 +149,8 @@ def test_when_it_is_over(phase: str, refit: str | None, declared: bool, over: bo
     assert (progress.over, progress.failed) == (over, failed)
 
 
-def shown(progress: Progress, note: str = "") -> str:
-    console = Console(width=120, record=True, file=io.StringIO())
+def shown(progress: Progress, note: str = "", width: int = 120) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(view(progress, note))
     return console.export_text()
 
@@ -168,6 +168,18 @@ def test_the_view() -> None:
     assert "saved by pruning" in text
     assert "Stalled=True (ImagePull): no such image" in text
     assert "no connection, trying again: x" in text
+
+
+def test_on_a_narrow_terminal_the_bar_is_shorter_and_only_parameters_are_cut() -> None:
+    parameters = {f"parameter_{i}": i for i in range(20)}
+    progress = Progress(study(phase="Running"))
+    progress.read(Served(*SOME, trial(4, "RUNNING", 15, reported={3: 0.123456}, parameters=parameters)))
+    lines = shown(progress, width=80).splitlines()
+    assert "  3/10 trials  2 complete, 1 pruned, 2 running" in lines[1]
+    assert "RUNNING   FOR" in "\n".join(lines)
+    row = next(line for line in lines if line.startswith("4 "))
+    assert row.split()[2:4] == ["3", "0.123456"]
+    assert row.endswith("…")
 
 
 def test_a_line_for_each_change(

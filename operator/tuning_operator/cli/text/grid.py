@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 import typer
 from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 STATE_STYLES = {
     "complete": "green",
@@ -28,16 +26,6 @@ GAP = 3
 def console() -> Console:
     """Return a console for standard output, on which long lines are wrapped by the terminal."""
     return Console(highlight=False, soft_wrap=True)
-
-
-def grid(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table; cells that are states or phases are colored."""
-    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
-    for header in headers:
-        table.add_column(header, no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell, STATE_STYLES.get(cell, "")) for cell in row))
-    return table
 
 
 def print_pairs(out: Console, pairs: Iterable[tuple[str, str]]) -> None:

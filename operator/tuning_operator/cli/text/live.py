@@ -9,7 +9,7 @@ from rich.text import Text
 
 from tuning_operator.cli.progress import Progress
 from tuning_operator.cli.text import status_text
-from tuning_operator.cli.text.grid import STATE_STYLES, grid
+from tuning_operator.cli.text.grid import GAP, STATE_STYLES
 from tuning_operator.cli.text.values import NOTHING, pairs, shown, span
 
 MOST_RUNNING = 15
@@ -35,6 +35,8 @@ def _title(progress: Progress) -> Text:
 
 def _bar(progress: Progress) -> Table:
     row = Table.grid(padding=(0, 2))
+    row.add_column()
+    row.add_column(no_wrap=True)  # on a narrow terminal, the bar is shorter
     bar = ProgressBar(total=progress.total, completed=progress.finished, width=40)
     states = [trial.state for trial in progress.trials]
     counts = Text(f"{progress.finished}/{progress.total} trials")
@@ -73,10 +75,16 @@ def _lines(progress: Progress) -> Iterator[tuple[str, str]]:
 
 
 def _running(progress: Progress) -> Table:
-    rows = []
+    table = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for header in ("RUNNING", "FOR", "STEP", "VALUE"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("PARAMETERS")  # on a narrow terminal, only this column is cut
     for trial in progress.running[:MOST_RUNNING]:
-        step = NOTHING if trial.last_step is None else str(trial.last_step)
-        value = NOTHING if trial.last_value is None else shown(trial.last_value)
-        ran = NOTHING if trial.seconds is None else span(trial.seconds)
-        rows.append([str(trial.number), ran, step, value, pairs(trial.record.parameters.items())])
-    return grid(["RUNNING", "FOR", "STEP", "VALUE", "PARAMETERS"], rows)
+        table.add_row(
+            str(trial.number),
+            NOTHING if trial.seconds is None else span(trial.seconds),
+            NOTHING if trial.last_step is None else str(trial.last_step),
+            NOTHING if trial.last_value is None else shown(trial.last_value),
+            Text(pairs(trial.record.parameters.items()), no_wrap=True, overflow="ellipsis"),
+        )
+    return table
