@@ -124,6 +124,23 @@ def test_log_axes_have_a_few_plain_numbers(monkeypatch: pytest.MonkeyPatch, tmp_
     assert page.layout.xaxis2.ticktext == ("1e-4", "0.001", "0.01")
 
 
+@pytest.mark.parametrize("name", ["contour", "rank"])
+def test_grids_have_room_for_plain_labels(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def objective(trial: optuna.Trial) -> float:
+        trial.suggest_categorical("kind", ["a", "b"])
+        return layered(trial)
+
+    drawing = found(records.study(objective, 30))[name]
+    page = figure(drawing, monkeypatch, tmp_path)
+    assert page.layout.height == 800
+    scales = [*page.select_xaxes({"type": "log"}), *page.select_yaxes({"type": "log"})]
+    assert {axis.ticktext for axis in scales} == {("1e-5", "1e-4", "0.001", "0.01")}
+    image = axes(drawing, monkeypatch, tmp_path)
+    (lr,) = [axis for axis in image if axis.get_xlabel() == "lr"]
+    labels = {label.get_text(): label.get_rotation() for label in lr.get_xticklabels()}
+    assert labels == dict.fromkeys(["1e-5", "1e-4", "0.001", "0.01"], 60)
+
+
 @pytest.mark.parametrize(
     ("low", "high", "labels"),
     [

@@ -1,5 +1,6 @@
 """Optuna's plotly plots as HTML files, which share one file with plotly's code and need no network."""
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ from plotly.colors import sample_colorscale, sequential
 from tuning_operator.cli.plots.drawing import LIGHTEST, Drawing, color_range, log_ticks
 
 LINE_OPACITY = 0.8
+PIXELS_A_PANEL = 200
+PIXELS_AROUND = 200
+"""The title above a grid of panels, and the labels below."""
 
 
 def save(drawing: Drawing, path: Path) -> None:
@@ -27,6 +31,8 @@ def figure_of(drawing: Drawing) -> Any:
             _darken_lines(figure)
         case "plot_slice":
             figure.for_each_xaxis(lambda axis: _set_log_ticks(figure, axis))
+        case "plot_contour" | "plot_rank":
+            _spread_grid(figure)
         case "plot_intermediate_values":
             figure.update_yaxes(title_text=drawing.metric)
         case "plot_param_importances":
@@ -34,11 +40,23 @@ def figure_of(drawing: Drawing) -> Any:
     return figure
 
 
+def _spread_grid(figure: Any) -> None:
+    """Make room for each panel and its labels."""
+    rows = math.isqrt(len(list(figure.select_yaxes())))
+    if rows > 1:
+        figure.update_layout(height=PIXELS_A_PANEL * rows + PIXELS_AROUND)
+    figure.for_each_xaxis(lambda axis: _set_log_ticks(figure, axis))
+    figure.for_each_yaxis(lambda axis: _set_log_ticks(figure, axis))
+
+
 def _set_log_ticks(figure: Any, axis: Any) -> None:
     if axis.type != "log":
         return
-    name = axis.plotly_name.replace("axis", "")
-    values = [x for trace in figure.data if (trace.xaxis or "x") == name for x in trace.x]
+    if axis.range:  # of a grid's panels; those on its diagonal may have no points
+        values = [10.0**exponent for exponent in axis.range]
+    else:
+        name = axis.plotly_name.replace("axis", "")
+        values = [x for trace in figure.data if (trace.xaxis or "x") == name for x in trace.x]
     ticks = log_ticks(min(values), max(values))
     axis.update(tickvals=list(ticks), ticktext=list(ticks.values()))
 

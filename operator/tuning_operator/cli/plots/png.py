@@ -72,11 +72,15 @@ def _set_ticks(axis: Any) -> None:
         axis.set_major_formatter(FixedFormatter(list(ticks.values())))
         axis.set_minor_locator(NullLocator())
     elif isinstance(axis.get_major_locator(), StrCategoryLocator):
-        axis.set_tick_params(rotation=30)  # names of choices may be long
-        for label in axis.get_ticklabels():
-            label.set_horizontalalignment("right")
+        _slant_labels(axis)  # names of choices may be long
     elif isinstance(axis.get_major_locator(), AutoLocator) and not any(axis.get_view_interval() % 1):
         axis.set_major_locator(MaxNLocator("auto", integer=True))
+
+
+def _slant_labels(axis: Any) -> None:
+    axis.set_tick_params(rotation=60)
+    for label in axis.get_ticklabels():
+        label.set_horizontalalignment("right")
 
 
 def _darken_lines(axes: Any) -> None:
@@ -94,6 +98,9 @@ def _spread_grid(figure: Any, axes: Any) -> None:
     side = math.isqrt(len(axes))
     figure.set_size_inches(*(max(size, INCHES_A_PANEL * side) for size in figure.get_size_inches()))
     for each in axes:
+        _set_ticks(each.xaxis)
+        _set_ticks(each.yaxis)
+        _slant_labels(each.xaxis)
         each.label_outer(remove_inner_ticks=True)
 
 
