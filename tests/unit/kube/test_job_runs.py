@@ -41,21 +41,28 @@ class TestJobRuns(RunsContract):
         return study(refit={})
 
     async def begin(self, study: TuningStudy, work: Work) -> None:
+        self._put_pod(work, phase="Running")
         self._kube.set_status("Job", "ml", work.job_name("mnist"), active=1, ready=1)
 
     async def end(self, study: TuningStudy, work: Work, exit_code: int) -> None:
-        name = work.job_name("mnist")
         status: dict[str, Any] = {"succeeded": 1, "conditions": COMPLETE}
+        ended: dict[str, Any] = {"phase": "Succeeded"}
         if exit_code:
-            status = {"failed": 1, "conditions": FAILED}
-            failed = pod(0, **terminated(exit_code))
-            failed["metadata"] |= {
-                "name": f"{name}-x",
-                "ownerReferences": [{"kind": "Job", "name": name}],
-                "labels": self._kube.objects["Job", "ml", name]["metadata"]["labels"],
-            }
-            self._kube.put({**failed, "kind": "Pod"})
-        self._kube.set_status("Job", "ml", name, active=0, ready=0, **status)
+            status, ended = {"failed": 1, "conditions": FAILED}, terminated(exit_code)
+        self._put_pod(work, **ended)
+        self._kube.set_status("Job", "ml", work.job_name("mnist"), active=0, ready=0, **status)
+
+    def _put_pod(self, work: Work, **status: Any) -> None:
+        name = work.job_name("mnist")
+        body = self._kube.objects["Job", "ml", name]
+        shown = pod(0, **status)
+        shown["metadata"] |= {
+            "name": f"{name}-x",
+            "uid": f"pod-of-{name}",
+            "ownerReferences": [{"kind": "Job", "name": name, "uid": body["metadata"]["uid"]}],
+            "labels": body["metadata"]["labels"],
+        }
+        self._kube.put({**shown, "kind": "Pod"})
 
 
 class TestWatchedJobRuns(TestJobRuns):
@@ -87,6 +94,53 @@ async def test_a_pass_over_runs_that_are_watched_requests_nothing(monkeypatch: p
         monkeypatch.setattr(kube, "select", None)
         found = await runs.list_runs(study(), works)
     assert {work: run.state for work, run in found.items()} == dict.fromkeys(works, "running")
+
+
+@pytest.mark.parametrize("ready", [0, 1])
+@pytest.mark.parametrize(
+    ("pods", "ended"),
+    [
+        pytest.param([pod(0, phase="Succeeded")], True, id="succeeded"),
+        pytest.param([pod(0, phase="Failed")], True, id="failed"),
+        pytest.param([pod(0, phase="Running")], False, id="runs"),
+        pytest.param([pod(0, phase="Pending")], False, id="another one starts"),
+    ],
+)
+async def test_the_pods_of_finished_work_show_its_end_before_its_job(
+    pods: list[Json], ended: bool, ready: int
+) -> None:
+    """A thousand Jobs that end together wait for their controller for minutes, and would be deleted."""
+    kube = FakeKube()
+    for item in [job(0, active=1, ready=ready), *({**found, "kind": "Pod"} for found in pods)]:
+        kube.put(item)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
+    found = await runs.list_runs(study(), ())
+    assert (found[Trial(0)].state == "ended") is ended
+    assert (await runs.list_runs(study(), {Trial(0)}))[Trial(0)].state != "ended", "its result is missing"
+
+
+async def test_a_job_without_a_pod_is_not_over() -> None:
+    kube = FakeKube()
+    kube.put(job(0))
+    found = await JobRuns(kube, lambda _: RUNTIME, lambda: NOW).list_runs(study(), ())
+    assert found[Trial(0)].state == "starting", "it would get a pod"
+
+
+async def test_what_an_unchanged_job_shows_depends_on_the_study() -> None:
+    kube, changed = FakeKube(), asyncio.Event()
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
+    given = study()
+    async with watching(runs, lambda _: changed.set()), asyncio.timeout(SECONDS):
+        await runs.start(given, Trial(0))
+        await changed.wait()
+        changed.clear()
+        kube.set_status("Job", "ml", "mnist-0", active=1, ready=1)
+        await changed.wait()
+        edited = study(trial={"objective": "train:other"})
+        again = given.model_copy(update={"metadata": {**given.metadata, "uid": "of another study"}})
+        found = [(await runs.list_runs(each, {Trial(0)}))[Trial(0)] for each in (given, edited, given, again)]
+    assert [run.outdated for run in found] == [False, True, False, False]
+    assert [run.state for run in found] == ["running", "running", "running", "stopping"]
 
 
 async def test_a_job_that_is_gone_is_stopped_once(monkeypatch: pytest.MonkeyPatch) -> None:

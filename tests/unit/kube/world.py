@@ -106,7 +106,7 @@ class World:
         return sorted(n for n, job in self.jobs.items() if not job.get("status", {}).get("conditions"))
 
     def begin(self, trial: int) -> None:
-        self.kube.set_status("Job", "ml", f"mnist-{trial}", active=1, ready=1)
+        self._run(f"mnist-{trial}")
 
     def succeed(self, trial: int, state: str = "COMPLETE", value: float = 0.5) -> None:
         """The pod reports its result, and its Job completes."""
@@ -141,7 +141,26 @@ class World:
         self.kube.put({**rejected, "kind": "Pod"})
 
     def end_job(self, trial: int, **status: Any) -> None:
-        self.kube.set_status("Job", "ml", f"mnist-{trial}", active=0, ready=0, **status)
+        self._end_run(f"mnist-{trial}", **status)
+
+    def _run(self, name: str) -> None:
+        """A Job's pod runs."""
+        metadata = self.jobs_named(name)["metadata"]
+        owner = {"kind": "Job", "name": name, "uid": metadata["uid"]}
+        running = pod(age=0, phase="Running")
+        running["metadata"] |= {
+            "name": f"{name}-run",
+            "uid": f"pod-of-{metadata['uid']}",
+            "labels": metadata["labels"],
+            "ownerReferences": [owner],
+        }
+        self.kube.put({**running, "kind": "Pod"})
+        self.kube.set_status("Job", "ml", name, active=1, ready=1)
+
+    def _end_run(self, name: str, **status: Any) -> None:
+        """A Job's pod is gone."""
+        self.kube.remove("Pod", "ml", f"{name}-run")
+        self.kube.set_status("Job", "ml", name, active=0, ready=0, **status)
 
     def delete_job(self, trial: int) -> None:
         self.kube.remove("Job", "ml", f"mnist-{trial}")
@@ -165,12 +184,12 @@ class World:
         return self.refit is not None and not self.refit.get("status", {}).get("conditions")
 
     def begin_refit(self) -> None:
-        self.kube.set_status("Job", "ml", REFIT, active=1, ready=1)
+        self._run(REFIT)
 
     def fail_attempt(self, message: str = "ValueError: boom") -> None:
         """A pod of the refit reports its failure and ends; the Job waits before it makes another."""
         self.server.fail_try(KEY, Failure(category="Exception", message=message, traceback="..."))
-        self.kube.set_status("Job", "ml", REFIT, active=0, ready=0, failed=1)
+        self._end_run(REFIT, failed=1)
 
     def complete_refit(self, **attrs: Any) -> None:
         """The refit's pod reports its result, and its Job completes."""
@@ -178,7 +197,7 @@ class World:
         self.end_refit(succeeded=1, conditions=COMPLETE)
 
     def end_refit(self, **status: Any) -> None:
-        self.kube.set_status("Job", "ml", REFIT, active=0, ready=0, **status)
+        self._end_run(REFIT, **status)
 
     def remove_refit(self) -> None:
         """The Job is gone, its pods with it: deleted by a user, or at the end of its deletion."""

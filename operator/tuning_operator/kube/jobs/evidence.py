@@ -133,6 +133,19 @@ def job_state(job: Json) -> State:
     return "running" if job.get("status", {}).get("ready") else "starting"
 
 
+def have_ended(job: Json, pods: Sequence[Json]) -> bool:
+    """Return whether all pods of a Job have ended, though the Job doesn't show it yet.
+
+    A cluster with many Jobs may take minutes until it updates their statuses.
+
+    Args:
+        job: the Job.
+        pods: those of its pods that have not succeeded.
+    """
+    has_pods = bool(job.get("status", {}).get("active"))
+    return has_pods and all(pod.get("status", {}).get("phase") == "Failed" for pod in pods)
+
+
 def run_state(evidence: Evidence) -> State:
     """Return the state of a run. What other containers of its pod do does not matter."""
     state, found = job_state(evidence.job), evidence.trainer

@@ -15,6 +15,7 @@ from tuning_operator.kube.jobs.evidence import (
     Evidence,
     diagnosis,
     exited_at,
+    have_ended,
     is_ending,
     is_unscheduled,
     job_condition,
@@ -91,6 +92,17 @@ class Examined(NamedTuple):
         return unexplained and evidence.job == job and evidence.pods == pods
 
 
+class Shown(NamedTuple):
+    """The Jobs of a study, and the runs that they show."""
+
+    uid: str
+    """The study's."""
+    programs: Mapping[type[Work], Program]
+    """What runs that start now execute."""
+    runs: Mapping[Work, tuple[Json, Run | None]]
+    """Each Job with its run; None: it is someone else's, and a start will say so."""
+
+
 class JobRuns:
     """Runs as Jobs.
 
@@ -123,6 +135,7 @@ class JobRuns:
         self._reading = asyncio.Lock()
         """Runs start side by side, and one request for their namespace is enough."""
         self._rejections = Rejections()
+        self._shown_before: dict[StudyKey, Shown] = {}
         self._examined_before: dict[StudyKey, dict[Work, Examined]] = {}
         self._restarts: dict[StudyKey, dict[Work, Restarts]] = {}
         """What is recorded on the next Jobs of work whose run was lost."""
@@ -136,6 +149,7 @@ class JobRuns:
         self._config_maps.forget(key)
         self._waiting_pods.forget(key)
         self._restarts.pop(key, None)
+        self._shown_before.pop(key, None)
         self._examined_before.pop(key, None)
 
     async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
@@ -249,7 +263,7 @@ class JobRuns:
 
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that have not succeeded."""
-        key, uid, now = key_of(study), study.metadata["uid"], self._clock()
+        key, now = key_of(study), self._clock()
         if unfinished:
             await self._config_maps.provide_ca(key.namespace, self._runtime(key))
         jobs = await self._objects.jobs(key)
@@ -257,29 +271,52 @@ class JobRuns:
         not_watched = await self._objects.jobs_of(key, missing) if missing else {}
         jobs |= not_watched
         programs = _programs(study)
-        runs: dict[Work, Run] = {}
+        runs = self._shown(key, study.metadata["uid"], jobs, programs)
         unclear: dict[Work, Json] = {}
-        for work, body in jobs.items():
-            ours = _belongs(body, uid)
-            if not ours and not _of_a_study(body):
-                continue  # someone else's: a start will say so
-            run = _listed(body, programs.get(type(work)), ours=ours)
+        over: dict[Work, Json] = {}
+        for work, run in runs.items():
             matters = work in unfinished or isinstance(work, Worker)
+            if matters and run.state == "running":
+                continue
+            body = jobs[work]
+            if run.active and not matters:
+                over[work] = body
             created = parse_time(body["metadata"].get("creationTimestamp"))
             if run.state == "starting" and matters and created and created + DIAGNOSIS_DELAY > now:
-                run = replace(run, check_at=created + DIAGNOSIS_DELAY)
+                runs[work] = replace(run, check_at=created + DIAGNOSIS_DELAY)
             elif run.state == "stopping" and work in not_watched:
-                run = replace(run, check_at=now + GONE_DELAY)
+                runs[work] = replace(run, check_at=now + GONE_DELAY)
             elif run.state == "starting" or (run.state == "ended" and matters):
                 unclear[work] = body
-            runs[work] = run
-        return runs | await self._examined(key, runs, unclear, programs)
+        looked_at = unclear | over
+        pods = await self._objects.pods(key, looked_at) if looked_at else {}
+        for work, body in over.items():
+            if have_ended(body, pods.get(work, ())):
+                runs[work] = replace(runs[work], state="ended")
+                unclear.pop(work, None)
+        return runs | await self._examined(key, runs, unclear, pods, programs)
+
+    def _shown(
+        self, key: StudyKey, uid: str, jobs: Mapping[Work, Json], programs: dict[type[Work], Program]
+    ) -> dict[Work, Run]:
+        """Return the runs as these Jobs show them. A Job that has not changed shows what it did before."""
+        before = self._shown_before.get(key)
+        known = before.runs if before and (before.uid, before.programs) == (uid, programs) else {}
+        runs: dict[Work, tuple[Json, Run | None]] = {}
+        for work, body in jobs.items():
+            found = known.get(work)
+            if found is None or found[0] is not body:
+                found = body, _run_of(body, uid, programs.get(type(work)))
+            runs[work] = found
+        self._shown_before[key] = Shown(uid, programs, runs)
+        return {work: run for work, (_, run) in runs.items() if run}
 
     async def _examined(
         self,
         key: StudyKey,
         runs: Mapping[Work, Run],
         jobs: Mapping[Work, Json],
+        pods: Mapping[Work, Sequence[Json]],
         programs: Mapping[type[Work], Program],
     ) -> dict[Work, Run]:
         """Return the runs of these Jobs with what their pods and Events show.
@@ -289,7 +326,7 @@ class JobRuns:
         """
         if not jobs:
             return {}
-        pods, now = await self._objects.pods(key, jobs), self._clock()
+        now = self._clock()
         before = self._examined_before.get(key, {})
         same = {
             work: replace(before[work].run, outdated=runs[work].outdated)
@@ -349,18 +386,21 @@ class JobRuns:
         raise RunRefused(work, Failure(category="NameTaken", message=message, remedy=remedy))
 
 
-def _listed(body: Json, current: Program | None, *, ours: bool) -> Run:
-    """Return the run as its Job shows it.
+def _run_of(body: Json, study_uid: str, current: Program | None) -> Run | None:
+    """Return the run as its Job shows it; None if the Job is someone else's.
 
     Args:
         body: the Job.
+        study_uid: the study's.
         current: what it would run if it were created now.
-        ours: whether it belongs to the study; otherwise, to a deleted one of this name.
     """
+    ours = _belongs(body, study_uid)
+    if not ours and not _of_a_study(body):
+        return None
     annotations = body["metadata"].get("annotations", {})
     digest = annotations.get(names.ANNOTATION_PROGRAM)
     return Run(
-        job_state(body) if ours else "stopping",
+        job_state(body) if ours else "stopping",  # of a deleted study of this name
         outdated=digest is not None and current is not None and bool(digest != current.digest),
         stop_requested=names.ANNOTATION_STOP in annotations,
         trials_to_stop=_numbers(annotations.get(names.ANNOTATION_STOP, "")),
