@@ -92,8 +92,11 @@ Rule = Callable[[Context, TrialRecord, Run | None], tuple[Step, ...]]
 def _trials(context: Context) -> Iterator[Step]:
     """For each running trial, what the first rule that applies to it says."""
     for trial in context.summary.running:
-        run = context.seen.runs.get(Trial(trial.number))
-        yield from next((steps for rule in TRIAL_RULES if (steps := rule(context, trial, run))), ())
+        run = context.seen.runs.get(Trial.numbered(trial.number))
+        for rule in TRIAL_RULES:
+            if steps := rule(context, trial, run):
+                yield from steps
+                break
 
 
 def _of_a_lost_trial(_: Context, trial: TrialRecord, run: Run | None) -> tuple[Step, ...]:

@@ -108,7 +108,7 @@ def unfinished(summary: StudySummary | None) -> frozenset[Work]:
     if summary is None:
         return frozenset()
     refit = summary.refit
-    running: list[Work] = [Trial(trial.number) for trial in summary.running]
+    running: list[Work] = [Trial.numbered(trial.number) for trial in summary.running]
     if refit and refit.state == "RUNNING":
         running.append(Refit(refit.trial, refit.digest))
     return frozenset(running)
@@ -136,7 +136,7 @@ def with_trials(seen: Observation) -> Observation:
         run = next(idle, None) if trial.worker is None else workers.get(trial.worker)
         if run is not None:
             found = _of_trial(run, trial)
-            runs[Trial(trial.number)] = replace(found, stop_requested=trial.number in to_stop)
+            runs[Trial.numbered(trial.number)] = replace(found, stop_requested=trial.number in to_stop)
     return replace(seen, runs=runs)
 
 

@@ -53,7 +53,8 @@ def has_minimum(study: TuningStudy, seen: Observation) -> bool:
 
 
 def _runs(seen: Observation) -> list[Run | None]:
-    return [seen.runs.get(Trial(trial.number)) for trial in seen.summary.running] if seen.summary else []
+    running = seen.summary.running if seen.summary else []
+    return [seen.runs.get(Trial.numbered(trial.number)) for trial in running]
 
 
 def _is_placed(run: Run | None) -> bool:

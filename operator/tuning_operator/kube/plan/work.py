@@ -1,13 +1,13 @@
 """What a run is for: one trial of a study, its refit, or trials one after another."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from typing import Any, ClassVar
 
 from tuning_operator.protocol import RefitRequest
@@ -28,6 +28,16 @@ class Trial:
     noun: ClassVar[str] = "trial"
     field: ClassVar[str] = "spec.trial"
     role: ClassVar[str] = names.ROLE_TRIAL
+
+    @staticmethod
+    @functools.lru_cache(maxsize=10_000)
+    def numbered(number: int) -> "Trial":
+        """Return the trial of a number: a pass looks up each trial several times."""
+        return Trial(number)
+
+    def __hash__(self) -> int:
+        """Return the number's, at a fraction of the time of what dataclasses do."""
+        return hash(self.number)
 
     def __str__(self) -> str:
         return f"trial {self.number}"
@@ -139,7 +149,7 @@ def work_of(labels: Mapping[str, str]) -> Work | None:
         return Refit(int(number), labels.get(names.LABEL_DIGEST, ""))
     if role == names.ROLE_WORKER:
         return Worker(int(number))
-    return Trial(int(number)) if role == names.ROLE_TRIAL else None
+    return Trial.numbered(int(number)) if role == names.ROLE_TRIAL else None
 
 
 POD_RETRIES = 3
@@ -191,7 +201,7 @@ class Program:
     side_by_side: int = 1
     """How many trials a worker runs at a time."""
 
-    @cached_property
+    @functools.cached_property
     def digest(self) -> str:
         """Differs when a user has changed something that a run which has not started should use."""
         content: list[Any] = [

@@ -255,7 +255,7 @@ def _incomplete(seen: Observation) -> Finding | None:
 
 def _counts(study: TuningStudy, summary: StudySummary, seen: Observation) -> TrialCounts:
     counts = summary.counts
-    runs = (seen.runs.get(Trial(trial.number)) for trial in summary.running)
+    runs = (seen.runs.get(Trial.numbered(trial.number)) for trial in summary.running)
     running = sum(run is not None and run.state != "starting" for run in runs)
     return TrialCounts(
         total=counts.running + finished(summary),
