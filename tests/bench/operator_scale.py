@@ -99,9 +99,8 @@ async def _cpu_of_a_pass(found: Cluster, namespace: str) -> float:
     await asyncio.sleep(3)  # until the last passes are over
     before = Cost.of(found.system)
     for number in range(PASSES):
-        seen = Cost.of(found.system).passes
         await found.touch(namespace, number)
-        await until(lambda seen=seen: Cost.of(found.system).passes > seen)  # type: ignore[misc]
+        await asyncio.sleep(1)  # reading the metrics to see the pass would cost the operator CPU time, too
     cost = Cost.of(found.system).since(before)
     return cost.operator_seconds / cost.passes
 

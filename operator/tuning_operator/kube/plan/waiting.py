@@ -55,10 +55,13 @@ class Waiting:
 def waiting(seen: Observation, now: datetime) -> Waiting:
     """Return what waits for its start."""
     wanted = seen.unfinished
-    runs = {work: run for work, run in seen.runs.items() if work in wanted}
+    runs = {work: run for work, run in seen.runs.items() if run.diagnosis and work in wanted}
     trials = sorted((work for work in runs if isinstance(work, Trial)), key=lambda work: work.number)
     order: list[Work] = [*trials, *(work for work in runs if not isinstance(work, Trial))]
-    trials_run = any(runs[work].state == "running" for work in trials)
+    trials_run = any(
+        run.state == "running" and isinstance(work, Trial) and work in wanted
+        for work, run in seen.runs.items()
+    )
     steps = {work: _reported(runs[work], now) for work in order}
     reported = [work for work, step in steps.items() if step is True]
     queued = tuple(work for work in reported if trials_run and _is_queueing(work, runs[work]))
