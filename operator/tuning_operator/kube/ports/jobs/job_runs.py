@@ -329,7 +329,7 @@ class JobRuns:
         now = self._clock()
         before = self._examined_before.get(key, {})
         same = {
-            work: replace(before[work].run, outdated=runs[work].outdated)
+            work: replace(before[work].run, outdated=True) if runs[work].outdated else before[work].run
             for work, body in jobs.items()
             if work in before and before[work].lasts(body, pods.get(work, ()), now)
         }
