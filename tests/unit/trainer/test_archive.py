@@ -75,6 +75,24 @@ def test_docstrings_stay_at_home_and_lines_keep_their_numbers() -> None:
                     )
 
 
+def test_only_comments_are_left_out_of_a_line() -> None:
+    source = r'''
+a = "#1" + '#2' + 'it\'s #3'  # a comment, with "quotes" and 'it
+b = f"#{a}#4" r"\\" '#5' # it's another
+"""a docstring
+# of several lines"""
+c = """#6 "
+#7"""  # the last
+'''
+    packed = module._without_comments(source)
+    names: dict[str, str] = {}
+    exec(packed, names)
+    assert (names["a"], names["b"], names["c"]) == ("#1#2it's #3", r"##1#2it's #3#4\\#5", '#6 "\n#7')
+    assert packed.count("\n") == source.count("\n")
+    for comment in ("comment", "another", "docstring", "several", "last"):
+        assert comment not in packed
+
+
 def test_it_is_small() -> None:
     assert len(trainer_archive().content) < 96 * 1024
 
