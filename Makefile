@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults bench bench-scale gp mutants audit sbom generate format sync uv
+.PHONY: help try demo demo-down kubeconfig test lint unit api e2e faults bench bench-scale bench-gpu gp gpu mutants audit sbom generate format sync uv
 UV := $(shell command -v uv || echo $(HOME)/.local/bin/uv)
 RUN = $(UV) run --frozen
 # Only unit tests use schemathesis, and each process of pytest takes 0.4 s of CPU time to import it.
@@ -51,11 +51,17 @@ faults: sync ## Inject faults into studies on the kind cluster, and write docs/r
 gp: sync ## Build the study server's image with PyTorch, and run the tests of GPSampler in it (not part of test)
 	$(RUN) python -m dev.gp
 
+gpu: uv ## Run the tests that need an NVIDIA GPU, with PyTorch: 5 GB in .venv-gp (not part of test)
+	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp --group try pytest tests/gpu
+
 bench: sync ## Run the benchmarks that take minutes, and write docs/benchmarks.md (not part of test)
 	$(RUN) --group try python -m tests.bench
 
 bench-scale: sync ## Run the benchmarks of many trials and studies at once (12 minutes), and write docs/benchmarks.md (not part of test)
 	$(RUN) --group try python -m tests.bench --scale
+
+bench-gpu: uv ## Run the benchmarks that need an NVIDIA GPU (3 minutes), and write docs/benchmarks.md (not part of test)
+	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp --group try python -m tests.bench --gpu
 
 mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)
 	$(RUN) --group mutants python -m dev.mutants

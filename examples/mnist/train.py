@@ -45,7 +45,7 @@ def data() -> tuple[Split, Split]:
         f"data: {len(pictures)} pictures, {source}; on {DEVICE}, threads: {torch.get_num_threads()}",
         flush=True,
     )
-    train, valid = train_test_split(range(len(digits)), test_size=0.25, stratify=digits, random_state=0)
+    train, valid = train_test_split(range(len(digits)), test_size=0.25, stratify=digits.cpu(), random_state=0)
     return Split(pictures[train], digits[train]), Split(pictures[valid], digits[valid])
 
 

@@ -2,6 +2,7 @@
 
     uv run --group try python -m tests.bench            # what takes minutes
     uv run --group try python -m tests.bench --scale    # many trials at once, on simulated nodes: 12 minutes
+    uv run --group try --group gp python -m tests.bench --gpu    # on a machine with an NVIDIA GPU: 3 minutes
 
 Sections of benchmarks that did not run are kept as they are.
 """
@@ -38,7 +39,6 @@ benchmark share:
 - A pass over 1,000 running trials takes 50 ms of CPU time.
 - An ask with five parameters takes 14 to 15 ms at 1,000 trials.
 - Several study servers can't be faster than one here, since they share the two cores.
-- Throughput on a GPU has not been measured: there was none.
 """
 
 
@@ -50,10 +50,12 @@ class Benchmark:
     module: str
     arguments: tuple[str, ...] = ()
     scale: bool = False
+    gpu: bool = False
 
     @property
     def command(self) -> str:
-        return " ".join(["uv run --group try python -m", f"tests.bench.{self.module}", *self.arguments])
+        groups = "--group try --group gp" if self.gpu else "--group try"
+        return " ".join([f"uv run {groups} python -m tests.bench.{self.module}", *self.arguments])
 
     def section(self) -> str:
         """Run it; return its section of the page."""
@@ -69,6 +71,7 @@ BENCHMARKS = (
     Benchmark("The time between two trials on this machine", "turnaround"),
     Benchmark("The time between two trials on a cluster", "on_cluster"),
     Benchmark("Several trials in a pod", "packing"),
+    Benchmark("Trials on a GPU", "gpu", gpu=True),
     Benchmark("Requests to the study server", "server", ("--durable",)),
     Benchmark("The time of a proposal by TPE", "tpe"),
     Benchmark("The time of a pruning decision", "pruning", ("--trials", "1000", "--trials", "20000")),
@@ -84,12 +87,15 @@ BENCHMARKS = (
 
 def main(
     scale: Annotated[bool, typer.Option("--scale", help="Run the large ones instead.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Run those that need an NVIDIA GPU instead.")] = False,
     only: Annotated[
         str | None, typer.Option(help="Run this module, or the one with this title, only.")
     ] = None,
 ) -> None:
     """Run benchmarks and update the page."""
-    chosen = [b for b in BENCHMARKS if (only in (b.module, b.title) if only else b.scale is scale)]
+    chosen = [
+        b for b in BENCHMARKS if (only in (b.module, b.title) if only else (b.scale, b.gpu) == (scale, gpu))
+    ]
     sections = _known()
     for benchmark in chosen:
         sections[benchmark.title] = benchmark.section()

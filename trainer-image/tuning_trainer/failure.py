@@ -20,6 +20,7 @@ ARGUMENTS = (
     "argparse ended the process (see its message in the log). Give the script its arguments in the manifest, "
     "for example `script: train.py --epochs 3`, or give each a default."
 )
+FEWER_ON_A_GPU = "lower spec.trial.trialsPerPod if it is more than 1"
 LOCAL = "TUNING_LOCAL_RUN"
 """The environment variable that `tuning run` marks its processes with."""
 CAUGHT = "Caught"
@@ -105,9 +106,13 @@ def skip_own_frames(frames: TracebackType | None) -> TracebackType | None:
 def _classify(error: BaseException) -> tuple[str, str | None]:
     out_of_gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
     if out_of_gpu or isinstance(error, MemoryError):
-        memory = "GPU memory" if out_of_gpu else "memory"
-        more = "use a GPU with more of it" if out_of_gpu else advice().memory
-        return "OutOfMemory", f"Use less {memory} (for example, a smaller batch size), or {more}."
+        less = "Use less {} (for example, a smaller batch size)"
+        if out_of_gpu:
+            return (
+                "OutOfMemory",
+                f"{less.format('GPU memory')}, {FEWER_ON_A_GPU}, or use a GPU with more memory.",
+            )
+        return "OutOfMemory", f"{less.format('memory')}, or {advice().memory}."
     if isinstance(error, ModuleNotFoundError) and error.name:
         return "ModuleNotFound", advice().package.format(package=error.name, python=sys.executable)
     if is_argument_error(error):

@@ -387,6 +387,50 @@ def test_trials_run_side_by_side_and_each_has_its_share_of_the_memory(worker: Wo
         assert lines.index(f"[trial {number}] hello from {number}") < lines.index(log_end(number))
 
 
+@pytest.mark.parametrize("imported", ["at the top", "in the trial"])
+def test_trials_side_by_side_share_the_memory_of_a_gpu(worker: Worker, imported: str) -> None:
+    """tests/gpu shows it with PyTorch and JAX; this is what they are asked for."""
+    worker.pod.environ["TUNING_CONFIG"] = json.dumps({"trialsPerPod": 3})
+    worker.pod.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "false"
+    (worker.pod.source / "torch").mkdir()
+    worker.pod.write("import torch.cuda", "torch/__init__.py")
+    worker.pod.write(
+        """
+        limits = {}
+
+        def device_count():
+            return 2
+
+        def set_per_process_memory_fraction(fraction, device):
+            limits[device] = fraction
+
+        def _lazy_call(function):
+            function()
+        """,
+        "torch/cuda.py",
+    )
+    first = "import torch" if imported == "at the top" else ""
+    worker.pod.write(
+        f"""
+        import os
+        {first}
+
+        def objective(trial):
+            import torch
+            trial.set_user_attr("torch", [torch.cuda.limits[0], torch.cuda.limits[1]])
+            trial.set_user_attr("jax", os.environ["XLA_PYTHON_CLIENT_MEM_FRACTION"])
+            trial.set_user_attr("tensorflow", os.environ["TF_FORCE_GPU_ALLOW_GROWTH"])
+            return 1.0
+        """
+    )
+    worker.start()
+    worker.run(2)
+    for trial in worker.record():
+        attributes = trial["userAttrs"]
+        assert attributes["torch"] == pytest.approx([0.3, 0.3])
+        assert (attributes["jax"], attributes["tensorflow"]) == ("0.300", "false")
+
+
 def test_a_study_server_that_restarts_loses_no_trial(tmp_path: Path) -> None:
     store = MemoryStore()
     with running_server(store) as server:

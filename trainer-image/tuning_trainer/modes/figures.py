@@ -5,17 +5,14 @@ from __future__ import annotations
 import functools
 import re
 import shutil
-import sys
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuning_trainer.imports import when_imported
 from tuning_trainer.log import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
+    from collections.abc import Callable
 
     from tuning_trainer.optuna_api.trial import Trial
 
@@ -32,8 +29,7 @@ class Figures:
 
     def install(self) -> None:
         """Replace `show` as soon as the user's code imports plotly or matplotlib.pyplot."""
-        plotly, matplotlib = self._patch_plotly, self._patch_matplotlib
-        sys.meta_path.insert(0, _Finder({"plotly.io": plotly, "matplotlib.pyplot": matplotlib}))
+        when_imported({"plotly.io": self._patch_plotly, "matplotlib.pyplot": self._patch_matplotlib})
 
     def record(self, trial: Trial) -> None:
         """Move the files beside the model, if the code has recorded where it is, and record their paths."""
@@ -89,29 +85,3 @@ class Figures:
             module.close("all")  # as a user does who closes the windows
 
         module.show = show
-
-
-class _Finder(MetaPathFinder):
-    """Calls a function with a module once its code has run."""
-
-    def __init__(self, patches: dict[str, Callable[[Any], None]]) -> None:
-        self._patches = patches
-
-    def find_spec(
-        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the spec that the other finders find, for the modules to patch."""
-        if name not in self._patches:
-            return None
-        others = (finder for finder in sys.meta_path if finder is not self)
-        found = (finder.find_spec(name, path, target) for finder in others)
-        spec = next((spec for spec in found if spec is not None), None)
-        if spec is not None and spec.loader is not None:
-            run = functools.partial(_run_and_patch, spec.loader.exec_module, self._patches[name])
-            spec.loader.exec_module = run  # type: ignore[method-assign]
-        return spec
-
-
-def _run_and_patch(run: Callable[[Any], None], patch: Callable[[Any], None], module: ModuleType) -> None:
-    run(module)
-    patch(module)

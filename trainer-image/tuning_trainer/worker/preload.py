@@ -11,10 +11,11 @@ import contextlib
 import importlib
 import os
 import random
+import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tuning_trainer.failure import TrialFailure
 from tuning_trainer.modes.objective import import_objective, prepare_path
@@ -23,8 +24,8 @@ from tuning_trainer.modes.script import find_script
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CUDA_DEVICE = "/dev/nvidia-uvm"
-"""A process that has used CUDA has this open; one that has only looked for GPUs, through NVML, has not."""
+CUDA_ERROR_NOT_INITIALIZED = 3
+"""What CUDA answers in a process that was forked from one that had used it."""
 
 
 class Preloaded:
@@ -66,12 +67,40 @@ class Preloaded:
 def _obstacle() -> str | None:
     if threading.active_count() > 1:
         return "starts threads"
-    with contextlib.suppress(OSError):
-        for descriptor in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError):
-                if str(descriptor.readlink()).startswith(CUDA_DEVICE):
-                    return "uses CUDA"
+    if _uses_cuda():
+        return "uses CUDA"
     return None
+
+
+def _uses_cuda() -> bool:
+    """Return whether a forked process could not use CUDA, by having one try.
+
+    Open files don't show it: NVML, which only looks for GPUs, opens the same ones.
+    """
+    try:
+        if "/libcuda.so" not in Path("/proc/self/maps").read_text():
+            return False
+    except OSError:
+        return False
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # it is no trial's end
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _try_cuda()
+        _, status = os.waitpid(pid, 0)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return status != 0
+
+
+def _try_cuda() -> NoReturn:
+    code = 0
+    try:
+        import ctypes
+
+        code = ctypes.CDLL("libcuda.so.1").cuInit(0)
+    finally:
+        os._exit(code == CUDA_ERROR_NOT_INITIALIZED)
 
 
 def _generators() -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Callable[[], Any]]]:
