@@ -51,8 +51,8 @@ faults: sync ## Inject faults into studies on the kind cluster, and write docs/r
 gp: sync ## Build the study server's image with PyTorch, and run the tests of GPSampler in it (not part of test)
 	$(RUN) python -m dev.gp
 
-gpu: uv ## Run the tests that need an NVIDIA GPU, with PyTorch: 5 GB in .venv-gp (not part of test)
-	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp --group try pytest tests/gpu
+gpu: uv ## Run the tests that need an NVIDIA GPU, with PyTorch: 5 GB in .venv-gpu (not part of test)
+	UV_PROJECT_ENVIRONMENT=.venv-gpu $(RUN) --group gpu pytest tests/gpu
 
 bench: sync ## Run the benchmarks that take minutes, and write docs/benchmarks.md (not part of test)
 	$(RUN) --group try python -m tests.bench
@@ -61,7 +61,7 @@ bench-scale: sync ## Run the benchmarks of many trials and studies at once (12 m
 	$(RUN) --group try python -m tests.bench --scale
 
 bench-gpu: uv ## Run the benchmarks that need an NVIDIA GPU (3 minutes), and write docs/benchmarks.md (not part of test)
-	UV_PROJECT_ENVIRONMENT=.venv-gp $(RUN) --group gp --group try python -m tests.bench --gpu
+	UV_PROJECT_ENVIRONMENT=.venv-gpu $(RUN) --group gpu python -m tests.bench --gpu
 
 mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)
 	$(RUN) --group mutants python -m dev.mutants

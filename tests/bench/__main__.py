@@ -2,7 +2,7 @@
 
     uv run --group try python -m tests.bench            # what takes minutes
     uv run --group try python -m tests.bench --scale    # many trials at once, on simulated nodes: 12 minutes
-    uv run --group try --group gp python -m tests.bench --gpu    # on a machine with an NVIDIA GPU: 3 minutes
+    uv run --group gpu python -m tests.bench --gpu      # on a machine with an NVIDIA GPU: 3 minutes
 
 Sections of benchmarks that did not run are kept as they are.
 """
@@ -39,6 +39,8 @@ benchmark share:
 - A pass over 1,000 running trials takes 50 ms of CPU time.
 - An ask with five parameters takes 14 to 15 ms at 1,000 trials.
 - Several study servers can't be faster than one here, since they share the two cores.
+- How many trials a GPU finishes when several share it has not been measured: the machine with a GPU was only
+  available for the time between two trials.
 """
 
 
@@ -54,7 +56,7 @@ class Benchmark:
 
     @property
     def command(self) -> str:
-        groups = "--group try --group gp" if self.gpu else "--group try"
+        groups = "--group gpu" if self.gpu else "--group try"
         return " ".join([f"uv run {groups} python -m tests.bench.{self.module}", *self.arguments])
 
     def section(self) -> str:

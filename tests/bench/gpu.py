@@ -1,6 +1,6 @@
 """Trials on an NVIDIA GPU, on this machine (`tuning run`), with a PyTorch objective.
 
-    uv run --group try --group gp python -m tests.bench.gpu
+    uv run --group gpu python -m tests.bench.gpu
 
 How long the GPU is idle between two trials, with a new process for each and with trial.reusePods; and how
 many trials a GPU finishes in a minute when several share it (trial.trialsPerPod). A trial trains a network
@@ -83,15 +83,13 @@ def main() -> None:
         gaps = statistics.median(after[0] - before[2] for before, after in found)
         ready = statistics.median(after[1] - before[2] for before, after in found)
         print(f"| {name} | {gaps:.2f} s | {ready:.2f} s |", flush=True)
-    print()
-    print("| trialsPerPod | " + " | ".join(map(str, PACKED)) + " |")
-    print("|---" * (len(PACKED) + 1) + "|")
-    rates = []
+    print(f"\n| trialsPerPod on one {gpu} | trials per minute |\n|---|---|", flush=True)
+    alone = 0.0
     for packed in PACKED:
         found = times(4000, 2 * packed, packed, reusePods=True, trialsPerPod=packed)
-        rates.append(60 * len(found) / (max(t[2] for t in found) - found[0][0]))
-    cells = " | ".join(f"{rate:.1f} ({rate / rates[0]:.2f}x)" for rate in rates)
-    print(f"| trials per minute on one {gpu} | {cells} |")
+        rate = 60 * len(found) / (max(ended for _, _, ended in found) - found[0][0])
+        alone = alone or rate
+        print(f"| {packed} | {rate:.1f} ({rate / alone:.2f}x) |", flush=True)
 
 
 if __name__ == "__main__":
