@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import textwrap
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,18 @@ def test_the_line_of_what_is_wrong(tmp_path: Path, old: str, new: str, line: int
     assert ran.err.startswith(f"{tmp_path}/study.yaml:{line}: ")
     assert message in ran.err
     assert (ran.code, ran.error) == (1, "1 problem was found")
+
+
+@pytest.mark.parametrize("sampler", ["GPSampler", "CmaEsSampler"])
+def test_packages_of_the_study_server_need_not_be_here(
+    sampler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = importlib.util.find_spec
+    lacking = {"torch", "cmaes"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in lacking else there(name))
+    assert validated(tmp_path, "name: TPESampler", f"name: {sampler}").code == 0
+    ran = validated(tmp_path, "name: TPESampler\n    args: {seed", f"name: {sampler}\n    args: {{sede")
+    assert "spec.sampler.args.sede: " in ran.err
 
 
 @pytest.mark.parametrize("value", ["1" + "0" * 30, "1e400", ".nan", "[[1]]", "{a: 1}", "\u0000"])

@@ -289,9 +289,9 @@ def test_a_missing_package_is_named_before_any_trial(
     [(field, message)] = problems(**parts)
     assert field in {"sampler.name", "sampler.args.base_sampler.name"}
     assert message == (
-        "GPSampler needs the package torch, which the study server does not have: on a cluster, install the "
-        "operator with the study server's image for GPSampler (the chart's studyServer.image); for tuning "
-        "run, install torch, or use another sampler"
+        "GPSampler needs the package torch, which the study server does not have: use another sampler, or "
+        "install the operator with the study server's image for GPSampler (the chart's studyServer.image); "
+        "for `tuning run`, install torch"
     )
 
 

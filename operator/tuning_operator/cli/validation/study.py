@@ -30,12 +30,12 @@ class Finding(NamedTuple):
 
 
 def study_server_problems(definition: StudyDefinition) -> list[Problem]:
-    """Return what the study server would refuse; nothing if Optuna, which knows it, is not installed."""
+    """Return what any study server would refuse; nothing if Optuna, which knows it, is not installed."""
     if not HAS_OPTUNA:
         return []
-    from tuning_operator.studies.definition.samplers import problems_of
+    from tuning_operator.studies.definition.samplers import manifest_problems
 
-    return problems_of(definition)
+    return manifest_problems(definition)
 
 
 def is_study(document: Document) -> bool:

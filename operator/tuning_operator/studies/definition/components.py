@@ -50,8 +50,8 @@ NEEDS = {
 """Packages that Optuna itself does not depend on."""
 
 INSTALL = {
-    "torch": "on a cluster, install the operator with the study server's image for GPSampler (the chart's "
-    "studyServer.image); for tuning run, install torch"
+    "torch": "install the operator with the study server's image for GPSampler (the chart's "
+    "studyServer.image); for `tuning run`, install torch"
 }
 """How to add a package."""
 
@@ -99,13 +99,11 @@ def component_problems(component: Component) -> list[Problem]:
     family = FAMILIES[component.family]
     if component.name not in family.names:
         return [Problem(field=f"{component.field}.name", message=_unknown(component.name, family))]
-    found = [*_missing_packages(component)]
-    found += argument_problems(
-        component.cls, component.args, f"{component.field}.args", FAMILIES, FILLED_IN.get(component.name, ())
-    )
+    own, filled_in = f"{component.field}.args", FILLED_IN.get(component.name, ())
+    found = [*argument_problems(component.cls, component.args, own, FAMILIES, filled_in)]
     for name, wanted in _object_arguments(component.cls).items():
         if component.args.get(name) is not None:
-            found += _shape_problem(component.args[name], f"{component.field}.args.{name}", wanted)
+            found += _shape_problem(component.args[name], f"{own}.{name}", wanted)
     for inner in component.inner():
         found += component_problems(inner)
     return found
@@ -151,12 +149,18 @@ def _unknown(name: str, family: Family) -> str:
     return f"Optuna has no {family.word} '{name}'{did_you_mean(name, family.names)} It is one of: {known}"
 
 
-def _missing_packages(component: Component) -> Iterator[Problem]:
+def missing_packages(component: Component) -> Iterator[Problem]:
+    """Yield what a component needs and this study server does not have."""
+    family = FAMILIES[component.family]
+    if component.name not in family.names:
+        return
     for package in NEEDS.get(component.name, ()):
         if importlib.util.find_spec(package) is None:
+            remedy = INSTALL.get(package, "add it to the study server's image")
             message = (
                 f"{component.name} needs the package {package}, which the study server does not have: "
-                f"{INSTALL.get(package, 'add it to its image')}, or use another "
-                f"{FAMILIES[component.family].word}"
+                f"use another {family.word}, or {remedy}"
             )
             yield Problem(field=f"{component.field}.name", message=message)
+    for inner in component.inner():
+        yield from missing_packages(inner)

@@ -19,6 +19,7 @@ from tuning_operator.studies.definition.components import (
     InvalidArguments,
     build,
     component_problems,
+    missing_packages,
 )
 from tuning_operator.studies.definition.sampler_space import completed, sampler_problems
 from tuning_operator.studies.study.records import is_copied
@@ -28,7 +29,15 @@ KEEP_THEIR_SEED = ("BruteForceSampler", "GridSampler", "QMCSampler")
 
 
 def problems_of(definition: StudyDefinition) -> list[Problem]:
-    """Return all that is wrong with search space, initial trials, sampler and pruner."""
+    """Return all that is wrong with a definition, and what this study server lacks for it."""
+    return [*manifest_problems(definition), *_missing_packages(definition)]
+
+
+def manifest_problems(definition: StudyDefinition) -> list[Problem]:
+    """Return what any study server would refuse in search space, initial trials, sampler and pruner.
+
+    What only Optuna knows of a sampler or pruner is not checked if a package that it needs is missing here.
+    """
     flaws = space.problems(definition.search_space, definition.initial_trials)
     found = [Problem(field=flaw.field, message=flaw.message) for flaw in flaws]
     sampler, pruner = _sampler_of(definition), _pruner_of(definition)
@@ -36,7 +45,9 @@ def problems_of(definition: StudyDefinition) -> list[Problem]:
     found += by_name or [*sampler_problems(sampler, definition, space_is_good=not found)]
     if pruner:
         found += component_problems(pruner) or [*_pruner_problems(pruner, definition)]
-    return found or [*_rejected_by_optuna(definition)]
+    if not found and not _missing_packages(definition):
+        found += _rejected_by_optuna(definition)
+    return found
 
 
 def build_sampler(definition: StudyDefinition, trials: Sequence[FrozenTrial] = ()) -> BaseSampler:
@@ -78,6 +89,11 @@ def _sampler_of(definition: StudyDefinition) -> Component:
 def _pruner_of(definition: StudyDefinition) -> Component | None:
     pruner = definition.pruner
     return Component("BasePruner", pruner.name, pruner.args, "pruner") if pruner else None
+
+
+def _missing_packages(definition: StudyDefinition) -> list[Problem]:
+    components = [_sampler_of(definition), _pruner_of(definition)]
+    return [problem for component in components if component for problem in missing_packages(component)]
 
 
 def _rejected_by_optuna(definition: StudyDefinition) -> Iterator[Problem]:
