@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer
 import yaml
 from tuning_operator.cli import plugin
 
@@ -343,6 +346,23 @@ def test_each_command_is_in_the_reference() -> None:
     reference = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
     for command in (*plugin.COMMANDS, "apply", "records", "doctor", "dashboard", "init", "validate"):
         assert f"`kubectl tuning {command}" in reference, command
+
+
+def commands_that_answer_questions() -> list[str]:
+    reference = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+    rows = [line for line in reference.partition("## Exit codes")[0].splitlines() if line.startswith("| ")]
+    return [words for row in rows for words in re.findall(r"`kubectl tuning ([^`]+)`", row)]
+
+
+@pytest.mark.parametrize("words", commands_that_answer_questions())
+def test_each_answer_of_the_reference_can_be_typed(
+    words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.py").touch()
+    name, *arguments = shlex.split(words)
+    group = typer.main.get_command(plugin.app)
+    group.commands[name].make_context(name, arguments)  # type: ignore[attr-defined]
 
 
 def test_colors_are_for_terminals_only(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
