@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,31 @@ def test_a_value_is_delivered(pod: Pod, twin: Twin, python: tuple[str, ...]) -> 
     assert record.user_attrs == {"note": {"a": [1, 2]}}
     left = json.loads(pod.log.read_bytes())  # for the operator, should the pod have been unable to send it
     assert (left["state"], left["values"]) == ("COMPLETE", [record.value])
+
+
+@pytest.mark.parametrize(
+    ("own", "then"),
+    [("", gc.get_threshold()), ("gc.set_threshold(500, 5, 5)", (500, 5, 5))],
+    ids=["python's", "own"],
+)
+def test_garbage_is_collected_less_often_during_the_import_only(
+    pod: Pod, twin: Twin, own: str, then: tuple[int, ...]
+) -> None:
+    pod.write(f"""
+        import gc
+
+        before = gc.get_threshold()
+        {own}
+
+        def objective(trial):
+            trial.set_user_attr("thresholds", [before, gc.get_threshold()])
+            return 1
+    """)
+    ended = pod.run(python=BARE)
+    assert ended.code == 0, ended
+    during, after = twin.study.trials[0].user_attrs["thresholds"]
+    assert during[0] > 10 * gc.get_threshold()[0]
+    assert tuple(after) == then
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tuning_trainer.failure import TrialFailure
-from tuning_trainer.modes.objective import import_objective, prepare_path
+from tuning_trainer.modes.objective import fewer_collections, import_objective, prepare_path
 from tuning_trainer.modes.script import find_script
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _plain(state: Any) -> Any:
 
 def _import_all(names: Iterator[str]) -> None:
     for name in names:
-        with contextlib.suppress(BaseException):  # a trial that needs it will say so
+        with contextlib.suppress(BaseException), fewer_collections():  # a trial that needs it will say so
             importlib.import_module(name)
 
 
