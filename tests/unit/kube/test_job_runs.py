@@ -246,6 +246,23 @@ async def test_a_run_is_examined_again_when_it_changes_and_when_it_is_time() -> 
     assert reasons == [False, True, False, "Node", "ImagePull"]
 
 
+async def test_a_run_whose_pod_shows_that_it_runs_is_examined_again_when_it_changes() -> None:
+    """Its Job doesn't show it: the Job's controller may be behind, or another container is not ready."""
+    kube = FakeKube()
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
+    statuses = [{"name": name, "image": "i", "state": {"running": {}}} for name in ("trainer", "proxy")]
+    kube.put(job(0, active=1, ready=0))
+    kube.put({"kind": "Pod", **pod(0, phase="Running", containerStatuses=statuses)})
+    first, second = [(await runs.list_runs(study(), {Trial(0)}))[Trial(0)] for _ in range(2)]
+    assert first.state == "running"
+    assert second is first
+    statuses[1]["state"] = {"terminated": {"exitCode": 1}}
+    kube.set_status("Pod", "ml", "mnist-0-abcde", containerStatuses=statuses)
+    third = (await runs.list_runs(study(), {Trial(0)}))[Trial(0)]
+    assert third.diagnosis
+    assert third.diagnosis.failure.category == "SidecarNotRunning"
+
+
 class SlowEvents(FakeKube):
     """It takes seconds to list Events."""
 

@@ -86,10 +86,10 @@ class Examined(NamedTuple):
     evidence: Evidence
 
     def lasts(self, job: Json, pods: Sequence[Json], now: datetime) -> bool:
-        """Return whether a run that is not blocked has not changed, and it is too early to check it again."""
+        """Return whether the run is not blocked, has not changed, and need not be checked again yet."""
         run, evidence = self
-        unexplained = run.diagnosis is None and run.check_at is not None and run.check_at > now
-        return unexplained and evidence.job == job and evidence.pods == pods
+        settled = run.state == "running" or (run.check_at is not None and run.check_at > now)
+        return run.diagnosis is None and settled and evidence.job == job and evidence.pods == pods
 
 
 class Shown(NamedTuple):
