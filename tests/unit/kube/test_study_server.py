@@ -70,6 +70,23 @@ async def test_summary(stub: HttpStub, server: HttpStudyServer) -> None:
     assert await server.summary(KEY) is None
 
 
+async def test_a_summary_is_read_again_only_if_it_has_changed(
+    stub: HttpStub, server: HttpStudyServer
+) -> None:
+    stub.reply(200, SUMMARY)
+    first, second = await server.summary(KEY), await server.summary(KEY)
+    assert second is first
+    other = await server.summary(StudyKey("ml", "other"))
+    assert other is not first
+    stub.reply(503, SUMMARY)
+    with pytest.raises(StudyServerUnavailable):
+        await server.summary(KEY)
+    stub.reply(200, SUMMARY | {"counts": {"running": 1, "complete": 3}})
+    third = await server.summary(KEY)
+    assert third
+    assert third.counts.complete == 3
+
+
 async def test_a_reply_of_a_newer_server_is_read(stub: HttpStub, server: HttpStudyServer) -> None:
     stub.reply(200, {"counts": {"running": 2, "paused": 1}, "colour": "red"})
     summary = await server.summary(KEY)

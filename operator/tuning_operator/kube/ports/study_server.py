@@ -97,6 +97,8 @@ class HttpStudyServer:
         self._ca = b""
         self._tls: ssl.SSLContext | bool = True
         self._http = aiohttp.ClientSession()
+        self._summaries: dict[StudyKey, tuple[_Reply, StudySummary]] = {}
+        """The last summary of each study, with the reply that it was read from."""
 
     async def close(self) -> None:
         """Close the connections."""
@@ -110,9 +112,17 @@ class HttpStudyServer:
         return reply.read(StudySummary)
 
     async def summary(self, key: StudyKey) -> StudySummary | None:
-        """Return a study's summary; None if the server does not know the study."""
+        """Return a study's summary; None if the server does not know the study.
+
+        Most passes over a large study find the same reply as the one before, which takes long to read.
+        """
         reply = await self._send("GET", _path(key))
-        return None if reply.status == 404 else reply.read(StudySummary)
+        if reply.status == 404:
+            return None
+        known = self._summaries.get(key)
+        if known is None or known[0] != reply:
+            known = self._summaries[key] = reply, reply.read(StudySummary)
+        return known[1]
 
     async def ask(self, key: StudyKey, request: AskRequest) -> StudySummary:
         """Start trials until as many run as the request wants."""
@@ -132,6 +142,7 @@ class HttpStudyServer:
 
     async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
         """Report that the study's resource was deleted, maybe with its namespace."""
+        self._summaries.pop(key, None)
         query = {"namespaceDeleted": "true"} if namespace_deleted else None
         reply = await self._send("DELETE", _path(key), query=query)
         if reply.status not in (204, 404):
