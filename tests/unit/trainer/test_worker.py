@@ -128,6 +128,28 @@ def test_trials_are_forked_from_one_process_that_has_imported_the_code(worker: W
     assert "[trial 3] tuning: trial 3 of ml/mnist with x=" in out
 
 
+def test_what_pytorch_imports_at_its_first_optimizer_is_imported_before_trials_are_forked(
+    worker: Worker, tmp_path: Path
+) -> None:
+    package = tmp_path / "packages" / "torch"
+    package.mkdir(parents=True)
+    for name in ("__init__.py", "_dynamo.py"):
+        (package / name).touch()
+    worker.pod.environ["PYTHONPATH"] = str(package.parent)
+    worker.pod.write("""
+        import sys
+        import torch
+
+        def objective(trial):
+            trial.set_user_attr("imported", "torch._dynamo" in sys.modules)
+            return 1.0
+    """)
+    worker.start(python=FULL)
+    worker.run(1)
+    (trial,) = worker.record()
+    assert trial["userAttrs"] == {"imported": True}
+
+
 def test_a_trial_that_ends_its_process_fails_and_the_next_one_runs(worker: Worker) -> None:
     worker.pod.write(
         """

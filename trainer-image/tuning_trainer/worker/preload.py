@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 CUDA_ERROR_NOT_INITIALIZED = 3
 """What CUDA answers in a process that was forked from one that had used it."""
+USED_LATER = {"torch": "torch._dynamo"}
+"""What a package imports at its first use: for PyTorch's first optimizer, this takes more than a second."""
 
 
 class Preloaded:
@@ -133,6 +135,10 @@ def _import_all(names: Iterator[str]) -> None:
     for name in names:
         with contextlib.suppress(BaseException), fewer_collections():  # a trial that needs it will say so
             importlib.import_module(name)
+    for package, later in USED_LATER.items():
+        if package in sys.modules:
+            with contextlib.suppress(BaseException), fewer_collections():
+                importlib.import_module(later)
 
 
 def _foreign_modules(file: Path | None, folders: list[Path]) -> Iterator[str]:
