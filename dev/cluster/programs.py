@@ -47,25 +47,40 @@ ALONE = "local-path-provisioner"
 
 MODULES = {
     "actionlint": ("github.com/rhysd/actionlint/cmd/actionlint", "v1.7.7"),
+    "cloudnative-pg": ("github.com/cloudnative-pg/cloudnative-pg/cmd/manager", "v1.30.0"),
     "kind": ("sigs.k8s.io/kind", "v0.33.0"),
     "kube-router": ("github.com/cloudnativelabs/kube-router/v2/cmd/kube-router", "v2.1.0"),
     "kwok": ("sigs.k8s.io/kwok/cmd/kwok", "v0.8.0"),
+    "plugin-barman-cloud": ("github.com/cloudnative-pg/plugin-barman-cloud/cmd/manager", "v0.14.0"),
+    "versitygw": ("github.com/versity/versitygw/cmd/versitygw", "v1.8.0"),
 }
 """Programs that share little with Kubernetes, or are seldom needed; each has its own module."""
+
+SHARED = ("cloudnative-pg", "plugin-barman-cloud")
+"""With the same versions of their dependencies, most of what they need is compiled once."""
 
 
 def program(name: str) -> Path:
     """Return the path of a program of MODULES, built on first use."""
     package, version = MODULES[name]
+    together = [MODULES[other] for other in (SHARED if name in SHARED else (name,))]
 
     def make(path: Path) -> None:
         with step(f"build {name} {version}"), tempfile.TemporaryDirectory() as folder:
             module = Path(folder)
             (module / "go.mod").write_text("module cluster/tool\n\ngo 1.26\n")
-            _go(module, "get", "-tool", f"{package}@{version}")
+            _go(module, "get", "-tool", *(f"{package}@{version}" for package, version in together))
             _go(module, "build", "-ldflags=-s -w", "-o", str(path), package)
 
     return cached(f"bin/{name}-{version}", make)
+
+
+def source(name: str) -> Path:
+    """Return the folder with the Go module of a program of MODULES."""
+    package, version = MODULES[name]
+    download = ("mod", "download", "-json", f"{package.partition('/cmd/')[0]}@{version}")
+    with tempfile.TemporaryDirectory() as outside_of_modules:
+        return Path(json.loads(_go(Path(outside_of_modules), *download))["Dir"])
 
 
 def kubernetes(*names: str) -> list[Path]:
@@ -131,8 +146,11 @@ def kind() -> Path:
     return program("kind")
 
 
-def _go(folder: Path, *arguments: str) -> None:
-    run(go(), *arguments, cwd=folder, env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"})
+def _go(folder: Path, *arguments: str) -> str:
+    return run(
+        go(), *arguments, cwd=folder,
+        env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"},
+    )  # fmt: skip
 
 
 def go() -> Path:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import re
 import subprocess
 from typing import TYPE_CHECKING
 
 import optuna
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 
 from dev.cluster.kind import DEVELOPMENT
 from dev.cluster.programs import kubectl
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from optuna.trial import FrozenTrial
-
-DATABASE = f"{RELEASE}-postgres"
 
 
 class Record:
@@ -48,12 +47,11 @@ class Record:
 
 @contextlib.contextmanager
 def record(kubeconfig: str | Path = DEVELOPMENT.kubeconfig) -> Iterator[Record]:
-    """Connect to the cluster's database through a port-forward."""
+    """Connect to the database of the study server through a port-forward."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    get = (kubectl(), f"--kubeconfig={kubeconfig}", f"--namespace={NAMESPACE}", "get", "secret", DATABASE)
-    secret = run(*get, "-o", "jsonpath={.data.url}")
-    url = make_url(base64.b64decode(secret).decode())
-    with port_forward(NAMESPACE, f"service/{DATABASE}", 5432, kubeconfig) as port:
+    url = _database(kubeconfig)
+    service = (url.host or "").partition(".")[0]
+    with port_forward(NAMESPACE, f"service/{service}", 5432, kubeconfig) as port:
         local = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
         storage = optuna.storages.RDBStorage(local, skip_table_creation=True)
         try:
@@ -61,6 +59,23 @@ def record(kubeconfig: str | Path = DEVELOPMENT.kubeconfig) -> Iterator[Record]:
         finally:
             storage.remove_session()
             storage.engine.dispose()
+
+
+def _database(kubeconfig: str | Path) -> URL:
+    """Return the URL of the database, with its password."""
+    get = (kubectl(), f"--kubeconfig={kubeconfig}", f"--namespace={NAMESPACE}", "get", "--output=json")
+    server = json.loads(run(*get, "statefulset", f"{RELEASE}-study-server"))["spec"]["template"]["spec"]
+    variables = {variable["name"]: variable for variable in server["containers"][0]["env"]}
+
+    def value(name: str) -> str:
+        if "value" in variables[name]:
+            return str(variables[name]["value"])
+        reference = variables[name]["valueFrom"]["secretKeyRef"]
+        encoded = json.loads(run(*get, "secret", reference["name"]))["data"][reference["key"]]
+        return base64.b64decode(encoded).decode()
+
+    url = make_url(value("TUNING_DATABASE_URL"))
+    return url if url.password else url.set(password=value("PGPASSWORD"))
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dev.cluster.run import succeeds
 from dev.demo import system
 from tests.e2e.conftest import cluster, image, kubectl, pytest_collection_modifyitems, pytest_sessionstart
 from tests.e2e.kit import SYSTEM, Kubectl
+from tests.faults import cloudnativepg as postgres_operator
 from tests.faults import cluster as one_node
 from tests.faults import nodes
 from tests.faults.report import PAGE, RESULTS, Result, write
@@ -28,7 +29,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Update the page, including the faults that a study did not survive."""
     if session.config.getoption("--write-page"):
-        write([*RESULTS, *_marked(session)], [fault.test for fault in (*one_node.FAULTS, *nodes.FAULTS)])
+        faults = (*one_node.FAULTS, *postgres_operator.FAULTS, *nodes.FAULTS)
+        write([*RESULTS, *_marked(session)], [fault.test for fault in faults])
 
 
 def _marked(session: pytest.Session) -> Iterator[Result]:
@@ -40,6 +42,13 @@ def _marked(session: pytest.Session) -> Iterator[Result]:
         if (mark := item.get_closest_marker("fault")) and item.nodeid in failed | passed:
             violations = ("failed",) if item.nodeid in failed else ()
             yield Result(*mark.args, f"{item.path.stem}: {item.name}", violations, None)
+
+
+@pytest.fixture(scope="module")
+def cloudnativepg(cluster: Kubectl) -> Iterator[None]:
+    """Let CloudNativePG run the release's database, which is the bundled one again afterwards."""
+    with postgres_operator.in_use(cluster):
+        yield
 
 
 @pytest.fixture(scope="session")

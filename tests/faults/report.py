@@ -20,10 +20,11 @@ study, and afterwards the record in Postgres, the Jobs and the status are compar
 - after the study was deleted, no Job, Pod, ConfigMap or Secret is left.
 
 `make faults` updates this page. The lines of `test_cluster` are from the kind cluster of the tests, those of
-`test_nodes` from one with a control plane and two workers. So that these take less time, Kubernetes notices
-there after 20 s that a node is lost, and deletes its pods 10 s later. Its defaults are 50 s and 5 minutes.
-The API server's faults are injected by a proxy between the operator and a real API server, whose node is
-played. The lines of full disks are from a real Postgres, without a cluster.
+`test_cloudnativepg` from the same one with [a database of CloudNativePG](production.md#cloudnativepg), and
+those of `test_nodes` from one with a control plane and two workers. So that these take less time, Kubernetes
+notices there after 20 s that a node is lost, and deletes its pods 10 s later. Its defaults are 50 s and 5
+minutes. The API server's faults are injected by a proxy between the operator and a real API server, whose
+node is played. The lines of full disks are from a real Postgres, without a cluster.
 
 "Recovery" is the time from the end of the fault until the next trial finished; a trial takes 4 s and its
 pod's start. It is empty if it was not measured, or if the study ended while the fault lasted.
@@ -34,6 +35,7 @@ Faults between any two calls of the operator, before and after their effect, are
 | fault | promise | test | result | recovery |
 |---|---|---|---|---|
 """
+CLUSTERS = ("test_cluster[", "test_cloudnativepg[", "test_nodes[")
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def write(results: Sequence[Result], cluster: Sequence[str]) -> None:
         if line.startswith("| ") and "| `" in line
     }
     lines |= {result.test: result.line for result in results}
-    others = [test for test in lines if not test.startswith(("test_cluster[", "test_nodes["))]
+    others = [test for test in lines if not test.startswith(CLUSTERS)]
     table = "".join(lines[test] for test in (*cluster, *others) if test in lines)
     PAGE.write_text(HEAD + table + heading + soak)
 

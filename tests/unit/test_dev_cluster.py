@@ -317,7 +317,7 @@ class TestBuild:
 
 
 class TestRecipes:
-    @pytest.mark.parametrize("name", [images.PYTHON, images.POSTGRES])
+    @pytest.mark.parametrize("name", stand_ins.PACKAGES | stand_ins.PROGRAMS)
     def test_stand_in_has_a_recipe(self, name):
         assert (stand_ins.recipe(name) / "Dockerfile").read_text().startswith("# Stands in for")
 
@@ -325,6 +325,10 @@ class TestRecipes:
         before = stand_ins.recipe_key(images.PYTHON)
         monkeypatch.setitem(stand_ins.PACKAGES, images.PYTHON, ["python3"])
         assert stand_ins.recipe_key(images.PYTHON) != before
+
+    @pytest.mark.parametrize(("image", "program"), stand_ins.PROGRAMS.items())
+    def test_stand_in_has_the_version_of_its_program(self, image, program):
+        assert image.rpartition(":")[2].removeprefix("v") == programs.MODULES[program][1].removeprefix("v")
 
     def test_other_versions_change_the_key_of_the_node_image(self, monkeypatch, tmp_path):
         before = node_image.key()

@@ -1,16 +1,19 @@
-"""Stand-ins for public images, built from Debian packages.
+"""Stand-ins for public images, built from Debian packages and Go modules.
 
 A stand-in has the public image's name and conventions, so the same Dockerfiles and charts work with both.
 """
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 from dev.cluster import engine
+from dev.cluster.bare.archive import ARCHITECTURE
 from dev.cluster.bare.debian import build_context, root_tar
 from dev.cluster.cache import digest
 from dev.cluster.console import RequirementError, step
+from dev.cluster.programs import MODULES, program
 from dev.cluster.run import run
 
 RECIPES = Path(__file__).parent / "images"
@@ -20,8 +23,18 @@ LABEL = "tuning.dev/recipe"
 PACKAGES = {
     "python:3.13-slim": ["ca-certificates", "python3", "python3-venv", "python3-pip"],
     "postgres:17": ["postgresql-17"],
+    "ghcr.io/cloudnative-pg/postgresql:17-minimal-trixie": ["postgresql-17"],
+    "ghcr.io/cloudnative-pg/plugin-barman-cloud-sidecar:v0.14.0": ["barman-cli-cloud"],
 }
 """Debian packages of the same versions, by the name of the public image."""
+
+PROGRAMS = {
+    "ghcr.io/cloudnative-pg/cloudnative-pg:1.30.0": "cloudnative-pg",
+    "ghcr.io/cloudnative-pg/plugin-barman-cloud:v0.14.0": "plugin-barman-cloud",
+    "ghcr.io/cloudnative-pg/plugin-barman-cloud-sidecar:v0.14.0": "plugin-barman-cloud",
+    "ghcr.io/versity/versitygw:v1.8.0": "versitygw",
+}
+"""Programs of Go modules, by the name of the public image."""
 
 
 def is_outdated(name: str) -> bool:
@@ -31,13 +44,14 @@ def is_outdated(name: str) -> bool:
 
 
 def recipe_key(name: str) -> str:
-    """Return the hash of the recipe: packages and files."""
-    return digest(SUITE, *PACKAGES[name], *sorted(recipe(name).iterdir()))
+    """Return the hash of the recipe: packages, program and files."""
+    version = MODULES[PROGRAMS[name]] if name in PROGRAMS else ()
+    return digest(SUITE, *PACKAGES.get(name, ()), *version, *sorted(recipe(name).iterdir()))
 
 
 def recipe(name: str) -> Path:
     """Return the folder with the stand-in's Dockerfile."""
-    return RECIPES / name.partition(":")[0]
+    return RECIPES / name.partition(":")[0].rpartition("/")[2]
 
 
 def build(name: str) -> None:
@@ -46,10 +60,16 @@ def build(name: str) -> None:
     Raises:
         RequirementError: there is no recipe for the image.
     """
-    if name not in PACKAGES:
+    if name not in PACKAGES | PROGRAMS:
         raise RequirementError(
             f"{name} can't be pulled, and it has no stand-in. Give this machine access to an image registry."
         )
-    tree = root_tar(name.partition(":")[0], SUITE, PACKAGES[name])
-    with step(f"build a stand-in for {name}"), build_context(recipe(name), {"root.tar": tree}) as context:
-        engine.build("--quiet", f"--label={LABEL}={recipe_key(name)}", "--tag", name, context)
+    contents = {}
+    if name in PACKAGES:
+        contents["root.tar"] = root_tar(recipe(name).name, SUITE, PACKAGES[name])
+    if name in PROGRAMS:
+        contents["program"] = program(PROGRAMS[name])
+    architecture = f"--build-arg=ARCHITECTURE={ARCHITECTURE[platform.machine()]}"
+    with step(f"build a stand-in for {name}"), build_context(recipe(name), contents) as context:
+        label = f"--label={LABEL}={recipe_key(name)}"
+        engine.build("--quiet", architecture, label, "--tag", name, context)

@@ -1,0 +1,16 @@
+"""Whatever happens to a database of CloudNativePG: a study ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.e2e.kit import Kubectl
+from tests.faults.cloudnativepg import FAULTS
+from tests.faults.fault import Fault
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.usefixtures("cloudnativepg")
+@pytest.mark.parametrize("fault", FAULTS.parameters())
+def test_fault(fault: Fault, kubectl: Kubectl, image: str) -> None:
+    fault.check(kubectl, image)
