@@ -3,8 +3,10 @@
 import base64
 import hashlib
 import json
+import os
 import re
 import ssl
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -528,13 +530,28 @@ def test_the_dashboard_accepts_no_connections_from_pods(chart: Chart) -> None:
     """It has no authentication. `kubectl port-forward` and a proxy in its pod use the loopback address."""
     rendered = chart.render({"dashboard": {"enabled": True}})
     (container,) = pod(rendered.one("Deployment", "dashboard"))["containers"]
-    assert "--host=127.0.0.1" in container["args"]
+    assert "optuna-dashboard --host=127.0.0.1 " in container["command"][-1]
     policy = rendered.one("NetworkPolicy", "dashboard")["spec"]
     assert (policy["policyTypes"], policy.get("ingress")) == (["Ingress"], None)
     (_, proxy) = pod(chart.render(PLATFORM).one("Deployment", "dashboard"))["containers"]
     assert proxy == PROXY
     [allowed] = chart.render(PLATFORM).one("NetworkPolicy", "dashboard")["spec"]["ingress"]
     assert allowed["from"] == PLATFORM["networkPolicy"]["allow"]["dashboard"]
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_the_dashboard_gets_a_url_with_its_driver(chart: Chart, scheme: str, tmp_path: Path) -> None:
+    """The URLs of CloudNativePG and of managed databases name none, and SQLAlchemy's default is another."""
+    (container,) = pod(chart.render(EVERYTHING).one("Deployment", "dashboard"))["containers"]
+    program = tmp_path / "optuna-dashboard"
+    program.write_text('#!/bin/sh\nfor last; do :; done\nprintf %s "$last"\n')
+    program.chmod(0o755)
+    variables = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "DATABASE_URL": f"{scheme}://me:p%40ss@db:5432/tuning",
+    }
+    started = subprocess.run(container["command"], env=variables, capture_output=True, text=True, check=True)
+    assert started.stdout == "postgresql+psycopg2://me:p%40ss@db:5432/tuning"
 
 
 def test_others_can_be_allowed_to_connect(chart: Chart) -> None:
