@@ -74,7 +74,7 @@ def _database(kubeconfig: str | Path) -> URL:
         encoded = json.loads(run(*get, "secret", reference["name"]))["data"][reference["key"]]
         return base64.b64decode(encoded).decode()
 
-    url = make_url(value("TUNING_DATABASE_URL"))
+    url = make_url(value("TUNING_DATABASE_URL")).set(drivername="postgresql+psycopg2")
     return url if url.password else url.set(password=value("PGPASSWORD"))
 
 

@@ -214,7 +214,7 @@ def _plugin() -> list[dict[str, Any]]:
     for name in ("barman-cloud-server-tls", "barman-cloud-client-tls"):
         issued = authority.issue_cert("barman-cloud")
         data = {
-            "tls.crt": issued.cert_chain_pems[0].bytes().decode(),
+            "tls.crt": (issued.cert_chain_pems[0].bytes() + authority.cert_pem.bytes()).decode(),
             "tls.key": issued.private_key_pem.bytes().decode(),
         }
         metadata = {"name": name, "namespace": OPERATOR}
