@@ -55,6 +55,7 @@ fault = FAULTS.add
 @fault(
     "The primary of CloudNativePG is killed",
     "A standby takes over. The study server waits and continues; nothing that was acknowledged is lost.",
+    trials=16,
 )
 def primary_killed(study: RunningStudy) -> None:
     former = _primary(study.system)
@@ -62,7 +63,7 @@ def primary_killed(study: RunningStudy) -> None:
     wait("another primary", lambda: _primary(study.system) != former, 120)
 
 
-@fault("CloudNativePG switches over to a standby", "As if the primary were killed.")
+@fault("CloudNativePG switches over to a standby", "As if the primary were killed.", trials=16)
 def switched_over(study: RunningStudy) -> None:
     former = _primary(study.system)
     standby = next(name for name in _instances(study.system) if name != former)
