@@ -79,14 +79,14 @@ def switched_over(study: RunningStudy) -> None:
 @fault(
     "The database of CloudNativePG is deleted, and restored from a backup, as documented",
     "The record is back. Trials that ran when the backup was made, and those after it, run again.",
+    trials=60,
 )
 def restored(study: RunningStudy) -> None:
+    before = _completed(study)
     study.system.apply(_backup())
     study.system.run(
         "wait", "--for=jsonpath={.status.phase}=completed", "backup/by-hand", "--timeout=300s", timeout=310
     )
-    before = _completed(study)
-    study.wait_finished(len(before) + 2)
     study.system.run("delete", f"{CLUSTERS}/{DATABASE}", "--wait", timeout=120)
     [commands], [manifest] = _blocks(RESTORE, "sh"), _blocks(RESTORE, "yaml")
     follow(commands, restored=manifest)
