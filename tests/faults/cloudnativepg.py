@@ -186,7 +186,7 @@ def _remove(release: Kubectl) -> None:
         release.run("delete", f"{SCHEDULES},{BACKUPS},{CLUSTERS}", "--all", "--wait", timeout=120)
     release.run("delete", "secret", "tuning-backups", "--ignore-not-found")
     for text in (yaml.safe_dump_all(_plugin()), _operator()):
-        release.run("delete", "--ignore-not-found", "-f", "-", stdin=text, timeout=300)
+        release.within(OPERATOR).run("delete", "--ignore-not-found", "-f", "-", stdin=text, timeout=300)
 
 
 def _image_of_postgres() -> str:
