@@ -55,6 +55,8 @@ class JobHistory:
                 live.clear()  # a watch begins with what there is
             with self.kubectl.watch("jobs", None, 600, selector, events=True) as events:
                 for event in events:
+                    if event["type"] == "ERROR":  # the watch has expired: begin again
+                        break
                     self._see(event["type"], event["object"])
                     if self._stopped.is_set():
                         return
