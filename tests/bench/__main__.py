@@ -4,7 +4,8 @@
     uv run --group try python -m tests.bench --scale    # many trials at once, on simulated nodes: 12 minutes
     uv run --group gpu python -m tests.bench --gpu      # on a machine with an NVIDIA GPU: 3 minutes
 
-Sections of benchmarks that did not run are kept as they are.
+Sections of benchmarks that did not run are kept as they are. The tables are also written as JSON, and some as
+plots, to docs/benchmarks.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from typing import Annotated
 import psutil
 import typer
 
+from tests.bench.results import Bars, Curves, as_json, draw
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "benchmarks.md"
+FOLDER = ROOT / "docs" / "benchmarks"
 HEAD = """\
 # Benchmarks
 
-`make bench` and `make bench-scale` write this page. Each section has the command that measured it, the commit
-and the machine. What is compared took turns in the same run. Compare ratios rather than times, since machines
-differ and are rarely idle.
+`make bench` and `make bench-scale` write this page, and its tables as [JSON](benchmarks/results.json). Each
+section has the command that measured it, the commit and the machine. What is compared took turns in the same
+run. Compare ratios rather than times, since machines differ and are rarely idle.
 
 These aims were missed or only just reached, on two cores that the control plane, the database and the
 benchmark share:
@@ -53,6 +57,12 @@ class Benchmark:
     arguments: tuple[str, ...] = ()
     scale: bool = False
     gpu: bool = False
+    plot: Curves | Bars | None = None
+    """What to draw of its first table."""
+
+    @property
+    def file(self) -> str:
+        return f"{self.module}{'-'.join(['', *self.arguments])}.svg"
 
     @property
     def command(self) -> str:
@@ -64,27 +74,52 @@ class Benchmark:
         print(f"{self.title}: {self.command}", file=sys.stderr, flush=True)
         command = [sys.executable, "-m", f"tests.bench.{self.module}", *self.arguments]
         done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-        output = done.stdout.strip()
-        table = output if output.startswith("|") else f"```\n{output}\n```"
-        return f"## {self.title}\n\n`{self.command}`; {_where()}.\n\n{table}\n"
+        picture = f"\n![{self.title}](benchmarks/{self.file})\n" if self.plot else ""
+        return f"## {self.title}\n\n`{self.command}`; {_where()}.\n\n{done.stdout.strip()}\n{picture}"
 
 
 BENCHMARKS = (
-    Benchmark("The time between two trials on this machine", "turnaround"),
-    Benchmark("The time between two trials on a cluster", "on_cluster"),
+    Benchmark("The time between two trials on this machine", "turnaround", plot=Bars("trials", "p50")),
+    Benchmark("The time between two trials on a cluster", "on_cluster", plot=Bars("trials", "gap, p50")),
     Benchmark("Several trials in a pod", "packing"),
     Benchmark("Trials on a GPU", "gpu", gpu=True),
     Benchmark("Requests to the study server", "server", ("--durable",)),
-    Benchmark("The time of a proposal by TPE", "tpe"),
+    Benchmark(
+        "The time of a proposal by TPE",
+        "tpe",
+        plot=Curves("finished trials", "ms", {"Optuna": "Optuna", "ours": "ours"}),
+    ),
     Benchmark("The time of a pruning decision", "pruning", ("--trials", "1000", "--trials", "20000")),
     Benchmark("Writing and loading trials", "storage"),
     Benchmark("The quality of the results, and what pruning saves", "quality", ("--seeds", "20")),
     Benchmark("Several study servers", "shards", scale=True),
-    Benchmark("Many trials at once", "operator_scale", ("start",), scale=True),
+    Benchmark(
+        "Many trials at once",
+        "operator_scale",
+        ("start",),
+        scale=True,
+        plot=Curves(
+            "trials", "Jobs/s", {"Jobs/s": "the operator", "eight creators": "eight creators"}, "linear"
+        ),
+    ),
     Benchmark("Many studies at once", "operator_scale", ("studies",), scale=True),
-    Benchmark("Trials of 40 s, all at once", "operator_scale", ("workload",), scale=True),
+    Benchmark(
+        "Trials of 40 s, all at once",
+        "operator_scale",
+        ("workload",),
+        scale=True,
+        plot=Curves(
+            "trials of 40 s, at once",
+            "overhead in s",
+            {
+                "overhead": "ours",
+                "published: Katib 0.14": "Katib 0.14 (published)",
+                "published: Polyaxon": "Polyaxon (published)",
+            },
+        ),
+    ),
     Benchmark("A study of 10,000 trials", "operator_scale", ("long",), scale=True),
-)  # fmt: skip
+)
 
 
 def main(
@@ -103,6 +138,10 @@ def main(
         sections[benchmark.title] = benchmark.section()
         order = [b.title for b in BENCHMARKS if b.title in sections]
         PAGE.write_text("\n".join([HEAD, *(sections[title] for title in order)]))
+        FOLDER.mkdir(exist_ok=True)
+        (FOLDER / "results.json").write_text(as_json({title: sections[title] for title in order}))
+        if benchmark.plot:
+            draw(benchmark.plot, sections[benchmark.title], FOLDER / benchmark.file)
 
 
 def _known() -> dict[str, str]:

@@ -46,7 +46,7 @@ def start(
 
 
 async def _start(counts: list[int], repeat: int) -> None:
-    _header("trials", "Jobs/s", "eight creators", "ratio", "until all run", "eight creators",
+    _header("trials", "Jobs/s", "eight creators", "ratio", "until all run", "until all of the creators run",
             "CPU of the operator, each", "of the study server", "CPU of a pass",
             "memory: before, most, after", "requests for each trial")  # fmt: skip
     async with cluster(max(counts)) as found:

@@ -47,13 +47,13 @@ def main(
     """Measure, and print a table."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    print(f"{'pruner':<18} {'trials':>7} {'Optuna us':>11} {'ours us':>9} {'ratio':>8} {'loading ms':>11}")
+    print("| pruner | finished trials | Optuna | ours | ratio | loading |\n|---|---|---|---|---|---|")
     for name, make in PRUNERS.items():
         for count in trials or [100, 1_000, 20_000]:
             theirs, ours, loading = measure(count, make)
             print(
-                f"{name:<18} {count:>7} {theirs * 1e6:>11.1f} {ours * 1e6:>9.1f}"
-                f" {theirs / ours:>7.1f}x {loading * 1e3:>11.1f}",
+                f"| {name} | {count:,} | {theirs * 1e6:,.1f} us | {ours * 1e6:,.1f} us"
+                f" | {theirs / ours:,.1f} | {loading * 1e3:.1f} ms |",
                 flush=True,
             )
 

@@ -84,8 +84,12 @@ def main(
 
 
 def _table(postgres: str | None, trials: list[int], seconds: float) -> None:
-    print(f"{'finished trials':>15} {'ask p50':>10} {'ask max':>10} {'one pod p50':>12}", end="")
-    print(f" {f'{CLIENTS} pods':>12} {'p50':>9} {'p99':>9} {'+ asks: p50':>12} {'p99':>9} {'ask p50':>10}")
+    columns = [
+        *("finished trials", "ask, p50", "ask, longest", "report of one pod, p50"),
+        *(f"reports of {CLIENTS} pods", "p50", "p99"),
+        *("p50 while others ask", "p99 while others ask", "ask, p50 while others report"),
+    ]
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     pruners = {}
     for count in trials:
         name = f"bench-{count}-{os.getpid()}"
@@ -100,10 +104,10 @@ def _table(postgres: str | None, trials: list[int], seconds: float) -> None:
             finally:
                 process.terminate()
                 process.join()
-    print(f"\none pod, {RUNNING} running trials, p50")
-    print(f"{'finished trials':>15} " + " ".join(f"{name:>24}" for name in PRUNERS))
+    print(f"\nThe median time of a report of one pod, with {RUNNING} running trials:\n")
+    print(f"| finished trials | {' | '.join(PRUNERS)} |\n|---|{'---|' * len(PRUNERS)}")
     for count, times in pruners.items():
-        print(f"{count:>15} " + " ".join(f"{ms(took):>24}" for took in times))
+        print(f"| {count:,} | {' | '.join(map(ms, times))} |")
 
 
 def serve(postgres: str | None, name: str, count: int, listener: socket.socket, shard: int = 0) -> None:
@@ -169,11 +173,11 @@ def measure(url: str, name: str, count: int, seconds: float) -> list[float]:
         asking = executor.submit(ask_until, until, operator, path)
         beside, _ = uvloop.run(report(url, name, numbers, seconds, 2_000_000))
         asks_beside = asking.result()
-    p50, p99 = quantiles(many)
-    print(f"{count:>15} {ms(statistics.median(took))} {ms(max(took))} {ms(quantiles(one)[0]):>12}", end="")
-    print(f" {f'{len(many) / reporting:,.0f}/s':>12} {ms(p50):>9} {ms(p99):>9}", end="")
-    p50, p99 = quantiles(beside)
-    print(f" {ms(p50):>12} {ms(p99):>9} {ms(statistics.median(asks_beside)):>10}", flush=True)
+    asked = [statistics.median(took), max(took)]
+    times = [*quantiles(many), *quantiles(beside), statistics.median(asks_beside)]
+    cells = [f"{count:,}", *map(ms, asked), ms(quantiles(one)[0])]
+    cells += [f"{len(many) / reporting:,.0f}/s", *map(ms, times)]
+    print(f"| {' | '.join(cells)} |", flush=True)
     found = [with_pruner(url, name, operator, pruner, seconds) for pruner in PRUNERS]
     operator.delete(path).raise_for_status()
     return found

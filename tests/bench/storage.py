@@ -74,11 +74,11 @@ def writes(url: str, ours: PostgresStorage, clients: int) -> None:
     fast = by_threads(ours, clients, each=100)
     commits = ours.commits - before
     loop, middle, slowest = asyncio.run(by_tasks(ours, clients, each=100))
-    print(f"durable reports, {clients} clients")
-    print(f"  RDBStorage, threads    {slow:>8.0f}/s")
-    print(f"  ours, threads          {fast:>8.0f}/s  {fast / slow:>6.1f}x, {commits} commits")
-    print(f"  ours, event loop       {loop:>8.0f}/s  {loop / slow:>6.1f}x, ", end="")
-    print(f"median {middle * 1e3:.1f} ms, p99 {slowest * 1e3:.1f} ms", flush=True)
+    print(f"| {clients} clients | durable reports | ratio | commits | p50 | p99 |\n|---|---|---|---|---|---|")
+    print(f"| RDBStorage, threads | {slow:,.0f}/s | 1.0 | | | |")
+    print(f"| ours, threads | {fast:,.0f}/s | {fast / slow:.1f} | {commits} | | |")
+    print(f"| ours, event loop | {loop:,.0f}/s | {loop / slow:.1f} | ", end="")
+    print(f"| {middle * 1e3:.1f} ms | {slowest * 1e3:.1f} ms |", flush=True)
 
 
 def by_threads(storage: BaseStorage, clients: int, each: int) -> float:
@@ -128,9 +128,8 @@ def looks(url: str, ours: PostgresStorage, count: int) -> None:
     plain = RDBStorage(url, skip_table_creation=True)
     slow = cpu(lambda: _CachedStorage(plain).get_all_trials(study_id, deepcopy=False))
     fast = cpu(lambda: ours.get_all_trials(study_id, deepcopy=False))
-    print(f"{count} finished trials")
-    print(f"  loading, RDBStorage    {slow:>8.2f} s CPU")
-    print(f"  loading, ours          {fast:>8.2f} s CPU  {slow / fast:>6.1f}x")
+    print(f"\n| {count:,} finished trials | RDBStorage | ours | ratio |\n|---|---|---|---|")
+    print(f"| loading, CPU time | {slow:.2f} s | {fast:.2f} s | {slow / fast:.1f} |")
     for what, theirs, mine in (
         ("create_new_trial", lambda: plain.create_new_trial(study_id), ours.create_new_trial),
         ("get_best_trial", lambda: plain.get_best_trial(study_id), ours.get_best_trial),
@@ -138,8 +137,8 @@ def looks(url: str, ours: PostgresStorage, count: int) -> None:
     ):
         fast = often(lambda mine=mine: mine(study_id))
         slow = often(theirs) if theirs else None
-        beside = f"  RDBStorage {slow * 1e3:.2f} ms  {slow / fast:>6.1f}x" if slow else ""
-        print(f"  {what:<22} {fast * 1e3:>8.2f} ms{beside}", flush=True)
+        theirs_took, ratio = (f"{slow * 1e3:.2f} ms", f"{slow / fast:,.1f}") if slow else ("", "")
+        print(f"| {what} | {theirs_took} | {fast * 1e3:.2f} ms | {ratio} |", flush=True)
     plain.engine.dispose()
 
 
