@@ -55,10 +55,10 @@ gpu: uv ## Run the tests that need an NVIDIA GPU, with PyTorch: 5 GB in .venv-gp
 	UV_PROJECT_ENVIRONMENT=.venv-gpu $(RUN) --group gpu pytest tests/gpu
 
 bench: sync ## Run the benchmarks that take minutes, and write docs/benchmarks.md (not part of test)
-	$(RUN) --group try python -m tests.bench
+	$(RUN) --group bench python -m tests.bench
 
 bench-scale: sync ## Run the benchmarks of many trials and studies at once (12 minutes), and write docs/benchmarks.md (not part of test)
-	$(RUN) --group try python -m tests.bench --scale
+	$(RUN) --group bench python -m tests.bench --scale
 
 bench-gpu: uv ## Run the benchmarks that need an NVIDIA GPU (3 minutes), and write docs/benchmarks.md (not part of test)
 	UV_PROJECT_ENVIRONMENT=.venv-gpu $(RUN) --group gpu python -m tests.bench --gpu

@@ -1,7 +1,7 @@
 """Runs the benchmarks and writes docs/benchmarks.md: every number there is the output of a command beside it.
 
-    uv run --group try python -m tests.bench            # what takes minutes
-    uv run --group try python -m tests.bench --scale    # many trials at once, on simulated nodes: 12 minutes
+    uv run --group bench python -m tests.bench          # what takes minutes
+    uv run --group bench python -m tests.bench --scale  # many trials at once, on simulated nodes: 12 minutes
     uv run --group gpu python -m tests.bench --gpu      # on a machine with an NVIDIA GPU: 3 minutes
 
 Sections of benchmarks that did not run are kept as they are. The tables are also written as JSON, and some as
@@ -66,7 +66,7 @@ class Benchmark:
 
     @property
     def command(self) -> str:
-        groups = "--group gpu" if self.gpu else "--group try"
+        groups = "--group gpu" if self.gpu else "--group bench"
         return " ".join([f"uv run {groups} python -m tests.bench.{self.module}", *self.arguments])
 
     def section(self) -> str:
@@ -84,6 +84,7 @@ BENCHMARKS = (
     Benchmark("Several trials in a pod", "packing"),
     Benchmark("Trials on a GPU", "gpu", gpu=True),
     Benchmark("Requests to the study server", "server", ("--durable",)),
+    Benchmark("Reports and pruning, compared with Optuna", "reports"),
     Benchmark(
         "The time of a proposal by TPE",
         "tpe",

@@ -1,6 +1,6 @@
 """Whether studies find as good values as with plain Optuna, and what pruning saves.
 
-    uv run --group try python -m tests.bench.quality
+    uv run --group bench python -m tests.bench.quality
 
 Both run the same trials in the same order of events, with the same seeds: as many at a time as `parallelism`,
 of which the one that has run longest ends first. Ours go through the study server by HTTP. Medians over the

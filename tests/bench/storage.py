@@ -119,12 +119,7 @@ async def by_tasks(storage: PostgresStorage, clients: int, each: int) -> tuple[f
 def looks(url: str, ours: PostgresStorage, count: int) -> None:
     """Print what loading, refreshing and creating cost for a study of `count` finished trials."""
     study_id = ours.create_new_study(MINIMIZE)
-    engine = create_engine(url)
-    with engine.begin() as connection:
-        for statement in SEED:
-            values = {"study": study_id, "n": count, "distribution": FLOAT}
-            connection.execute(text(statement), values if ":" in statement else {})
-    engine.dispose()
+    fill(url, study_id, count)
     plain = RDBStorage(url, skip_table_creation=True)
     slow = cpu(lambda: _CachedStorage(plain).get_all_trials(study_id, deepcopy=False))
     fast = cpu(lambda: ours.get_all_trials(study_id, deepcopy=False))
@@ -140,6 +135,16 @@ def looks(url: str, ours: PostgresStorage, count: int) -> None:
         theirs_took, ratio = (f"{slow * 1e3:.2f} ms", f"{slow / fast:,.1f}") if slow else ("", "")
         print(f"| {what} | {theirs_took} | {fast * 1e3:.2f} ms | {ratio} |", flush=True)
     plain.engine.dispose()
+
+
+def fill(url: str, study_id: int, count: int) -> None:
+    """Give a study finished trials of 5 parameters and 10 intermediate values."""
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        for statement in SEED:
+            values = {"study": study_id, "n": count, "distribution": FLOAT}
+            connection.execute(text(statement), values if ":" in statement else {})
+    engine.dispose()
 
 
 def cpu(work: Callable[[], object]) -> float:
