@@ -42,8 +42,9 @@ def test_a_full_disk(disk: SmallDisk, postgres: EmbeddedPostgres, monkeypatch: p
     url = schema.database_url(postgres.url).render_as_string(hide_password=False)
     with running_server(PostgresStore(url, write_timeout=0.3)) as server:
         operator = server.operator()
-        operator.put(STUDY, json=DEFINITION)
-        operator.post(f"{STUDY}/ask", json={"parallelism": TRIALS, "maxTrials": TRIALS})
+        every = {"parallelism": TRIALS, "maxTrials": TRIALS}
+        server.wait_until("is declared", lambda: operator.put(STUDY, json=DEFINITION).is_success)
+        server.wait_until("trials run", lambda: operator.post(f"{STUDY}/ask", json=every).is_success)
         pods = [server.pod("ml", "mnist", number) for number in range(TRIALS)]
         acknowledged: list[dict[str, str]] = [{} for _ in pods]
 
@@ -54,7 +55,8 @@ def test_a_full_disk(disk: SmallDisk, postgres: EmbeddedPostgres, monkeypatch: p
                 acknowledged[number][key] = value
             return status
 
-        assert [write(number, "before") for number in range(TRIALS)] == [200] * TRIALS
+        for number in range(TRIALS):
+            server.wait_until("writes", lambda n=number: write(n, "before") == 200)
         disk.fill()
         assert 503 in [write(number, "full") for number in range(TRIALS)]
         server.wait_until("is not ready", lambda: operator.get("/readyz").status_code == 503)
