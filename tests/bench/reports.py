@@ -22,22 +22,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import httpx
 import optuna
 import typer
 from optuna.storages import GrpcStorageProxy, RDBStorage, get_storage, run_grpc_proxy_server
 from sqlalchemy import create_engine, text
 from sqlalchemy.pool import NullPool
-from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
+from tuning_operator.studies.auth.tokens import mint_pod
 from tuning_operator.studies.storage.schema import database_url
 from tuning_trainer.optuna_api.trial import Trial
 from tuning_trainer.wire.client import Client
 from tuning_trainer.wire.outbox import Outbox
 
-from tests.bench.server import DEFINITION, STEPS, ask, ms, serve, settle
+from tests.bench.server import DEFINITION, STEPS, ask, ms, operator_of, serve, settle
 from tests.bench.storage import fill
 from tests.support.postgres import EmbeddedPostgres
-from tests.support.study_server import NO_TLS, SECRET
+from tests.support.study_server import SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -98,10 +97,7 @@ class Ours:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self._url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             stack.enter_context(_process(serve, postgres, NAME, count, listener))
-        headers = {"Authorization": f"Bearer {mint_operator(SECRET)}"}
-        self._operator = httpx.Client(base_url=self._url, headers=headers, timeout=300, verify=NO_TLS)
-        while self._operator.get("/readyz").status_code != 200:
-            time.sleep(0.05)
+        self._operator = operator_of(self._url)
         self._operator.put(f"/v1/studies/ml/{NAME}", json=PRUNED).raise_for_status()
 
     def trials(self, count: int) -> list[Any]:

@@ -154,13 +154,18 @@ def finished(number: int) -> optuna.trial.FrozenTrial:
     )
 
 
-def measure(url: str, name: str, count: int, seconds: float) -> list[float]:
-    """Print one row; return the time of a report with each of PRUNERS."""
-    operator = httpx.Client(
-        base_url=url, headers={"Authorization": f"Bearer {mint_operator(SECRET)}"}, timeout=300, verify=NO_TLS
-    )
+def operator_of(url: str) -> httpx.Client:
+    """Return the operator's connection to a study server, once that is ready."""
+    headers = {"Authorization": f"Bearer {mint_operator(SECRET)}"}
+    operator = httpx.Client(base_url=url, headers=headers, timeout=300, verify=NO_TLS)
     while operator.get("/readyz").status_code != 200:
         time.sleep(0.05)
+    return operator
+
+
+def measure(url: str, name: str, count: int, seconds: float) -> list[float]:
+    """Print one row; return the time of a report with each of PRUNERS."""
+    operator = operator_of(url)
     path = f"/v1/studies/ml/{name}"
     operator.put(path, json=DEFINITION).raise_for_status()
     asks = [ask(operator, path, running) for running in range(1, CLIENTS + 1)]

@@ -17,15 +17,12 @@ import socket
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import httpx
 import psutil
 import typer
 import uvloop
-from tuning_operator.studies.auth.tokens import mint_operator
 
-from tests.bench.server import CLIENTS, DEFINITION, ms, quantiles, report, serve
+from tests.bench.server import CLIENTS, DEFINITION, ms, operator_of, quantiles, report, serve
 from tests.support.postgres import EmbeddedPostgres
-from tests.support.study_server import NO_TLS, SECRET
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,11 +69,8 @@ class Server:
 
     def start_trials(self, count: int) -> list[int]:
         """Declare the study and start trials; return their numbers."""
-        headers = {"Authorization": f"Bearer {mint_operator(SECRET)}"}
         path = f"/v1/studies/ml/{self.name}"
-        with httpx.Client(base_url=self.url, headers=headers, timeout=300, verify=NO_TLS) as operator:
-            while operator.get("/readyz").status_code != 200:
-                time.sleep(0.05)
+        with operator_of(self.url) as operator:
             operator.put(path, json=DEFINITION).raise_for_status()
             numbers: list[int] = []
             while len(numbers) < count:

@@ -50,6 +50,11 @@ def run(small: LocalStudy, code: str, *, trial: dict[str, Any] | None = None, **
     base = small.body()["spec"]["trial"]
     base["template"]["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
     small.write(**{"trial": {**base, **(trial or {})}, "pruner": {"name": "NopPruner"}, **spec})
+    return finish(small)
+
+
+def finish(small: LocalStudy) -> str:
+    """Run the study to its end; return what `tuning run` printed, and the logs of the runs."""
     exit_code, output = small.run()
     logs = "".join(log.read_text() for log in small.folder.runs.glob("*/log"))
     assert exit_code == 0, f"{output}\n{logs}"
@@ -165,8 +170,6 @@ def objective(trial):
         if trial.should_prune():
             import optuna
             raise optuna.TrialPruned
-        if trial.number == 3:
-            time.sleep(0.1)
     return x
 """
     before = used_mib()
@@ -218,7 +221,4 @@ def test_examples_train_on_the_gpu(example: str, small: LocalStudy) -> None:
     manifest["spec"]["maxTrials"] = 3
     manifest["spec"].pop("refit", None)
     small.source.joinpath("study.yaml").write_text(yaml.safe_dump(manifest))
-    exit_code, output = small.run()
-    logs = "".join(log.read_text() for log in small.folder.runs.glob("*/log"))
-    assert exit_code == 0, f"{output}\n{logs}"
-    assert logs.count("on cuda") == 3
+    assert finish(small).count("on cuda") == 3

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from tuning_trainer.log import log
 from tuning_trainer.settings import SettingsError, read_settings
 from tuning_trainer.stopping import EXIT_CODE, EXIT_GRACE, Stopped, Stopping, exit_within
-from tuning_trainer.worker.gpu_memory import share_gpu_memory
 from tuning_trainer.workspace import prepare
 
 if TYPE_CHECKING:
@@ -46,7 +45,11 @@ def main(arguments: list[str]) -> int:
     if settings.worker:
         return _work(settings, arguments)
     settings = settings._replace(source=prepare(settings.source))
-    share_gpu_memory(settings.config.get("trialsPerPod", 1))
+    side_by_side = settings.config.get("trialsPerPod", 1)
+    if side_by_side > 1:
+        from tuning_trainer.worker.gpu_memory import share_gpu_memory
+
+        share_gpu_memory(side_by_side)
     stopping = Stopping()
     stopping.install()
     from tuning_trainer.runner import Run

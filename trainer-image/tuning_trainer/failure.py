@@ -20,7 +20,10 @@ ARGUMENTS = (
     "argparse ended the process (see its message in the log). Give the script its arguments in the manifest, "
     "for example `script: train.py --epochs 3`, or give each a default."
 )
-FEWER_ON_A_GPU = "lower spec.trial.trialsPerPod if it is more than 1"
+OUT_OF_GPU_MEMORY = (
+    "Use less GPU memory (for example, a smaller batch size), lower spec.trial.trialsPerPod if it is more "
+    "than 1, or use a GPU with more memory."
+)
 LOCAL = "TUNING_LOCAL_RUN"
 """The environment variable that `tuning run` marks its processes with."""
 CAUGHT = "Caught"
@@ -104,15 +107,10 @@ def skip_own_frames(frames: TracebackType | None) -> TracebackType | None:
 
 
 def _classify(error: BaseException) -> tuple[str, str | None]:
-    out_of_gpu = type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error)
-    if out_of_gpu or isinstance(error, MemoryError):
-        less = "Use less {} (for example, a smaller batch size)"
-        if out_of_gpu:
-            return (
-                "OutOfMemory",
-                f"{less.format('GPU memory')}, {FEWER_ON_A_GPU}, or use a GPU with more memory.",
-            )
-        return "OutOfMemory", f"{less.format('memory')}, or {advice().memory}."
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error):
+        return "OutOfMemory", OUT_OF_GPU_MEMORY
+    if isinstance(error, MemoryError):
+        return "OutOfMemory", f"Use less memory (for example, a smaller batch size), or {advice().memory}."
     if isinstance(error, ModuleNotFoundError) and error.name:
         return "ModuleNotFound", advice().package.format(package=error.name, python=sys.executable)
     if is_argument_error(error):

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FIRST_TO_END = "1000"
 """Where memory runs out, the kernel ends a trial's process rather than the fork server or the supervisor."""
-MODULES = ("tuning_trainer.runner", "tuning_trainer.modes.{mode}", "ssl")
+MODULES = ("tuning_trainer.runner", "tuning_trainer.modes.{mode}", "tuning_trainer.worker.gpu_memory", "ssl")
 """What each trial needs of the runtime: Python compiles what it imports from a zip file each time."""
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
 

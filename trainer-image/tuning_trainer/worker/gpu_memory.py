@@ -28,8 +28,6 @@ def share_gpu_memory(trials: int) -> None:
     Args:
         trials: how many share the GPUs.
     """
-    if trials == 1:
-        return
     fraction = DIVIDED / trials
     if not any(name in os.environ for name in JAX):
         os.environ[JAX[1]] = f"{fraction:.3f}"
