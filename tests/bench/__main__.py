@@ -45,8 +45,6 @@ benchmark share:
   reports a second, instead of more than 3,000. An earlier run, on commit a409455, had 1.2 to 1.4 ms and 4,030
   to 5,507 a second.
 - Several study servers can't be faster than one here, since they share the two cores.
-- How many trials a GPU finishes when several share it has not been measured: the machine with a GPU was only
-  available for the time between two trials.
 """
 
 
