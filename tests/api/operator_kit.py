@@ -171,7 +171,7 @@ class Pod:
         """Whether it is the refit's."""
         return bool(self.body["metadata"]["labels"][names.LABEL_ROLE] == names.ROLE_FINAL)
 
-    # --- what the kubelet tells of it
+    # --- what the kubelet reports
 
     async def runs(self) -> None:
         await self._status("Running", {"running": {"startedAt": _now()}}, ready=True)
@@ -282,7 +282,7 @@ Life = Callable[[Pod], Awaitable[None]]
 
 
 async def completes(pod: Pod) -> None:
-    """A life: the trial runs, tells its number as its value, and ends."""
+    """A life: the trial runs, reports its number as its value, and ends."""
     await pod.runs()
     await pod.completes(float(pod.trial))
 
@@ -459,9 +459,9 @@ class Cluster:
                         if until(status):
                             return status
         except TimeoutError:
-            story = json.dumps(status, indent=1)
+            last = json.dumps(status, indent=1)
             logs = f"{self.system.operator.log()}\n{self.system.server.log()}"
-            raise AssertionError(f"{self.namespace}/{name} after {seconds} s: {story}\n{logs}") from None
+            raise AssertionError(f"{self.namespace}/{name} after {seconds} s: {last}\n{logs}") from None
 
     async def events(self, name: str = "mnist") -> dict[str, str]:
         """Return the messages of a study's Events by reason, one a line."""
@@ -473,13 +473,13 @@ class Cluster:
             messages.setdefault(event.reason, []).append(event.message)
         return {reason: "\n".join(texts) for reason, texts in messages.items()}
 
-    async def told(self, *reasons: str) -> dict[str, str]:
+    async def wait_for_events(self, *reasons: str) -> dict[str, str]:
         """Wait for Events of these reasons; they come after the status. Return all messages by reason."""
 
-        async def told() -> bool:
+        async def all_there() -> bool:
             return set(reasons) <= set(await self.events())
 
-        await eventually(told)
+        await eventually(all_there)
         return await self.events()
 
     async def jobs(self, name: str = "mnist") -> dict[str, str]:

@@ -133,7 +133,7 @@ async def test_a_study_from_apply_to_the_best_parameters(cluster: Cluster) -> No
     assert set(await cluster.jobs()) == {f"mnist-{n}" for n in range(6)}
     assert len(cluster.node.jobs) == 6, "one Job a trial"
     assert len(config_maps) == 1, "the trainer"
-    events = await cluster.told("Started", "NewBest", "Completed")
+    events = await cluster.wait_for_events("Started", "NewBest", "Completed")
     assert "MaxTrialsReached" in events["Completed"]
 
 
@@ -194,10 +194,10 @@ async def test_a_pruned_pod_that_goes_on_is_deleted(cluster: Cluster) -> None:
     status = await cluster.wait(phase("Completed"))
     assert status["trials"]["pruned"] == 1
     await asyncio.wait_for(deleted.wait(), 20)
-    await cluster.told("TrialPruned")
+    await cluster.wait_for_events("TrialPruned")
 
 
-async def test_a_crash_is_told_with_its_remedy(cluster: Cluster) -> None:
+async def test_a_crash_is_reported_with_how_to_fix_it(cluster: Cluster) -> None:
     async def life(pod: Pod) -> None:
         await pod.runs()
         await pod.fails(137, "OOMKilled")
@@ -314,7 +314,7 @@ async def test_a_node_that_rejects_pods_fails_no_trial(cluster: Cluster) -> None
     assert (status["trials"]["complete"], status["trials"]["failed"]) == (6, 0)
     rejected = [pod for pod in cluster.node.pods if pod.body["spec"]["nodeName"] == black_hole]
     assert 2 <= len(rejected) <= 4, "later pods did not go there, except for those that were on their way"
-    assert "OutOfnvidia.com/gpu" in (await cluster.told("PodFailed"))["PodFailed"]
+    assert "OutOfnvidia.com/gpu" in (await cluster.wait_for_events("PodFailed"))["PodFailed"]
 
 
 async def test_trials_run_where_the_namespace_enforces_restricted(cluster: Cluster) -> None:
@@ -326,7 +326,7 @@ async def test_trials_run_where_the_namespace_enforces_restricted(cluster: Clust
     assert status["trials"]["complete"] == 1
 
 
-async def test_a_pod_without_python_is_told(cluster: Cluster) -> None:
+async def test_a_pod_without_python_is_reported(cluster: Cluster) -> None:
     async def life(pod: Pod) -> None:
         await pod.fails(128, "StartError", 'exec: "python3": executable file not found in $PATH')
 
@@ -336,7 +336,7 @@ async def test_a_pod_without_python_is_told(cluster: Cluster) -> None:
     assert "spec.trial.python" in condition(status, "Failed")["message"]
 
 
-async def test_an_unpullable_image_is_told(cluster: Cluster) -> None:
+async def test_an_unpullable_image_is_reported(cluster: Cluster) -> None:
     async def life(pod: Pod) -> None:
         await pod.waits("ImagePullBackOff", 'Back-off pulling image "python:3.12"')
         await asyncio.Event().wait()
@@ -346,10 +346,10 @@ async def test_an_unpullable_image_is_told(cluster: Cluster) -> None:
     stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
     assert stalled["reason"] == "ImagePull"
     assert "python:3.12" in stalled["message"]
-    await cluster.told("ImagePull")
+    await cluster.wait_for_events("ImagePull")
 
 
-async def test_more_gpus_than_any_node_has_is_told(cluster: Cluster) -> None:
+async def test_a_request_for_more_gpus_than_any_node_has_is_reported(cluster: Cluster) -> None:
     container = {"name": "trainer", "image": "i", "resources": {"limits": {"nvidia.com/gpu": 64}}}
     await cluster.apply(parallelism=1, trial={"template": {"spec": {"containers": [container]}}})
     stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
@@ -357,7 +357,7 @@ async def test_more_gpus_than_any_node_has_is_told(cluster: Cluster) -> None:
     assert "requests 64 nvidia.com/gpu, but the largest node has 4" in stalled["message"]
 
 
-async def test_a_pod_that_the_quota_forbids_is_told(cluster: Cluster) -> None:
+async def test_a_pod_that_the_quota_forbids_is_reported(cluster: Cluster) -> None:
     quota = {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
     await cluster.node.core.create_namespaced_resource_quota(cluster.namespace, quota)
     await cluster.apply(parallelism=1)
@@ -366,7 +366,7 @@ async def test_a_pod_that_the_quota_forbids_is_told(cluster: Cluster) -> None:
     assert "exceeded quota: none" in stalled["message"]
 
 
-async def test_a_template_that_kubernetes_refuses_is_told_and_can_be_mended(cluster: Cluster) -> None:
+async def test_a_template_that_kubernetes_rejects_is_reported_and_can_be_fixed(cluster: Cluster) -> None:
     def template(**resources: Any) -> dict[str, Any]:
         container = {"name": "trainer", "image": "python:3.12", "resources": resources}
         selector = {"for": cluster.namespace}
@@ -384,7 +384,7 @@ async def test_a_template_that_kubernetes_refuses_is_told_and_can_be_mended(clus
     assert condition(status, "Stalled")["status"] == "False"
 
 
-async def test_what_the_server_refuses_is_told_and_can_be_mended(cluster: Cluster) -> None:
+async def test_a_spec_that_the_study_server_rejects_is_reported_and_can_be_fixed(cluster: Cluster) -> None:
     await cluster.apply(sampler={"name": "TPESampler", "args": {"sede": 1}})
     await cluster.apply("other")
     status = await cluster.wait(holds("Accepted", "False"))
@@ -454,7 +454,7 @@ async def test_suspend_and_resume(cluster: Cluster) -> None:
     done = await cluster.wait(phase("Completed"))
     assert done["progress"] == "4/4"
     assert done["startTime"] >= condition(idle, "Suspended")["lastTransitionTime"]
-    await cluster.told("Suspended", "Resumed")
+    await cluster.wait_for_events("Suspended", "Resumed")
 
 
 async def test_raising_max_trials_resumes(cluster: Cluster) -> None:
@@ -588,7 +588,7 @@ async def test_a_refit_replaces_the_one_before_only_when_its_pod_is_gone(cluster
     }  # fmt: skip
     assert [pod.trial for pod in refits] == [0, 1]
     assert status["trials"]["total"] == 2
-    await cluster.told("RefitStarted", "RefitCompleted")
+    await cluster.wait_for_events("RefitStarted", "RefitCompleted")
 
 
 async def test_a_refit_is_tried_again_and_then_has_failed(cluster: Cluster) -> None:
@@ -903,7 +903,7 @@ async def test_an_operator_of_some_namespaces_leaves_the_others_alone(cluster: C
     await asyncio.to_thread(operator.start, TUNING_NAMESPACES="[]")
 
 
-async def test_the_operator_ends_when_told(system: System) -> None:
+async def test_sigterm_ends_the_operator(system: System) -> None:
     assert system.operator.stop() == 0
     system.operator.start()
 

@@ -33,14 +33,14 @@ ASKED = ("directions", "sampler", "pruner", "initialTrials")
 
 @dataclass
 class Tried:
-    """What came of a script."""
+    """What happened to a script."""
 
     name: str
     manifest: dict[str, Any] = field(default_factory=dict)
     states: Counter[str] = field(default_factory=Counter)
     reports: int = 0
     refit: str = "none"
-    said: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     def row(self) -> str:
         """Return the script's row of a Markdown table."""
@@ -51,7 +51,7 @@ class Tried:
             states,
             str(self.reports),
             self.refit,
-            " / ".join(self.said),
+            " / ".join(self.messages),
         ]
         return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
@@ -87,7 +87,7 @@ class Trying:
         return f"/v1/studies/ml/{self.study}"
 
     def _init(self, patience: float) -> dict[str, Any]:
-        """Return what the script asks for; nothing if that cannot be told: then its trials say why."""
+        """Return what the script asks for; nothing if that is unknown: then its trials report why."""
         pod = Pod(self.folder, "http://127.0.0.1")
         shutil.copy(self.script, pod.source)
         document = self.folder / "init.json"
@@ -108,7 +108,7 @@ class Trying:
         }
         reply = self.server.operator().put(self._path, json=definition)
         if reply.is_error:
-            self.tried.said.append(f"manifest: {reply.text}")
+            self.tried.messages.append(f"manifest: {reply.text}")
         return reply.is_success
 
     def _ask(self, trials: int) -> list[dict[str, Any]]:
@@ -125,8 +125,8 @@ class Trying:
         self.tried.reports += len(view["reported"])
         self._note("trial", ended, failure)
         if view["trial"]["state"] == "RUNNING":
-            told = {"state": "FAIL", "failure": {"category": "Timeout", "message": "the process ended so"}}
-            self.server.operator().post(f"{url}/result", json=told).raise_for_status()
+            result = {"state": "FAIL", "failure": {"category": "Timeout", "message": "the process ended so"}}
+            self.server.operator().post(f"{url}/result", json=result).raise_for_status()
 
     def _refit(self, patience: float) -> None:
         operator = self.server.operator()
@@ -163,13 +163,13 @@ class Trying:
     def _note(self, what: str, ended: Ended, failure: dict[str, Any]) -> None:
         if ended.code:
             lines = ended.err.strip().splitlines() or [""]
-            said = f"{what}: {failure.get('message') or f'exit code {ended.code}: {lines[-1]}'}"
+            message = f"{what}: {failure.get('message') or f'exit code {ended.code}: {lines[-1]}'}"
         else:
             unused = re.findall(r"tuning: (?:the argument )?(.+?)(?: of optimize)? is ignored", ended.err)
-            said = f"ignored: {', '.join(dict.fromkeys(unused))}" if unused else ""
-        said = said.replace("\n", " ")[:400]
-        if said and said not in self.tried.said:
-            self.tried.said.append(said)
+            message = f"ignored: {', '.join(dict.fromkeys(unused))}" if unused else ""
+        message = message.replace("\n", " ")[:400]
+        if message and message not in self.tried.messages:
+            self.tried.messages.append(message)
         (self.folder / f"{what}.log").write_text(repr(ended))
 
 
@@ -192,7 +192,9 @@ def main(
 ) -> None:
     """Try the scripts; print a Markdown table."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    print("| script | manifest | trials | reports | refit | said |\n|---|---|---|---|---|---|", flush=True)
+    print(
+        "| script | manifest | trials | reports | refit | messages |\n|---|---|---|---|---|---|", flush=True
+    )
     for script in scripts:
         with running_server() as server, tempfile.TemporaryDirectory() as name:
             folder = Path(name)

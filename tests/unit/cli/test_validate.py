@@ -24,7 +24,7 @@ BETTER = {
         "must not be a list: write the list in quotes, for example '[64, 64]'"
     ),
 }
-"""Messages of the API server that can be said better."""
+"""Messages of the API server that can be clearer."""
 
 STUDY = """\
 # A study

@@ -143,7 +143,7 @@ class ModelServer:
             self.trials[key][trial] = old.model_copy(update={"prune_requested": now})
 
     def fail_try(self, key: StudyKey, failure: Failure) -> None:
-        """A pod of the refit tells FAIL: the state stays, the operator says when it is over."""
+        """A pod of the refit reports FAIL: the state stays until the operator records the end."""
         self._change_refit(key, failure=failure)
 
     def complete_refit(self, key: StudyKey, **attrs: Any) -> None:

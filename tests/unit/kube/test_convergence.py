@@ -363,9 +363,9 @@ def test_whatever_is_seen(seen: Observation, suspend: bool, parallelism: int, ma
     starts = [action.work for action in plan.actions if isinstance(action, Start)]
     assert len(starts) == len(set(starts))
     assert set(starts) <= running - set(seen.runs), "a Job only for a running trial that has none"
-    tells = [action.work for action in plan.actions if isinstance(action, Tell)]
-    assert len(tells) == len(set(tells))
-    assert set(tells) <= running
+    results = [action.work for action in plan.actions if isinstance(action, Tell)]
+    assert len(results) == len(set(results))
+    assert set(results) <= running
     if plan.status.phase in ("Completed", "Failed"):
-        assert set(tells) == running, "nothing is left RUNNING"
+        assert set(results) == running, "nothing is left RUNNING"
     assert plan == decision(given_study, seen, NOW), "pure"

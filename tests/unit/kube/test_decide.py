@@ -239,10 +239,10 @@ def test_table(name: str) -> None:
         assert (condition.status, condition.reason) == expected
 
 
-def after(old: TuningStudy, standing: Observation, seconds: float = 0, **spec: Any) -> TuningStudyStatus:
+def after(old: TuningStudy, observed: Observation, seconds: float = 0, **spec: Any) -> TuningStudyStatus:
     """The status after another pass over a study with the same status and another spec."""
     changed = study(status=old.status, generation=2, **spec)
-    return decision(changed, standing, NOW + timedelta(seconds=seconds)).status
+    return decision(changed, observed, NOW + timedelta(seconds=seconds)).status
 
 
 def ended(reason: str = "MaxTrialsReached", **fields: Any) -> TuningStudyStatus:
@@ -424,9 +424,9 @@ def test_the_events() -> None:
     recorded: list[tuple[str, int, bool]] = []
     status = TuningStudyStatus()
 
-    def turn(standing: Any, **spec: Any) -> None:
+    def turn(observed: Any, **spec: Any) -> None:
         nonlocal status
-        plan = decision(study(status=status, **spec), standing, NOW)
+        plan = decision(study(status=status, **spec), observed, NOW)
         recorded.extend((event.reason, event.count, event.warning) for event in plan.events)
         status = plan.status
 

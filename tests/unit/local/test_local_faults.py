@@ -97,8 +97,8 @@ def test_a_full_disk(study: LocalStudy) -> None:
         disk.fill()
         study.let_go()
         assert process.stdout
-        told = next(line for line in process.stdout if "No space left on device" in line)
-        assert told.startswith("The status of the study can't be written: ")
+        line = next(text for text in process.stdout if "No space left on device" in text)
+        assert line.startswith("The status of the study can't be written: ")
         disk.make_room()
         code, output = finished(process)
         assert code == 0, output

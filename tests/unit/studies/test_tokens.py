@@ -464,7 +464,7 @@ def test_a_study_whose_name_begins_like_another_is_another() -> None:
         authorize_trial(TrialPod("ml", "mnist-1-abcde"), "ml", "mnist-1", 1)
 
 
-def test_the_operator_tells_results_but_does_not_speak_for_trials() -> None:
+def test_the_operator_may_record_results_but_not_act_as_a_trial() -> None:
     operator = Operator("system:serviceaccount:tuning:operator")
     authorize_operator(operator)
     authorize_trial_or_operator(operator, "ml", "mnist", 3)

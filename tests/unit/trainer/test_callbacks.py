@@ -40,7 +40,7 @@ def test_callbacks_get_the_ended_trial_after_its_result_is_recorded(
         "logged mine MAXIMIZE {'team': 'a'} 0 COMPLETE True 7.0 ['c', 'x'] {'epochs': 2} {0: 0.0, 1: 0.5} "
         "['c', 'x'] {} True True 1 1\nsecond\n" in ended.out
     ), ended
-    assert twin.told
+    assert twin.result
 
 
 def test_callbacks_that_concern_the_study_are_not_run_and_the_log_names_the_fields(

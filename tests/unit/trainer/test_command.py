@@ -84,7 +84,7 @@ def test_a_file_that_is_written_again_is_read_again(pod: Pod, twin: Twin) -> Non
         ('{"accuracy": 0.4321}', 0.4321),
         ('{"accuracy": 1}', 1.0),
     ):
-        twin.trial, twin.told = twin.study.ask(), None
+        twin.trial, twin.result = twin.study.ask(), None
         ended = shell(pod, f"echo '{text}' > {file}")
         assert ended.code == 0, ended
         assert twin.study.trials[-1].value == value
@@ -190,7 +190,7 @@ def test_a_program_written_in_python_is_read_at_once(pod: Pod, twin: Twin) -> No
     twin.wait_for(lambda: bool(twin.of("/report")))
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143
-    assert twin.told is None
+    assert twin.result is None
 
 
 SAVES_AND_STOPS = """
@@ -263,7 +263,7 @@ def test_sigterm_reaches_the_program_and_nothing_is_reported(pod: Pod, twin: Twi
     process.send_signal(signal.SIGTERM)
     assert process.wait(20) == 143
     assert (pod.folder / "checkpoint").read_text() == "saved\n"
-    assert twin.told is None
+    assert twin.result is None
 
 
 @pytest.mark.parametrize(

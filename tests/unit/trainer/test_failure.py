@@ -37,10 +37,10 @@ def test_a_termination_message_fits_and_keeps_the_end_of_the_traceback(sign: str
     encoded = termination_message(failure)
     assert len(encoded) <= 4096
     assert len(encoded) > 3000, "as much as fits is kept"
-    told = json.loads(encoded)
-    assert told["message"] == "what happened"
-    assert told["remedy"] == "how to fix it"
-    assert told["traceback"].endswith("the last line")
+    termination = json.loads(encoded)
+    assert termination["message"] == "what happened"
+    assert termination["remedy"] == "how to fix it"
+    assert termination["traceback"].endswith("the last line")
 
 
 def test_a_long_message_is_cut(tmp_path: Path) -> None:

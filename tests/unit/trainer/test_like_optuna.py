@@ -53,10 +53,10 @@ def observe(call: Call, trial: Any) -> tuple[Any, ...]:
             seen: tuple[Any, ...] = ("value", type(value).__name__, repr(value))
         except Exception as error:  # noqa: BLE001
             seen = ("error", type(error).__name__, str(error))
-    told = [(warning.category, str(warning.message)) for warning in caught]
+    given = [(warning.category, str(warning.message)) for warning in caught]
     return (
         *seen,
-        [entry for entry in told if not entry[1].endswith("of type list.")],
+        [entry for entry in given if not entry[1].endswith("of type list.")],
     )  # the twin's, as lists
 
 

@@ -179,7 +179,7 @@ def test_a_trial_that_is_over_is_not_run_again(pod: Pod, twin: Twin) -> None:
     pod.write("raise SystemExit('must not be imported')")
     ended = pod.run(python=BARE)
     assert ended.code == 0, ended
-    assert twin.told is None
+    assert twin.result is None
 
 
 def test_sys_exit_is_a_failure_and_not_a_silent_end(pod: Pod, twin: Twin) -> None:

@@ -63,8 +63,8 @@ def test_a_program_writes_its_attributes_to_a_file(pod: Pod, twin: Twin, final: 
     ended = pod.run("command", "--", "sh", "-c", line, python=BARE)
     assert ended.code == 0, ended
     assert twin.study.trials[-1].user_attrs == {"model": "/models/a", "size": 3}
-    assert twin.told
-    assert twin.told.values == [0.5]
+    assert twin.result
+    assert twin.result.values == [0.5]
 
 
 @pytest.mark.parametrize("written", ["model.pt", "[1]"])
@@ -79,13 +79,13 @@ def test_a_program_whose_result_is_not_an_object_fails(pod: Pod, twin: Twin, wri
 def test_the_pod_after_one_that_failed_trains_again(refit: Pod, twin: Twin) -> None:
     refit.write("def final(trial): trial.report(1.0, 1); raise RuntimeError('no space')")
     assert refit.run("objective", "train:final", python=BARE).code == 1
-    twin.told = None  # the server keeps the failure of a try, and the state stays RUNNING
+    twin.result = None  # the server keeps the failure of a try, and the state stays RUNNING
     refit.write(
         "def final(trial):\n    trial.report(1.0, 1)\n    assert not trial.should_prune()\n    return 0.5"
     )
     ended = refit.run("objective", "train:final", python=BARE)
     assert ended.code == 0, ended
-    assert [told["state"] for told in twin.of("/result")] == ["FAIL", "COMPLETE"]
+    assert [result["state"] for result in twin.of("/result")] == ["FAIL", "COMPLETE"]
 
 
 def test_the_pod_after_one_that_completed_does_nothing(refit: Pod, twin: Twin) -> None:

@@ -386,8 +386,8 @@ def test_a_final_training_need_not_return_a_value(pod: Pod, twin: Twin, value: s
     pod.environ["TUNING_ROLE"] = "final"
     pod.write(f"def final(trial): return {value}")
     assert pod.run("objective", "train:final", python=BARE).code == 0
-    told = {"state": "COMPLETE", "values": [0.5]} if value == "0.5" else {"state": "COMPLETE"}
-    assert twin.of("/result") == [told]
+    result = {"state": "COMPLETE", "values": [0.5]} if value == "0.5" else {"state": "COMPLETE"}
+    assert twin.of("/result") == [result]
 
 
 @both

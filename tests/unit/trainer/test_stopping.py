@@ -36,7 +36,7 @@ def test_sigterm_ends_the_pod_at_once_and_reports_nothing(pod: Pod, twin: Twin) 
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 143
     assert time.monotonic() - before < 5
-    assert twin.told is None
+    assert twin.result is None
     assert twin.study.trials[0].state.name == "RUNNING"
     assert pod.log.read_bytes() == b""
 
@@ -76,7 +76,7 @@ def test_sigterm_handled_by_the_users_code_reports_nothing_either(pod: Pod, twin
     begun(twin)
     process.send_signal(signal.SIGTERM)
     assert process.wait(10) == 143
-    assert twin.told is None
+    assert twin.result is None
 
 
 def test_sigterm_leaves_time_to_deliver_a_result(pod: Pod, twin: Twin) -> None:

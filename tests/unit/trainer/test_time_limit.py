@@ -79,5 +79,5 @@ def test_a_trial_that_is_in_time(pod: Pod, twin: Twin) -> None:
     pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 50}'
     pod.write("def objective(trial):\n    return 1.0\n")
     assert pod.run(python=BARE).code == 0
-    assert twin.told is not None
-    assert twin.told.state == "COMPLETE"
+    assert twin.result is not None
+    assert twin.result.state == "COMPLETE"

@@ -162,9 +162,9 @@ def test_a_trial_that_the_operator_has_ended_stops(
     process = pod.start(python=BARE)
     while not (tmp_path / "begun").exists():
         assert process.poll() is None, process.communicate()
-    told = {"state": "FAIL", "failure": {"category": "Timeout", "message": "too long"}}
+    result = {"state": "FAIL", "failure": {"category": "Timeout", "message": "too long"}}
     url = study_server.trial_url("ml", "mnist", 0)
-    study_server.operator().post(f"{url}/result", json=told).raise_for_status()
+    study_server.operator().post(f"{url}/result", json=result).raise_for_status()
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "the trial already has a result, which is kept: FAIL" in err
@@ -185,8 +185,8 @@ def test_a_declared_space_reaches_a_program(
     pod = pod_of(study_server, tmp_path)
     line = "echo accuracy={{lr}} $TUNING_PARAM_BIAS"
     assert pod.run("command", "--", "sh", "-c", line, python=BARE).code == 0
-    told = record(study_server)
-    assert told["values"] == [told["parameters"]["lr"]]
+    result = record(study_server)
+    assert result["values"] == [result["parameters"]["lr"]]
 
 
 def test_a_script_of_several_objectives(study_server: RunningServer, tmp_path: Path) -> None:  # noqa: F811
@@ -229,10 +229,10 @@ def test_a_failure_is_in_the_record(
     pod = pod_of(study_server, tmp_path)
     pod.write(f"def objective(trial):\n    {body}\n")
     assert pod.run(python=BARE).code == 1
-    told = record(study_server)
-    assert told["state"] == "FAIL"
-    assert says in told["failure"]["message"]
-    assert "train.py" in told["failure"]["traceback"]
+    result = record(study_server)
+    assert result["state"] == "FAIL"
+    assert says in result["failure"]["message"]
+    assert "train.py" in result["failure"]["traceback"]
 
 
 def test_another_trials_token_is_refused(study_server: RunningServer, tmp_path: Path) -> None:  # noqa: F811

@@ -73,7 +73,7 @@ class Worker:
         out, err = self.process.communicate(timeout=30)
         return self.process.returncode, out, err
 
-    def said(self, name: str) -> list[str]:
+    def lines(self, name: str) -> list[str]:
         file = self.seen / name
         return file.read_text().split() if file.exists() else []
 
@@ -117,8 +117,8 @@ def test_trials_are_forked_from_one_process_that_has_imported_the_code(worker: W
     worker.run(4)
     assert worker.states() == ["COMPLETE"] * 4
     assert [trial["values"] for trial in worker.record()] == [[t["parameters"]["x"]] for t in worker.record()]
-    (imported,) = worker.said("imported")
-    ran = [line.split(":") for line in worker.said("ran")]
+    (imported,) = worker.lines("imported")
+    ran = [line.split(":") for line in worker.lines("ran")]
     assert [parent for _, parent, _, _ in ran] == [imported] * 4
     assert len({pid for pid, _, _, _ in ran}) == 4
     assert [count for _, _, count, _ in ran] == ["1"] * 4, "each has clean memory"
@@ -202,7 +202,7 @@ def test_the_next_pod_of_a_stopped_worker_gets_its_trial(worker: Worker, tmp_pat
     (tmp_path / "hold").touch()
     worker.ask(1)
     worker.start()
-    worker.wait("the trial runs", lambda: len(worker.said("ran")) == 1)
+    worker.wait("the trial runs", lambda: len(worker.lines("ran")) == 1)
     code, _, err = worker.stop()
     assert code == 143, err
     assert worker.states() == ["RUNNING"]
@@ -210,7 +210,7 @@ def test_the_next_pod_of_a_stopped_worker_gets_its_trial(worker: Worker, tmp_pat
     worker.start()
     worker.run(1)
     assert worker.states() == ["COMPLETE"]
-    first, second = worker.said("ran")
+    first, second = worker.lines("ran")
     assert first == second, "the same trial with the same parameters"
 
 
@@ -306,7 +306,7 @@ def test_a_script_for_each_trial(worker: Worker) -> None:
     worker.start("script", "train.py", python=FULL)
     worker.run(3)
     assert worker.states() == ["COMPLETE"] * 3, worker.stop()
-    assert len({line.split(":")[1] for line in worker.said("ran")}) == 1
+    assert len({line.split(":")[1] for line in worker.lines("ran")}) == 1
 
 
 def test_code_that_starts_threads_when_it_is_imported_is_imported_for_each_trial(worker: Worker) -> None:
@@ -370,7 +370,7 @@ def test_random_numbers_are_those_of_a_process_of_its_own(worker: Worker, seed: 
     worker.pod.write(SEEDS.format(seed=seed))
     worker.start(python=FULL)
     worker.run(2)
-    first, second = (line.split(":") for line in worker.said("drew"))
+    first, second = (line.split(":") for line in worker.lines("drew"))
     assert [len({one, other}) for one, other in zip(first, second, strict=True)] == [different, different]
 
 
@@ -467,5 +467,5 @@ def test_a_study_server_that_restarts_loses_no_trial(tmp_path: Path) -> None:
         worker.operator = server.operator()
         worker.run(3)
         assert worker.states() == ["COMPLETE"] * 3
-        assert len(worker.said("ran")) == 3, "each ran once"
+        assert len(worker.lines("ran")) == 3, "each ran once"
         worker.stop()

@@ -360,4 +360,4 @@ def test_a_stopped_pod_whose_worker_runs_the_trial_reports_nothing(pod: Pod, twi
     twin.wait_for(lambda: bool(twin.of("/attributes")))
     process.terminate()
     assert process.wait(10) == 143
-    assert twin.told is None
+    assert twin.result is None

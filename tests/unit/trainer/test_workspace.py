@@ -92,9 +92,9 @@ def test_a_volume_gets_links_so_that_it_never_has_old_copies(pod: Pod, twin: Twi
         ended = pod.run(python=BARE)
         assert ended.code == 0, ended
         pod.write('{"factor": "factor"}', "config.json")
-        assert twin.told
-        assert twin.told.values == [value]
-        twin.told = None
+        assert twin.result
+        assert twin.result.values == [value]
+        twin.result = None
         twin.trial = twin.study.ask()
         pod.environ["TUNING_TRIAL_NUMBER"] = "1"
     assert (volume / "config.json").is_symlink()
@@ -185,7 +185,7 @@ def test_a_program_and_the_refit_of_a_script_report_files_that_are_lost(mounted:
     lost = mounted.run(*command, str(mounted.folder / "model.pt"), python=BARE)
     assert f"Lost with the pod, since no volume keeps the file: {mounted.folder}/model.pt (user" in lost.err
     twin.finished = twin.study.trials
-    twin.trial, twin.told, twin.final = twin.study.ask(), None, True
+    twin.trial, twin.result, twin.final = twin.study.ask(), None, True
     mounted.environ["TUNING_ROLE"] = "final"
     mounted.write("""
         import pathlib

@@ -49,17 +49,17 @@ class Twin:
         self.requests: list[tuple[str, str, Any]] = []
         self.faults: deque[Callable[[Handler], bool]] = deque()
         """Each is called with one request before it is served; true means that the request is dealt with."""
-        self.told: TellRequest | None = None
+        self.result: TellRequest | None = None
         self.finished: list[optuna.trial.FrozenTrial] = []
         self.final = False  # whether the twin plays the server's side of a refit
         self.seen = threading.Condition()
 
     @property
     def failure(self) -> Failure:
-        """The failure that was told."""
-        assert self.told, self.requests
-        assert self.told.failure, self.told
-        return self.told.failure
+        """The failure that was reported."""
+        assert self.result, self.requests
+        assert self.result.failure, self.result
+        return self.result.failure
 
     def of(self, path: str) -> list[Any]:
         """Return the bodies that were sent to a path."""
@@ -140,7 +140,7 @@ class Twin:
         )
 
     def _report(self, request: ReportRequest) -> ReportReply:
-        if self.told:
+        if self.result:
             return ReportReply(prune=True)
         known = self.study.get_trials(deepcopy=False)[self.trial.number].intermediate_values
         for step, value in request.values:
@@ -158,7 +158,7 @@ class Twin:
                 self.trial.set_constraint(key, number)
 
     def _tell(self, request: TellRequest) -> TrialRecord:
-        first, self.told = self.told is None, self.told or request
+        first, self.result = self.result is None, self.result or request
         values = None if request.values is None else [float(value) for value in request.values]
         if first and not self.final:
             self.study.tell(self.trial, values, state=optuna.trial.TrialState[request.state])

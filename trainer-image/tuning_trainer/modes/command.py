@@ -89,7 +89,7 @@ class _Watch:
         self._reader = reader
         self._file = file
         self._progress = Progress()
-        self._said: set[str] = set()
+        self._logged: set[str] = set()
 
     def until_end(self, grace: float) -> bool:
         """Return when the program has ended; true if it was stopped because the trial is unpromising."""
@@ -112,21 +112,21 @@ class _Watch:
         """Read a line; return the values that are now known to be intermediate ones, with their steps."""
         reading = self._reader.read(line, on_error=on_error)
         for name, reason in self._reader.unreadable.items():
-            self._say_once(f"the value of {name} can't be read in the line {reason}", about=name)
+            self._log_once(f"the value of {name} can't be read in the line {reason}", about=name)
         if len(self._metrics) > 1:  # Optuna has intermediate values for one objective only
             return []
         values = self._progress.add(reading.position, reading.values.get(self._metrics[0]))
         if self._progress.repeats:
-            self._say_once(
+            self._log_once(
                 f"the line {quoted(line)} repeats a step, and only the first value of each step is used for "
                 "pruning: print a step that grows",
                 about="step",
             )
         return values
 
-    def _say_once(self, text: str, about: str) -> None:
-        if about not in self._said:
-            self._said.add(about)
+    def _log_once(self, text: str, about: str) -> None:
+        if about not in self._logged:
+            self._logged.add(about)
             log(text)
 
 
