@@ -246,7 +246,7 @@ async def test_a_trainer_that_exits_beside_a_living_proxy(cluster: Cluster, kill
 
 
 async def ended(cluster: Cluster) -> bool:
-    """Tell whether the only Job has ended."""
+    """Return whether the only Job has ended."""
     [job] = (await client.BatchV1Api(cluster.connection).list_namespaced_job(cluster.namespace)).items
     return any(c.type in ("Complete", "Failed") and c.status == "True" for c in job.status.conditions or [])
 

@@ -180,7 +180,7 @@ class World:
         return self.kube.objects.get(("Job", "ml", REFIT))
 
     def refit_lives(self) -> bool:
-        """Tell whether the refit's Job has or may get a pod."""
+        """Return whether the refit's Job has or may get a pod."""
         return self.refit is not None and not self.refit.get("status", {}).get("conditions")
 
     def begin_refit(self) -> None:

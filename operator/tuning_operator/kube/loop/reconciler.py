@@ -246,7 +246,7 @@ def _path(detail: ErrorDetails) -> str:
 
 
 def _is_over(status: TuningStudyStatus) -> bool:
-    """Tell whether nothing of a study waits for anything."""
+    """Return whether nothing of a study waits for anything."""
     return status.phase in ENDED and (status.refit is None or status.refit.phase in ENDED)
 
 

@@ -22,7 +22,7 @@ REMOVED = Failure(category="RefitRemoved", message="spec.refit was removed while
 
 
 def at_its_end(study: TuningStudy, summary: StudySummary, verdict: Verdict | None) -> bool:
-    """Tell whether it is time for the study's refit, if it has one."""
+    """Return whether it is time for the study's refit, if it has one."""
     completed = verdict is not None and verdict.phase == "Completed"
     return study.spec.refit is not None and completed and not summary.counts.running
 
@@ -36,7 +36,7 @@ def due(study: TuningStudy, summary: StudySummary, verdict: Verdict | None) -> R
 
 
 def is_new(wanted: Refit, record: RefitRecord | None) -> bool:
-    """Tell whether the refit is another one than the record's."""
+    """Return whether the refit is another one than the record's."""
     return record is None or wanted != Refit(record.trial, record.digest)
 
 

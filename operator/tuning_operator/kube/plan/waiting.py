@@ -28,7 +28,7 @@ nodes try again."""
 
 
 def needs_start(run: Run | None) -> bool:
-    """Tell whether work needs a start: without a run, or when what a start provides was deleted."""
+    """Return whether work needs a start: without a run, or when what a start provides was deleted."""
     return run is None or (run.diagnosis is not None and run.diagnosis.failure.category == "TrainerMissing")
 
 

@@ -146,7 +146,7 @@ def refused(
 
 
 def accepted(study: TuningStudy) -> bool:
-    """Tell whether the study server has accepted this generation of the spec."""
+    """Return whether the study server has accepted this generation of the spec."""
     condition, generation = find(study.status.conditions, "Accepted"), study.metadata["generation"]
     return (
         condition is not None and condition.status == "True" and condition.observed_generation == generation
