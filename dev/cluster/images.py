@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PYTHON = "python:3.13-slim"
 POSTGRES = "postgres:17"
+DASHBOARD = "ghcr.io/optuna/optuna-dashboard:v0.21.0"
 BASE_ARGUMENT = "BASE_IMAGE"
 
 
@@ -64,4 +65,6 @@ def ensure(name: str) -> None:
         if engine.image_id(name) is not None and not stand_ins.is_outdated(name):
             return
         if not engine.pull(name, seconds=120):
+            if name in stand_ins.BASES:
+                ensure(stand_ins.BASES[name])
             stand_ins.build(name)

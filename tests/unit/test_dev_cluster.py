@@ -1,10 +1,13 @@
 """The parts of dev/cluster that need no cluster."""
 
 import base64
+import contextlib
 import json
+import os
 import ssl
 import tarfile
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,6 +17,7 @@ from cryptography import x509
 from dev.cluster import cache, credentials, host_settings, images, kind, processes, programs, run
 from dev.cluster.bare import archive, docker_engine, node_image, runc_within_limits, stand_ins
 from dev.cluster.console import RequirementError
+from dev.demo import system
 
 
 @pytest.fixture
@@ -317,7 +321,7 @@ class TestBuild:
 
 
 class TestRecipes:
-    @pytest.mark.parametrize("name", stand_ins.PACKAGES | stand_ins.PROGRAMS)
+    @pytest.mark.parametrize("name", stand_ins.PACKAGES | stand_ins.PROGRAMS | stand_ins.BASES)
     def test_stand_in_has_a_recipe(self, name):
         assert (stand_ins.recipe(name) / "Dockerfile").read_text().startswith("# Stands in for")
 
@@ -329,6 +333,26 @@ class TestRecipes:
     @pytest.mark.parametrize(("image", "program"), stand_ins.PROGRAMS.items())
     def test_stand_in_has_the_version_of_its_program(self, image, program):
         assert image.rpartition(":")[2].removeprefix("v") == programs.MODULES[program][1].removeprefix("v")
+
+    def test_stand_in_of_the_dashboard_has_the_version_that_the_chart_names(self):
+        chart = yaml.safe_load((system.CHART / "values.yaml").read_text())["dashboard"]["image"]
+        assert f"{chart['repository']}:{chart['tag']}" == images.DASHBOARD
+        requirements = (stand_ins.recipe(images.DASHBOARD) / "requirements.txt").read_text().splitlines()
+        assert f"optuna-dashboard=={images.DASHBOARD.rpartition(':v')[2]}" in requirements
+
+    def test_a_stand_in_is_built_on_the_base_image_of_this_machine(self, monkeypatch):
+        ensured, built = [], []
+        monkeypatch.setattr(images.docker_engine, "up", lambda: None)
+        monkeypatch.setattr(images.engine, "image_id", lambda _: None)
+        monkeypatch.setattr(images.engine, "pull", lambda name, **_: ensured.append(name))
+        monkeypatch.setattr(stand_ins, "root_tar", lambda *_: Path(os.devnull))
+        monkeypatch.setattr(stand_ins, "build_context", lambda *_: contextlib.nullcontext("context"))
+        monkeypatch.setattr(stand_ins, "base_with_settings", lambda base: f"{base} with settings")
+        monkeypatch.setattr(images.engine, "build", lambda *options: built.append(options))
+        images.ensure(images.DASHBOARD)
+        assert ensured == [images.DASHBOARD, images.PYTHON]
+        assert [options[-2] for options in built] == [images.PYTHON, images.DASHBOARD]
+        assert f"--build-arg=BASE_IMAGE={images.PYTHON} with settings" in built[-1]
 
     def test_other_versions_change_the_key_of_the_node_image(self, monkeypatch, tmp_path):
         before = node_image.key()

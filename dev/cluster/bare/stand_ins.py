@@ -1,4 +1,4 @@
-"""Stand-ins for public images, built from Debian packages and Go modules.
+"""Stand-ins for public images, built from Debian packages, Go modules and Python packages.
 
 A stand-in has the public image's name and conventions, so the same Dockerfiles and charts work with both.
 """
@@ -13,6 +13,7 @@ from dev.cluster.bare.archive import ARCHITECTURE
 from dev.cluster.bare.debian import build_context, root_tar
 from dev.cluster.cache import digest
 from dev.cluster.console import RequirementError, step
+from dev.cluster.host_settings import base_with_settings
 from dev.cluster.programs import MODULES, program
 from dev.cluster.run import run
 
@@ -36,6 +37,9 @@ PROGRAMS = {
 }
 """Programs of Go modules, by the name of the public image."""
 
+BASES = {"ghcr.io/optuna/optuna-dashboard:v0.21.0": "python:3.13-slim"}
+"""Base images of stand-ins made of Python packages (requirements.txt), by the name of the public image."""
+
 
 def is_outdated(name: str) -> bool:
     """Return whether the engine's image is a stand-in whose recipe has changed since it was built."""
@@ -44,9 +48,10 @@ def is_outdated(name: str) -> bool:
 
 
 def recipe_key(name: str) -> str:
-    """Return the hash of the recipe: packages, program and files."""
+    """Return the hash of the recipe: packages, program, base image and files."""
     version = MODULES[PROGRAMS[name]] if name in PROGRAMS else ()
-    return digest(SUITE, *PACKAGES.get(name, ()), *version, *sorted(recipe(name).iterdir()))
+    base = [recipe_key(BASES[name])] if name in BASES else []
+    return digest(SUITE, *PACKAGES.get(name, ()), *version, *base, *sorted(recipe(name).iterdir()))
 
 
 def recipe(name: str) -> Path:
@@ -55,12 +60,12 @@ def recipe(name: str) -> Path:
 
 
 def build(name: str) -> None:
-    """Build a stand-in.
+    """Build a stand-in. If it has a base image, the engine must have that one.
 
     Raises:
         RequirementError: there is no recipe for the image.
     """
-    if name not in PACKAGES | PROGRAMS:
+    if name not in PACKAGES | PROGRAMS | BASES:
         raise RequirementError(
             f"{name} can't be pulled, and it has no stand-in. Give this machine access to an image registry."
         )
@@ -69,7 +74,9 @@ def build(name: str) -> None:
         contents["root.tar"] = root_tar(recipe(name).name, SUITE, PACKAGES[name])
     if name in PROGRAMS:
         contents["program"] = program(PROGRAMS[name])
-    architecture = f"--build-arg=ARCHITECTURE={ARCHITECTURE[platform.machine()]}"
+    options = [f"--build-arg=ARCHITECTURE={ARCHITECTURE[platform.machine()]}"]
+    if name in BASES:
+        options += ["--network=host", f"--build-arg=BASE_IMAGE={base_with_settings(BASES[name])}"]
     with step(f"build a stand-in for {name}"), build_context(recipe(name), contents) as context:
         label = f"--label={LABEL}={recipe_key(name)}"
-        engine.build("--quiet", architecture, label, "--tag", name, context)
+        engine.build("--quiet", *options, label, "--tag", name, context)
