@@ -5,6 +5,7 @@ import inspect
 import io
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 
@@ -96,11 +97,17 @@ def connect_cluster(place: Place) -> Studies:
 
 def main() -> None:
     """Run the plugin."""
+    signal.signal(signal.SIGTERM, _exit)
     try:
         app(prog_name=PROGRAM, obj=connect_cluster)
     except PluginError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.code)
+
+
+def _exit(number: int, _: object) -> None:
+    """Exit as after an error, so that no kubectl keeps forwarding a port."""
+    sys.exit(128 + number)
 
 
 def complete() -> None:

@@ -21,6 +21,8 @@ for asked_for in (answer, "-".join(arguments[:3])):
 sys.stdout.write(open(f"{folder}/{answer}").read())
 sys.stdout.flush()
 if arguments[0] == "port-forward":
+    if os.path.exists(f"{folder}/port-forward.lost"):
+        sys.exit(open(f"{folder}/port-forward.lost").read())
     import signal
 
     signal.pause()

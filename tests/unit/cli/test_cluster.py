@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import time
 import webbrowser
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from tuning_operator.resource.crdgen import crd
 
 from tests.unit.cli.conftest import Cluster, Ran
 from tests.unit.cli.test_validate import STUDY
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -187,20 +189,56 @@ def test_no_cluster(healthy: Cluster) -> None:
     assert len(wrong(healthy)) == 1
 
 
-def test_the_dashboard(healthy: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    def end(_: float) -> None:
-        raise KeyboardInterrupt
-
-    opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", opened.append)
-    monkeypatch.setattr(time, "sleep", end)
+@pytest.fixture
+def with_dashboard(healthy: Cluster) -> Cluster:
     metadata = {"name": "tuning-dashboard", "namespace": "tuning-system"}
     healthy.answer("get-services", {"items": [{"metadata": metadata}]})
     healthy.answer("port-forward", "Forwarding from 127.0.0.1:9000 -> 8080\n")
-    out = Ran("dashboard", "--port", "9000").out
-    assert out.startswith("http://127.0.0.1:9000/dashboard")
+    return healthy
+
+
+def test_the_dashboard(with_dashboard: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def press_ctrl_c(url: str) -> None:
+        opened.append(url)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(webbrowser, "open", press_ctrl_c)
+    ran = Ran("dashboard", "--port", "9000")
+    assert ran.code == 0
+    assert ran.out.startswith("http://127.0.0.1:9000/dashboard")
     assert opened == ["http://127.0.0.1:9000/dashboard"]
-    assert healthy.asked("port-forward")[1:3] == ["service/tuning-dashboard", "9000:80"]
+    assert with_dashboard.asked("port-forward")[1:3] == ["service/tuning-dashboard", "9000:80"]
+
+
+def test_the_dashboard_is_forwarded_until_its_pod_is_gone(with_dashboard: Cluster) -> None:
+    """kubectl prints a line for each connection; if nobody read them, it would stop after some thousand."""
+    lines = ["Forwarding from 127.0.0.1:9000 -> 8080", *["Handling connection for 9000"] * 3000]
+    with_dashboard.answer("port-forward", "\n".join(lines))
+    with_dashboard.answer("port-forward.lost", "error: lost connection to pod")
+    ran = Ran("dashboard", "--no-browser")
+    assert (ran.error, ran.code) == ("the connection to the dashboard was lost: run the command again", 5)
+
+
+def test_the_port_of_the_dashboard_is_in_use(with_dashboard: Cluster) -> None:
+    refusal = (
+        "Unable to listen on port 8080: ... address already in use\nerror: unable to listen on any of the"
+    )
+    with_dashboard.refuse("port-forward", refusal)
+    ran = Ran("dashboard", "--no-browser")
+    assert (ran.error, ran.code) == ("port 8080 can't be used: choose another with --port (0: any)", 1)
+
+
+def test_a_dashboard_that_is_ended_leaves_no_kubectl(with_dashboard: Cluster) -> None:
+    command = [Path(sys.executable).with_name("kubectl-tuning"), "dashboard", "--no-browser"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert "http://127.0.0.1:9000/dashboard" in process.stdout.readline()
+        [kubectl] = psutil.Process(process.pid).children()
+        process.terminate()
+    assert process.returncode == 128 + signal.SIGTERM
+    assert not kubectl.is_running()
 
 
 def test_no_dashboard(healthy: Cluster) -> None:

@@ -1,12 +1,15 @@
 """kubectl as a subprocess, so that the cluster is reached as with the user's own kubectl."""
 
+import collections
 import contextlib
+import io
 import json
 import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -100,8 +103,12 @@ class Kubectl:
         return replace(self, namespace=namespace)
 
     @contextlib.contextmanager
-    def port_forward(self, target: str, port: int, local: int = 0) -> Iterator[int]:
-        """Forward a port of a Service or pod; yields the local port. Raises as `run`.
+    def port_forward(
+        self, target: str, port: int, local: int = 0
+    ) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+        """Forward a port of a Service or pod. Raises as `run`.
+
+        Yields the local port and kubectl, which exits if it loses the connection to the pod.
 
         Args:
             target: `service/NAME` or `pod/NAME`.
@@ -110,9 +117,21 @@ class Kubectl:
         """
         arguments = ["port-forward", target, f"{local or ''}:{port}", "--address=127.0.0.1"]
         command, pipe = self._command(*arguments), subprocess.PIPE
-        with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:  # noqa: S603
+        with (
+            tempfile.TemporaryFile("w+") as errors,
+            subprocess.Popen(command, stdout=pipe, stderr=errors, text=True) as process,  # noqa: S603
+            ThreadPoolExecutor(max_workers=1) as reader,
+        ):
+            output = process.stdout or io.StringIO()
             try:
-                yield _local_port(process, " ".join(arguments[:2]))
+                first = output.readline()  # when it listens; it waits for the pod for a minute at most
+                listening = re.search(r"127\.0\.0\.1:(\d+)", first)
+                if listening is None:
+                    errors.seek(0)
+                    raise KubectlError(" ".join(arguments[:2]), first + errors.read())
+                # It prints a line for each connection, and forwards no more once the pipe is full.
+                reader.submit(collections.deque, output, 0)
+                yield int(listening[1]), process
             finally:
                 process.kill()
 
@@ -122,13 +141,3 @@ class Kubectl:
             raise PluginError("kubectl not found: install it, or add its folder to the PATH")
         chosen = {"namespace": self.namespace, "context": self.context, "kubeconfig": self.kubeconfig}
         return [program, *arguments, *(f"--{flag}={value}" for flag, value in chosen.items() if value)]
-
-
-def _local_port(process: subprocess.Popen[str], command: str) -> int:
-    """Wait until kubectl listens; it waits for the pod itself, for a minute at most."""
-    output = process.stdout.readline() if process.stdout else ""
-    listening = re.search(r"127\.0\.0\.1:(\d+)", output)
-    if listening is None:
-        process.kill()
-        raise KubectlError(command, output + (process.stderr.read() if process.stderr else ""))
-    return int(listening[1])

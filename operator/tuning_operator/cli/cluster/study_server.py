@@ -127,7 +127,7 @@ def _connected(kubectl: Kubectl, address: Address) -> Iterator[StudyServer]:
     with contextlib.ExitStack() as connection:
         try:
             forwarded = kubectl.within(server_namespace).port_forward(target, address.port)
-            port = connection.enter_context(forwarded)
+            port, _ = connection.enter_context(forwarded)
         except KubectlError as error:
             raise _connection_error(error, server_namespace) from None
         base = f"{'https' if address.secure else 'http'}://127.0.0.1:{port}"

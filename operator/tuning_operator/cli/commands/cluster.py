@@ -1,5 +1,6 @@
 """The commands that need a cluster: `apply`, `doctor` and `dashboard`."""
 
+import contextlib
 import time
 import webbrowser
 from pathlib import Path
@@ -7,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tuning_operator.cli import NotFoundError, PluginError
+from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
+from tuning_operator.cli.cluster.kubectl import KubectlError
 from tuning_operator.cli.cluster.studies import ClusterStudies
 from tuning_operator.cli.commands.validate import File, check_files
 
@@ -116,12 +118,17 @@ def dashboard(
         )
     metadata = services[0]["metadata"]
     kubectl = studies.kubectl.within(metadata["namespace"])
-    with kubectl.port_forward(f"service/{metadata['name']}", 80, local=port) as found:
-        typer.echo(f"http://127.0.0.1:{found}/dashboard (Ctrl-C ends the connection)")
-        if browser:
-            webbrowser.open(f"http://127.0.0.1:{found}/dashboard")
-        try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            return
+    try:
+        with (
+            contextlib.suppress(KeyboardInterrupt),
+            kubectl.port_forward(f"service/{metadata['name']}", 80, local=port) as (found, forwarding),
+        ):
+            typer.echo(f"http://127.0.0.1:{found}/dashboard (Ctrl-C ends the connection)")
+            if browser:
+                webbrowser.open(f"http://127.0.0.1:{found}/dashboard")
+            forwarding.wait()
+            raise NotReachableError("the connection to the dashboard was lost: run the command again")
+    except KubectlError as error:
+        if "unable to listen" in error.stderr.lower():
+            raise PluginError(f"port {port} can't be used: choose another with --port (0: any)") from None
+        raise
