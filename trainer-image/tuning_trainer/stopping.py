@@ -51,7 +51,7 @@ class Stopping:
     def start_delivery(self) -> None:
         """A result is being delivered from now on: after SIGTERM it gets a few more seconds.
 
-        Not so in a worker process: SIGTERM, such as from the pool that it belongs to, ends it at once.
+        This has no effect in a worker process: SIGTERM, for example from its pool, ends it at once.
         """
         self._delivering = True
         # Python allows it in the main thread only.

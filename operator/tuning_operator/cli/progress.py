@@ -23,7 +23,7 @@ class Progress:
         self._trials: dict[int, FinishedTrial] = {}
 
     def read(self, record: Record) -> None:
-        """Take in what is new in the record."""
+        """Read what is new in the record."""
         unfinished = (n for n, trial in self._trials.items() if trial.finished is None)
         first = min(unfinished, default=len(self._trials))
         self._trials |= {trial.number: trial for trial in record.read(first).trials}

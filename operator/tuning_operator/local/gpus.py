@@ -59,7 +59,7 @@ class Gpus:
 
     @contextlib.asynccontextmanager
     async def lend(self, count: int) -> AsyncIterator[tuple[str, ...]]:
-        """Wait until so many GPUs are free, and lend them for the length of the block."""
+        """Wait until so many GPUs are free, and lend them during the block."""
         if not count:
             yield ()
             return

@@ -1,7 +1,7 @@
 """The guard: a process that ends a study's processes when the command that runs it is killed.
 
 `python -m tuning_operator.local.guard FOLDER MARK` reads its standard input, whose other end only the command
-holds: at its end, the command is gone, whatever became of it.
+holds: at its end, the command is gone, for whatever reason.
 """
 
 import subprocess

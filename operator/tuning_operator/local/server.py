@@ -105,7 +105,7 @@ class LocalServer:
 
 @contextlib.contextmanager
 def serving(folder: StudyFolder, prepare: Callable[[str], None] | None = None) -> Iterator[LocalServer]:
-    """Run a study's Postgres and study server for the length of the block. Raises LocalError.
+    """Run a study's Postgres and study server during the block. Raises LocalError.
 
     `prepare` gets the URL of the database before the study server starts.
     """

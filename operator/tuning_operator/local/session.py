@@ -137,7 +137,7 @@ def remove(folder: StudyFolder) -> None:
 def opened(
     folder: StudyFolder, manifest: Manifest, settings: Settings, listener: Listener
 ) -> Iterator[Session]:
-    """Have everything that the study needs for the length of the block. Raises LocalError.
+    """Provide everything that the study needs during the block. Raises LocalError.
 
     A command that was killed has left nothing that still runs once the block begins.
     """
@@ -200,7 +200,7 @@ class _Passes:
 
 
 def _settled(session: Session) -> bool:
-    """Return whether the study goes no further: it is over, or was not accepted."""
+    """Return whether nothing more will happen: the study is over, or was not accepted."""
     study = TuningStudy.model_validate(session.body)
     accepted = find(study.status.conditions, "Accepted")
     return _is_over(study) or (accepted is not None and accepted.status == "False")
@@ -217,7 +217,7 @@ def _is_over(study: TuningStudy) -> bool:
 
 @contextlib.contextmanager
 def _guarded(folder: StudyFolder, listener: Listener) -> Iterator[str]:
-    """Have a guard, once that of an earlier command is done; yields the beginning of the runs' marks."""
+    """Start a guard, once that of an earlier command has ended; yield the prefix of the marks of runs."""
     mark = folder.new_mark()
     with folder.guard_lock(listener.on_waiting) as lock:
         guard = Guard.start(folder, mark, lock.fileno())

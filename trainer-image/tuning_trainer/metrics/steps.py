@@ -34,7 +34,7 @@ class Steps:
         self._given = -1
 
     def note(self, position: Position) -> None:
-        """Take in a line without a value (`Epoch 3/10`): the next value without a step belongs to it."""
+        """Read a line without a value (`Epoch 3/10`): the next value without a step belongs to it."""
         if position != NOWHERE:
             self._heading = self._with_epoch(position)
 
@@ -88,7 +88,7 @@ class Progress:
         self._goes_on = False
 
     def add(self, position: Position, value: float | None) -> list[tuple[int, float]]:
-        """Take in what a line says; return the values, with steps, that are intermediate ones now."""
+        """Read what a line says; return the values, with steps, that are intermediate ones now."""
         if value is None:
             self._steps.note(position)
             return self._release() if position.is_after(self._steps.last) else []

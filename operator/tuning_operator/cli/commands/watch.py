@@ -95,7 +95,7 @@ class _Connection(contextlib.ExitStack):
         self._record: Record | None = None
 
     def read(self, progress: "Progress") -> None:
-        """Take in what is new. Raises PluginError."""
+        """Read what is new. Raises PluginError."""
         try:
             self._record = self._record or self._connected(progress.study)
             progress.read(self._record)

@@ -36,7 +36,7 @@ class WorkQueue(Generic[K]):
         self._wake = asyncio.Condition()
 
     def add(self, key: K) -> None:
-        """Have the key worked on as soon as a worker is free."""
+        """Queue the key for the next free worker."""
         if key in self._dirty:
             return
         if not len(self):
@@ -46,7 +46,7 @@ class WorkQueue(Generic[K]):
             self._push(key)
 
     def add_after(self, key: K, delay: float) -> None:
-        """Have the key worked on after a delay in seconds; if it has several, the earliest counts."""
+        """Queue the key after a delay in seconds; if it has several, the earliest counts."""
         if delay <= 0:
             self.add(key)
             return
@@ -59,7 +59,7 @@ class WorkQueue(Generic[K]):
         self._later[key] = loop.call_later(delay, self._due, key)
 
     def add_within(self, key: K, share: float, delay: float = 0) -> None:
-        """Have the key worked on after a delay, and so that it takes no more than a share of the time.
+        """Queue the key after a delay, such that work on it takes no more than a share of the time.
 
         Changes of a large study come one after another, and work on it takes long: one pass serves many. Long
         work makes no key wait longer than a second.
@@ -73,7 +73,7 @@ class WorkQueue(Generic[K]):
         self.add_after(key, max(delay, ended + pause - asyncio.get_running_loop().time()))
 
     def retry(self, key: K) -> float:
-        """Have the key worked on after its back-off, which doubles each time; return what is left of it.
+        """Queue the key after its back-off, which doubles each time; return what is left of it.
 
         A key that was added during its back-off, and failed again, has learned nothing new: in a short outage
         with many events, the back-off must not grow as in a long one.
@@ -91,12 +91,12 @@ class WorkQueue(Generic[K]):
         self._backoffs.pop(key, None)
 
     def retry_now(self) -> None:
-        """Have all keys that wait for their back-off worked on now: what made them fail may be over."""
+        """Queue all keys that wait for their back-off now: what made them fail may be over."""
         for key in list(self._backoffs):
             self.add(key)
 
     def hurry(self) -> None:
-        """Have all keys that wait for their delay or back-off worked on now."""
+        """Queue all keys that wait for their delay or back-off now."""
         for key in list(self._later):
             self.add(key)
 

@@ -20,7 +20,7 @@ Expected = RunRefused | RunsUnavailable | StudyServerUnavailable
 
 @dataclass
 class Outcome:
-    """What came of a round of actions."""
+    """The outcome of a round of actions."""
 
     summary: StudySummary | None = None
     """The record after an Ask or a Begin."""

@@ -69,7 +69,7 @@ class TPESampler(optuna.samplers.TPESampler):
         return proposed
 
     def _take_in(self, study: Study) -> None:
-        """Take in the trials that have finished since the last proposal."""
+        """Add the trials that have finished since the last proposal."""
         count = study._storage.get_n_trials(study._study_id, FINISHED)  # noqa: SLF001
         if count == len(self._history.numbers):
             return
@@ -119,7 +119,7 @@ class Column:
         self.known, self.values = self.known[:length], self.values[:length]
 
     def extend(self, name: str, trials: Sequence[FrozenTrial]) -> None:
-        """Take in the trials after those that are known."""
+        """Add the trials after those that are known."""
         new = trials[len(self.known) :]
         known = [name in trial.params for trial in new]
         values = [
@@ -143,7 +143,7 @@ class History:
         self._best: tuple[int, Mask] | None = None
 
     def extend(self, trials: Sequence[FrozenTrial], study: Study) -> None:
-        """Take in the trials that have finished since: `trials` are all of them, by their numbers.
+        """Add the trials that have finished since: `trials` are all of them, by their numbers.
 
         A trial that takes longer than later ones is inserted before them.
         """

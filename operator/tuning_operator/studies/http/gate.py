@@ -164,7 +164,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take in a header. Raises ValueError, after which the parser gives up."""
+        """Read a header. Raises ValueError, after which the parser gives up."""
         super().on_header(name, value)
         if len(self.headers) > HEADERS:
             raise ValueError("too many headers")

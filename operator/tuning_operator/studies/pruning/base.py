@@ -16,7 +16,7 @@ class Pruning(Protocol):
     """Decides for one study. Not for several threads at once."""
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in a trial of the record: one that has ended, or that others wrote. Again is no error."""
+        """Add a trial of the record: one that has ended, or that others wrote. It may be there already."""
 
     def should_prune(self, trial: FrozenTrial) -> bool:
         """Return whether a running trial should stop, as it is after its last report.
@@ -71,7 +71,7 @@ class PatientPruning:
         self._study = study
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in a trial of the record."""
+        """Add a trial of the record."""
         self._wrapped.note(trial)
 
     def should_prune(self, trial: FrozenTrial) -> bool:
@@ -115,7 +115,7 @@ class Ordered:
         self._in_order = False
 
     def add(self, number: float) -> None:
-        """Take in a number, which must not be NaN."""
+        """Add a number, which must not be NaN."""
         if self._in_order:
             bisect.insort(self._numbers, number)
         else:

@@ -29,7 +29,7 @@ class Rungs:
         self._values: defaultdict[int, Ordered] = defaultdict(Ordered)
 
     def note(self, number: int, rung: int, value: float) -> None:
-        """Take in the value of a trial at a rung, once."""
+        """Add the value of a trial at a rung, once."""
         if (number, rung) not in self._seen:
             self._seen.add((number, rung))
             self._values[rung].add(value)
@@ -71,7 +71,7 @@ class Halving:
         self._bootstrap_count = setting(pruner, "bootstrap_count")
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in the rungs that a trial of the record has reached."""
+        """Add the rungs that a trial of the record has reached."""
         for key, value in trial.system_attrs.items():
             rung = key.removeprefix(_RUNG)
             if rung != key and rung.isdecimal():
@@ -119,7 +119,7 @@ class SuccessiveHalvingPruning:
         self._longest: int | None = None
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in a trial of the record."""
+        """Add a trial of the record."""
         self._longest = _longer(self._longest, trial)
         self._halving.note(trial)
 
@@ -155,7 +155,7 @@ class HyperbandPruning:
         """Trials from before the brackets were known."""
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in a trial of the record."""
+        """Add a trial of the record."""
         self._longest = _longer(self._longest, trial)
         if self._halvings:
             self._halving_of(trial).note(trial)

@@ -23,7 +23,7 @@ class StepValues:
         """The values that are numbers."""
 
     def add(self, value: float) -> None:
-        """Take in a value."""
+        """Add a value."""
         self.count += 1
         if not math.isnan(value):
             self.ordered.add(value)
@@ -44,7 +44,7 @@ class PercentilePruning:
         self._steps: defaultdict[int, StepValues] = defaultdict(StepValues)
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in a complete trial; others do not count."""
+        """Add a complete trial; others do not count."""
         if trial.state == TrialState.COMPLETE and trial.number not in self._complete:
             self._complete.add(trial.number)
             for step, value in trial.intermediate_values.items():

@@ -33,7 +33,7 @@ class WriterRowLocked(Exception):  # noqa: N818
 
 
 class Ledger(Protocol):
-    """The memory that takes in what became of the changes. Called from the committer's thread only."""
+    """The memory that is updated with the outcome of the changes. Called from the committer's thread only."""
 
     def begin(self, guard: Mapping[str, Any]) -> None:
         """Forget what was read before this process became the writer, as `guard` names it."""
@@ -51,7 +51,7 @@ class Ledger(Protocol):
         """Return how much of a study's trials is in memory."""
 
     def settle(self, done: Done) -> None:
-        """Take in a committed transaction's new trials, and the trials that others changed first."""
+        """Add a committed transaction's new trials, and the trials that others changed first."""
 
     def refuse(self, connection: Connection, change: Change, rest: Callable[[], list[Change]]) -> None:
         """Read the subject of a refused change again; `rest` returns the changes still to be written."""

@@ -150,7 +150,7 @@ class Library:
             self._memory.release(record)
 
     def refresh(self, study_id: int, settled: float) -> None:
-        """Take in what others wrote to a study, except where a change of ours after `settled` is newer.
+        """Read what others wrote to a study, except where a change of ours after `settled` is newer.
 
         Raises KeyError when the study is gone.
         """
@@ -248,7 +248,7 @@ class Library:
             return record.known_trials()
 
     def settle(self, done: Done) -> None:
-        """Take in a committed transaction's new trials, claims, and the trials that others changed first."""
+        """Add a committed transaction's new trials, claims, and the trials that others changed first."""
         for study_id, trials in done.found.items():
             if record := self._memory.study(study_id):
                 self._memory.fill(record, trials)
@@ -264,7 +264,7 @@ class Library:
                 put_back_trial(record, trial, list)
 
     def _settle_answer(self, change: Change, result: Any) -> None:
-        """Take in what only the database could answer, also when nobody waits for it any more."""
+        """Add what only the database could answer, also when nobody waits for it any more."""
         if isinstance(change, DeleteStudy):
             self._memory.drop(change.study_id)
         elif isinstance(change, RenameStudy):

@@ -47,7 +47,7 @@ class StudyRecord:
         self._last_change: dict[tuple[AttrKind, str] | int, int] = {}
 
     def add(self, trial: FrozenTrial) -> None:
-        """Take in a trial, unless it is here already."""
+        """Add a trial, unless it is here already."""
         trial_id = id_of(trial)
         if trial_id in self.trials:
             return

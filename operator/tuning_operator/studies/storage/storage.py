@@ -150,7 +150,7 @@ class PostgresStorage(BaseStorage):
         self._committer.check()
 
     def refresh(self, study_id: int) -> None:
-        """Take in what others wrote to a study. Raises KeyError when it is gone, StorageUnavailable."""
+        """Read what others wrote to a study. Raises KeyError when it is gone, StorageUnavailable."""
         settled = self._committer.settled.reached
         self._library.refresh(study_id, settled)
 

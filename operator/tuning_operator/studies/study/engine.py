@@ -98,7 +98,7 @@ class StudyEngine:
         """Whether the database did not answer when a trial was to be started, so that it may start later."""
 
     async def load(self) -> None:
-        """Take in the record."""
+        """Load the record."""
         async with self._lock:
             await in_thread(self._threads.records, self._recount)
             await self._resume()
@@ -146,7 +146,7 @@ class StudyEngine:
                 return found
 
     async def pick_up(self) -> None:
-        """Take in what others wrote to the record: trials enqueued from the dashboard or by plain Optuna."""
+        """Read what others wrote to the record: trials enqueued from the dashboard or by plain Optuna."""
         try:
             await in_thread(self._threads.records, self._store.refresh, self.study.study_id)
         except KeyError:
@@ -418,13 +418,13 @@ class StudyEngine:
                 await in_thread(self._threads.records, self._recount)
 
     def _note(self, trial: FrozenTrial) -> None:
-        """Take in a trial as it is now, with the lock held, so that a recount does not miss it."""
+        """Add a trial as it is now, with the lock held, so that a recount does not miss it."""
         self._board.note(trial)
         self._grid.note(trial)
         self._pruning.note(trial)
 
     def _recount(self) -> None:
-        """Take in all trials from scratch; blocking."""
+        """Count all trials from scratch; blocking."""
         conflicts = self._store.conflicts(self.study.study_id)  # of before the trials are read
         board, grid = Scoreboard(self.study.directions), GridProgress(self.study.sampler)
         trials = self.study.get_trials(deepcopy=False)

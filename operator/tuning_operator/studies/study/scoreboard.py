@@ -67,12 +67,12 @@ class Scoreboard:
         self._caught = 0
 
     def note_all(self, trials: Iterable[FrozenTrial]) -> None:
-        """Take in a record's trials, in the order in which they ended."""
+        """Add a record's trials, in the order in which they ended."""
         for trial in sorted(trials, key=_end):
             self.note(trial)
 
     def note(self, trial: FrozenTrial) -> None:
-        """Take in a trial that is new or has another state than before."""
+        """Add a trial that is new or has another state than before."""
         if is_copied(trial):
             self._note_copied(trial)
             return
@@ -173,7 +173,7 @@ class Scoreboard:
         return [record for _, record in self._records.values()]
 
     def _note_copied(self, trial: FrozenTrial) -> None:
-        """Take in a copy of another study's trial: it may be the best trial, and is not counted otherwise."""
+        """Add a copy of another study's trial: it may be the best trial, and is not counted otherwise."""
         if trial.number not in self._copied:
             self._copied.add(trial.number)
             if trial.state == TrialState.COMPLETE:
