@@ -95,6 +95,14 @@ class StudyFolder:
         return self.path / "tuning.log"
 
     @property
+    def record(self) -> Path:
+        """The record of the study, from the end of the last command that ran it.
+
+        It isn't there while a command runs the study, or after one was killed.
+        """
+        return self.path / "record.json"
+
+    @property
     def address(self) -> Path:
         """The file with the address of the study server, while there is one."""
         return self.path / "server.json"

@@ -143,6 +143,7 @@ def opened(
     """
     with folder.locked(), _guarded(folder, listener) as mark:
         _log_to(folder)
+        folder.record.unlink(missing_ok=True)
         folder.write(applied(manifest.body, folder.read()))
         with serving(folder, lambda url: provide_source(folder, manifest.study, url)) as server:
             runs = LocalRuns(folder, settings.machine, settings.gpus, settings.python, server, _now, mark)

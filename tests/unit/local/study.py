@@ -135,10 +135,10 @@ class LocalStudy:
         return {int(f.name.split("-")[1]): [float(x) for x in f.read_text().split()] for f in files}
 
     def record(self) -> FinishedStudy:
-        from tuning_operator.cli.local.studies import fetch
+        from tuning_operator.cli.local.studies import fetch, parsed
 
         with reading(self.folder) as address:
-            return fetch(address, "small")
+            return parsed(fetch(address, "small"))
 
     def nothing_runs(self) -> bool:
         return not list(marked(self.folder.mark)) and not (self.folder.database / "postmaster.pid").exists()

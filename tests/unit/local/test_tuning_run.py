@@ -44,7 +44,12 @@ def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
     assert small.nothing_runs()
 
     assert "Completed" in small.tuning("list").stdout
-    assert len(small.tuning("trials", "small").stdout.splitlines()) == 5
+    elsewhere = small.folder.database.rename(small.folder.path / "elsewhere")
+    trials = small.tuning("trials", "small").stdout
+    assert len(trials.splitlines()) == 5, "they are read from record.json"
+    elsewhere.rename(small.folder.database)
+    small.folder.record.write_text('{"of": "another version"}')
+    assert small.tuning("trials", "small").stdout == trials, "they are read from the database"
     shown = small.tuning("best", "small", "--output", "json")
     assert f'"number": {best.number}' in shown.stdout
 
@@ -55,6 +60,7 @@ def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
     assert code == 0, output
     assert "5/5 trials finished" in output
     assert len(small.started()) == 5, "the first four did not run again"
+    assert len(small.tuning("trials", "small").stdout.splitlines()) == 6
 
     assert small.tuning("rm", "small").stdout == "small deleted\n"
     assert not small.folder.path.exists()

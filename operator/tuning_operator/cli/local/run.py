@@ -183,8 +183,9 @@ def _run(view: "View", folder: "StudyFolder", manifest: "Manifest", settings: "S
     )
     with opened(folder, manifest, settings, listener) as session:
         asyncio.run(_until_end(view, session, folder, listener))
-        if session.stopped_by is None and session.is_over:
-            _draw_plots(view, session, folder)
+        record = _kept_record(view, session, folder)
+        if record and session.stopped_by is None and session.is_over:
+            _draw_plots(view, session, folder, record)
     view.close()
     return _conclude(view, session, folder, manifest)
 
@@ -210,20 +211,35 @@ async def _show(view: "View", session: "Session", folder: "StudyFolder") -> None
         await asyncio.sleep(VIEW_SECONDS)
 
 
-def _draw_plots(view: "View", session: "Session", folder: "StudyFolder") -> None:
+def _kept_record(view: "View", session: "Session", folder: "StudyFolder") -> bytes | None:
+    """Keep the record, so that commands that only read it need no database; return it, if there is one."""
+    from tuning_operator.cli.local.studies import fetch
+    from tuning_operator.local.home import write_private
+
+    try:
+        record = fetch(session.server.address, folder.name)
+        write_private(folder.record, record)
+    except NotFoundError:  # no trial has started
+        return None
+    except (PluginError, OSError) as error:
+        view.say(f"record.json was not written: {error}. `tuning trials` will start the database.", "yellow")
+        return None
+    return record
+
+
+def _draw_plots(view: "View", session: "Session", folder: "StudyFolder", record: bytes) -> None:
     from importlib.util import find_spec
 
     if find_spec("plotly") is None:
         return
     from tuning_operator.cli.commands.plot import save_plots
-    from tuning_operator.cli.local.studies import fetch
+    from tuning_operator.cli.local.studies import parsed
 
     newest = folder.plots / "optimization-history.html"
     if newest.exists() and not session.has_changed:
         return
-    record = fetch(session.server.address, folder.name)
     view.update(session.body, [])
-    save_plots(record, session.body, folder.plots)
+    save_plots(parsed(record), session.body, folder.plots)
 
 
 def _conclude(view: "View", session: "Session", folder: "StudyFolder", manifest: "Manifest") -> int:

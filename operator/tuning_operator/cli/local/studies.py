@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -29,14 +29,14 @@ def require_local_mode() -> None:
 
 
 class LocalRecord:
-    """The record of a study, read from its study server."""
+    """The record of a study."""
 
-    def __init__(self, address: Address, name: str) -> None:
-        self._address, self._name = address, name
+    def __init__(self, read: "Callable[[], FinishedStudy]") -> None:
+        self._read = read
 
     def read(self, first: int = 0) -> "FinishedStudy":
         """Return the trials as they are now, from the one with this number on. Raises PluginError."""
-        record = fetch(self._address, self._name)
+        record = self._read()
         return record.model_copy(update={"trials": [t for t in record.trials if t.number >= first]})
 
 
@@ -64,14 +64,21 @@ class LocalStudies:
 
     @contextlib.contextmanager
     def record(self, study: Resource) -> Iterator[LocalRecord]:
-        """Connect to the study server of a study, which is started if the study does not run."""
+        """Open the record that the last command has left, or connect to the study server.
+
+        The server is started if no command runs the study, and the last one was killed.
+        """
+        name = study["metadata"]["name"]
+        folder = self._home.study(name)
+        if kept := _kept_record(folder):
+            yield LocalRecord(lambda: kept)
+            return
         require_local_mode()
         from tuning_operator.local.server import reading  # here, since it takes a while
 
-        name = study["metadata"]["name"]
         try:
-            with reading(self._home.study(name)) as address:
-                yield LocalRecord(address, name)
+            with reading(folder) as address:
+                yield LocalRecord(lambda: parsed(fetch(address, name)))
         except LocalError as error:
             raise NotReachableError(str(error)) from None
 
@@ -151,17 +158,30 @@ def _has_ended(folder: StudyFolder, run: Run) -> bool:
         refit = (folder.read() or {}).get("status", {}).get("refit") or {}
         return refit.get("phase") in ENDED
     try:
-        trials = fetch(address, folder.name).trials if (address := folder.server) else []
+        trials = parsed(fetch(address, folder.name)).trials if (address := folder.server) else []
     except PluginError:  # the command is stopping
         return False
     return any(trial.number == run and trial.finished for trial in trials)
 
 
-def fetch(address: Address, name: str) -> "FinishedStudy":
-    """Return the record of a study. Raises PluginError."""
-    import httpx  # here, since they take a while
+def _kept_record(folder: StudyFolder) -> "FinishedStudy | None":
+    """Return the record that the last command has left; None if it can't be used."""
+    try:
+        return parsed(folder.record.read_bytes())
+    except (FileNotFoundError, ValueError):  # another version of this program may have written it
+        return None
 
-    from tuning_operator.protocol import FinishedStudy
+
+def parsed(record: bytes) -> "FinishedStudy":
+    """Return a record as the study server replied it. Raises ValueError."""
+    from tuning_operator.protocol import FinishedStudy  # here, since it takes a while
+
+    return FinishedStudy.model_validate_json(record)
+
+
+def fetch(address: Address, name: str) -> bytes:
+    """Return the reply of a study server with the record of a study. Raises PluginError."""
+    import httpx  # here, since it takes a while
 
     url = f"{address.url}/v1/studies/{NAMESPACE}/{name}/record"
     try:
@@ -173,4 +193,4 @@ def fetch(address: Address, name: str) -> "FinishedStudy":
         raise NotFoundError(f"{name} has no record yet: no trial has started")
     if reply.status_code != httpx.codes.OK:
         raise PluginError(f"the study server replied {reply.status_code}: {reply.text[:500]}")
-    return FinishedStudy.model_validate_json(reply.content)
+    return reply.content
