@@ -236,10 +236,31 @@ class Plugin:
     def __call__(
         self, command: str, *arguments: str, folder: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
-        path = f"{self.programs}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            self._line(command, *arguments),
+            cwd=folder,
+            env=self._environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def start(self, command: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command in a process group of its own, as a terminal does: Ctrl-C signals the group."""
+        return subprocess.Popen(
+            self._line(command, *arguments),
+            env=self._environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
+        )
+
+    def _line(self, command: str, *arguments: str) -> list[str]:
         line = ["kubectl", "tuning", command, *arguments]
         if command not in ("init", "validate"):
             line += ["-n", self.namespace, "--kubeconfig", self.kubeconfig]
-        return subprocess.run(
-            line, cwd=folder, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
-        )
+        return line
+
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {"PATH": f"{self.programs}{os.pathsep}{os.environ['PATH']}"}

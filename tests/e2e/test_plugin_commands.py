@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import optuna
+import psutil
 import pytest
 import yaml
 
-from tests.e2e.kit import Kubectl, Plugin, code, phase, study
+from dev.cluster import images, kind
+from dev.demo import system
+from tests.e2e.kit import Kubectl, Plugin, code, optuna_record, phase, study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,6 +143,67 @@ def test_trials_and_studies_are_stopped_and_resumed(
     assert plugin("suspend", "slow").returncode == 0
     kubectl.wait("slow", phase("Suspended"))
     assert counts(kubectl.study("slow"))["running"] == 2
+
+
+def test_the_dashboard(kubectl: Kubectl, plugin: Plugin, image: str) -> None:
+    """It shows the trials as they are recorded, until Ctrl-C."""
+    kubectl.apply(
+        code("shown-code", OBJECTIVE),
+        study("shown", image, maxTrials=4, maxFailedTrials=1, searchSpace=SPACE, pruner=PRUNER),
+    )
+    images.ensure(images.DASHBOARD)
+    kind.DEVELOPMENT.load(images.DASHBOARD)
+    system.install("dashboard.enabled=true")
+    try:
+        kubectl.wait("shown", phase("Completed"))
+        with plugin.start("dashboard", "--port", "0", "--no-browser") as started:
+            assert started.stdout
+            [address, *_] = started.stdout.readline().split()
+            shown = shown_trials(address, f"{kubectl.namespace}/shown")
+            forwarding = psutil.Process(started.pid).children()
+            os.killpg(started.pid, signal.SIGINT)
+            rest = started.communicate()
+        assert (started.returncode, rest) == (0, ("", ""))
+        assert len(forwarding) == 1
+        assert not forwarding[0].is_running()
+    finally:
+        system.install()
+    with optuna_record(kubectl, "shown") as record:
+        assert shown == [
+            {
+                "number": trial.number,
+                "state": trial.state.name.capitalize(),
+                "values": trial.values,
+                "params": {name: str(value) for name, value in trial.params.items()},
+                "intermediate_values": trial.intermediate_values,
+            }
+            for trial in record.trials
+        ]
+    assert [trial["state"] for trial in shown].count("Fail") == 1
+
+
+def shown_trials(address: str, name: str) -> list[dict[str, Any]]:
+    """Return what the dashboard shows of a study's trials."""
+    with httpx.Client(base_url=address.removesuffix("/dashboard"), trust_env=False) as client:
+        assert "<title>Optuna Dashboard</title>" in client.get("/dashboard").text
+        [found] = [
+            summary["study_id"]
+            for summary in client.get("/api/studies").json()["study_summaries"]
+            if summary["study_name"] == name
+        ]
+        trials = client.get(f"/api/studies/{found}").json()["trials"]
+    return [
+        {
+            "number": trial["number"],
+            "state": trial["state"],
+            "values": trial.get("values"),
+            "params": {param["name"]: param["param_external_value"] for param in trial["params"]},
+            "intermediate_values": {
+                report["step"]: report["value"] for report in trial["intermediate_values"]
+            },
+        }
+        for trial in trials
+    ]
 
 
 def running(number: int) -> Any:
