@@ -212,6 +212,18 @@ def test_the_dashboard(with_dashboard: Cluster, monkeypatch: pytest.MonkeyPatch)
     assert with_dashboard.asked("port-forward")[1:3] == ["service/tuning-dashboard", "9000:80"]
 
 
+def test_one_of_several_dashboards(with_dashboard: Cluster) -> None:
+    services = [{"metadata": {"name": "tuning-dashboard", "namespace": n}} for n in ("team-a", "team-b")]
+    with_dashboard.answer("get-services", {"items": services})
+    ran = Ran("dashboard", "--no-browser")
+    assert ran.error == "there are several dashboards: choose one by --namespace (team-a, team-b)"
+    with_dashboard.answer("get-services", {"items": services[1:]})
+    with_dashboard.answer("port-forward.lost", "error: lost connection to pod")
+    assert Ran("dashboard", "--no-browser", "--namespace", "team-b").code == 5
+    everywhere, in_one = (call for call in with_dashboard.calls() if "services" in call)
+    assert ("--all-namespaces" in everywhere, "--all-namespaces" in in_one) == (True, False)
+
+
 def test_the_dashboard_is_forwarded_until_its_pod_is_gone(with_dashboard: Cluster) -> None:
     """kubectl prints a line for each connection; if nobody read them, it would stop after some thousand."""
     lines = ["Forwarding from 127.0.0.1:9000 -> 8080", *["Handling connection for 9000"] * 3000]

@@ -103,19 +103,27 @@ def dashboard(
 ) -> None:
     """Open optuna-dashboard, if the chart was installed with dashboard.enabled=true, until Ctrl-C.
 
+    It is looked for in all namespaces, or in the one that you name.
+
     Examples:
 
         {program} dashboard --port 9000 --no-browser
+
+        {program} dashboard --namespace tuning-system
     """
     from tuning_operator.cli.cluster.health import CHART, COMPONENT
 
     label = f"--selector={CHART},{COMPONENT}=dashboard"
-    services = studies.kubectl.json("get", "services", "--all-namespaces", label)["items"]
+    everywhere = [] if studies.kubectl.namespace else ["--all-namespaces"]
+    services = studies.kubectl.json("get", "services", *everywhere, label)["items"]
     if not services:
         raise NotFoundError(
             "the dashboard is not installed: upgrade the chart with --set dashboard.enabled=true, or open an "
             f"export of the study: `{studies.program} export STUDY`, then `optuna-dashboard STUDY.db`"
         )
+    if len(services) > 1:
+        namespaces = ", ".join(service["metadata"]["namespace"] for service in services)
+        raise PluginError(f"there are several dashboards: choose one by --namespace ({namespaces})")
     metadata = services[0]["metadata"]
     kubectl = studies.kubectl.within(metadata["namespace"])
     try:
