@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import itertools
 import json
 import math
 import os
@@ -95,7 +96,10 @@ class Kubectl:
     def watch(
         self, kind: str, name: str | None, timeout: float, selector: str = "", *, events: bool = False
     ) -> Iterator[Iterator[dict[str, Any]]]:
-        """Yield the objects as they change; with `events`, their watch events."""
+        """Yield the objects as they change; with `events`, their watch events.
+
+        They end when the watch expires, which the API server reports in place of an object.
+        """
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "get", kind]
         # by selector, not by name: kubectl drops the first event when it watches a single object
         command += [f"--field-selector=metadata.name={name}"] if name else []
@@ -105,7 +109,10 @@ class Kubectl:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert process.stdout
         try:
-            yield map(json.loads, process.stdout) if events else _json_stream(process.stdout)
+            if events:
+                yield itertools.takewhile(_is_change, map(json.loads, process.stdout))
+            else:
+                yield itertools.takewhile(_is_object, _json_stream(process.stdout))
         finally:
             process.kill()
             process.wait()
@@ -142,6 +149,14 @@ def _json_stream(stream: Any) -> Iterator[dict[str, Any]]:
         if line.rstrip() == "}":
             yield json.loads("".join(lines))
             lines = []
+
+
+def _is_change(event: dict[str, Any]) -> bool:
+    return event["type"] != "ERROR"
+
+
+def _is_object(seen: dict[str, Any]) -> bool:
+    return seen["kind"] != "Status"
 
 
 def condition(study: dict[str, Any], kind: str) -> dict[str, Any]:

@@ -61,8 +61,10 @@ def everything(study: RunningStudy) -> None:
 @fault("Two operators at once", "Each trial has one Job at a time.")
 def two_operators(study: RunningStudy) -> None:
     study.scale(f"deployment/{RELEASE}", 2)
-    study.wait_finished(16)
-    study.scale(f"deployment/{RELEASE}", 1)
+    try:
+        study.wait_finished(16)
+    finally:
+        study.scale(f"deployment/{RELEASE}", 1)
 
 
 @fault("The chart is upgraded and all pods of the release restart", "Running trials continue.")
@@ -107,7 +109,7 @@ def backup_restored(study: RunningStudy) -> None:
     try:
         system.install("postgres.backup.enabled=true", "postgres.backup.existingClaim=tuning-backups")
         study.system.run("create", "job", f"--from=cronjob/{RELEASE}-backup", "backup")
-        study.system.run("wait", "--for=condition=complete", "job/backup", "--timeout=60s")
+        study.system.run("wait", "--for=condition=complete", "job/backup", "--timeout=180s", timeout=190)
         study.wait_finished(8)
         for command in commands(PRODUCTION, "### Restore"):
             run(study.kubectl.kubectl, f"--kubeconfig={study.kubectl.kubeconfig}", *command)
@@ -184,9 +186,11 @@ def kubelet_restarts(study: RunningStudy) -> None:
 @fault("The node is drained, and usable again after 5 s", "Each trial that was evicted gets another pod.")
 def drained(study: RunningStudy) -> None:
     options = ("--ignore-daemonsets", "--delete-emptydir-data", "--force", "--timeout=120s")
-    study.kubectl.run("drain", NODE, *options, timeout=130)
-    pause(5)
-    study.kubectl.run("uncordon", NODE)
+    try:
+        study.kubectl.run("drain", NODE, *options, timeout=130)
+        pause(5)
+    finally:
+        study.kubectl.run("uncordon", NODE)
 
 
 @fault("The node is rebooted", "Each trial that ran gets another pod.")
@@ -208,12 +212,12 @@ def rebooted(study: RunningStudy) -> None:
     disruptive=False,
 )
 def pods_deleted(study: RunningStudy) -> None:
-    study.kubectl.run("delete", "pod", "--wait=false", *study.pods()[:3])
+    study.kubectl.run("delete", "pod", "--wait=false", *study.pods(3))
 
 
 @fault("Three trials' pods are evicted", "As if they were deleted.")
 def pods_evicted(study: RunningStudy) -> None:
-    for pod in study.pods()[:3]:
+    for pod in study.pods(3):
         study.evict(pod)
 
 
@@ -240,7 +244,7 @@ def job_suspended(study: RunningStudy) -> None:
 
 @fault("A trial's pod has no network for 60 s", "Its values are reported afterwards.")
 def pod_without_network(study: RunningStudy) -> None:
-    pod = study.pods()[0]
+    [pod] = study.pods(1)
     address = study.kubectl.json("get", "pod", pod)["status"]["podIP"]
     rule = ("FORWARD", "-s", address, "-j", "DROP")
     in_node("iptables", "-I", *rule)
@@ -329,12 +333,12 @@ def workers_without_servers(study: RunningStudy) -> None:
 
 @fault("Two reused pods are deleted", "The next pods run the same trials.", trial=WORKERS)
 def workers_deleted(study: RunningStudy) -> None:
-    study.kubectl.run("delete", "pod", "--wait=false", *study.pods()[:2])
+    study.kubectl.run("delete", "pod", "--wait=false", *study.pods(2))
 
 
 @fault("Two pods with two trials each are killed", "The next pods run the same trials.", trial=PACKED)
 def packed_killed(study: RunningStudy) -> None:
-    study.kubectl.run("delete", "pod", "--grace-period=0", "--force", "--wait=false", *study.pods()[:2])
+    study.kubectl.run("delete", "pod", "--grace-period=0", "--force", "--wait=false", *study.pods(2))
 
 
 @fault("Reused pods are preempted for 10 s", "They start again, and with them their trials.", trial=WORKERS)

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from dev.cluster import images
 from dev.cluster.kind import DEVELOPMENT, GPUS
-from dev.cluster.run import run
+from dev.cluster.run import run, wait
 from tests.e2e.kit import GPU, SYSTEM, Kubectl, code, study
 
 NODE = DEVELOPMENT.control_plane
@@ -55,8 +56,6 @@ class JobHistory:
                 live.clear()  # a watch begins with what there is
             with self.kubectl.watch("jobs", None, 600, selector, events=True) as events:
                 for event in events:
-                    if event["type"] == "ERROR":  # the watch has expired: begin again
-                        break
                     self._see(event["type"], event["object"])
                     if self._stopped.is_set():
                         return
@@ -119,13 +118,20 @@ class RunningStudy:
     def wait(self, until: Callable[[dict[str, Any]], bool], timeout: float = 240) -> dict[str, Any]:
         return self.kubectl.wait(self.name, until, timeout)
 
-    def pods(self) -> list[str]:
-        """Return the names of the running trials' pods."""
-        pods = self.kubectl.items("pods", f"tuning.dev/study={self.name}")
-        return [p["metadata"]["name"] for p in pods if p["status"]["phase"] == "Running"]
+    def pods(self, count: int) -> list[str]:
+        """Return the names of so many running pods, as soon as there are."""
+        running: list[str] = []
+
+        def enough() -> bool:
+            pods = self.kubectl.items("pods", f"tuning.dev/study={self.name}")
+            running[:] = [p["metadata"]["name"] for p in pods if p["status"]["phase"] == "Running"]
+            return len(running) >= count
+
+        wait(f"{count} running pods", enough)
+        return running[:count]
 
     def running_jobs(self) -> list[str]:
-        return sorted(name for name, uids in self.jobs.live.items() if uids)
+        return sorted(name for name, uids in list(self.jobs.live.items()) if uids)
 
     # --- what happens to it
 
@@ -174,7 +180,7 @@ class RunningStudy:
     def all_gpus_taken(self) -> Iterator[None]:
         """Run a pod of a higher priority that needs all GPUs of the node: it preempts the trials."""
         priority = {"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 1000}
-        container = {"name": "work", "image": "python:3.11-slim", "command": ["sleep", "3600"]}
+        container = {"name": "work", "image": images.PYTHON, "command": ["sleep", "3600"]}
         container["resources"] = {"limits": {GPU: GPUS}}
         spec = {"priorityClassName": "urgent", "containers": [container], "terminationGracePeriodSeconds": 0}
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "urgent"}, "spec": spec}
