@@ -87,10 +87,15 @@ def restored(study: RunningStudy) -> None:
     study.system.run(
         "wait", "--for=jsonpath={.status.phase}=completed", "backup/by-hand", "--timeout=300s", timeout=310
     )
-    study.system.run("delete", f"{CLUSTERS}/{DATABASE}", "--wait", timeout=120)
+    study.system.run("delete", f"{CLUSTERS}/{DATABASE}", "--wait", timeout=300)
     [commands], [manifest] = _blocks(RESTORE, "sh"), _blocks(RESTORE, "yaml")
     follow(commands, restored=manifest)
     assert before.items() <= _completed(study).items()
+
+
+def wait_until_healthy(release: Kubectl) -> None:
+    """Wait until all instances are ready again after the fault before."""
+    release.run("wait", f"{CLUSTERS}/{DATABASE}", "--for=condition=Ready", "--timeout=300s", timeout=310)
 
 
 def _primary(release: Kubectl) -> str:
@@ -183,7 +188,7 @@ def in_use(cluster: Kubectl) -> Iterator[None]:
 def _remove(release: Kubectl) -> None:
     """Remove what there is of the database and of CloudNativePG."""
     if release.run("get", "crd", CLUSTERS, "--ignore-not-found"):
-        release.run("delete", f"{SCHEDULES},{BACKUPS},{CLUSTERS}", "--all", "--wait", timeout=120)
+        release.run("delete", f"{SCHEDULES},{BACKUPS},{CLUSTERS}", "--all", "--wait", timeout=300)
     release.run("delete", "secret", "tuning-backups", "--ignore-not-found")
     for text in (yaml.safe_dump_all(_plugin()), _operator()):
         release.within(OPERATOR).run("delete", "--ignore-not-found", "-f", "-", stdin=text, timeout=300)

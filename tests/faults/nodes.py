@@ -7,7 +7,7 @@ later. Its defaults are 50 s and 5 minutes.
 from __future__ import annotations
 
 from dev.cluster.kind import THREE_NODES
-from dev.cluster.run import run, wait
+from dev.cluster.run import run, succeeds, wait
 from tests.e2e.kit import condition
 from tests.faults.fault import Faults
 from tests.faults.running import RELEASE, SERVER, RunningStudy
@@ -33,7 +33,7 @@ def leader_lost(study: RunningStudy) -> None:
     operators = study.system.items("pods", "app.kubernetes.io/component=operator")
     workers = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in operators}
     assert len(set(workers.values())) == 2, workers
-    run("docker", "pause", workers[leader])
+    _freeze(workers[leader])
     wait("another leader", lambda: _leader(study) != leader, TAKEOVER_SECONDS)
     run("docker", "unpause", workers[leader])
 
@@ -63,7 +63,7 @@ def worker_rebooted(study: RunningStudy) -> None:
 )
 def worker_hangs(study: RunningStudy) -> None:
     node = _worker_in_use(study)
-    run("docker", "pause", node)
+    _freeze(node)
     _wait_for_another_server(study, node)
     run("docker", "unpause", node)
 
@@ -79,6 +79,11 @@ def worker_gone(study: RunningStudy) -> None:
     _wait_for_another_server(study, node)
     study.wait(lambda found: f"{node} is unreachable" in condition(found, "Stalled").get("message", ""))
     study.kubectl.run("delete", "node", node)
+
+
+def _freeze(node: str) -> None:
+    """Pause the node, which may fail while it starts processes."""
+    wait(f"{node} to pause", lambda: succeeds("docker", "pause", node))
 
 
 def _worker_in_use(study: RunningStudy) -> str:
