@@ -12,12 +12,11 @@ from dev.cluster.kind import THREE_NODES
 from dev.cluster.run import succeeds
 from dev.demo import system
 from tests.e2e.conftest import cluster, image, kubectl, pytest_collection_modifyitems, pytest_sessionstart
-from tests.e2e.kit import SYSTEM, Kubectl
+from tests.e2e.kit import Kubectl
 from tests.faults import cloudnativepg as postgres_operator
 from tests.faults import cluster as one_node
 from tests.faults import nodes
 from tests.faults.report import PAGE, RESULTS, Result, write
-from tests.faults.running import RELEASE
 
 __all__ = ["cluster", "image", "kubectl", "pytest_collection_modifyitems", "pytest_sessionstart"]
 
@@ -60,16 +59,22 @@ def three_nodes() -> Iterator[Kubectl]:
 
 
 @pytest.fixture
-def on_three_nodes(three_nodes: Kubectl) -> Iterator[Kubectl]:
-    """kubectl in a new namespace of the cluster with three nodes, which are all usable again afterwards."""
+def on_three_nodes(three_nodes: Kubectl, image: str) -> Iterator[Kubectl]:
+    """kubectl in a new namespace of the cluster with three nodes, which all run pods again afterwards."""
     namespace = f"nodes-{uuid.uuid4().hex[:8]}"
     three_nodes.run("create", "namespace", namespace)
     yield three_nodes.within(namespace)
     for node in THREE_NODES.nodes:
         succeeds("docker", "unpause", node)
-    THREE_NODES.up()
+    system.up(THREE_NODES, *nodes.SETTINGS, trainer=False)
     three_nodes.run("uncordon", *THREE_NODES.nodes)
-    for workload in ("postgres", "study-server"):
-        three_nodes.within(SYSTEM).run("rollout", "status", f"statefulset/{RELEASE}-{workload}")
-    three_nodes.within(SYSTEM).run("rollout", "status", f"deployment/{RELEASE}")
+    within = three_nodes.within(namespace)
+    for node in THREE_NODES.nodes:
+        spec = {
+            "nodeName": node,
+            "containers": [{"name": "main", "image": image, "command": ["sleep", "600"]}],
+        }
+        within.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": node}, "spec": spec})
+    pods = [f"pod/{node}" for node in THREE_NODES.nodes]
+    within.run("wait", *pods, "--for=condition=Ready", "--timeout=110s")
     three_nodes.run("delete", "namespace", namespace, "--wait=false")
