@@ -331,6 +331,14 @@ def workers_without_servers(study: RunningStudy) -> None:
     study.kill(SERVER, POSTGRES)
 
 
+@fault(
+    "The certificate authority of the study server is replaced, with reused pods", "As without them.",
+    trial=WORKERS,
+)  # fmt: skip
+def workers_certificate_replaced(study: RunningStudy) -> None:
+    certificate_replaced(study)
+
+
 @fault("Two reused pods are deleted", "The next pods run the same trials.", trial=WORKERS)
 def workers_deleted(study: RunningStudy) -> None:
     study.kubectl.run("delete", "pod", "--wait=false", *study.pods(2))

@@ -316,14 +316,15 @@ async def test_an_accepted_study_has_the_servers_address() -> None:
     assert ca["data"] == {"ca.crt": "PEM"}
 
 
-async def test_running_pods_get_a_new_ca() -> None:
+@pytest.mark.parametrize("work", [Trial(0), Worker(0)])
+async def test_running_pods_get_a_new_ca(work: Work) -> None:
     """Their ConfigMap is mounted, so it is updated; one request is enough for a namespace."""
     kube, faults, runtime = FakeKube(), Faults(), RUNTIME
     runs = JobRuns(faults.around(kube), lambda _: runtime, lambda: NOW)
-    await runs.start(study(), Trial(0))
+    await runs.start(study(), work)
     runtime = replace(RUNTIME, ca="RENEWED")
     for _ in range(2):
-        await runs.list_runs(study(), {Trial(0)})
+        await runs.list_runs(study(), {work} - {Worker(0)})  # what a worker does is no work of the plan
     assert kube.objects["ConfigMap", "ml", "study-server-ca"]["data"] == {"ca.crt": "RENEWED"}
     assert faults.calls.count("patch") == 1
     other = study().model_copy(update={"metadata": {**study().metadata, "name": "other", "uid": "other"}})

@@ -264,14 +264,14 @@ class JobRuns:
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that have not succeeded."""
         key, now = key_of(study), self._clock()
-        if unfinished:
-            await self._config_maps.provide_ca(key.namespace, self._runtime(key))
         jobs = await self._objects.jobs(key)
         missing = [work for work in unfinished if work not in jobs]
         not_watched = await self._objects.jobs_of(key, missing) if missing else {}
         jobs |= not_watched
         programs = _programs(study)
         runs = self._shown(key, study.metadata["uid"], jobs, programs)
+        if unfinished or any(run.active for run in runs.values()):
+            await self._config_maps.provide_ca(key.namespace, self._runtime(key))
         unclear: dict[Work, Json] = {}
         over: dict[Work, Json] = {}
         for work, run in runs.items():
