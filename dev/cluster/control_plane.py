@@ -16,10 +16,9 @@ import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING, Any, Self
 
-from dev.cluster import credentials, processes
+from dev.cluster import credentials, processes, programs
 from dev.cluster.cache import ROOT, digest, lock
 from dev.cluster.console import step
-from dev.cluster.programs import kubernetes
 from dev.cluster.run import CommandError, wait
 
 if TYPE_CHECKING:
@@ -77,8 +76,9 @@ class ControlPlane:
         Raises:
             CommandError: a part does not start; the message contains the end of its log.
         """
-        etcd, api_server, manager, scheduler = kubernetes(
-            "etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"
+        [etcd] = programs.kubernetes("etcd")
+        api_server, manager, scheduler = programs.control_plane(
+            "kube-apiserver", "kube-controller-manager", "kube-scheduler"
         )
         self.remove()
         self.folder.mkdir(parents=True)
@@ -96,7 +96,7 @@ class ControlPlane:
     def restart_api_server(self) -> None:
         """Kill the API server and start it again: it has lost what it keeps in memory."""
         processes.kill(processes.running(self.folder, "kube-apiserver"))
-        self._start_api_server(*kubernetes("kube-apiserver"))
+        self._start_api_server(*programs.control_plane("kube-apiserver"))
 
     def compact(self) -> None:
         """Have etcd forget earlier versions of objects, as the API server asks it to every five minutes."""

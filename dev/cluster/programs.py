@@ -95,12 +95,42 @@ def kubernetes(*names: str) -> list[Path]:
             together = [name for name in wanted if name != ALONE]
             for group in filter(None, (together, wanted.keys() & {ALONE})):
                 packages = [PACKAGES[name] for name in group]
-                _go(module, "build", f"-ldflags={_version_flags()}", "-o", f"{built}/", *packages)
+                _go(module, "build", f"-ldflags={_version_flags(KUBERNETES)}", "-o", f"{built}/", *packages)
             for name, place in wanted.items():
                 executable = re.sub(r"/v\d+$", "", PACKAGES[name]).rpartition("/")[2]
                 shutil.move(built / executable, folder / place)
 
     return cached_together("bin", [f"{name}-{kubernetes_key()}" for name in names], make)
+
+
+def control_plane(*names: str) -> list[Path]:
+    """Return the paths of programs of k8s.io/kubernetes, of the version that KUBERNETES_VERSION names."""
+    version = os.environ.get("KUBERNETES_VERSION") or KUBERNETES
+    if version == KUBERNETES:
+        return kubernetes(*names)
+
+    def make(folder: Path, missing: list[str]) -> None:
+        wanted = [place.removesuffix(f"-{version}") for place in missing]
+        with step(f"build {', '.join(wanted)} {version}"), tempfile.TemporaryDirectory() as scratch:
+            _require_kubernetes(Path(scratch), version)
+            for name, place in zip(wanted, missing, strict=True):
+                flags = f"-ldflags={_version_flags(version)}"
+                _go(Path(scratch), "build", flags, "-o", f"{folder / place}", PACKAGES[name])
+
+    return cached_together("bin", [f"{name}-{version}" for name in names], make)
+
+
+def _require_kubernetes(module: Path, version: str) -> None:
+    """Write a go.mod that requires a version of k8s.io/kubernetes.
+
+    That module requires version v0.0.0 of the modules in its own repository, which are in folders there.
+    """
+    (module / "go.mod").write_text("module cluster/kubernetes\n\ngo 1.26\n")
+    download = json.loads(_go(module, "mod", "download", "-json", f"k8s.io/kubernetes@{version}"))
+    required = json.loads(_go(module, "mod", "edit", "-json", download["GoMod"]))["Require"]
+    beside = [entry["Path"] for entry in required if entry["Version"] == "v0.0.0"]
+    replaced = [f"-replace={path}={path}@v0{version.removeprefix('v1')}" for path in beside]
+    _go(module, "mod", "edit", f"-require=k8s.io/kubernetes@{version}", *replaced)
 
 
 def kubernetes_key() -> str:
@@ -109,9 +139,9 @@ def kubernetes_key() -> str:
     return f"{KUBERNETES}-{digest(*files)}"
 
 
-def _version_flags() -> str:
-    major, minor = re.findall(r"\d+", KUBERNETES)[:2]
-    stamps = {"k8s.io/component-base/version.gitVersion": KUBERNETES}
+def _version_flags(version: str) -> str:
+    major, minor = re.findall(r"\d+", version)[:2]
+    stamps = {"k8s.io/component-base/version.gitVersion": version}
     for package in VERSIONED:
         stamps |= {f"{package}Major": major, f"{package}Minor": minor}
     return "-s -w " + " ".join(f"-X {variable}={value}" for variable, value in stamps.items())

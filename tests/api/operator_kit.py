@@ -414,11 +414,12 @@ class Cluster:
         self._studies = client.CustomObjectsApi(self.connection)
         self._place = (names.GROUP, names.VERSION, self.namespace, names.PLURAL)
 
-    async def apply(self, name: str = "mnist", **spec: Any) -> None:
+    async def apply(self, name: str = "mnist", pod: Json | None = None, **spec: Any) -> None:
         container = {"name": "trainer", "image": "python:3.12", "resources": {"limits": {GPU: 1}}}
+        pod = {"nodeSelector": {"for": self.namespace}, "containers": [container], **(pod or {})}
         trial = {
             "objective": "train:objective",
-            "template": {"spec": {"nodeSelector": {"for": self.namespace}, "containers": [container]}},
+            "template": {"spec": pod},
             **spec.pop("trial", {}),
         }
         base = {

@@ -283,8 +283,11 @@ async def test_pods_that_were_lost_are_replaced(cluster: Cluster) -> None:
 
 
 async def test_a_node_that_rejects_pods_fails_no_trial(cluster: Cluster) -> None:
-    """The scheduler prefers it, as it has the most free GPUs. A deleted pod that was killed is replaced."""
+    """The scheduler prefers it. A deleted pod that was killed is replaced."""
     black_hole, begun = f"black-hole-{cluster.namespace}", asyncio.Event()
+    there = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [black_hole]}]}
+    preferred = [{"weight": 100, "preference": there}]
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": preferred}}
 
     async def life(pod: Pod) -> None:
         if pod.body["spec"]["nodeName"] == black_hole:
@@ -302,7 +305,7 @@ async def test_a_node_that_rejects_pods_fails_no_trial(cluster: Cluster) -> None
     cluster.node.life = life
     await cluster.node.register(black_hole, 1000)
     try:
-        await cluster.apply(maxTrials=6, parallelism=2, maxFailedTrials=0)
+        await cluster.apply(maxTrials=6, parallelism=2, maxFailedTrials=0, pod={"affinity": affinity})
         await asyncio.wait_for(begun.wait(), 60)
         *_, running = (pod for pod in cluster.node.pods if pod.trial == 2)
         await cluster.node.core.delete_namespaced_pod(running.name, cluster.namespace)
