@@ -224,6 +224,14 @@ def test_one_of_several_dashboards(with_dashboard: Cluster) -> None:
     assert ("--all-namespaces" in everywhere, "--all-namespaces" in in_one) == (True, False)
 
 
+def test_the_dashboard_of_another_namespace(with_dashboard: Cluster) -> None:
+    with_dashboard.answer("get-services", {"items": []})
+    ran = Ran("dashboard", "--namespace", "ml")
+    assert (ran.code, "the dashboard is not installed" in ran.error) == (3, True)
+    in_one, everywhere = (call for call in with_dashboard.calls() if "services" in call)
+    assert ("--all-namespaces" in in_one, "--all-namespaces" in everywhere) == (False, True)
+
+
 def test_the_dashboard_is_forwarded_until_its_pod_is_gone(with_dashboard: Cluster) -> None:
     """kubectl prints a line for each connection; if nobody read them, it would stop after some thousand."""
     lines = ["Forwarding from 127.0.0.1:9000 -> 8080", *["Handling connection for 9000"] * 3000]

@@ -103,7 +103,7 @@ def dashboard(
 ) -> None:
     """Open optuna-dashboard, if the chart was installed with dashboard.enabled=true, until Ctrl-C.
 
-    It is looked for in all namespaces, or in the one that you name.
+    It is looked for in the namespace that you name, then in all.
 
     Examples:
 
@@ -114,8 +114,8 @@ def dashboard(
     from tuning_operator.cli.cluster.health import CHART, COMPONENT
 
     label = f"--selector={CHART},{COMPONENT}=dashboard"
-    everywhere = [] if studies.kubectl.namespace else ["--all-namespaces"]
-    services = studies.kubectl.json("get", "services", *everywhere, label)["items"]
+    services = studies.kubectl.json("get", "services", label)["items"] if studies.kubectl.namespace else []
+    services = services or studies.kubectl.json("get", "services", "--all-namespaces", label)["items"]
     if not services:
         raise NotFoundError(
             "the dashboard is not installed: upgrade the chart with --set dashboard.enabled=true, or open an "
