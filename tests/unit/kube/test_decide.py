@@ -338,15 +338,14 @@ def test_an_infinite_best_value_does_not_break_the_status() -> None:
 
 
 def test_too_many_failures_names_the_last_ones() -> None:
-    failures = [
-        trial(n, "FAIL", failure=diagnosis(c).failure) for n, c in ((0, "OutOfMemory"), (2, "Exception"))
-    ]
-    failed = decision(study(maxFailedTrials=1), seen(summary(fail=2, recent_failures=failures)), NOW)
+    categories = {1: "OutOfMemory", 0: "OutOfMemory", 3: "ExitCode", 2: "Exception"}
+    failures = [trial(n, "FAIL", failure=diagnosis(c).failure) for n, c in categories.items()]
+    failed = decision(study(maxFailedTrials=3), seen(summary(fail=4, recent_failures=failures)), NOW)
     condition = find(failed.status.conditions, "Failed")
     assert condition
     assert condition.message == (
-        "2 trials failed, maxFailedTrials allows 1. Trial 2 (Exception): it is so. Fix it. "
-        "Before it: trial 0 (OutOfMemory). Fix the cause, then raise maxFailedTrials to continue."
+        "4 trials failed, maxFailedTrials allows 3. Trial 2 (Exception): it is so. Fix it. Before it: "
+        "OutOfMemory (trials 0, 1), ExitCode (trial 3). Fix the cause, then raise maxFailedTrials to continue."
     )
 
 

@@ -176,8 +176,13 @@ def _failures(trials: Sequence[TrialRecord]) -> str:
     if not trials:
         return ""
     *before, last = trials
+    numbers: dict[str, list[int]] = {}
+    for trial in before:
+        category = trial.failure.category if trial.failure else "Unknown"
+        numbers.setdefault(category, []).append(trial.number)
     earlier = ", ".join(
-        f"trial {t.number} ({t.failure.category if t.failure else 'Unknown'})" for t in before
+        f"{category} ({'trial' if len(found) == 1 else 'trials'} {', '.join(map(str, sorted(found)))})"
+        for category, found in numbers.items()
     )
     return f"{sentence(describe_failure(last))} Before it: {earlier}." if earlier else describe_failure(last)
 
