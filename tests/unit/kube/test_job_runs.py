@@ -324,7 +324,7 @@ async def test_running_pods_get_a_new_ca(work: Work) -> None:
     await runs.start(study(), work)
     runtime = replace(RUNTIME, ca="RENEWED")
     for _ in range(2):
-        await runs.list_runs(study(), {work} - {Worker(0)})  # what a worker does is no work of the plan
+        await runs.list_runs(study(), {work} - {Worker(0)})  # its trials have no runs of their own
     assert kube.objects["ConfigMap", "ml", "study-server-ca"]["data"] == {"ca.crt": "RENEWED"}
     assert faults.calls.count("patch") == 1
     other = study().model_copy(update={"metadata": {**study().metadata, "name": "other", "uid": "other"}})
