@@ -105,6 +105,7 @@ def _script(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) ->
 def _command(arguments: list[str], run: Run, trial: Trial, metrics: list[str]) -> Outcome:
     from tuning_trainer.modes.command import run_command
 
+    run.connect()
     program = arguments[1:] if arguments[0] == "--" else arguments
     return run_command(program, run.settings, trial, metrics)
 

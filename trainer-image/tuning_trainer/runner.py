@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,10 @@ class Run:
             raise TrialOver(_exit_code(state))
         self._trial = trial = Trial(self._client, self._outbox, self.settings.study, view)
         return trial, [objective["metric"] for objective in view["objectives"]]
+
+    def connect(self) -> None:
+        """Connect to the study server beside the trial's code, which may report nothing before its end."""
+        threading.Thread(target=self._client.connect, daemon=True).start()
 
     def _given_view(self) -> dict[str, Any] | None:
         """Return the view that a worker's supervisor got with the trial, once: it becomes outdated."""

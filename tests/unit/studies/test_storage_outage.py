@@ -13,10 +13,12 @@ import pytest
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import create_engine, text
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 from tuning_operator.studies.server import WriterEnded
 from tuning_operator.studies.storage import PostgresStorage, PostgresStore, StorageUnavailable, schema
+from tuning_operator.studies.storage.library import Library
 
 from tests.support.postgres import EmbeddedPostgres
 from tests.support.study_server import RunningServer, running_server
@@ -212,6 +214,24 @@ def test_an_error_at_reconnect_ends_the_process(
         execute(database_url, repair)
     with pytest.raises(WriterEnded, match=message):
         serving.__exit__(None, None, None)
+
+
+def test_a_read_whose_connection_is_lost_in_the_middle_is_repeated(database_url: str) -> None:
+    library = Library(schema.database_url(database_url), shard=0, timeout=10)
+    sessions = []
+
+    def look(connection: Connection) -> Any:
+        sessions.append(connection.scalar(text("SELECT pg_backend_pid()")))
+        if len(sessions) == 1:
+            execute(database_url, f"SELECT pg_terminate_backend({sessions[0]}, 10000)")
+        return connection.scalar(text("SELECT current_setting('transaction_isolation')"))
+
+    assert library._read(look) == "repeatable read"
+    assert len(sessions) == 2
+    with pytest.raises(DBAPIError, match="division by zero"):
+        library._read(lambda connection: connection.scalar(text("SELECT 1 / 0")))
+    assert library._read(look, one_statement=True) == "read committed", "no transaction is left open"
+    library.close()
 
 
 def test_what_a_restored_database_has_lost_is_written_again(

@@ -386,6 +386,28 @@ def test_one_connection_serves_a_trial(away: tuple[str, int], twin: Twin, tmp_pa
     assert len(ports) == 1
 
 
+def test_a_connection_made_ahead_serves_the_first_call(
+    away: tuple[str, int], twin: Twin, tmp_path: Path
+) -> None:
+    callers = []
+
+    def note(handler: Handler) -> bool:
+        callers.append(handler.client_address)
+        return False
+
+    url, port = away
+    client = Client(url, str(tmp_path / "token"))
+    client.connect()
+    twin.faults.append(note)
+    with serving(twin, port):
+        client.connect()
+        assert client._connection
+        connected = client._connection.sock.getsockname()
+        client.connect()
+        client.call("GET", "", patience=0)
+    assert callers == [connected]
+
+
 def test_threads_share_an_outbox(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:
     url, port = away
     with serving(twin, port):

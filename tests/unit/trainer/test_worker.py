@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
+import psutil
 import pytest
 from tuning_operator.studies.storage.base import MemoryStore
 from tuning_trainer.log import log_end
@@ -284,6 +287,24 @@ def test_a_program_for_each_trial(worker: Worker) -> None:
     worker.run(3)
     assert worker.states() == ["COMPLETE"] * 3
     assert [trial["values"] for trial in worker.record()] == [[t["parameters"]["x"]] for t in worker.record()]
+
+
+def test_the_process_of_a_command_connects_while_the_program_runs(worker: Worker) -> None:
+    port = httpx.URL(worker.server.url).port
+
+    def is_connected() -> bool:
+        assert worker.process
+        trials = psutil.Process(worker.process.pid).children(recursive=True)
+        remote = [connection.raddr for trial in trials for connection in trial.net_connections()]
+        return any(address and address.port == port for address in remote)
+
+    os.mkfifo(worker.seen / "go")
+    worker.ask(1)
+    worker.start("command", "--", "sh", "-c", 'read go < "$SEEN/go"; echo accuracy=1')
+    worker.wait("the trial's process has a connection", is_connected)
+    (worker.seen / "go").write_text("go\n")
+    worker.wait("the trial ends", lambda: worker.states() == ["COMPLETE"])
+    worker.stop()
 
 
 def test_a_script_for_each_trial(worker: Worker) -> None:

@@ -137,6 +137,16 @@ class Client:
             self._sleep(wait)
             delay = min(delay * 2, LONGEST_DELAY)
 
+    def connect(self) -> None:
+        """Connect now, so that the next call need not; if that fails, the call tries again."""
+        with self._lock:
+            try:
+                connection = self._connect(FIRST_TIMEOUT)
+                if connection.sock is None:
+                    connection.connect()
+            except OSError:
+                self.close()
+
     def close(self) -> None:
         """Close the connection; the next call opens a new one."""
         if self._connection is not None:

@@ -1,7 +1,8 @@
 """Memory and database together: what is not in memory is read once; what others wrote, at a refresh."""
 
 import copy
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
@@ -57,7 +58,7 @@ class Library:
             pool_size=4,
             max_overflow=4,
             hide_parameters=True,
-            isolation_level="REPEATABLE READ",  # a study's tables are read as of one moment
+            isolation_level="AUTOCOMMIT",
             connect_args=CONNECT_ARGS,
         )
 
@@ -162,14 +163,12 @@ class Library:
             foreign = [trial_id for trial_id in known if record.is_foreign(trial_id)]
             beyond = record.known_trials().last_id
 
-        def look(connection: Connection) -> tuple[loader.StudyAttrs | None, list[FrozenTrial]]:
-            attrs, ids = loader.news(connection, study_id, beyond, known)
-            return attrs, loader.trials(connection, sorted({*ids, *foreign}))
-
-        attrs, trials = self._read(look)
+        attrs, ids = self._read(lambda c: loader.news(c, study_id, beyond, known), one_statement=True)
         if attrs is None:
             self._memory.drop(study_id)
             raise KeyError(f"Another process deleted the study with study_id {study_id}.")
+        changed = sorted({*ids, *foreign})
+        trials = self._read(lambda c: loader.trials(c, changed)) if changed else []
         self._take_attrs(record, attrs, settled)
         with record.lock:
             for trial in trials:
@@ -185,7 +184,13 @@ class Library:
                     if not record.changed_since((kind, key), settled):
                         record.set_attr(kind, key, value)
 
-    def _read(self, work: Callable[[Connection], _T]) -> _T:
+    def _read(self, work: Callable[[Connection], _T], *, one_statement: bool = False) -> _T:
+        """Do work that reads as of one moment; it is repeated while the database is away.
+
+        That of `one_statement` needs no transaction, whose beginning and end are two round trips.
+
+        Raises StorageUnavailable.
+        """
         stop = stop_never if self._timeout is None else stop_after_delay(self._timeout)
         attempts = Retrying(
             retry=retry_if_exception(is_away),
@@ -194,17 +199,20 @@ class Library:
             reraise=True,
         )
         try:
-            result: _T = attempts(self._read_once, work)
+            result: _T = attempts(self._read_once, work, one_statement)
         except DBAPIError as error:
             if is_away(error):
                 raise StorageUnavailable(f"The database is away: {error}") from error
             raise
         return result
 
-    def _read_once(self, work: Callable[[Connection], _T]) -> _T:
+    def _read_once(self, work: Callable[[Connection], _T], one_statement: bool) -> _T:
         self.prepare()
         at_least = self._at_least
-        with self._engine.connect() as connection:
+        with (
+            self._engine.connect() as connection,
+            nullcontext() if one_statement else _snapshot(connection),
+        ):
             if at_least and loader.batch(connection, self._guard, at_least) < at_least:
                 raise StorageUnavailable("The database has lost transactions, which are being written again.")
             return work(connection)
@@ -296,6 +304,17 @@ class Library:
                     return
                 if attrs := loader.study_attrs(connection, change.study_id):
                     put_back_attrs(record, attrs, rest)
+
+
+@contextmanager
+def _snapshot(connection: Connection) -> Iterator[None]:
+    """Let all statements see the database as of the first one."""
+    connection.exec_driver_sql("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+    try:
+        yield
+    finally:
+        if not connection.invalidated:  # one that was lost has no transaction any more
+            connection.exec_driver_sql("ROLLBACK")
 
 
 def _running(trial: FrozenTrial) -> FrozenTrial:

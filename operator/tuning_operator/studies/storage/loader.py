@@ -205,7 +205,7 @@ def study_of(connection: Connection, trial_id: int) -> int | None:
 
 
 def study_trials(connection: Connection, study_id: int) -> list[FrozenTrial]:
-    """Return all trials of a study, by id. The connection's transaction must be REPEATABLE READ."""
+    """Return all trials of a study, by id. The connection must have a snapshot."""
     table = schema.trials
     mine = select(table.c.trial_id).where(table.c.study_id == study_id)
     return _trials(connection, any_(mine.scalar_subquery()))
