@@ -380,7 +380,9 @@ def programs(study: TuningStudy) -> list[tuple[Work, Executed]]:
 
 
 def _interpreter(name: str, machine: Machine) -> str:
-    return shutil.which(name, path=machine.environ.get("PATH")) or name
+    """Return the path of an interpreter; absolute, since each run has a working directory of its own."""
+    found = shutil.which(name, path=machine.environ.get("PATH"))
+    return str(Path(found).absolute()) if found else name
 
 
 def _why_ended(

@@ -61,12 +61,12 @@ class Place:
         self.held: list[contextlib.AsyncExitStack] = []
         self.sent: Counter[Work] = Counter()
 
-    def runs(self, gpus: int = 2, **environ: str) -> LocalRuns:
+    def runs(self, gpus: int = 2, python: str | None = None, **environ: str) -> LocalRuns:
         devices = [str(number) for number in range(gpus)]
         variables = {"PATH": os.environ["PATH"], "PIPES": str(self.pipes), **environ}
         machine = Machine(self.folder.path, {}, {}, variables, gpus)
         runs = LocalRuns(
-            self.folder, machine, Gpus(devices, self.locks), str(self.program), Server(),
+            self.folder, machine, Gpus(devices, self.locks), python or str(self.program), Server(),
             lambda: datetime.now(UTC), self.folder.new_mark(),
         )  # fmt: skip
         self.all_gpus = Gpus(devices, self.locks)
@@ -149,6 +149,22 @@ async def test_the_last_lines_of_output_explain_an_exit_code(place: Place, runs:
     assert failure.remedy.startswith("The trial sees no GPU")
     assert failure.remedy.endswith(f" See {log}.")
     assert "libcuda" in log.read_text()
+
+
+async def test_an_interpreter_relative_to_the_users_folder(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place.program.parent)
+    runs = place.runs(python=f"./{place.program.name}")
+    template = body()["spec"]["trial"]["template"]
+    template["spec"]["containers"][0]["workingDir"] = str(place.pipes)
+    given = study(trial={"template": template})
+    await runs.start(given, FIRST)
+    await until(runs, given, FIRST, "running")
+    await place.send(FIRST, "pwd; exit 3")
+    failure = (await until(runs, given, FIRST, "ended")).diagnosis.failure
+    assert f"code 3: {place.pipes}" in failure.message
+    await runs.close()
 
 
 async def test_what_the_trainer_wrote_explains_it_better(place: Place, runs: LocalRuns) -> None:
