@@ -12,8 +12,8 @@ arguments = sys.argv[1:]
 with open(f"{folder}/asked", "a") as asked:
     asked.write("\0".join(arguments) + "\n")
 answer = "-".join([arguments[0], *(argument.split(".")[0] for argument in arguments[1:2])])
-if arguments[0] == "port-forward":
-    answer = "port-forward"
+if arguments[0] in ("port-forward", "kustomize"):  # the next argument varies
+    answer = arguments[0]
 for asked_for in (answer, "-".join(arguments[:3])):
     refusal = f"{folder}/{asked_for}.refused"
     if os.path.exists(refusal):

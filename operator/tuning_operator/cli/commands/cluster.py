@@ -11,7 +11,7 @@ import typer
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.cluster.kubectl import KubectlError
 from tuning_operator.cli.cluster.studies import ClusterStudies
-from tuning_operator.cli.commands.validate import File, check_files
+from tuning_operator.cli.commands.validate import File, check, check_files
 
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 ACCEPTED_SECONDS = 15.0
@@ -30,8 +30,11 @@ def apply(studies: ClusterStudies, file: File) -> None:
     """
     if file == "-":
         raise typer.BadParameter("use a file or a folder", param_hint="FILE")
-    checked = check_files(file)
     kustomized = any((Path(file) / name).is_file() for name in KUSTOMIZATIONS)
+    if kustomized:  # it may leave out manifests of the folder, include others, and change names
+        checked = check([(f"kubectl kustomize {file}", studies.kubectl.run("kustomize", file))], file)
+    else:
+        checked = check_files(file)
     typer.echo(studies.kubectl.run("apply", "--kustomize" if kustomized else "--filename", file).rstrip())
     for name in dict.fromkeys(name for name, _ in checked):
         _wait_until_accepted(studies, name)

@@ -1,7 +1,7 @@
 """The command `validate`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,11 +39,19 @@ def check_files(file: str) -> list[tuple[str, str]]:
     Raises:
         PluginError: something is wrong, or there is no study.
     """
+    return check(_texts(file), file)
+
+
+def check(texts: Iterable[tuple[str, str]], source: str) -> list[tuple[str, str]]:
+    """Return (name, where) of the studies in YAML texts, of which each comes with where it was found.
+
+    Prints what is wrong with them. Raises as `check_files`.
+    """
     from tuning_operator.cli.validation.study import HAS_OPTUNA, findings, is_study
 
     valid: list[tuple[str, str]] = []
     wrong = 0
-    for where, text in _texts(file):
+    for where, text in texts:
         for document in _documents(where, text):
             if not is_study(document):
                 continue
@@ -58,7 +66,7 @@ def check_files(file: str) -> list[tuple[str, str]]:
     if valid and not HAS_OPTUNA:
         typer.echo(UNCHECKED, err=True)
     if not valid:
-        raise PluginError(f"{file} has no TuningStudy (apiVersion: tuning.dev/v1alpha1, kind: TuningStudy)")
+        raise PluginError(f"{source} has no TuningStudy (apiVersion: tuning.dev/v1alpha1, kind: TuningStudy)")
     return valid
 
 
