@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tuning_operator.cli.cluster import kubectl
 from tuning_operator.resource.crdgen import crd
 
 from tests.unit.cli.conftest import Cluster, Ran
@@ -60,10 +61,28 @@ def test_apply_waits_until_the_study_is_accepted(
 
 def test_apply_of_a_kustomization_that_is_not_accepted(cluster: Cluster, manifest: Path) -> None:
     (manifest.parent / "kustomization.yaml").write_text("resources: [study.yaml]")
+    cluster.answer("kustomize", STUDY)
     cluster.answer("apply---kustomize", "created")
     accepted(cluster, "False")
     ran = Ran("apply", str(manifest.parent))
     assert (ran.code, ran.error) == (1, "mnist is not accepted: why")
+
+
+def test_what_a_kustomization_makes_is_checked_and_awaited(cluster: Cluster, manifest: Path) -> None:
+    (manifest.parent / "kustomization.yaml").write_text("namePrefix: team-\nresources: [../base]")
+    manifest.write_text(STUDY.replace("maxTrials: 10", "maxTrials: 0"))  # it is not one of the resources
+    cluster.answer("kustomize", STUDY.replace("name: mnist", "name: team-mnist"))
+    cluster.answer("apply---kustomize", "created")
+    accepted(cluster, "True")
+    ran = Ran("apply", str(manifest.parent))
+    assert (ran.code, ran.out.splitlines()[-1]) == (
+        0,
+        "team-mnist is accepted. To follow it: kubectl tuning watch team-mnist",
+    )
+    assert "team-mnist" in cluster.asked("get-tuningstudies")
+    cluster.answer("kustomize", STUDY.replace("maxTrials: 10", "maxTrials: 0"))
+    assert Ran("apply", str(manifest.parent)).error == "1 problem was found"
+    assert cluster.asked("apply"), "only the valid one"
 
 
 def test_an_invalid_manifest_is_not_applied(cluster: Cluster, manifest: Path) -> None:
@@ -155,6 +174,42 @@ def test_a_server_that_is_not_ready(healthy: Cluster) -> None:
     out = Ran("doctor").out
     assert "`kubectl logs tuning-study-server-0 -n tuning-system`" in out
     assert "the study server uses your own database" in out
+
+
+NOT_USED_UP = "ok    quota: 1 quota in the namespace, none used up"
+
+
+@pytest.mark.parametrize(
+    ("hard", "used", "full"),
+    [
+        ({"services.nodeports": "0", "secrets": "4", "requests.nvidia.com/gpu": "0"}, {"secrets": "4"}, ""),
+        ({"pods": "8"}, {"pods": "12"}, "pods"),
+        (
+            {"requests.memory": "1Gi", "cpu": "8"},
+            {"requests.memory": "1024Mi", "cpu": "7"},
+            "requests.memory",
+        ),
+        ({"requests.nvidia.com/gpu": "4"}, {"requests.nvidia.com/gpu": "4"}, "requests.nvidia.com/gpu"),
+    ],
+)
+def test_a_quota_counts_if_trials_need_what_it_limits(
+    healthy: Cluster, hard: dict[str, str], used: dict[str, str], full: str
+) -> None:
+    quota = {"metadata": {"name": "team"}, "status": {"hard": hard, "used": used}}
+    healthy.answer("get-resourcequotas", {"items": [quota]})
+    found = [line for line in Ran("doctor").out.splitlines() if " quota: " in line]
+    assert found == [f"FAIL  quota: quota team is used up: {full}" if full else NOT_USED_UP]
+
+
+def test_in_a_pod_without_a_kubeconfig(
+    healthy: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    healthy.refuse("config-view", "error: current-context must exist in order to minify")
+    file = tmp_path / "namespace"
+    monkeypatch.setattr(kubectl, "POD_NAMESPACE", file)
+    assert "in namespace default" in Ran("doctor").out
+    file.write_text("notebooks")
+    assert "in namespace notebooks" in Ran("doctor").out
 
 
 def test_images_quota_and_blocked_studies(healthy: Cluster) -> None:

@@ -81,6 +81,18 @@ def test_csv(mnist: Cluster) -> None:
     assert rows[6]["finished"] == ""
 
 
+@pytest.mark.parametrize("metric", ["seconds", "params_lr"])
+def test_a_metric_with_the_name_of_another_column(mnist: Cluster, metric: str) -> None:
+    study = json.loads((mnist.folder / "get-tuningstudies").read_text())
+    study["spec"]["objectives"][0]["metric"] = metric
+    mnist.answer("get-tuningstudies", study)
+    rows = list(csv.DictReader(io.StringIO(Ran("trials", "mnist", "-o", "csv").out)))
+    assert float(rows[5][f"values_{metric}"]) == 1 / 28
+    assert float(rows[0]["seconds"]) < 1000
+    assert rows[0]["params_lr"] == "0.1"
+    assert rows[2]["reason"] == "Exception: CUDA out of memory"
+
+
 def test_json_and_yaml_are_the_same(mnist: Cluster) -> None:
     found = json.loads(Ran("trial", "mnist", "1", "-o", "json").out)
     assert found["pruneReason"].startswith("At step 0")

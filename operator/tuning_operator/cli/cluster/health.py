@@ -1,6 +1,7 @@
 """What in a cluster would keep a study from running, and how to fix it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from tuning_operator.cli import PluginError
@@ -8,6 +9,7 @@ from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
 from tuning_operator.cli.cluster.studies import RESOURCE
 from tuning_operator.cli.cluster.study_server import ACCOUNTS
 from tuning_operator.cli.text.status_text import blocking_conditions
+from tuning_operator.kube.jobs.resources import quantity
 from tuning_operator.resource import names
 from tuning_operator.resource.crdgen import crd
 from tuning_operator.resource.gpus import GPU
@@ -18,6 +20,11 @@ Json = Mapping[str, Any]
 CHART = "app.kubernetes.io/name=tuning-operator"
 COMPONENT = "app.kubernetes.io/component"
 QUEUE = "kueue.x-k8s.io/queue-name"
+LIMITED = (
+    *("pods", "count/pods", "count/jobs.batch", "configmaps", "count/configmaps"),
+    *(f"{prefix}{name}" for prefix in ("", "requests.", "limits.") for name in ("cpu", "memory")),
+)
+"""What all trials need, of all that a quota may limit."""
 
 
 class Finding(NamedTuple):
@@ -134,13 +141,24 @@ def _quota(kubectl: Kubectl) -> Found:
     quotas = kubectl.json("get", "resourcequotas")["items"]
     for quota in quotas:
         hard, used = (quota.get("status", {}).get(part) or {} for part in ("hard", "used"))
-        full = [name for name, limit in hard.items() if str(used.get(name)) == str(limit)]
+        limits = {name: quantity(limit) for name, limit in hard.items()}
+        full = [
+            name
+            for name, limit in limits.items()
+            if _limits_trials(name, limit) and quantity(used.get(name, 0)) >= limit
+        ]
         if full:
             name = quota["metadata"]["name"]
             fix = f"See `kubectl describe resourcequota {name}`; delete finished Jobs, or ask for more."
             yield False, f"quota {name} is used up: {', '.join(full)}", fix
             return
     yield True, f"{count(len(quotas), 'quota')} in the namespace, none used up" if quotas else "no quota", ""
+
+
+def _limits_trials(name: str, limit: Decimal) -> bool:
+    """Whether trials need what a quota limits; of GPUs and the like, some trials need none."""
+    is_extended = name.startswith("requests.") and "/" in name
+    return name in LIMITED or (is_extended and limit > 0)
 
 
 def _rights(kubectl: Kubectl) -> Found:

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from tuning_operator.cli import NotFoundError, NotPermittedError, NotReachableError, PluginError
@@ -28,6 +30,7 @@ UNREACHABLE = re.compile(
     r"connection to the server|unable to connect|no such host|timed? ?out|connection refused", re.IGNORECASE
 )
 """What kubectl prints if it can't reach the API server."""
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class KubectlError(PluginError):
@@ -96,7 +99,16 @@ class Kubectl:
         """Return the namespace that commands use. Raises as `run`."""
         if self.namespace:
             return self.namespace
-        return self.run("config", "view", "--minify", "--output=jsonpath={..namespace}").strip() or "default"
+        try:
+            found = self.run("config", "view", "--minify", "--output=jsonpath={..namespace}").strip()
+        except KubectlError as error:
+            if "current-context must exist" not in error.stderr:
+                raise
+            # Without a kubeconfig, as in a pod with a service account, kubectl uses this.
+            found = os.environ.get("POD_NAMESPACE", "")
+            if not found and POD_NAMESPACE.exists():
+                found = POD_NAMESPACE.read_text().strip()
+        return found or "default"
 
     def within(self, namespace: str) -> "Kubectl":
         """Return kubectl in another namespace."""

@@ -18,6 +18,14 @@ from tuning_operator.cli.text.values import NOTHING, age, moment, pairs, shown, 
 if TYPE_CHECKING:
     from tuning_operator.cli.trials import Trial
 
+FIRST_COLUMNS = ("number", "state")
+LAST_COLUMNS = (
+    *("started", "finished", "seconds", "last_step", "last_value"),
+    *("pod", "copied_from", "reason"),
+)
+PREFIXES = ("params_", "user_attrs_", "values_")
+"""What the other columns of a table of trials begin with."""
+
 
 class ListOutput(StrEnum):
     """An output format of `list`."""
@@ -213,7 +221,8 @@ def table_rows(chosen: "Sequence[Trial]", metrics: Sequence[str]) -> Iterator[di
     columns = _columns(chosen, metrics)
     for trial in chosen:
         record, copied = trial.record, trial.record.copied_from
-        row = {"number": trial.number, "state": trial.state, **trial.values}
+        row: dict[str, Any] = {"number": trial.number, "state": trial.state}
+        row |= {_metric_column(metric): value for metric, value in trial.values.items()}
         row |= {f"params_{name}": _known(value) for name, value in record.parameters.items()}
         row |= {f"user_attrs_{name}": _known(value) for name, value in trial.attributes.items()}
         row |= {"started": record.started, "finished": record.finished, "seconds": trial.seconds}
@@ -227,8 +236,13 @@ def _columns(chosen: "Sequence[Trial]", metrics: Sequence[str]) -> list[str]:
     attributes = dict.fromkeys(name for trial in chosen for name in trial.attributes)
     prefixed = [f"params_{name}" for name in _parameters(chosen)]
     prefixed += [f"user_attrs_{name}" for name in attributes]
-    times = ["started", "finished", "seconds", "last_step", "last_value"]
-    return ["number", "state", *metrics, *prefixed, *times, "pod", "copied_from", "reason"]
+    return [*FIRST_COLUMNS, *map(_metric_column, metrics), *prefixed, *LAST_COLUMNS]
+
+
+def _metric_column(metric: str) -> str:
+    """Return a metric's column: its name, with Optuna's prefix if another column could have that name."""
+    fixed = metric in (*FIRST_COLUMNS, *LAST_COLUMNS)
+    return f"values_{metric}" if fixed or metric.startswith(PREFIXES) else metric
 
 
 def _known(value: Any) -> Any:
