@@ -288,6 +288,39 @@ def test_suspension_sets_the_clock_back() -> None:
     assert [event.reason for event in plan.events] == ["Resumed"]
 
 
+NO_ROOM = seen(summary(0), {0: Run("starting", diagnosis("Capacity", LATE))})
+REFUSED = seen(summary(complete=1), problems=(Problem(field="sampler.args", message="no"),))
+
+
+@pytest.mark.parametrize("observed", [NO_ROOM, REFUSED], ids=["no free GPUs", "refused"])
+@pytest.mark.parametrize(
+    ("status", "timeout"), [(running_status(7200, phase="Suspended"), "1h"), (ended("TimeoutReached"), "2h")]
+)
+def test_a_study_that_resumes_but_cannot_start_yet_has_a_new_start(
+    observed: Observation, status: TuningStudyStatus, timeout: str
+) -> None:
+    first = decision(study(status=status, timeout=timeout), observed, NOW)
+    assert first.status.phase == "Pending"
+    assert first.status.start_time == rfc3339(NOW)
+    assert "Resumed" in [event.reason for event in first.events]
+    later = NOW + timedelta(minutes=30)
+    again = decision(study(status=first.status, timeout=timeout), observed, later)
+    assert again.plan.verdict is None
+    freed = seen(summary(0, complete=1), {0: started()})
+    running = decision(study(status=again.status, timeout=timeout), freed, later)
+    assert (running.status.phase, running.status.start_time) == ("Running", rfc3339(NOW))
+    assert running.events == ()
+
+
+def test_a_study_that_never_started_has_no_start_until_it_does() -> None:
+    """It was created suspended, and its spec is refused when it is resumed."""
+    pending = decision(study(status=TuningStudyStatus(phase="Suspended")), REFUSED, NOW).status
+    assert (pending.phase, pending.start_time) == ("Pending", None)
+    begun = decision(study(status=pending), seen(summary(complete=1)), NOW)
+    assert begun.status.start_time == rfc3339(NOW)
+    assert [event.reason for event in begun.events] == ["Started"]
+
+
 def test_a_refused_edit_leaves_the_clock_alone() -> None:
     running = study(status=running_status(100))
     refused = seen(summary(complete=1), problems=(Problem(field="sampler.args", message="no"),))

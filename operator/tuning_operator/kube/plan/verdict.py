@@ -44,6 +44,11 @@ def finished(summary: StudySummary) -> int:
     return summary.counts.complete + summary.counts.pruned + summary.counts.fail
 
 
+def resumes(before: str | None, phase: str | None) -> bool:
+    """Return whether a study that was suspended, or had ended, goes on, though it may have to wait."""
+    return before in (*ENDED, "Suspended") and phase in ("Running", "Pending")
+
+
 def elapsed(status: TuningStudyStatus, now: datetime) -> timedelta:
     """Return how long the study has run since its start or last resumption; if it has ended, until then.
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from tuning_operator.kube.plan.verdict import ENDED, describe_failure
+from tuning_operator.kube.plan.verdict import ENDED, describe_failure, resumes
 from tuning_operator.kube.status.conditions import CONTINUED, IGNORED, YIELDING, find
 from tuning_operator.protocol import RefitRecord, StudySummary
 from tuning_operator.resource.study import RefitStatus, TrialCounts, TuningStudyStatus
@@ -64,7 +64,7 @@ def _contested(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) 
 def _phase(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary) -> Iterator[Event]:
     if new.phase == old.phase:
         return
-    if new.phase == "Running" and old.phase in (*ENDED, "Suspended"):
+    if resumes(old.phase, new.phase):
         yield Event("Resumed", "Study resumed.", key=str(new.start_time))
     elif new.phase == "Running" and old.start_time is None:
         yield Event("Started", "Study started.", key=str(new.start_time))

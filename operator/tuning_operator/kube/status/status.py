@@ -9,7 +9,7 @@ from typing import Any
 from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.plan.usage import usage
-from tuning_operator.kube.plan.verdict import ENDED, finished
+from tuning_operator.kube.plan.verdict import ENDED, finished, resumes
 from tuning_operator.kube.plan.work import Refit, Trial, Work
 from tuning_operator.kube.status.conditions import (
     CONTINUED,
@@ -165,10 +165,8 @@ def _phase(study: TuningStudy, seen: Observation, plan: Plan) -> str:
 
 def _start_time(old: TuningStudyStatus, phase: str, now: datetime) -> str | None:
     """A study that resumes gets a new start time, as a Job does."""
-    resumes = old.phase in (*ENDED, "Suspended")
-    if phase == "Running" and (resumes or old.start_time is None):
-        return rfc3339(now)
-    return old.start_time
+    begins = resumes(old.phase, phase) if old.start_time else phase == "Running"
+    return rfc3339(now) if begins else old.start_time
 
 
 def _findings(study: TuningStudy, seen: Observation, plan: Plan) -> Iterator[Finding]:
