@@ -76,9 +76,9 @@ class FakeKube:
 
     async def create(self, body: Json) -> Json | None:
         place = _place(body)
+        self.admit(body)  # before the API server finds an object of this name
         if place in self.objects:
             return None
-        self.admit(body)
         created = _copied(body)
         self._version += 1
         created["metadata"] |= {"uid": f"uid-{self._version}", "generation": 1}

@@ -322,6 +322,7 @@ async def test_running_pods_get_a_new_ca(work: Work) -> None:
     kube, faults, runtime = FakeKube(), Faults(), RUNTIME
     runs = JobRuns(faults.around(kube), lambda _: runtime, lambda: NOW)
     await runs.start(study(), work)
+    faults.calls.clear()
     runtime = replace(RUNTIME, ca="RENEWED")
     for _ in range(2):
         await runs.list_runs(study(), {work} - {Worker(0)})  # its trials have no runs of their own

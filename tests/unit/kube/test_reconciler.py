@@ -458,6 +458,84 @@ async def test_a_deleted_config_map_of_the_operator_is_created_again(volume: str
     assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
 
 
+def refuse_config_maps(created: dict[str, Any]) -> None:
+    if created["kind"] == "ConfigMap":
+        raise KubeError(403, "Forbidden", "exceeded quota: own, requested: count/configmaps=1")
+
+
+async def test_config_maps_that_exist_are_enough_when_a_quota_refuses_to_create_them() -> None:
+    """A quota or a policy is asked before the API server looks whether they exist."""
+    world = World(maxTrials=3, parallelism=1)
+    await world.settle()
+    world.begin(0)
+    await world.settle()
+    world.kube.admit = refuse_config_maps
+    world.start_operator()
+    world.succeed(0)
+    await world.settle()
+    assert world.status["progress"] == "1/3"
+    assert world.alive() == [1]
+    assert world.condition("Stalled")["status"] == "False"
+
+
+async def test_without_the_ca_trials_are_looked_after_and_none_starts() -> None:
+    world = World(maxTrials=3, parallelism=1)
+    await world.settle()
+    world.begin(0)
+    await world.settle()
+    world.kube.remove("ConfigMap", "ml", RUNTIME.ca_config_map)
+    world.kube.admit = refuse_config_maps
+    world.start_operator()
+    await world.settle()
+    assert world.condition("Stalled")["status"] == "False"
+    world.succeed(0)
+    await world.settle()
+    assert world.status["progress"] == "1/3"
+    assert world.alive() == []
+    stalled = world.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "Quota")
+    assert "count/configmaps" in stalled["message"]
+    world.kube.admit = lambda _: None
+    await world.settle()
+    assert world.alive() == [1]
+    assert world.condition("Stalled")["status"] == "False"
+
+
+async def test_a_trainer_that_is_missing_and_refused_is_reported() -> None:
+    """As after an upgrade of the operator, which brings another trainer."""
+    world = World(maxTrials=3, parallelism=1)
+    await world.settle()
+    world.begin(0)
+    await world.settle()
+    [name] = world.kube.named("ConfigMap") - {RUNTIME.ca_config_map}
+    world.kube.remove("ConfigMap", "ml", name)
+    world.kube.admit = refuse_config_maps
+    world.start_operator()
+    world.succeed(0)
+    await world.settle()
+    waits = pod(1, spec={"nodeName": "node-1"}, phase="Pending", **waiting("ContainerCreating"))
+    world.kube.put({**waits, "kind": "Pod"})
+    message = f'MountVolume.SetUp failed for volume "tuning-trainer" : configmap "{name}" not found'
+    world.kube.put(warning(waits, "FailedMount", message))
+    await world.settle()
+    stalled = world.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "Quota")
+    assert "count/configmaps" in stalled["message"]
+    world.kube.admit = lambda _: None
+    await world.settle()
+    assert name in world.kube.named("ConfigMap")
+
+
+async def test_a_new_study_whose_trainer_is_refused_has_no_job() -> None:
+    """Its pod would hold a GPU, and wait for the trainer."""
+    world = World()
+    world.kube.admit = refuse_config_maps
+    await world.settle()
+    await world.settle()
+    assert world.jobs == {}
+    assert world.condition("Stalled")["reason"] == "Quota"
+
+
 async def test_a_copied_job_is_not_the_trials() -> None:
     """Someone copies a Job to debug it, labels and all; it fails, and so does its pod."""
     world = World(parallelism=1)

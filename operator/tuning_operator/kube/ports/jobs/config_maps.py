@@ -21,26 +21,28 @@ class ConfigMaps:
         self._lock = asyncio.Lock()
         """Runs start side by side, and one request is enough."""
 
-    async def provide(self, study: TuningStudy, runtime: Runtime) -> None:
-        """Create what the study's pods mount, unless that was done before."""
+    async def provide_trainer(self, study: TuningStudy, runtime: Runtime) -> None:
+        """Create the ConfigMap with the trainer, unless that was done before."""
         mark = study.metadata["uid"], trainer_name(study, runtime)
         async with self._lock:
             created = self._trainers.setdefault(key_of(study), set())
             if mark not in created:
                 await self._kube.create(trainer_config_map(study, runtime))
                 created.add(mark)
-        await self.provide_ca(study.metadata["namespace"], runtime)
 
     async def provide_ca(self, namespace: str, runtime: Runtime) -> None:
-        """Bring the current CA to a namespace's pods, those that run included."""
+        """Bring the current CA to a namespace's pods, those that run included.
+
+        One that exists is only updated: a quota, for example, refuses to create it before the API server
+        finds that it exists.
+        """
         async with self._lock:
             if runtime.ca and self._ca.get(namespace) != runtime.ca:
                 config = ca_config_map(namespace, runtime)
-                if not await self._kube.create(config):
-                    await self._kube.patch(
-                        "ConfigMap", namespace, runtime.ca_config_map, "data", **config["data"]
-                    )
-                self._ca[namespace] = runtime.ca
+                name, data = runtime.ca_config_map, config["data"]
+                updated = await self._kube.patch("ConfigMap", namespace, name, "data", **data)
+                if updated or await self._kube.create(config):
+                    self._ca[namespace] = runtime.ca
 
     def are_missing(self, key: StudyKey) -> None:
         """Have the ConfigMaps of a study created again at its next start."""

@@ -2,8 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
@@ -172,37 +172,46 @@ class JobRuns:
                 elif error.status not in (403, 409):
                     raise
         if not problems:
-            await self._provide_address(study)
+            # `kubectl tuning` finds the study server in the trainer's ConfigMap, and a study that continues a
+            # record may have no trial to start.
+            with _starts_report_refusals():
+                await self._config_maps.provide_trainer(study, runtime)
+                await self._config_maps.provide_ca(study.metadata["namespace"], runtime)
         return tuple(problems)
 
-    async def _provide_address(self, study: TuningStudy) -> None:
-        """Create the trainer's ConfigMap, in which `kubectl tuning` finds the study server.
-
-        A study that continues a record may have no trial to start.
-        """
-        try:
-            await self._config_maps.provide(study, self._runtime(key_of(study)))
-        except KubeError as error:
-            if error.status not in REFUSED:  # otherwise the first start reports it
-                raise
-
     async def start(self, study: TuningStudy, work: Work) -> None:
-        """Create the work's Job, and the trainer's ConfigMap if the study does not have it yet."""
+        """Create the work's Job, and the ConfigMaps that its pods mount if they don't exist yet."""
         runtime = self._runtime(key_of(study))
         try:
-            await self._config_maps.provide(study, runtime)
+            await self._config_maps.provide_ca(study.metadata["namespace"], runtime)
+            refusal = await self._provide_trainer(study, runtime)
             restarts = self._next_restarts(study, work)
             restricted = await self._is_restricted(study.metadata["namespace"])
             created = await self._kube.create(job(study, work, runtime, restarts, restricted=restricted))
             self._mirror.put("Job", created)
             if created is None:
                 await self._check_owner(study, work)
+                if refusal:  # the Job may be there because its pod waits for the trainer
+                    raise refusal
         except KubeError as error:
             if error.status not in REFUSED:
                 raise
             if JOB_QUOTA.search(error.message):
                 await self._delete_finished(study.metadata["namespace"])
             raise RunRefused(work, _explained(error, study, work)) from error
+
+    async def _provide_trainer(self, study: TuningStudy, runtime: Runtime) -> KubeError | None:
+        """Create the trainer's ConfigMap; return the refusal if it most likely exists.
+
+        A quota or a policy refuses to create one that exists, too, and the operator may not read ConfigMaps.
+        """
+        try:
+            await self._config_maps.provide_trainer(study, runtime)
+        except KubeError as error:
+            if error.status in REFUSED and _has_run_trials(study):
+                return error
+            raise
+        return None
 
     async def _is_restricted(self, namespace: str) -> bool:
         """Return whether the namespace enforces the Pod Security Standard `restricted`."""
@@ -271,7 +280,8 @@ class JobRuns:
         programs = _programs(study)
         runs = self._shown(key, study.metadata["uid"], jobs, programs)
         if unfinished or any(run.active for run in runs.values()):
-            await self._config_maps.provide_ca(key.namespace, self._runtime(key))
+            with _starts_report_refusals():
+                await self._config_maps.provide_ca(key.namespace, self._runtime(key))
         unclear: dict[Work, Json] = {}
         over: dict[Work, Json] = {}
         for work, run in runs.items():
@@ -384,6 +394,21 @@ class JobRuns:
         message = f"Job {name} exists already and does not belong to this study."
         remedy = f"Delete it (`kubectl delete job {name}`), or give the study another name."
         raise RunRefused(work, Failure(category="NameTaken", message=message, remedy=remedy))
+
+
+@contextmanager
+def _starts_report_refusals() -> Iterator[None]:
+    """Pass over a refusal: it delays starts, and the next one reports it."""
+    try:
+        yield
+    except KubeError as error:
+        if error.status not in REFUSED:
+            raise
+
+
+def _has_run_trials(study: TuningStudy) -> bool:
+    trials = study.status.trials
+    return trials is not None and trials.total > trials.pending
 
 
 def _run_of(body: Json, study_uid: str, current: Program | None) -> Run | None:
