@@ -458,6 +458,46 @@ async def test_a_deleted_config_map_of_the_operator_is_created_again(volume: str
     assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
 
 
+BROKEN_WEBHOOK = KubeError(
+    500,
+    "InternalError",
+    'Internal error occurred: failed calling webhook "jobs.policy.io": failed to call webhook: Post '
+    '"https://policy.policy.svc:443/jobs?timeout=10s": dial tcp 10.0.0.9:443: connect: connection refused',
+)
+
+
+@pytest.mark.parametrize("kind", ["Job", "ConfigMap"])
+@pytest.mark.parametrize("new", [True, False])
+async def test_an_admission_webhook_that_does_not_work_is_reported(kind: str, new: bool) -> None:
+    world = World(maxTrials=5, parallelism=1)
+    if not new:
+        await world.settle()
+        world.begin(0)
+        await world.settle()
+        world.kube.remove("ConfigMap", "ml", RUNTIME.ca_config_map)
+        world.succeed(0)
+
+    def admit(created: dict[str, Any]) -> None:
+        if created["kind"] == kind:
+            raise BROKEN_WEBHOOK
+
+    world.kube.admit = admit
+    if kind == "Job":
+        world.kube.invalid = (BROKEN_WEBHOOK.status, BROKEN_WEBHOOK.reason, BROKEN_WEBHOOK.message)
+    world.start_operator()
+    await world.settle()
+    await world.settle()
+    assert world.alive() == []
+    assert world.status["progress"] == ("0/5" if new else "1/5")
+    stalled = world.condition("Stalled")
+    assert (stalled["status"], stalled["reason"]) == ("True", "JobRefused")
+    assert "connection refused. The admission webhook jobs.policy.io does not work: ask" in stalled["message"]
+    world.kube.admit, world.kube.invalid = lambda _: None, None
+    await world.settle()
+    assert world.alive() == [int(not new)]
+    assert world.condition("Stalled")["status"] == "False"
+
+
 def refuse_config_maps(created: dict[str, Any]) -> None:
     if created["kind"] == "ConfigMap":
         raise KubeError(403, "Forbidden", "exceeded quota: own, requested: count/configmaps=1")

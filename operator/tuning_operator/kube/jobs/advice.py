@@ -253,7 +253,7 @@ REFUSALS = (
         "Kubernetes tries again; ask the cluster's administrator if it continues.",
     ),
 )
-"""About pods that are not created."""
+"""About Jobs and pods that are not created."""
 
 # What programs print, wherever they run.
 KILLED = r"SIGKILL|killed by signal: Killed|DataLoader worker \S.* exited unexpectedly"

@@ -15,7 +15,7 @@ from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.plan.verdict import ENDED
 from tuning_operator.kube.plan.work import Worker
 from tuning_operator.kube.ports.act import Actor, Expected
-from tuning_operator.kube.ports.kube_api import REFUSED, KubeError, Resources
+from tuning_operator.kube.ports.kube_api import KubeError, Resources
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.publish import publish
 from tuning_operator.kube.ports.runs import RunRefused, RunsUnavailable
@@ -269,10 +269,11 @@ def _failure(error: Expected) -> Failure | None:
                 remedy="Running trials continue, nothing is lost. If it lasts, check the pods of the study "
                 "server and of its database.",
             )
-        case KubeError(status=status) if status in REFUSED:
+        case KubeError(is_refusal=True):
             return Failure(
                 category="KubernetesRefused",
                 message=f"Kubernetes refuses a request of the operator: {error}",
-                remedy="Check the operator's permissions (the chart's RBAC).",
+                remedy="Check the operator's permissions (the chart's RBAC), and the cluster's admission "
+                "policies and webhooks.",
             )
     return None

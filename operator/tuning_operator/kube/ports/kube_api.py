@@ -8,7 +8,9 @@ from tuning_operator.kube.ports.runs import RunsUnavailable
 Json = dict[str, Any]
 
 REFUSED = frozenset({400, 403, 422})
-"""The API server will give the same answer next time, until someone changes something."""
+"""The statuses of requests that will get the same answer next time, until someone changes something."""
+BROKEN_WEBHOOK = "failed calling webhook"
+"""The same holds for the status 500 with this message: an admission webhook does not work."""
 
 
 class KubeError(RunsUnavailable):
@@ -19,6 +21,11 @@ class KubeError(RunsUnavailable):
         self.status, self.reason, self.message = status, reason, message
         self.retry_after = retry_after
         """After how many seconds the API server asks to repeat the request, if it does."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the answer stays the same until someone changes something."""
+        return self.status in REFUSED or BROKEN_WEBHOOK in self.message
 
 
 class Resources(Protocol):

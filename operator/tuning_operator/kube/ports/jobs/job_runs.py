@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
+from tuning_operator.kube.jobs.advice import REFUSALS, advise
 from tuning_operator.kube.jobs.contention import gpu_resources
 from tuning_operator.kube.jobs.ended import undelivered_result, why_ended
 from tuning_operator.kube.jobs.evidence import (
@@ -50,7 +51,7 @@ from tuning_operator.kube.ports.jobs.capacity import Nodes, WaitingPods
 from tuning_operator.kube.ports.jobs.config_maps import ConfigMaps
 from tuning_operator.kube.ports.jobs.mirror import Mirror
 from tuning_operator.kube.ports.jobs.study_objects import DIAGNOSIS_DELAY, StudyObjects
-from tuning_operator.kube.ports.kube_api import REFUSED, KubeApi, KubeError
+from tuning_operator.kube.ports.kube_api import KubeApi, KubeError
 from tuning_operator.kube.ports.kubernetes import nearest_field
 from tuning_operator.kube.ports.runs import RunRefused, key_of
 from tuning_operator.protocol import Failure, Problem, StudyKey
@@ -169,7 +170,7 @@ class JobRuns:
             except KubeError as error:
                 if error.status in (400, 422):
                     problems += template_problems(error.message, _fields(study, work).template, nearest_field)
-                elif error.status not in (403, 409):
+                elif error.status != 409 and not error.is_refusal:
                     raise
         if not problems:
             # `kubectl tuning` finds the study server in the trainer's ConfigMap, and a study that continues a
@@ -194,7 +195,7 @@ class JobRuns:
                 if refusal:  # the Job may be there because its pod waits for the trainer
                     raise refusal
         except KubeError as error:
-            if error.status not in REFUSED:
+            if not error.is_refusal:
                 raise
             if JOB_QUOTA.search(error.message):
                 await self._delete_finished(study.metadata["namespace"])
@@ -208,7 +209,7 @@ class JobRuns:
         try:
             await self._config_maps.provide_trainer(study, runtime)
         except KubeError as error:
-            if error.status in REFUSED and _has_run_trials(study):
+            if error.is_refusal and _has_run_trials(study):
                 return error
             raise
         return None
@@ -402,7 +403,7 @@ def _starts_report_refusals() -> Iterator[None]:
     try:
         yield
     except KubeError as error:
-        if error.status not in REFUSED:
+        if not error.is_refusal:
             raise
 
 
@@ -486,11 +487,14 @@ def _explained(error: KubeError, study: TuningStudy, work: Work) -> Failure:
     if "exceeded quota" in error.message:
         return Failure(category="Quota", message=error.message, remedy=QUOTA_REMEDY)
     template = _fields(study, work).template
-    remedy = (
-        f"Set what the policy asks for in {template}, or, for the Job's own labels and annotations, in "
-        "spec.trial.job."
-        if re.search(r"denied (?:the )?request", error.message)
-        else f"Correct {template}; `kubectl explain job.spec.template.spec` describes its fields."
-    )
+    if re.search(r"denied (?:the )?request", error.message):
+        remedy = (
+            f"Set what the policy asks for in {template}, or, for the Job's own labels and annotations, in "
+            "spec.trial.job."
+        )
+    elif advice := advise(REFUSALS, error.message, template):
+        remedy = advice.remedy
+    else:
+        remedy = f"Correct {template}; `kubectl explain job.spec.template.spec` describes its fields."
     message = f"The {work.noun}'s Job is refused: {error.message}"
     return Failure(category="JobRefused", message=message, remedy=remedy)
