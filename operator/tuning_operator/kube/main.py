@@ -70,7 +70,7 @@ async def operate(settings: OperatorSettings) -> None:
     register(registry, queue)
     most = settings.max_trials_per_namespace
     limit = NamespaceLimit(kube, most) if most else None
-    observer, actor = Observer(kube, runs, server, check, kube.now, limit), Actor(runs, server)
+    observer, actor = Observer(kube, runs, server, check, limit), Actor(runs, server)
     reconciler = Reconciler(kube, server, observer, actor, kube.now, settings.installation)
     listener = await probes.serve(
         probes.application(queue.age, settings.stuck_seconds, metrics),

@@ -158,7 +158,7 @@ async def run(session: Session, folder: StudyFolder, listener: Listener) -> None
     token = folder.path / "operator-token"
     token.write_text(session.server.operator_token())
     async with _server(session, folder) as server, _signals(session, listener, stopping):
-        observer = Observer(session.resources, session.runs, server, check, _now)
+        observer = Observer(session.resources, session.runs, server, check)
         reconciler = Reconciler(session.resources, server, observer, Actor(session.runs, server), _now)
         passes = _Passes(reconciler, lambda: over.set() if _settled(session) else None)
         queue.add(key)

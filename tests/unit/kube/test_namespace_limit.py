@@ -43,6 +43,9 @@ class Namespace:
         self.names = [f"study-{number}" for number in range(count)]
         self.running = dict.fromkeys(self.names, 0)
         self.over: set[str] = set()
+        """Those that have reached maxTrials; a higher one resumes them."""
+        self.phases = dict.fromkeys(self.names, "Running")
+        """As of their last passes."""
         self.restart()
 
     def restart(self) -> None:
@@ -50,16 +53,15 @@ class Namespace:
         self.limit = NamespaceLimit(self.kube, LIMIT)
 
     def study(self, name: str) -> TuningStudy:
-        status = running_status().model_copy(
-            update={"phase": "Completed" if name in self.over else "Running"}
-        )
-        given = study(status=status, parallelism=20, maxTrials=1000)
+        status = running_status(phase=self.phases[name])
+        given = study(status=status, parallelism=20, maxTrials=1 if name in self.over else 1000)
         return given.model_copy(update={"metadata": {**given.metadata, "name": name}})
 
     async def pass_(self, name: str) -> None:
         given = self.study(name)
-        observed = seen(summary(*range(self.running[name])))
-        limit = await self.limit.allowed(given, observed)
+        observed = seen(summary(*range(self.running[name]), complete=1))
+        limit = await self.limit.allowed(given, observed, NOW)
+        self.phases[name] = "Completed" if name in self.over else "Running"
         if name not in self.over:
             self.running[name] = max(self.running[name], 20 if limit is None else limit)
         written = body(parallelism=20)
@@ -71,7 +73,8 @@ class Namespace:
 @given(
     st.integers(1, 4),
     st.lists(
-        st.tuples(st.sampled_from(["pass", "pass", "end", "restart", "over"]), st.integers(0, 3)), max_size=60
+        st.tuples(st.sampled_from(["pass", "pass", "end", "restart", "over", "resume"]), st.integers(0, 3)),
+        max_size=60,
     ),
 )
 @settings(max_examples=100, deadline=None)
@@ -85,9 +88,11 @@ async def test_histories(count: int, events: list[tuple[str, int]]) -> None:
             namespace.running[name] = max(0, namespace.running[name] - 1)
         elif what == "restart":
             namespace.restart()
-        else:
+        elif what == "over":
             namespace.over.add(name)
             namespace.running[name] = 0
+        else:
+            namespace.over.discard(name)
         assert sum(namespace.running.values()) <= LIMIT
     for _ in range(20):
         for name in namespace.names:
@@ -114,10 +119,10 @@ async def test_suspended_and_refused_studies_want_nothing() -> None:
     kube = FakeKube()
     limit = NamespaceLimit(kube, LIMIT)
     suspended = study(parallelism=20, maxTrials=100, suspend=True)
-    assert await limit.allowed(suspended, seen(summary(0, 1))) is None
+    assert await limit.allowed(suspended, seen(summary(0, 1)), NOW) is None
     other = study(parallelism=20, maxTrials=100)
     other = other.model_copy(update={"metadata": {**other.metadata, "name": "other"}})
-    assert await limit.allowed(other, seen(summary())) == LIMIT - 2
+    assert await limit.allowed(other, seen(summary()), NOW) == LIMIT - 2
 
 
 def test_what_is_decided_and_shown() -> None:

@@ -55,7 +55,7 @@ class World:
         kube = faults.around(self.kube) if faults else self.kube
         server = faults.around(self.server) if faults else self.server
         runs = JobRuns(kube, lambda _: RUNTIME, self.clock)
-        observer = Observer(kube, runs, server, check, self.clock)
+        observer = Observer(kube, runs, server, check)
         actor = Actor(runs, server)
         self.reconciler = Reconciler(kube, server, observer, actor, self.clock, self.installation)
 

@@ -145,7 +145,7 @@ class Reconciler:
     ) -> Result:
         now = self._clock()
         try:
-            seen = await self._observer.observe(key, study)
+            seen = await self._observer.observe(key, study, now)
         except (RunsUnavailable, StudyServerUnavailable) as error:
             if _failure(error) and not _is_over(study.status):
                 await self._publish(body, study, study.status, [error], StudySummary(), now)

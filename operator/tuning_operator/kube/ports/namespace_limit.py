@@ -1,14 +1,15 @@
 """A limit on the trials that run at the same time in a namespace, over all of its studies."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.plan.parallelism import allowed_trials, wanted_trials
-from tuning_operator.kube.plan.verdict import ENDED
+from tuning_operator.kube.plan.verdict import judge
 from tuning_operator.kube.ports.kube_api import KubeApi
 from tuning_operator.kube.ports.runs import key_of
-from tuning_operator.protocol import StudyKey
+from tuning_operator.protocol import StudyKey, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 
@@ -34,8 +35,11 @@ class NamespaceLimit:
         self._kube, self._trials = kube, trials
         self._claims: dict[str, dict[str, Claim]] = {}
 
-    async def allowed(self, study: TuningStudy, seen: Observation) -> int | None:
-        """Return how many trials of the study may run now; None: as many as it wants."""
+    async def allowed(self, study: TuningStudy, seen: Observation, now: datetime) -> int | None:
+        """Return how many trials of the study may run now; None: as many as it wants.
+
+        The status may still say that the study is over, though it resumes now.
+        """
         namespace, name = key_of(study)
         if namespace not in self._claims:
             studies = await self._kube.select(names.KIND, namespace)
@@ -43,8 +47,9 @@ class NamespaceLimit:
                 namespace, {body["metadata"]["name"]: _claim_of(body) for body in studies}
             )
         # Nothing is awaited from here on: passes over other studies see either no claim or the whole one.
-        claims, running = self._claims[namespace], seen.summary.counts.running if seen.summary else 0
-        over = study.status.phase in ENDED or not seen.summary
+        claims, summary = self._claims[namespace], seen.summary or StudySummary()
+        running = summary.counts.running
+        over = judge(study, summary, now) is not None
         wanted = running if over else wanted_trials(study, seen, allowed_trials(study, seen))
         claims[name] = Claim(running, wanted)
         allowed = share(self._trials, name, claims)

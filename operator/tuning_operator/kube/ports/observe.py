@@ -28,16 +28,15 @@ class Observer:
         runs: Runs,
         server: StudyServer,
         check: Check,
-        clock: Callable[[], datetime],
         limit: NamespaceLimit | None = None,
     ) -> None:
         """Start with nothing; `limit` is None if namespaces have no limit on their trials."""
         self._limit = limit
         self._resources = resources
-        self._runs, self._server, self._check, self._clock = runs, server, check, clock
+        self._runs, self._server, self._check = runs, server, check
         self._lingering: dict[StudyKey, dict[Work, datetime]] = {}
 
-    async def observe(self, key: StudyKey, study: TuningStudy) -> Observation:
+    async def observe(self, key: StudyKey, study: TuningStudy, now: datetime) -> Observation:
         """Return the study as it is now.
 
         The record is read before the runs: a run that is missing belongs to a trial without a result, or to
@@ -52,13 +51,13 @@ class Observer:
         over = {work: run for work, run in runs.items() if work not in wanted}
         if per_worker:  # workers outlive their trials
             over = {work: run for work, run in over.items() if not isinstance(work, Worker)}
-        since = self._since(key, over)
+        since = self._since(key, over, now)
         runs = {**runs, **{work: replace(runs[work], lingering_since=when) for work, when in since.items()}}
         seen = with_trials(Observation(summary, runs, problems, per_worker))
         if study.spec.min_parallelism is not None:
             others = await self._runs.others_waiting(study, has_minimum=has_minimum(study, seen))
             seen = replace(seen, others_wait=others)
-        return replace(seen, limit=await self._limit.allowed(study, seen)) if self._limit else seen
+        return replace(seen, limit=await self._limit.allowed(study, seen, now)) if self._limit else seen
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
@@ -85,8 +84,8 @@ class Observer:
         except DefinitionRefused as refused:
             return tuple(refused.problems), summary
 
-    def _since(self, key: StudyKey, finished: Mapping[Work, Run]) -> dict[Work, datetime]:
-        before, now = self._lingering.get(key, {}), self._clock()
+    def _since(self, key: StudyKey, finished: Mapping[Work, Run], now: datetime) -> dict[Work, datetime]:
+        before = self._lingering.get(key, {})
         since = {work: before.get(work, now) for work, run in finished.items() if run.active}
         self._lingering[key] = since
         return since
