@@ -280,6 +280,23 @@ def test_a_timeout_holds_until_it_is_raised_above_what_the_study_ran() -> None:
         assert again.status.phase == phase, spec
 
 
+def test_max_gpu_hours_stay_reached_until_they_are_raised() -> None:
+    """The study server measures the time of a trial when it ends; its clock may be behind the operator's."""
+
+    def spent(hours: float) -> Observation:
+        return seen(summary(complete=1, durations={"complete": 3600 * hours}))
+
+    over = decision(study(maxGpuHours=2), spent(2), NOW).status
+    for allowed, hours, phase in ((2, 1.99, "Completed"), (2.5, 1.99, "Running"), (1.5, 1.99, "Completed")):
+        again = decision(study(status=over, maxGpuHours=allowed), spent(hours), NOW)
+        assert again.status.phase == phase, allowed
+    resumed = decision(study(status=over, maxGpuHours=3), spent(1.99), NOW).status
+    lowered = decision(study(status=resumed, maxGpuHours=2), spent(1.99), NOW).status
+    assert lowered.phase == "Running"
+    without = decision(study(status=over), spent(1.99), NOW).status
+    assert without.phase == "Running"
+
+
 def test_suspension_sets_the_clock_back() -> None:
     suspended = running_status(7200, phase="Suspended")
     plan = decision(study(status=suspended, timeout="1h"), seen(summary(complete=1)), NOW)

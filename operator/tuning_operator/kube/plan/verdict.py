@@ -150,11 +150,25 @@ def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | No
 
 
 def _gpu_hours(study: TuningStudy, summary: StudySummary, now: datetime) -> Verdict | None:
+    """Once reported, the end holds until maxGpuHours changes.
+
+    The time of running trials is measured here, that of ended ones at the study server, whose clock may be
+    behind: once the last trials have ended, they may all have used less than the limit.
+    """
     allowed = study.spec.max_gpu_hours
-    if allowed is None or gpu_seconds(study, summary, now) < allowed * 3600:
+    if allowed is None:
         return None
     message = f"The trials have used the {allowed:g} GPU hours that maxGpuHours allows."
-    return Verdict("Completed", "GpuHoursUsed", message)
+    verdict = Verdict("Completed", "GpuHoursUsed", message)
+    reached = gpu_seconds(study, summary, now) >= allowed * 3600 or _is_reported(study.status, verdict)
+    return verdict if reached else None
+
+
+def _is_reported(status: TuningStudyStatus, verdict: Verdict) -> bool:
+    return any(
+        (c.type, c.status, c.reason, c.message) == ("Complete", "True", verdict.reason, verdict.message)
+        for c in status.conditions
+    )
 
 
 RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ...] = (
