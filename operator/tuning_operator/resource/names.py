@@ -23,6 +23,8 @@ LABEL_DIGEST = f"{GROUP}/digest"
 
 ANNOTATION_PROGRAM = f"{GROUP}/program"
 """A digest of what a Job runs according to the spec. It differs once that has changed."""
+ANNOTATION_SERVER = f"{GROUP}/study-server"
+"""On the Job of a worker: the URL of the study server from which it takes trials."""
 ANNOTATION_PARAMETERS = f"{GROUP}/parameters"
 """A trial's parameters as JSON, for people: those known when its Job was created."""
 ANNOTATION_STARTED = f"{GROUP}/trial-started"

@@ -304,6 +304,26 @@ async def test_workers_say_which_trials_to_stop() -> None:
     assert (await runs.list_runs(study(), []))[Worker(0)].trials_to_stop == {3, 12}
 
 
+async def test_a_worker_of_another_study_server_is_outdated() -> None:
+    """As after the study was handed over to another installation: it would get no trial."""
+    kube, changed, runtime = FakeKube(), asyncio.Event(), RUNTIME
+    runs = JobRuns(kube, lambda _: runtime, lambda: NOW)
+    async with watching(runs, lambda _: changed.set()), asyncio.timeout(SECONDS):
+        for slot in (0, 1):
+            await runs.start(study(), Worker(slot))
+            kube.set_status("Job", "ml", f"mnist-w{slot}", active=1, ready=1)
+        await changed.wait()
+        del kube.objects["Job", "ml", "mnist-w1"]["metadata"]["annotations"]["tuning.dev/study-server"]
+        changed.clear()
+        kube.set_status("Job", "ml", "mnist-w1", active=1, ready=1)
+        await changed.wait()
+        before = await runs.list_runs(study(), [])
+        runtime = replace(RUNTIME, server_url="https://studies.other:8443")
+        after = await runs.list_runs(study(), [])
+    assert {work: run.outdated for work, run in before.items()} == {Worker(0): False, Worker(1): False}
+    assert {work: run.outdated for work, run in after.items()} == {Worker(0): True, Worker(1): False}
+
+
 async def test_an_accepted_study_has_the_servers_address() -> None:
     kube = FakeKube()
     runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)

@@ -115,6 +115,7 @@ def job(
         **runs.job.annotations,
         names.ANNOTATION_PROGRAM: runs.digest,
         **_trial_annotations(work),
+        **({names.ANNOTATION_SERVER: runtime.server_url} if isinstance(work, Worker) else {}),
         **restarts.annotations(),
     }
     template = _pod_template(study, work, runs, runtime)

@@ -41,7 +41,7 @@ class Run:
     lingering_since: datetime | None = None
     """When the run was first seen to go on after its work had a result."""
     outdated: bool = False
-    """Whether the spec has changed what the run should execute."""
+    """Whether the spec has changed what the run should execute, or a worker has another study server."""
     stop_requested: bool = False
     """Whether a user wants the trial to end."""
     trials_to_stop: frozenset[int] = frozenset()

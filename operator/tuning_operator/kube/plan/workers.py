@@ -50,8 +50,8 @@ def worker_steps(
 
 
 def _replaced(slot: int, run: Run, now: datetime, *, is_busy: bool) -> tuple[Step, ...]:
-    """Return how a worker makes room for another: it has ended, was lost, can't start, or runs an earlier
-    program.
+    """Return how a worker makes room for another: it has ended, was lost, can't start, runs an earlier
+    program, or takes trials from another study server.
 
     One that has a trial may finish that with the earlier program.
     """

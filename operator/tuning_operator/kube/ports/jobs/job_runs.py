@@ -96,10 +96,8 @@ class Examined(NamedTuple):
 class Shown(NamedTuple):
     """The Jobs of a study, and the runs that they show."""
 
-    uid: str
-    """The study's."""
-    programs: Mapping[type[Work], Program]
-    """What runs that start now execute."""
+    shown_for: tuple[str, Mapping[type[Work], Program], str]
+    """The study's uid, what runs that start now execute, and the study server's URL."""
     runs: Mapping[Work, tuple[Json, Run | None]]
     """Each Job with its run; None: it is someone else's, and a start will say so."""
 
@@ -279,10 +277,11 @@ class JobRuns:
         not_watched = await self._objects.jobs_of(key, missing) if missing else {}
         jobs |= not_watched
         programs = _programs(study)
-        runs = self._shown(key, study.metadata["uid"], jobs, programs)
+        runtime = self._runtime(key)
+        runs = self._shown(key, study.metadata["uid"], jobs, programs, runtime.server_url)
         if unfinished or any(run.active for run in runs.values()):
             with _starts_report_refusals():
-                await self._config_maps.provide_ca(key.namespace, self._runtime(key))
+                await self._config_maps.provide_ca(key.namespace, runtime)
         unclear: dict[Work, Json] = {}
         over: dict[Work, Json] = {}
         for work, run in runs.items():
@@ -308,18 +307,24 @@ class JobRuns:
         return runs | await self._examined(key, runs, unclear, pods, programs)
 
     def _shown(
-        self, key: StudyKey, uid: str, jobs: Mapping[Work, Json], programs: dict[type[Work], Program]
+        self,
+        key: StudyKey,
+        uid: str,
+        jobs: Mapping[Work, Json],
+        programs: dict[type[Work], Program],
+        server_url: str,
     ) -> dict[Work, Run]:
         """Return the runs as these Jobs show them. A Job that has not changed shows what it did before."""
         before = self._shown_before.get(key)
-        known = before.runs if before and (before.uid, before.programs) == (uid, programs) else {}
+        shown_for = uid, programs, server_url
+        known = before.runs if before and before.shown_for == shown_for else {}
         runs: dict[Work, tuple[Json, Run | None]] = {}
         for work, body in jobs.items():
             found = known.get(work)
             if found is None or found[0] is not body:
-                found = body, _run_of(body, uid, programs.get(type(work)))
+                found = body, _run_of(body, uid, programs.get(type(work)), server_url)
             runs[work] = found
-        self._shown_before[key] = Shown(uid, programs, runs)
+        self._shown_before[key] = Shown(shown_for, runs)
         return {work: run for work, (_, run) in runs.items() if run}
 
     async def _examined(
@@ -412,22 +417,24 @@ def _has_run_trials(study: TuningStudy) -> bool:
     return trials is not None and trials.total > trials.pending
 
 
-def _run_of(body: Json, study_uid: str, current: Program | None) -> Run | None:
+def _run_of(body: Json, study_uid: str, current: Program | None, server_url: str) -> Run | None:
     """Return the run as its Job shows it; None if the Job is someone else's.
 
     Args:
         body: the Job.
         study_uid: the study's.
         current: what it would run if it were created now.
+        server_url: the study server's.
     """
     ours = _belongs(body, study_uid)
     if not ours and not _of_a_study(body):
         return None
     annotations = body["metadata"].get("annotations", {})
-    digest = annotations.get(names.ANNOTATION_PROGRAM)
+    digest, server = annotations.get(names.ANNOTATION_PROGRAM), annotations.get(names.ANNOTATION_SERVER)
+    other_program = digest is not None and current is not None and bool(digest != current.digest)
     return Run(
         job_state(body) if ours else "stopping",  # of a deleted study of this name
-        outdated=digest is not None and current is not None and bool(digest != current.digest),
+        outdated=other_program or server not in (None, server_url),
         stop_requested=names.ANNOTATION_STOP in annotations,
         trials_to_stop=_numbers(annotations.get(names.ANNOTATION_STOP, "")),
         trial_started=_trial_started(annotations),
