@@ -139,6 +139,7 @@ def test_roles_in_the_guide_are_sufficient_and_necessary(
     assert "forbidden" in ada("extend", "shared", "--failed-trials", "+1").stderr
     kubectl.apply(*author)
     assert ada("suspend", "shared").stderr.startswith("error: shared has already ended")
+    assert "queue: not checked" not in ada("doctor").stdout, "as `stop` of workers does, it lists Jobs"
     assert ada("extend", "shared", "--failed-trials", "+1").returncode == 0
     barred = ada("plot", "shared", folder=tmp_path)
     assert barred.returncode == 4
