@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import signal
+from typing import NoReturn
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.metrics.reader import MetricReader
 from tuning_trainer.metrics.steps import NOWHERE, Position, Progress, Steps
-from tuning_trainer.metrics.values import Unreadable, read_value
+from tuning_trainer.metrics.values import Unreadable, plain_signs, read_value, value_at
 
 ESC = "\x1b"
 
@@ -174,7 +176,7 @@ NO_NUMBERS = [
 @pytest.mark.parametrize(("text", "value"), NUMBERS)
 def test_a_number(text: str, value: float) -> None:
     assert read_value(text) == value
-    assert read_value(f"x= {text}", 2) == value
+    assert value_at(plain_signs(f"x= {text}"), 2) == value
 
 
 def test_nan() -> None:
@@ -303,6 +305,41 @@ def test_ways_to_print_a_metric(lines: list[str]) -> None:
         reader.read(line)
     assert reader.last == {"accuracy": 0.75}
     assert reader.missing() is None
+
+
+VALUES = [f"0.{number}" for number in range(10, 80)]
+GAP = " " * 100_000
+LONG = {
+    "commas": "accuracy: " + ", ".join(VALUES) + " (70 values) mean 0.90",
+    "commas and nan": "accuracy: " + ", ".join(VALUES) + ", nan",
+    "spaces": "accuracy: " + "    ".join(VALUES) + "    mean",
+    "separate separators": "accuracy: " + "  |  ".join(VALUES) + "  |  mean",
+    "arguments": "accuracy: Metric(0.5" + ", name='top'" * 70 + " and more",
+    "a gap": f"accuracy: 0.5{GAP}|{GAP}0.6{GAP}mean",
+    "a gap in a row": f"epoch{GAP}accuracy{GAP}loss",
+    "a gap after a step": f"accuracy step{GAP}none",
+    "a gap in brackets": f"accuracy: (0.5{GAP}; accuracy: [0.5{GAP}; accuracy: Metric(0.5{GAP};",
+    "values": "accuracy=0.5 " * 20_000,
+    "other signs": "accuracy \u2212> 0.5 " * 20_000,
+    "progress bars": "accuracy: 5%|" * 20_000,
+    "keys": "metric=accuracy " * 20_000,
+    "digits": "accuracy: 1/" + "1" * 100_000,
+}
+
+
+@pytest.mark.parametrize("pattern", [None, r"accuracy\S* (\S+)"])
+@pytest.mark.parametrize("line", LONG.values(), ids=LONG)
+def test_a_long_line_is_read_in_proportion_to_its_length(line: str, pattern: str | None) -> None:
+    def give_up(*_: object) -> NoReturn:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 4)  # seconds of computing, where less than a quarter is needed
+    try:
+        MetricReader(["accuracy"], pattern).read(line)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 QUOTED = [

@@ -1,4 +1,9 @@
-"""Reads metrics from lines of text: `accuracy=0.93`, `epoch 3 loss: 0.2`, JSON, tables, a pattern."""
+"""Reads metrics from lines of text: `accuracy=0.93`, `epoch 3 loss: 0.2`, JSON, tables, a pattern.
+
+A line may have a megabyte, and a search can't be interrupted. So what is searched once takes time in
+proportion to the line, and what is searched for each mention of a metric looks no further than the next one,
+or a fixed distance.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.metrics.records import Leaf, leaves, split_objects
 from tuning_trainer.metrics.steps import NOWHERE, Position
 from tuning_trainer.metrics.tables import Table
-from tuning_trainer.metrics.values import Unreadable, Value, plain_signs, read_value
+from tuning_trainer.metrics.values import Unreadable, Value, plain_signs, read_value, value_at
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,13 +27,15 @@ OTHER_CASE, STANDARD_ERROR, LOOSE = 1, 2, 4
 `accuracy 0.5` without a sign between."""
 
 KEPT_LINES, KEPT_LENGTH, KEPT_NAMES = 3, 200, 10
+FARTHEST_KEY = 200
+"""Characters between a metric's name and the keys of its name and its value."""
 
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
 )
-_COUNT = r"\s*([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)(?!\w|[.,][0-9])"
+_COUNT = r"([0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:\.[0-9]+)?)(?!\w|[.,][0-9])"
 _COUNTS = {
-    name: re.compile(rf"(?<![\w.\-]){name}[\"']?\s*[=:#]?\s*[\"'\[(]?{_COUNT}", re.IGNORECASE)
+    name: re.compile(rf"(?<![\w.\-]){name}[\"']?\s*(?:[=:#]\s*)?(?:[\"'\[(]\s*)?{_COUNT}", re.IGNORECASE)
     for name in ("epoch", *STEP_NAMES)
 }
 
@@ -38,13 +45,17 @@ _SPACE = re.compile(
     r"""|(?:\w+\.)*(?:tensor|array|float[0-9]*|bfloat16|decimal)\()""",
     re.IGNORECASE,
 )
-_PROGRESS_BAR = re.compile(r"\s*[0-9]+%\s?\|.*\|")  # of something that is called like the metric
-_SEVERAL = re.compile(r"\s*[-+]?\.?[0-9]\S*(?:\s*[,;|]?\s+[-+]?\.?[0-9][0-9.,e+\-]*%?)+\s*$")
+_PROGRESS_BAR = re.compile(r"\s*[0-9]+%\s?\|[^|]*\|")  # of something that is called like the metric
+_SEVERAL = re.compile(
+    r"\s*[-+]?\.?[0-9]\S*(?:(?:(?:[;|]|(?<=%),)?\s+|\s+[,;|]\s+)[-+]?\.?[0-9][0-9.,e+\-]*%?)+\s*$"
+)
 _NUMERALS = re.compile(r"\s*[-+]?[.,]?[0-9][0-9.,_'/% ]*(?!\w)")
 _NAME_KEY = re.compile(
     r"""(?<![\w.])(?:metric[_ ]?name|metric|name|key|tag)[\\"']*\s*[=:]\s*[\\"']*$""", re.IGNORECASE
 )
-_VALUE_KEY = re.compile(r"""[^{}]*?(?<![\w.])(?:metric[_ ]?value|value|val)[\\"']*\s*[=:]""", re.IGNORECASE)
+_VALUE_KEY = re.compile(
+    rf"""[^{{}}]{{0,{FARTHEST_KEY}}}?(?<![\w.])(?:metric[_ ]?value|value|val)[\\"']*\s*[=:]""", re.IGNORECASE
+)
 _ANY_VALUE = re.compile(r"""(?<![\w./\-])([A-Za-z_][\w./\-]*)["']?\s*[=:]\s*["']?[-+]?\.?[0-9]""")
 _CUT_BEFORE = re.compile(r"(?:[0-9][.,_']?|(?<![\w)])-)$")
 _CUT_AFTER = re.compile(r"[0-9]|[.,_'][0-9]|[eE][-+]?[0-9]")
@@ -182,7 +193,7 @@ class MetricReader:
             inside = list(leaves(thing))
             at, values = _position(inside), self._in_leaves(inside)
             if not values:  # a record of a log, whose message has the metric
-                messages = [state for leaf in inside for state in states(leaf.text)]
+                messages = [state for leaf in inside for state in states(plain_signs(leaf.text))]
                 for message_at, of_message in map(self._in_line, messages):
                     at = at if at != NOWHERE else message_at
                     values.update(of_message)
@@ -262,17 +273,18 @@ def _mention(name: str) -> re.Pattern[str]:
 
 def _beside(text: str, place: re.Match[str]) -> tuple[Value, int]:
     """Return the value that belongs to a metric's name, and how weak it is."""
-    if _NAME_KEY.search(text, 0, place.start()) and (key := _VALUE_KEY.match(text, place.end())):
-        return read_value(text, key.end()), 0
+    start = max(place.start() - FARTHEST_KEY, 0)
+    if _NAME_KEY.search(text, start, place.start()) and (key := _VALUE_KEY.match(text, place.end())):
+        return value_at(text, key.end()), 0
     if sign := _SIGN.match(text, place.end()):
         if _PROGRESS_BAR.match(text, sign.end()):
             return None, 0
-        value = read_value(text, sign.end())
+        value = value_at(text, sign.end())
         if isinstance(value, float) and (numbers := _SEVERAL.match(text, sign.end())):
             value = Unreadable(f"{numbers[0].strip()!r} are several numbers")
         return value, 0
     if space := _SPACE.match(text, place.end()):
-        value = read_value(text, space.end())
+        value = value_at(text, space.end())
         is_word = isinstance(value, Unreadable) and not _NUMERALS.match(text, space.end())  # 2nd
         return None if is_word else value, LOOSE
     return None, 0
@@ -288,7 +300,7 @@ def _position(inside: Iterable[Leaf]) -> Position:
     counts: dict[str, float] = {}
     for leaf in inside:
         name = leaf.path[-1].casefold()
-        count = re.match(_COUNT, str(leaf.value)) if name in _COUNTS else None  # 3, "3", 3/10, 2.5
+        count = re.match(_COUNT, str(leaf.value).lstrip()) if name in _COUNTS else None  # 3, "3", 3/10, 2.5
         if count:
             counts.setdefault(name, float(count[1].replace(",", "")))
     step = next((counts[name] for name in STEP_NAMES if name in counts), None)
@@ -298,7 +310,7 @@ def _position(inside: Iterable[Leaf]) -> Position:
 def _whole(text: str, start: int, end: int) -> Value:
     """Return a pattern's group as a number, unless it has only a part of one."""
     value = read_value(text[start:end])
-    begins = text[start].isdigit() and _CUT_BEFORE.search(text, 0, start)
+    begins = text[start].isdigit() and _CUT_BEFORE.search(text, max(start - 2, 0), start)
     ends = text[end - 1].isdigit() and _CUT_AFTER.match(text, end)
     if isinstance(value, float) and (begins or ends):
         return Unreadable(f"the pattern matches only {text[start:end]!r} of the number")

@@ -16,11 +16,11 @@ Cells = list[tuple[str, Union[str, Unreadable]]]
 OF_CLASSES = frozenset({"precision", "recall", "support"})
 """Columns of scikit-learn's classification report, with a row for each class, and for averages."""
 
-_PIPES = re.compile(r"\s*[|│┃║]\s*")
+_PIPES = re.compile(r"[|│┃║]")
 _SPLITS = (
     _PIPES,
-    re.compile(r"\s*;\s*"),
-    re.compile(r"\s*,\s*"),
+    re.compile(r";"),
+    re.compile(r","),
     re.compile(r"\s{2,}|\t"),
     re.compile(r"\s+"),
 )
@@ -85,11 +85,11 @@ class Table:
 
 
 def _is_bordered(line: str) -> bool:
-    return _PIPES.match(line) is not None
+    return _PIPES.match(line.lstrip()) is not None
 
 
 def _cells(split: re.Pattern[str], line: str) -> list[str]:
-    cells = split.split(line.strip())
+    cells = [cell.strip() for cell in split.split(line.strip())]
     if split is _PIPES and len(cells) > 1:
         cells = cells[not cells[0] : len(cells) - (not cells[-1])]
     return cells

@@ -64,11 +64,11 @@ _OPENING = re.compile(
     r"""\s*(?:(?P<call>[A-Za-z_][\w.]*\()|(?P<bracket>[\[(])|(?P<quote>\\*["'`])|(?P<bold>\*\*?)"""
     r"|(?P<angle><[^<>]*\bnumpy=))"
 )
-_NAMED_ARGUMENTS = r"(?:\s*,\s*\w+\s*=\s*(?:'[^']*'|\"[^\"]*\"|<[^<>]*>|\([^()]*\)|[^\s,()]+))*"
+_NAMED_ARGUMENTS = r"(?:\s*,\s*\w+\s*=\s*(?:'[^']*'|\"[^\"]*\"|<[^<>]*>|\([^()]*\)|[^\s,()'\"<][^\s,()]*))*"
 _CLOSING = {
-    "call": re.compile(_NAMED_ARGUMENTS + r"\s*,?\s*\)"),
-    "(": re.compile(r"\s*,?\s*\)"),
-    "[": re.compile(r"\s*,?\s*\]"),
+    "call": re.compile(_NAMED_ARGUMENTS + r"\s*(?:,\s*)?\)"),
+    "(": re.compile(r"\s*(?:,\s*)?\)"),
+    "[": re.compile(r"\s*(?:,\s*)?\]"),
     "bold": re.compile(r"\*{0,2}"),
     "angle": re.compile(r"\s*>"),
 }
@@ -80,12 +80,16 @@ def plain_signs(text: str) -> str:
     return text.translate(_TYPOGRAPHY)
 
 
-def read_value(text: str, start: int = 0) -> Value:
-    """Return the number that stands at a place, in whatever a program wraps it: quotes, brackets, tensor().
+def read_value(text: str) -> Value:
+    """Return the number that a text begins with, in whatever a program wraps it: quotes, brackets, tensor().
 
     A percent sign is not a part of the number (93% is 93); a/b is a fraction where both are whole numbers.
     """
-    text = plain_signs(text)
+    return value_at(plain_signs(text), 0)
+
+
+def value_at(text: str, start: int) -> Value:
+    """Return the number that stands at a place of a text with plain signs."""
     at, closing = _open(text, start)
     number = _NUMBER.match(text, at)
     if number is None:
@@ -127,7 +131,7 @@ def _number(text: str, number: re.Match[str]) -> tuple[Value, int]:
     whole = number["digits"].isdecimal() and not number["exponent"]
     fraction = _FRACTION.match(text, number.end())
     if fraction and whole:
-        below = int(fraction[1] or fraction[2])
+        below = float(fraction[1] or fraction[2])
         if not 0 < below >= value:
             return _unreadable(text, number.start("sign")), fraction.end()
         return sign * value / below, fraction.end()
