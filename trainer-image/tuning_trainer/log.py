@@ -6,7 +6,7 @@ import contextlib
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -24,6 +24,13 @@ def write(text: str) -> None:
     with contextlib.suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()
+
+
+def pass_on(output: bytes, sink: IO[bytes]) -> None:
+    """Write a program's output to the pod's log; where that is impossible, the program goes on without."""
+    with contextlib.suppress(OSError):
+        sink.write(output)
+        sink.flush()
 
 
 def log_prefix(trial: int) -> str:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tuning_operator.resource.trainer_archive import trainer_archive
 
@@ -48,13 +48,15 @@ class Pod:
     def write(self, code: str, name: str = "train.py") -> None:
         (self.source / name).write_text(textwrap.dedent(code))
 
-    def start(self, *arguments: str, python: tuple[str, ...] = FULL) -> subprocess.Popen[str]:
+    def start(
+        self, *arguments: str, python: tuple[str, ...] = FULL, output: int | IO[str] = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*python, str(self.zip), *(arguments or ("objective", "train:objective"))],
             cwd=self.working_directory,
             env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
             text=True,
         )
 

@@ -320,6 +320,14 @@ def test_several_objectives_take_the_last_of_each(pod: Pod, twin: Twin) -> None:
     assert twin.of("/report") == []
 
 
+@pytest.mark.parametrize("to", ["", ">&2"])
+def test_a_full_disk_loses_output_but_no_values(pod: Pod, twin: Twin, to: str) -> None:
+    line = f"(echo loading; echo step=1 accuracy=0.1; echo step=2 accuracy=0.2) {to}"
+    with Path("/dev/full").open("w") as full:
+        pod.start("command", "--", "sh", "-c", line, python=BARE, output=full).wait(20)
+    assert twin.study.trials[0].intermediate_values == {1: 0.1, 2: 0.2}
+
+
 def test_a_child_that_holds_the_pipe_does_not_hold_the_trial(pod: Pod, twin: Twin) -> None:
     ended = shell(pod, "echo accuracy=0.4; sleep 60 & exit 0")
     assert ended.code == 0, ended

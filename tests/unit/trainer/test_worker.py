@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import httpx
 import psutil
@@ -46,8 +46,10 @@ class Worker:
         body = {"parallelism": parallelism, "maxTrials": trials}
         self.operator.post(f"{STUDY}/ask", json=body).raise_for_status()
 
-    def start(self, *arguments: str, python: tuple[str, ...] = BARE) -> None:
-        self.process = self.pod.start(*arguments, python=python)
+    def start(
+        self, *arguments: str, python: tuple[str, ...] = BARE, output: int | IO[str] = subprocess.PIPE
+    ) -> None:
+        self.process = self.pod.start(*arguments, python=python, output=output)
 
     def record(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self.operator.get(f"{STUDY}/record").raise_for_status().json()["trials"]
@@ -472,6 +474,21 @@ def test_trials_side_by_side_share_the_memory_of_a_gpu(worker: Worker, imported:
         attributes = trial["userAttrs"]
         assert attributes["torch"] == pytest.approx([0.3, 0.3])
         assert (attributes["jax"], attributes["tensorflow"]) == ("0.300", "false")
+
+
+def test_output_that_cannot_be_written_does_not_end_a_trial(worker: Worker) -> None:
+    worker.pod.write(
+        """
+        def objective(trial):
+            for _ in range(200):
+                print("x" * 1000)
+            return 1.0
+        """
+    )
+    with Path("/dev/full").open("w") as full:
+        worker.start(output=full)
+    worker.run(1)
+    assert worker.states() == ["COMPLETE"]
 
 
 def test_a_study_server_that_restarts_loses_no_trial(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ import time
 from collections import deque
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from tuning_trainer.log import pass_on
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -110,8 +112,7 @@ class Program:
 
 def _passed_on(source: IO[bytes], sink: IO[bytes]) -> Iterator[bytes]:
     while chunk := os.read(source.fileno(), 65536):
-        sink.write(chunk)
-        sink.flush()
+        pass_on(chunk, sink)
         yield chunk
 
 

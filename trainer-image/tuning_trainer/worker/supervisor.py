@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuning_trainer.failure import Failure, advice, termination_message, write_termination_message
-from tuning_trainer.log import log, log_end, log_prefix
+from tuning_trainer.log import log, log_end, log_prefix, pass_on
 from tuning_trainer.optuna_api.trial import PATIENCE
 from tuning_trainer.stopping import EXIT_CODE
 from tuning_trainer.wire.client import Client, Refused, Unreachable
@@ -428,10 +428,8 @@ def _copy_lines(pipe: Path, trial: int) -> None:
     prefix = log_prefix(trial).encode()
     with pipe.open("rb") as source:
         for line in source:
-            sys.stdout.buffer.write(prefix + line.rstrip(b"\n") + b"\n")
-            sys.stdout.buffer.flush()
-    sys.stdout.write(f"{log_end(trial)}\n")
-    sys.stdout.flush()
+            pass_on(prefix + line.rstrip(b"\n") + b"\n", sys.stdout.buffer)
+    pass_on(f"{log_end(trial)}\n".encode(), sys.stdout.buffer)
 
 
 def _left_by(trial: _Trial) -> dict[str, Any] | None:
