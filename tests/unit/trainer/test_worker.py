@@ -358,6 +358,27 @@ def test_code_that_starts_threads_when_it_is_imported_is_imported_for_each_trial
     assert "starts threads when it is imported" in worker.stop()[2]
 
 
+def test_code_that_runs_a_program_when_it_is_imported_gets_its_exit_code(worker: Worker) -> None:
+    worker.pod.write(
+        """
+        import os, subprocess
+
+        program = subprocess.Popen(["sh", "-c", "exit 3"])
+        os.waitid(os.P_PID, program.pid, os.WEXITED | os.WNOWAIT)
+        code = program.wait()
+        left = subprocess.Popen(["true"])  # nothing waits for it
+
+        def objective(trial):
+            trial.set_user_attr("code", code)
+            return 1.0
+        """
+    )
+    worker.start()
+    worker.run(2)
+    assert worker.states() == ["COMPLETE"] * 2
+    assert [trial["userAttrs"]["code"] for trial in worker.record()] == [3, 3]
+
+
 def test_code_that_can_not_be_imported_fails_each_trial(worker: Worker) -> None:
     worker.pod.write("import nothing_of_this_name\n")
     worker.start()

@@ -68,6 +68,8 @@ class ForkServer:
         self._connection = socket.socket(fileno=descriptor)
         self._connection.set_inheritable(False)
         self._preloaded: Preloaded | None = None
+        self._trials: set[int] = set()
+        """The processes of the trials that run."""
 
     def serve(self) -> None:
         """Return when the supervisor has closed the connection."""
@@ -104,18 +106,18 @@ class ForkServer:
         if pid == 0:
             self._connection.close()
             self._run(order)
+        self._trials.add(pid)
         self._connection.sendall(f"started {order.number} {pid}\n".encode())
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     def _reap(self, _signal: int, _frame: Any) -> None:
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
-            if pid == 0:
-                return
-            self._connection.sendall(f"ended {pid} {status}\n".encode())
+        """Report the trials that have ended; other processes belong to the user's code, which awaits them."""
+        for trial in list(self._trials):
+            with contextlib.suppress(ChildProcessError):  # another signal has interrupted this loop
+                pid, status = os.waitpid(trial, os.WNOHANG)
+                if pid:
+                    self._trials.remove(pid)
+                    self._connection.sendall(f"ended {pid} {status}\n".encode())
 
     def _run(self, order: Order) -> NoReturn:
         """Be the trial's process."""
