@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 import textwrap
-from typing import IO, TYPE_CHECKING, Any
+import time
+from pathlib import Path
+from typing import IO, Any
 
 from tuning_operator.resource.trainer_archive import trainer_archive
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 BARE = (os.environ.get("TUNING_TEST_PYTHON", sys.executable), "-S", "-I")
 """A Python without any package: as in an image that has nothing of ours. TUNING_TEST_PYTHON names another."""
@@ -82,3 +81,11 @@ class Ended:
 
     def __repr__(self) -> str:
         return f"exit code {self.code}\n{self.out}\n{self.err}"
+
+
+def wait_until_gone(pid: int) -> None:
+    """Wait until a process has ended, also if its parent has not heard of it yet."""
+    process = Path(f"/proc/{pid}/stat")
+    give_up = time.monotonic() + 10
+    while process.exists() and ") Z " not in process.read_text():
+        assert time.monotonic() < give_up, process.read_text()

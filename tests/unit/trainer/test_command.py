@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import optuna
 import pytest
 
-from tests.unit.trainer.pod import BARE, Ended, Pod
+from tests.unit.trainer.pod import BARE, Ended, Pod, wait_until_gone
 
 if TYPE_CHECKING:
     from tests.unit.trainer.twin import Twin
@@ -247,14 +246,6 @@ def test_an_unpromising_program_that_goes_on_is_killed_with_its_children(pod: Po
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "PRUNED"
     wait_until_gone(int((pod.folder / "child").read_text()))
-
-
-def wait_until_gone(pid: int) -> None:
-    """Wait until a process has ended, also if its parent has not heard of it yet."""
-    process = Path(f"/proc/{pid}/stat")
-    give_up = time.monotonic() + 10
-    while process.exists() and ") Z " not in process.read_text():
-        assert time.monotonic() < give_up, process.read_text()
 
 
 def test_sigterm_reaches_the_program_and_nothing_is_reported(pod: Pod, twin: Twin) -> None:

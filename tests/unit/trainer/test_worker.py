@@ -17,7 +17,7 @@ from tuning_operator.studies.storage.base import MemoryStore
 from tuning_trainer.log import log_end
 
 from tests.support.study_server import RunningServer, running_server, study_server  # noqa: F401
-from tests.unit.trainer.pod import BARE, FULL, Pod
+from tests.unit.trainer.pod import BARE, FULL, Pod, wait_until_gone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -282,6 +282,81 @@ def test_what_a_trial_leaves_behind_ends_with_it(worker: Worker) -> None:
     worker.run(2)
     left = int((worker.seen / "left").read_text())
     worker.wait("it is gone", lambda: not Path(f"/proc/{left}").exists())
+
+
+STARTS_DAEMONS = """
+    import os, pathlib, signal, subprocess
+
+    seen = pathlib.Path(os.environ["SEEN"])
+
+    def objective(trial):
+        if trial.number == 0:
+            start = 'setsid sleep 600 > /dev/null 2>&1 & echo $! > "$SEEN/executed"'
+            subprocess.run(["sh", "-c", start], check=True)
+            if os.fork() == 0:
+                os.setsid()
+                if pid := os.fork():
+                    (seen / "forked").write_text(f"{pid}")
+                    os._exit(0)
+                signal.pause()
+            os.wait()
+        (seen / f"runs-{trial.number}").touch()
+        if trial.number == 0:
+            (seen / "go").read_text()
+        return 1.0
+"""
+STARTS_DAEMONS_BY_HELPERS = """
+    if [ $TUNING_TRIAL_NUMBER = 0 ]; then
+        sh -c 'sleep 600 > /dev/null 2>&1 & echo $! > "$SEEN/executed"'
+        sh -c 'setsid sleep 600 > /dev/null 2>&1 & echo $! > "$SEEN/forked"'
+    fi
+    touch "$SEEN/runs-$TUNING_TRIAL_NUMBER"
+    if [ $TUNING_TRIAL_NUMBER = 0 ]; then read go < "$SEEN/go"; fi
+    echo accuracy=1
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("objective", "train:objective"), ("command", "--", "sh", "-c", STARTS_DAEMONS_BY_HELPERS)],
+    ids=["objective", "command"],
+)
+def test_what_a_trial_leaves_behind_ends_with_it_and_with_no_other(
+    worker: Worker, arguments: tuple[str, ...]
+) -> None:
+    worker.pod.environ["TUNING_CONFIG"] = json.dumps({"trialsPerPod": 2})
+    worker.pod.write(STARTS_DAEMONS)
+    os.mkfifo(worker.seen / "go")
+    worker.ask(2, parallelism=2)
+    worker.start(*arguments)
+    worker.wait("the second trial ends", lambda: "COMPLETE" in worker.states())
+    worker.wait("the first trial runs", (worker.seen / "runs-0").exists)
+    worker.ask(3, parallelism=2)
+    worker.wait("a third one has its place", (worker.seen / "runs-2").exists)
+    daemons = [int(pid) for name in ("executed", "forked") for pid in worker.lines(name)]
+    assert [psutil.Process(pid).status() for pid in daemons] == [psutil.STATUS_SLEEPING] * 2
+    (worker.seen / "go").write_text("go\n")
+    for pid in daemons:
+        wait_until_gone(pid)
+
+
+def test_what_code_starts_when_it_is_imported_stays(worker: Worker) -> None:
+    worker.pod.write(
+        """
+        import os, subprocess
+
+        start = 'setsid sleep 600 > /dev/null 2>&1 & echo $! > "$SEEN/daemon"'
+        subprocess.run(["sh", "-c", start], check=True)
+
+        def objective(trial):
+            return 1.0
+        """
+    )
+    worker.start()
+    worker.run(2)
+    daemon = psutil.Process(*map(int, worker.lines("daemon")))
+    assert daemon.status() == psutil.STATUS_SLEEPING
+    daemon.kill()
 
 
 def test_a_program_for_each_trial(worker: Worker) -> None:

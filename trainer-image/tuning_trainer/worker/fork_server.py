@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from tuning_trainer.log import log
 from tuning_trainer.stopping import EXIT_GRACE, exit_within
+from tuning_trainer.worker import orphans
 from tuning_trainer.worker.preload import Preloaded
 from tuning_trainer.workspace import prepare
 
@@ -31,7 +32,13 @@ if TYPE_CHECKING:
 
 FIRST_TO_END = "1000"
 """Where memory runs out, the kernel ends a trial's process rather than the fork server or the supervisor."""
-MODULES = ("tuning_trainer.runner", "tuning_trainer.modes.{mode}", "tuning_trainer.worker.gpu_memory", "ssl")
+MODULES = (
+    "tuning_trainer.runner",
+    "tuning_trainer.modes.{mode}",
+    "tuning_trainer.worker.gpu_memory",
+    "ctypes",
+    "ssl",
+)
 """What each trial needs of the runtime: Python compiles what it imports from a zip file each time."""
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
 
@@ -75,7 +82,7 @@ class ForkServer:
         """Return when the supervisor has closed the connection."""
         self._handle_signals()
         for module in MODULES:
-            with contextlib.suppress(ImportError):  # some images have no ssl, and plain HTTP needs none
+            with contextlib.suppress(ImportError):  # some images lack ssl or ctypes
                 importlib.import_module(module.format(mode=self._arguments[0]))
         source = prepare(os.environ.get("TUNING_SOURCE") or None)
         for line in self._connection.makefile("r"):
@@ -88,7 +95,9 @@ class ForkServer:
         signal.signal(signal.SIGCHLD, self._reap)
 
     def _preload(self, source: str | None) -> None:
+        orphans.adopt()  # what the code starts in the background is for all trials
         self._preloaded = Preloaded(self._arguments[0], self._arguments[1:], source)
+        orphans.adopt(wanted=False)
         self._handle_signals()  # the user's code may have changed them
         if self._preloaded.obstacle:
             log(
@@ -124,6 +133,7 @@ class ForkServer:
         code = 1
         try:
             os.setsid()
+            orphans.adopt()
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)

@@ -26,7 +26,7 @@ from tuning_trainer.log import log, log_end, log_prefix, pass_on
 from tuning_trainer.optuna_api.trial import PATIENCE
 from tuning_trainer.stopping import EXIT_CODE
 from tuning_trainer.wire.client import Client, Refused, Unreachable
-from tuning_trainer.worker import memory
+from tuning_trainer.worker import memory, orphans
 from tuning_trainer.worker.fork_server import Order
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ TIMEOUT = Failure(
 LOOK_EVERY = 0.1
 """Seconds between looks at the memory that trials use."""
 NOT_FOUND = 404
-SET_CHILD_SUBREAPER = 36  # of prctl
 
 
 class _Started(NamedTuple):
@@ -128,7 +127,7 @@ class Supervisor:
     def run(self) -> int:
         """Run trials until the pod is stopped; return the exit code."""
         signal.signal(signal.SIGTERM, lambda *_: self._events.put("stop"))
-        _adopt_orphans()
+        orphans.adopt()
         threading.Thread(target=self._ask, daemon=True).start()
         while not (self._stopping and not any(trial.pid for trial in self._trials.values())):
             event = None
@@ -280,8 +279,7 @@ class Supervisor:
     def _end(self, trial: _Trial, status: int) -> None:
         assert trial.pid is not None  # noqa: S101  it has run
         _kill_session(trial.pid)
-        others = [other.pid for other in self._trials.values() if other.pid and other is not trial]
-        _kill_orphans(self._fork_server and self._fork_server[0], others)
+        orphans.end(spared=self._fork_server and self._fork_server[0])
         self._report_end(trial, status)
         self._forget(trial)
 
@@ -474,23 +472,3 @@ def _kill_session(leader: int) -> None:
     """End what a trial has left in its process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
-
-
-def _adopt_orphans() -> None:
-    """Become the parent of processes whose parent ends, as process 1 of a container is anyway."""
-    with contextlib.suppress(ImportError, OSError, AttributeError):
-        import ctypes
-
-        ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _kill_orphans(fork_server: int | None, trials: list[int]) -> None:
-    """End the processes that a trial has left elsewhere, for example in sessions of their own."""
-    sessions = {os.getpid(), *trials}
-    for pid in memory.children(os.getpid()):
-        if pid == fork_server:
-            continue
-        with contextlib.suppress(OSError):
-            if os.getsid(pid) not in sessions:
-                os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, os.WNOHANG)
