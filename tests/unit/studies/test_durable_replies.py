@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from typing import TYPE_CHECKING, Any
 
+import optuna
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
@@ -16,6 +18,7 @@ from tuning_operator.protocol import (
     SuggestRequest,
     TellRequest,
 )
+from tuning_operator.studies.definition import tpe
 from tuning_operator.studies.study import context
 
 from tests.support.studies import KEY, HeldStore, Servers, ask, complete, declared, definition
@@ -172,6 +175,49 @@ async def test_a_refused_write_is_not_in_the_summary(engine: StudyEngine, store:
     store.let_go()
     assert (await summary).counts.complete == 1
     assert (await result).state == "FAIL"
+
+
+REFUSED: dict[str, dict[int, tuple[TrialState, list[float] | None]]] = {
+    "failed": {5: (TrialState.FAIL, None)},
+    "two failed": {4: (TrialState.FAIL, None), 5: (TrialState.FAIL, None)},
+    "another value": {5: (TrialState.COMPLETE, [9.0])},
+}
+TPE: dict[str, Any] = {"name": "TPESampler", "args": {"seed": 5, "n_startup_trials": 3}}
+FIXED: dict[str, Any] = {
+    "name": "PartialFixedSampler",
+    "args": {"fixed_params": {"x": 0.5}, "base_sampler": TPE},
+}
+
+
+@pytest.mark.parametrize("sampler", [TPE, FIXED], ids=["TPE", "TPE in another"])
+@pytest.mark.parametrize("ends", REFUSED)
+@pytest.mark.filterwarnings("ignore")
+async def test_parameters_are_proposed_from_the_corrected_record(
+    threads: Threads, monkeypatch: pytest.MonkeyPatch, ends: str, sampler: dict[str, Any]
+) -> None:
+    """Another process has ended trials first, and Optuna, which keeps no history, proposes the same then."""
+
+    async def parameters() -> list[Any]:
+        store = HeldStore()
+        space = [{"name": name, "type": "float", "low": 0, "high": 1} for name in "xy"]
+        engine = await declared(
+            Servers(threads, store).start(), definition(sampler=sampler, searchSpace=space)
+        )
+        for number in range(10):
+            await ask(engine, 1)
+            if number == 6:
+                trials = store.storage._studies[engine.study.study_id].trials  # type: ignore[attr-defined]
+                for refused, (state, values) in REFUSED[ends].items():
+                    trials[refused] = copy.copy(trials[refused])
+                    trials[refused].state, trials[refused].values = state, values
+                store.conflict_count += 1
+            await engine.tell(number, complete(number / 10))
+        return [trial.params for trial in engine.study.trials]
+
+    ours = await parameters()
+    monkeypatch.setattr(tpe.TPESampler, "_sample", optuna.samplers.TPESampler._sample)
+    monkeypatch.setattr(tpe.TPESampler, "_sample_relative", optuna.samplers.TPESampler._sample_relative)
+    assert ours == await parameters()
 
 
 async def test_a_result_that_another_process_sent_first_is_announced(

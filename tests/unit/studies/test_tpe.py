@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from typing import Any
@@ -156,6 +157,22 @@ def test_a_distribution_that_changes() -> None:
         study.optimize(
             lambda trial: trial.suggest_float("x", 0, 1 if trial.number < 20 else 2, log=False), n_trials=40
         )
+        return [trial.params for trial in study.trials]
+
+    assert walk(TPESampler(seed=5)) == walk(optuna.samplers.TPESampler(seed=5))
+
+
+def test_a_record_that_is_corrected() -> None:
+    """As when writes to the database are refused: fewer trials have finished than before."""
+
+    def walk(sampler: optuna.samplers.BaseSampler) -> list[dict[str, Any]]:
+        study = optuna.create_study(sampler=sampler)
+        study.optimize(lambda trial: _suggest(trial)["x"], n_trials=20)
+        trials = study._storage._studies[study._study_id].trials  # type: ignore[attr-defined]
+        for number, state in {3: TrialState.PRUNED, 18: TrialState.FAIL, 19: TrialState.FAIL}.items():
+            trials[number] = copy.copy(trials[number])
+            trials[number].state = state
+        study.optimize(lambda trial: _suggest(trial)["x"], n_trials=5)
         return [trial.params for trial in study.trials]
 
     assert walk(TPESampler(seed=5)) == walk(optuna.samplers.TPESampler(seed=5))

@@ -1,11 +1,12 @@
 """Optuna's TPESampler, with the same proposals at a fraction of the cost when a study has many trials.
 
-For each proposal, Optuna converts and sorts all finished trials. Finished trials don't change, so this class
-keeps what it needs of them in arrays. Several objectives and constraints are left to Optuna.
+For each proposal, Optuna converts and sorts all finished trials. Finished trials don't change, unless the
+record is corrected, so this class keeps what it needs of them in arrays. Several objectives and constraints
+are left to Optuna.
 """
 
-import bisect
 import functools
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
 from optuna.samplers._tpe.parzen_estimator import _ParzenEstimator
 from optuna.samplers._tpe.sampler import _get_pruned_trial_score, default_gamma
 from optuna.study import Study, StudyDirection
@@ -145,15 +147,13 @@ class History:
     def extend(self, trials: Sequence[FrozenTrial], study: Study) -> None:
         """Add the trials that have finished since: `trials` are all of them, by their numbers.
 
-        A trial that takes longer than later ones is inserted before them.
+        A trial that takes longer than later ones is inserted before them, and one that was corrected is
+        another object.
         """
-        if len(trials) == len(self.numbers):
-            return
-        self._trials, self._best = trials, None
-        same = bisect.bisect_left(
-            range(len(self.numbers)), x=True, key=lambda i: trials[i].number != self.numbers[i]
-        )
+        differ = [*map(operator.is_not, self._trials, trials), True]
+        same = differ.index(True)
         new = trials[same:]
+        self._trials, self._best = trials, None
         self.has_constraints |= any(trial.constraints for trial in new)
         self.numbers = np.append(self.numbers[:same], [trial.number for trial in new])
         ranks = np.array([_rank(trial, study) for trial in new], float).reshape(-1, 3)
@@ -182,6 +182,15 @@ class History:
             known &= column.known
             columns[name] = column.values
         return known, columns
+
+
+def forget_finished(sampler: BaseSampler) -> None:
+    """Have a sampler, and those in it, take in all finished trials again, since the record was corrected."""
+    if isinstance(sampler, TPESampler):
+        sampler._history = History()  # noqa: SLF001
+    for part in vars(sampler).values():
+        if isinstance(part, BaseSampler):
+            forget_finished(part)
 
 
 def _rank(trial: FrozenTrial, study: Study) -> tuple[float, float, float]:

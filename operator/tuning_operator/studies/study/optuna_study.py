@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from tuning_operator.protocol import Failure, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.studies.definition.samplers import to_optuna
+from tuning_operator.studies.definition.tpe import forget_finished
 from tuning_operator.studies.storage.base import Fenced, Store
 from tuning_operator.studies.study.checks import Result
 from tuning_operator.studies.study.records import FAIL_REASON, bounded, failure_attrs
@@ -136,6 +137,8 @@ class Tuner:
         self.incomplete: deque[int] = deque()
         """Trials that are on record as RUNNING and get their parameters next, in this order."""
         self._trials: dict[int, optuna.Trial] = {}
+        self._conflicts = 0
+        """The store's conflicts when a piece of work was started last."""
 
     def start(self, count: int = 1) -> int:
         """Start the next incomplete trial, a waiting one or a new one; return its number.
@@ -147,7 +150,7 @@ class Tuner:
                 Optuna's samplers ignore running trials without parameters: they propose what they would if
                 each trial was created after the one before it had its parameters.
         """
-        self._study.enter()
+        self._enter()
         if not self.incomplete:
             self.incomplete.extend(self._next(count))
         number = self.incomplete[0]
@@ -162,7 +165,7 @@ class Tuner:
 
     def resume(self, number: int) -> None:
         """Give a RUNNING trial the parameters that it lacks."""
-        self._study.enter()
+        self._enter()
         self._complete_or_fail(number)
 
     def suggest(self, number: int, name: str, distribution: BaseDistribution) -> Any:
@@ -172,7 +175,7 @@ class Tuner:
             ValueError: Optuna does not accept the request, for example since the choices have changed.
             NotProposed: Optuna failed in another way. The trial has ended as FAIL.
         """
-        self._study.enter()
+        self._enter()
         try:
             return _suggest(self._trial(number), name, distribution)
         except (ValueError, UpdateFinishedTrialError, *NOT_OPTUNAS):
@@ -182,7 +185,7 @@ class Tuner:
 
     def end(self, number: int, result: Result) -> None:
         """End a running trial, through the sampler, as `study.tell` does."""
-        self._study.enter()
+        self._enter()
         if result.failure is not None:
             trial_id, storage = self._study.trial_id(number), self._study.storage
             for key, text in failure_attrs(result.failure).items():
@@ -196,6 +199,14 @@ class Tuner:
                 raise
             log.exception("The sampler of %s failed after trial %d", self._study.study_name, number)
         self._trials.pop(number, None)
+
+    def _enter(self) -> None:
+        """Start a piece of work, with the record as it is now."""
+        self._study.enter()
+        conflicts = self._store.conflicts(self._study.study_id)
+        if conflicts != self._conflicts:
+            forget_finished(self._study.sampler)
+            self._conflicts = conflicts
 
     def _next(self, count: int) -> list[int]:
         waiting = self._study.next_waiting()
