@@ -19,7 +19,6 @@ from optuna.trial import TrialState, create_trial
 from tuning_operator.protocol import FinishedStudy
 from tuning_operator.studies.storage.base import MemoryStore
 from tuning_operator.studies.storage.store import PostgresStore
-from tuning_operator.studies.study.optuna_study import ServedStudy
 from tuning_operator.studies.study.records import TRIALS_IN_A_PIECE, json_pieces
 
 from tests.support.http_trial import run_study
@@ -126,8 +125,7 @@ def test_callers_that_are_refused(server: RunningServer) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, TRIALS_IN_A_PIECE, TRIALS_IN_A_PIECE + 1, 3 * TRIALS_IN_A_PIECE])
 def test_it_is_written_in_pieces(count: int) -> None:
-    storage = optuna.storages.InMemoryStorage()
-    study = optuna.create_study(storage=storage, study_name="s")
+    study = optuna.create_study()
     distributions = {
         "a": FloatDistribution(0, 1),
         "b": IntDistribution(1, 5, step=2),
@@ -137,7 +135,7 @@ def test_it_is_written_in_pieces(count: int) -> None:
         create_trial(params={"a": 0.5, "b": 3, "c": "]"}, distributions=distributions, value=float(number))
         for number in range(count)
     )
-    written = list(json_pieces(ServedStudy("s", storage)))
+    written = list(json_pieces(study))
     assert len(written) == 2 + math.ceil(count / TRIALS_IN_A_PIECE)
     record = FinishedStudy.model_validate_json(b"".join(written))
     assert [trial.values for trial in record.trials] == [[float(number)] for number in range(count)]

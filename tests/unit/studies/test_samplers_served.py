@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 import pytest
 from tuning_operator.protocol import AskRequest, StudyDefinition, StudyKey, TellRequest
-from tuning_operator.studies.errors import Refused
+from tuning_operator.studies.errors import Conflict, Refused
 from tuning_operator.studies.storage.base import MemoryStore
 from tuning_operator.studies.study.context import Context, Threads
 from tuning_operator.studies.study.engine import StudyEngine
@@ -87,6 +87,65 @@ async def test_conditions_and_restarts_leave_out_no_combination(threads: Threads
     expected = [{"n": 1}, {"n": 2}, {"n": 3, "deep": "a"}, {"n": 3, "deep": "b"}]
     assert sorted(tried, key=str) == sorted(expected, key=str)
     assert summary.exhausted
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_a_grid_that_has_been_tried_goes_on_with_more_values(threads: Threads, restarted: bool) -> None:
+    server = Server(store := MemoryStore(), threads)
+    assert (await server.run(definition("GridSampler", N), 100)).counts.complete == 3
+    larger = definition("GridSampler", N | {"high": 5})
+    engine = await (Server(store, threads) if restarted else server).run(larger, 100)
+    tried = [(await engine.record(number)).parameters["n"] for number in range(3, engine.trials)]
+    assert sorted(tried) == [1, 2, 3, 4, 5]
+    assert (await engine.summary()).exhausted
+
+
+@pytest.mark.parametrize("listed", [{}, {"search_space": {"n": [1, 3]}}])
+async def test_a_grid_is_tried_for_each_value_of_a_fixed_parameter(
+    threads: Threads, listed: dict[str, Any]
+) -> None:
+    server = Server(MemoryStore(), threads)
+    for x in (0.25, 0.75):
+        arguments = {"fixed_params": {"x": x}, "base_sampler": {"name": "GridSampler", "args": listed}}
+        wanted = definition("", N, X, sampler={"name": "PartialFixedSampler", "args": arguments})
+        engine = await server.run(wanted, 100)
+    found = [(await engine.record(number)).parameters for number in range(engine.trials)]
+    points = [{"n": n, "x": x} for x in (0.25, 0.75) for n in ([1, 3] if listed else [1, 2, 3])]
+    assert sorted(found, key=str) == sorted(points, key=str)
+
+
+async def test_a_grid_that_has_been_tried_has_ended_for_another_seed_too(threads: Threads) -> None:
+    server = Server(MemoryStore(), threads)
+    await server.run(definition("GridSampler", N), 100)
+    another = definition("GridSampler", N, sampler={"name": "GridSampler", "args": {"seed": 8}})
+    summary = await (await server.run(another, 100)).summary()
+    assert (summary.counts.complete, summary.exhausted) == (3, True)
+
+
+async def test_brute_force_that_has_ended_goes_on_with_other_arguments(threads: Threads) -> None:
+    """It has tried everything by what it knows; at most one trial is repeated."""
+    server = Server(MemoryStore(), threads)
+    await server.run(definition("BruteForceSampler", N), 100)
+    strict = {"name": "BruteForceSampler", "args": {"avoid_premature_stop": True}}
+    summary = await (await server.run(definition("", N, sampler=strict), 100)).summary()
+    assert (summary.counts.complete, summary.exhausted) == (4, True)
+
+
+async def test_brute_force_needs_the_ranges_of_the_record(threads: Threads) -> None:
+    """Optuna's BruteForceSampler fails at a trial with another range."""
+    server = Server(MemoryStore(), threads)
+    await server.run(definition("BruteForceSampler", N), 2)
+    fixed = {"fixed_params": {"x": 0.5}, "base_sampler": {"name": "BruteForceSampler", "args": {}}}
+    for larger in (
+        definition("BruteForceSampler", N | {"high": 5}),
+        definition("", N | {"high": 5}, X, sampler={"name": "PartialFixedSampler", "args": fixed}),
+    ):
+        with pytest.raises(Conflict) as refused:
+            await server.registry.declare(KEY, larger)
+        (problem,) = refused.value.problems
+        assert problem.field == "searchSpace[0]"
+        assert "use another sampler" in problem.message
+    await server.run(definition("TPESampler", N | {"high": 5}), 3)
 
 
 async def test_initial_trials_are_of_the_parameters_types(threads: Threads) -> None:

@@ -15,7 +15,7 @@ from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.resource.space.values import is_number, same, shown
 from tuning_operator.resource.study import Parameter
-from tuning_operator.studies.definition.samplers import to_optuna
+from tuning_operator.studies.definition.samplers import to_optuna, uses
 
 
 def directions_of(definition: StudyDefinition) -> list[StudyDirection]:
@@ -54,6 +54,30 @@ def space_problems(
                 message = f"{_change(parameter.name, old, new)} in the record of {name}: keep it, {fix}"
                 found.append(Problem(field=f"searchSpace[{index}]", message=message))
     return found
+
+
+def brute_force_problems(
+    name: str, trials: Iterable[FrozenTrial], definition: StudyDefinition, fix: str
+) -> list[Problem]:
+    """Return the declared parameters whose range differs from that of a trial, for a BruteForceSampler.
+
+    Optuna's can't read such a trial: it would not propose another one.
+    """
+    if not uses("BruteForceSampler", definition):
+        return []
+    found = {}
+    declared = {p.name: (index, to_optuna(p)) for index, p in enumerate(definition.search_space or [])}
+    for trial in trials:
+        for parameter, old in trial.distributions.items():
+            index, new = declared.get(parameter, (0, old))
+            if old != new:
+                message = (
+                    f"BruteForceSampler needs the same values of {parameter} in all trials, and trial "
+                    f"{trial.number} in the record of {name} has others to choose from: keep them, use "
+                    f"another sampler, {fix}"
+                )
+                found[index] = Problem(field=f"searchSpace[{index}]", message=message)
+    return [*found.values()]
 
 
 def _change(parameter: str, old: BaseDistribution, new: BaseDistribution) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from tuning_operator.protocol import Problem, StudyDefinition
@@ -19,16 +20,20 @@ LARGEST_REFERENCE = 10_000
 
 
 def completed(
-    sampler: Component, definition: StudyDefinition, fixed: frozenset[str] = frozenset()
+    sampler: Component, definition: StudyDefinition, fixed: Mapping[str, Any] = MappingProxyType({})
 ) -> Component:
-    """Return the sampler with what follows from the search space: the values of a GridSampler without any."""
+    """Return the sampler with what follows from the search space: the values of a GridSampler without any.
+
+    A parameter that is fixed is one of the grid's, with one value: with another value, it is another grid.
+    """
     args: dict[str, Any] = dict(sampler.args)
-    if sampler.name == "GridSampler" and "search_space" not in args:
-        parameters = [p for p in definition.search_space or [] if p.name not in fixed]
-        args["search_space"] = {parameter.name: space.values(parameter) for parameter in parameters}
+    if sampler.name == "GridSampler":
+        free = [p for p in definition.search_space or [] if p.name not in fixed]
+        values = args.get("search_space", {parameter.name: space.values(parameter) for parameter in free})
+        args["search_space"] = {name: [value] for name, value in fixed.items()} | values
     if sampler.name == "PartialFixedSampler":
         for base in sampler.inner():
-            inner = completed(base, definition, fixed | frozenset(args["fixed_params"]))
+            inner = completed(base, definition, {**args["fixed_params"], **fixed})
             args["base_sampler"] = {"name": inner.name, "args": dict(inner.args)}
     return sampler._replace(args=args)
 

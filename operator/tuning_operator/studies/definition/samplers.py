@@ -66,6 +66,19 @@ def build_sampler(definition: StudyDefinition, trials: Sequence[FrozenTrial] = (
     return built
 
 
+def uses(sampler: str, definition: StudyDefinition) -> bool:
+    """Return whether the sampler of a good definition is of this class, or is based on one that is."""
+    found = [_sampler_of(definition)]
+    for component in found:
+        found += component.inner()
+    return sampler in (component.name for component in found)
+
+
+def same_sampler(one: StudyDefinition, other: StudyDefinition) -> bool:
+    """Return whether the sampler of one good definition can go on with the other."""
+    return completed(_sampler_of(one), one) == completed(_sampler_of(other), other)
+
+
 def build_pruner(definition: StudyDefinition) -> BasePruner:
     """Return the pruner of a good definition; without one, Optuna's default."""
     pruner = _pruner_of(definition)

@@ -28,7 +28,7 @@ from tuning_operator.protocol import (
     WorkReply,
     WorkRequest,
 )
-from tuning_operator.studies.definition.samplers import build_pruner, build_sampler
+from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, same_sampler
 from tuning_operator.studies.errors import Conflict, Refused, unknown_study, unknown_trial
 from tuning_operator.studies.pruning import Pruning, make_pruning
 from tuning_operator.studies.pruning.base import OptunaPruning
@@ -72,12 +72,9 @@ class StudyEngine:
     Every method may raise StudyError, and TimeoutError when the database is away.
     """
 
-    def __init__(
-        self, key: StudyKey, study: ServedStudy, definition: StudyDefinition, context: Context
-    ) -> None:
+    def __init__(self, key: StudyKey, study: ServedStudy, context: Context) -> None:
         self.key = key
         self.study = study
-        self.definition = definition
         self.gone = False
         """Whether the study was deleted, or is no longer in memory: no trial is started."""
         self.used_at = 0.0
@@ -88,7 +85,7 @@ class StudyEngine:
         self._store = context.store
         self._threads = context.threads
         self._lock = asyncio.Lock()
-        self._tuner = Tuner(study, definition, context.store)
+        self._tuner = Tuner(study, context.store)
         self._board = Scoreboard(study.directions)
         self._grid = GridProgress(study.sampler)
         self._pruning: Pruning = OptunaPruning(study.pruner, study)
@@ -107,7 +104,7 @@ class StudyEngine:
     async def redefine(self, definition: StudyDefinition) -> None:
         """Continue with another definition; a sampler that stays the same keeps its state."""
         async with self._lock:
-            new_sampler = definition.sampler != self.definition.sampler
+            new_sampler = not same_sampler(definition, self.definition)
             new_pruner = definition.pruner != self.definition.pruner
             if new_sampler:
                 self.study.sampler = build_sampler(definition, self.study.get_trials(deepcopy=False))
@@ -115,8 +112,12 @@ class StudyEngine:
                 self.study.pruner = build_pruner(definition)
             if new_sampler or new_pruner:
                 await in_thread(self._threads.records, self._recount)
-            self.definition = definition
-            self._tuner.definition = definition
+            self.study.definition = definition
+
+    @property
+    def definition(self) -> StudyDefinition:
+        """What was declared last."""
+        return self.study.definition
 
     @property
     def counts(self) -> Counts:
@@ -314,7 +315,7 @@ class StudyEngine:
                 running.append(trial)
             else:  # a thread has just ended it
                 self._note(trial)
-        board = self._board.summary(running, exhausted=self.study.exhausted)
+        board = self._board.summary(running, exhausted=self._exhausted)
         continued = self.study.system_attr(CONTINUED)
         update = {"refit": self.refit.record, "uid": self.definition.uid, "continued": continued}
         return board.model_copy(update=update)
@@ -369,13 +370,21 @@ class StudyEngine:
             await self._write(self._threads.sampling, self._tuner.resume, number)
             self._note(self.study.frozen(number))
 
+    @property
+    def _exhausted(self) -> bool:
+        """Whether the sampler has nothing left to try.
+
+        A grid's points may all have ended before the sampler was declared, for example with another seed.
+        """
+        return self.study.exhausted or (self._grid.left <= 0 and not self._board.running_count)
+
     def _room(self, request: AskRequest) -> int:
         """Return how many trials there is room for."""
         if self.gone:
             return 0
         board = self._board
         room = min(request.parallelism - board.running_count, request.max_trials - board.started)
-        left = 0 if self.study.exhausted else self._grid.left
+        left = 0 if self._exhausted else self._grid.left
         return max(0, int(min(room, max(left, board.waiting))))
 
     async def _end(self, number: int, result: checks.Result) -> TrialRecord:

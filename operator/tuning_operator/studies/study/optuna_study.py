@@ -1,5 +1,6 @@
 """Optuna's work on one study: proposing, suggesting, ending. Relies on private parts of Optuna."""
 
+import hashlib
 import logging
 import math
 import traceback
@@ -14,7 +15,8 @@ from optuna.distributions import (
     IntDistribution,
 )
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler, GridSampler
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler, GridSampler, PartialFixedSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -29,7 +31,7 @@ from tuning_operator.studies.study.records import FAIL_REASON, bounded, failure_
 log = logging.getLogger(__name__)
 
 EXHAUSTED = "tuning:exhausted"
-"""A study's system attribute: the name of the sampler that has tried everything there is."""
+"""A study's system attribute: a digest of sampler and search space when everything had been tried."""
 METRIC_NAMES = "study:metric_names"
 """The system attribute in which `study.set_metric_names` keeps them; the dashboard shows them."""
 
@@ -48,6 +50,17 @@ class NotProposed(Exception):  # noqa: N818
 class ServedStudy(optuna.Study):
     """A study outside of `optimize`: used from several threads, one at a time."""
 
+    def __init__(
+        self,
+        name: str,
+        storage: BaseStorage,
+        sampler: BaseSampler,
+        pruner: BasePruner,
+        definition: StudyDefinition,
+    ) -> None:
+        super().__init__(name, storage, sampler, pruner)
+        self.definition = definition
+
     @property
     def storage(self) -> BaseStorage:
         """Where the study is kept."""
@@ -60,12 +73,13 @@ class ServedStudy(optuna.Study):
 
     @property
     def exhausted(self) -> bool:
-        """Whether the sampler has nothing left to try."""
-        return self._storage.get_study_system_attrs(self._study_id).get(EXHAUSTED) == self._sampler_name
+        """Whether the sampler has called `stop` for what it is to try now."""
+        tried = self.system_attr(EXHAUSTED)
+        return tried is not None and tried == self._tried
 
     def stop(self) -> None:
         """Note that the sampler has tried everything: a sampler calls this to end the loop of `optimize`."""
-        self._storage.set_study_system_attr(self._study_id, EXHAUSTED, self._sampler_name)
+        self.set_system_attr(EXHAUSTED, self._tried)
 
     def enter(self) -> None:
         """Start a piece of work in this thread: what the thread has cached of the trials may be outdated."""
@@ -95,8 +109,10 @@ class ServedStudy(optuna.Study):
         return self._storage.get_trial(self.trial_id(number))
 
     @property
-    def _sampler_name(self) -> str:
-        return type(self.sampler).__name__
+    def _tried(self) -> str:
+        """A digest of what decides which trials there are to try: with another one, there may be more."""
+        text = self.definition.model_dump_json(include={"sampler", "search_space"}, exclude_defaults=True)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 class GridProgress:
@@ -107,6 +123,8 @@ class GridProgress:
     """
 
     def __init__(self, sampler: BaseSampler) -> None:
+        while isinstance(sampler, PartialFixedSampler):
+            sampler = sampler._base_sampler  # noqa: SLF001
         self._sampler = sampler if isinstance(sampler, GridSampler) else None
         self._started: set[int] = set()
 
@@ -130,10 +148,9 @@ class Tuner:
     Not for several threads at once: the caller holds the study's lock.
     """
 
-    def __init__(self, study: ServedStudy, definition: StudyDefinition, store: Store) -> None:
+    def __init__(self, study: ServedStudy, store: Store) -> None:
         self._study = study
         self._store = store
-        self.definition = definition
         self.incomplete: deque[int] = deque()
         """Trials that are on record as RUNNING and get their parameters next, in this order."""
         self._trials: dict[int, optuna.Trial] = {}
@@ -160,7 +177,7 @@ class Tuner:
 
     def lacks_parameters(self, number: int) -> bool:
         """Whether a RUNNING trial has not got all its parameters, as the server ended in the middle."""
-        declared = self.definition.search_space or []
+        declared = self._study.definition.search_space or []
         return space.next_parameter(declared, self._study.frozen(number).params) is not None
 
     def resume(self, number: int) -> None:
@@ -223,7 +240,7 @@ class Tuner:
         return self._trials[number]
 
     def _complete_or_fail(self, number: int) -> None:
-        declared = self.definition.search_space or []
+        declared = self._study.definition.search_space or []
         try:
             trial = self._trial(number)
             while parameter := space.next_parameter(declared, trial.params):
@@ -239,7 +256,7 @@ class Tuner:
         words = "".join(traceback.format_exception_only(error)).strip()
         failure = Failure(
             category="NotProposed",
-            message=f"{self.definition.sampler.name} could not propose parameters: {words}",
+            message=f"{self._study.definition.sampler.name} could not propose parameters: {words}",
             remedy="Correct spec.sampler, spec.searchSpace or spec.initialTrials.",
         )
         self.end(number, Result(TrialState.FAIL, failure=failure))

@@ -23,6 +23,7 @@ from tuning_operator.protocol import (
 )
 from tuning_operator.resource import names
 from tuning_operator.studies.definition.compatibility import (
+    brute_force_problems,
     delete_by_hand,
     direction_problems,
     directions_of,
@@ -270,6 +271,7 @@ class Registry:
             (continued.problems(definition) if continued else [])
             or direction_problems(name, recorded, definition, fix)
             + space_problems(name, trials, definition, fix)
+            + brute_force_problems(name, trials, definition, fix)
         ):
             raise Conflict(*problems)
         if continued:
@@ -299,8 +301,8 @@ class Registry:
         engine = self.loaded(key)
         if engine is None:
             self._engines.pop(key, None)  # others deleted it
-            study, definition = await in_thread(self._records, self._read, key)
-            engine = StudyEngine(key, study, definition, self._context)
+            study = await in_thread(self._records, self._read, key)
+            engine = StudyEngine(key, study, self._context)
             await engine.load()
             self._engines[key] = engine
             engine.used_at = self._clock()
@@ -308,7 +310,7 @@ class Registry:
             freeze_heap()
         return engine
 
-    def _read(self, key: StudyKey) -> tuple[ServedStudy, StudyDefinition]:
+    def _read(self, key: StudyKey) -> ServedStudy:
         storage, name = self._store.storage, names.optuna_study_name(*key)
         try:
             study_id = storage.get_study_id_from_name(name)
@@ -319,7 +321,7 @@ class Registry:
         if definition is None:
             raise unknown_study(*key)
         sampler = build_sampler(definition, storage.get_all_trials(study_id, deepcopy=False))
-        return ServedStudy(name, storage, sampler, build_pruner(definition)), definition
+        return ServedStudy(name, storage, sampler, build_pruner(definition), definition)
 
     async def _drop_idle(self) -> None:
         """Drop studies in which nothing runs, by the limits above; the least recently used go first."""
