@@ -190,7 +190,11 @@ class StudySummary(Model):
     best: TrialRecord | None = None
     pareto_front: list[TrialRecord] = Field(
         default_factory=list,
-        description="Several objectives only: at most 50 trials, including the best in each objective.",
+        description="Several objectives only: at most 50 trials, including the best in each objective, and "
+        "one that reaches all targets, if there is one.",
+    )
+    front_size: int | None = Field(
+        None, description="Number of trials of the whole Pareto front. Older study servers don't send it."
     )
     trials_since_best: int = Field(0, description="Complete trials after the best one.")
     caught: int = Field(

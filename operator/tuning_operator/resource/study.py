@@ -609,7 +609,7 @@ class TuningStudyStatus(Model):
     pareto_front: list[BestTrial] | None = Field(
         None,
         description="Pareto-optimal trials (several objectives): at most 50, including the best in each "
-        "objective.",
+        "objective, and one that reaches all targets, if there is one.",
     )
     parallelism: int | None = Field(
         None,

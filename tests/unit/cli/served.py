@@ -68,7 +68,7 @@ def mnist(cluster: Cluster, mnist_server: RunningServer) -> Cluster:
     """A cluster with this study and its server."""
     counts = {"total": 7, "running": 1, "complete": 4, "pruned": 1, "failed": 1}
     best = {"number": 5, "values": [1 / 28], "parameters": {"lr": 0.5, "kind": "a"}}
-    cluster.study(phase="Running", progress="6/10", trials=counts, best=best)
+    cluster.study(phase="Running", progress="6/10", trials=counts, best=best, bestValue="0.0357143")
     connect(cluster, mnist_server)
     labels = {"tuning.dev/role": "trial", "tuning.dev/study": "mnist"}
     pods = [pod(f"mnist-{n}-{c}", {**labels, "tuning.dev/trial": f"{n}"}, c) for n in (5, 6) for c in "ab"]

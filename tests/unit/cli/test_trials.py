@@ -175,6 +175,7 @@ def test_list(mnist: Cluster) -> None:
         "spec": {"objectives": two, "maxTrials": 5},
         "status": {
             "paretoFront": [front] * 3,
+            "bestValue": "front of 80",
             "refit": {"phase": "Failed", "job": "other-refit"},
             "conditions": [{"type": "Stalled", "status": "True", "reason": "ImagePull", "message": "m"}],
         },
@@ -183,7 +184,7 @@ def test_list(mnist: Cluster) -> None:
     rows = table(Ran("list", "-A", "-o", "wide").out)
     assert rows[0][:4] == ["NAMESPACE", "NAME", "PHASE", "FINISHED"]
     assert rows[1][:8] == ["ml", "mnist", "Running", "6/10", "1", "1", "1", "0.0357143"]
-    assert rows[2][:10] == ["nlp", "other", "-", "0/5", "0", "0", "0", "front", "of", "3"]
+    assert rows[2][:10] == ["nlp", "other", "-", "0/5", "0", "0", "0", "front", "of", "80"]
     assert rows[2][-3:] == ["Failed", "Stalled=True", "(ImagePull)"]
     assert "--all-namespaces" in mnist.asked("get-tuningstudies")
     assert [found["metadata"]["name"] for found in json.loads(Ran("list", "-o", "json").out)] == [

@@ -155,6 +155,13 @@ def shown(progress: Progress, note: str = "", width: int = 120) -> str:
     return console.export_text()
 
 
+def test_the_view_has_the_size_of_the_whole_pareto_front() -> None:
+    front = [{"number": 1, "values": [0.5, 2.0], "parameters": {}}]
+    several = study(phase="Running", paretoFront=front, bestValue="front of 80")
+    several["spec"]["objectives"].append({"metric": "latency", "direction": "minimize"})
+    assert "Pareto front of 80" in shown(Progress(several))
+
+
 def test_the_view() -> None:
     best = {"number": 1, "values": [0.4], "parameters": {"lr": 0.25}}
     condition = {"type": "Stalled", "status": "True", "reason": "ImagePull", "message": "no such image"}

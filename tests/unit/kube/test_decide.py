@@ -368,7 +368,13 @@ def test_status_has_a_short_best_value_for_kubectl_get() -> None:
     two = [{"metric": metric, "direction": "maximize"} for metric in "ab"]
     front = [trial(number, "COMPLETE", values=[1, number]) for number in range(3)]
     found = decision(study(objectives=two), seen(summary(complete=3, pareto_front=front)), NOW).status
-    assert found.best_value == "front of 3"
+    assert found.best_value == "front of 3", "of a study server that does not send the size"
+    large = decision(
+        study(objectives=two), seen(summary(complete=90, pareto_front=front, front_size=80)), NOW
+    ).status
+    assert large.best_value == "front of 80"
+    away = decision(study(objectives=two, status=large), seen(None), NOW).status
+    assert away.best_value == "front of 80"
     assert decision(study(), seen(summary()), NOW).status.best_value is None
 
 

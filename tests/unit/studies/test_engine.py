@@ -23,6 +23,7 @@ from tuning_operator.protocol import (
 from tuning_operator.studies.errors import Conflict, NotFound, Refused
 from tuning_operator.studies.storage.base import StorageUnavailable
 from tuning_operator.studies.study import engine as engines
+from tuning_operator.studies.study import scoreboard
 
 from tests.support.studies import KEY, Servers, X, ask, complete, declared, definition
 from tests.support.studies import registry as registry
@@ -32,7 +33,8 @@ from tests.support.studies import threads as threads
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tuning_operator.studies.study.registry import Registry
+    from tuning_operator.studies.study import scoreboard
+from tuning_operator.studies.study.registry import Registry
 
 FLOAT = FloatDistribution(0, 1)
 
@@ -705,6 +707,19 @@ async def test_a_deleted_study_leaves_no_trial_running(
     await registry.forget(KEY)
     engine = await declared(registry)
     assert await ask(engine, 1) == [2 if policy == "Retain" else 0]
+
+
+async def test_the_front_in_the_summary_has_a_trial_that_reaches_the_targets(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoreboard, "FRONT_SIZE", 3)
+    goals = [{"metric": metric, "direction": "minimize", "target": 2} for metric in ("loss", "size")]
+    engine = await declared(registry, definition(objectives=goals))
+    for number in await ask(engine, 5):
+        await engine.tell(number, complete(4 - number, number))
+    summary = await engine.summary()
+    assert [trial.number for trial in summary.pareto_front] == [0, 2, 4]
+    assert summary.front_size == 5
 
 
 async def test_unsettled_studies(registry: Registry, servers: Servers) -> None:

@@ -37,6 +37,10 @@ def studies(draw: st.DrawFn) -> optuna.Study:
     return study
 
 
+def no_targets(study: optuna.Study) -> list[float | None]:
+    return [None] * len(study.directions)
+
+
 def scoreboard(study: optuna.Study, trials: list[FrozenTrial] | None = None) -> Scoreboard:
     board = Scoreboard(study.directions)
     board.note_all(study.trials if trials is None else trials)
@@ -53,7 +57,7 @@ def best_of(study: optuna.Study) -> int | None:
 @given(studies())
 @settings(deadline=None)
 def test_the_summary_is_optunas(study: optuna.Study) -> None:
-    summary = scoreboard(study).summary([], exhausted=False)
+    summary = scoreboard(study).summary([], no_targets(study), exhausted=False)
     states = [trial.state for trial in study.trials]
     assert dict(summary.counts) == {"copied": 0} | {
         state.name.lower(): states.count(state) for state in TrialState
@@ -67,6 +71,7 @@ def test_the_summary_is_optunas(study: optuna.Study) -> None:
     front = [trial.number for trial in summary.pareto_front]
     if len(study.directions) > 1:
         assert front == [trial.number for trial in study.best_trials]
+        assert summary.front_size == len(front)
         assert summary.best is None
         return
     best = best_of(study)
@@ -85,7 +90,9 @@ def test_trials_noted_one_by_one_make_the_same_summary(study: optuna.Study) -> N
         one_by_one.note(started)
         one_by_one.note(trial)
         one_by_one.note(trial)
-    assert one_by_one.summary([], exhausted=True) == scoreboard(study).summary([], exhausted=True)
+    assert one_by_one.summary([], no_targets(study), exhausted=True) == scoreboard(study).summary(
+        [], no_targets(study), exhausted=True
+    )
     assert one_by_one.running == [t.number for t in study.trials if t.state == TrialState.RUNNING]
 
 
@@ -93,9 +100,26 @@ def test_the_front_is_capped() -> None:
     study = optuna.create_study(directions=["minimize", "maximize"])
     for number in range(FRONT_SIZE + 10):
         study.add_trial(create_trial(values=[number, number]))
-    front = scoreboard(study).summary([], exhausted=False).pareto_front
+    summary = scoreboard(study).summary([], no_targets(study), exhausted=False)
     lowest = range(FRONT_SIZE - 1)
-    assert [trial.number for trial in front] == [*lowest, FRONT_SIZE + 9], "the best in each is there"
+    front = [trial.number for trial in summary.pareto_front]
+    assert front == [*lowest, FRONT_SIZE + 9], "the best in each is there"
+    assert summary.front_size == FRONT_SIZE + 10
+
+
+def test_a_trial_that_reaches_all_targets_is_not_cut_off() -> None:
+    study = optuna.create_study(directions=["minimize", "maximize", "minimize"])
+    for number in range(FRONT_SIZE + 10):
+        study.add_trial(create_trial(values=[number, number, 0]))
+    at, last = FRONT_SIZE + 5.0, FRONT_SIZE + 9
+    for targets, kept in (
+        ([at, at, None], [FRONT_SIZE + 5, last]),
+        ([None, at, None], [FRONT_SIZE + 5, last]),
+        ([at, None, None], [FRONT_SIZE - 2, last]),
+        ([at - 1, at, None], [FRONT_SIZE - 2, last]),
+    ):
+        front = scoreboard(study).summary([], targets, exhausted=False).pareto_front
+        assert [trial.number for trial in front][-2:] == kept
 
 
 def test_best_is_the_first_to_complete_of_equals() -> None:
@@ -104,7 +128,7 @@ def test_best_is_the_first_to_complete_of_equals() -> None:
         study.ask()
     study.tell(1, 1.0)
     study.tell(0, 1.0)
-    summary = scoreboard(study).summary([], exhausted=False)
+    summary = scoreboard(study).summary([], no_targets(study), exhausted=False)
     assert summary.best
     assert (summary.best.number, summary.trials_since_best) == (1, 1)
 
@@ -116,7 +140,7 @@ def test_copies_may_be_the_best_and_are_not_counted_otherwise() -> None:
         study.add_trial(create_trial(value=value, **copy))
     study.add_trial(create_trial(state=TrialState.PRUNED, **copy))
     board = scoreboard(study)
-    summary = board.summary([], exhausted=False)
+    summary = board.summary([], no_targets(study), exhausted=False)
     assert summary.best
     assert (summary.best.number, summary.trials_since_best) == (1, 0)
     assert summary.counts == Counts(copied=4)
@@ -124,7 +148,7 @@ def test_copies_may_be_the_best_and_are_not_counted_otherwise() -> None:
     study.add_trial(create_trial(value=1.5))
     for trial in study.trials:
         board.note(trial)
-    assert board.summary([], exhausted=False).trials_since_best == 1
+    assert board.summary([], no_targets(study), exhausted=False).trials_since_best == 1
     assert board.counts == Counts(complete=1, copied=4)
     assert (board.started, board.total) == (1, 5)
 
@@ -135,7 +159,7 @@ def test_failures_that_the_script_catches_are_counted() -> None:
         attributes = failure_attrs(Failure(category=category, message="ValueError: too narrow"))
         study.add_trial(create_trial(state=TrialState.FAIL, user_attrs=attributes))
     study.add_trial(create_trial(state=TrialState.FAIL))
-    summary = scoreboard(study).summary([], exhausted=False)
+    summary = scoreboard(study).summary([], no_targets(study), exhausted=False)
     assert (summary.caught, summary.counts) == (2, Counts(fail=4))
 
 
@@ -158,12 +182,12 @@ def test_records_of_running_trials_are_made_again_only_for_trials_that_changed()
     study = optuna.create_study()
     running = [study.ask() for _ in range(2)]
     board = scoreboard(study)
-    first = board.summary(study.get_trials(deepcopy=False), exhausted=False).running
+    first = board.summary(study.get_trials(deepcopy=False), no_targets(study), exhausted=False).running
     running[1].suggest_float("lr", 0, 1)
     study.tell(running[0], 1.0)
     trials = study.get_trials(deepcopy=False)
-    ended, changed = board.summary(trials, exhausted=False).running
+    ended, changed = board.summary(trials, no_targets(study), exhausted=False).running
     assert (ended.state, changed.parameters) == ("COMPLETE", running[1].params)
-    kept = board.summary(trials[1:], exhausted=False).running
+    kept = board.summary(trials[1:], no_targets(study), exhausted=False).running
     assert kept[0] is changed
     assert first[0].state == "RUNNING"

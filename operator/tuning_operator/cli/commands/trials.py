@@ -103,7 +103,7 @@ def _study_cells(study: Resource) -> list[str]:
         status.get("phase") or NOTHING,
         status.get("progress") or f"0/{study['spec']['maxTrials']}",
         *(str(counts.get(kind, 0)) for kind in ("running", "pruned", "failed")),
-        status_text.best_in_short(study) or NOTHING,
+        status.get("bestValue") or NOTHING,
         age(metadata["creationTimestamp"]),
     ]
 

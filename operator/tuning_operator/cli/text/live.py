@@ -59,7 +59,7 @@ def _facts(progress: Progress) -> Table:
 def _lines(progress: Progress) -> Iterator[tuple[str, str]]:
     best = status_text.best_of(progress.study)
     if isinstance(best, list):
-        yield "Best", f"Pareto front of {len(best)} trials"
+        yield "Best", f"Pareto {progress.study['status']['bestValue']}"
     elif best:
         values = ", ".join(f"{metric} {shown(value)}" for metric, value in best["values"].items())
         yield "Best", f"{values} (trial {best['number']})  {pairs(best['parameters'].items())}"

@@ -23,14 +23,6 @@ def best_of(study: Resource) -> dict[str, Any] | list[dict[str, Any]] | None:
     return _trial(best, metrics, study) if best else None
 
 
-def best_in_short(study: Resource) -> str | None:
-    """Return the best value, rounded, or for several objectives the size of the Pareto front."""
-    best = best_of(study)
-    if isinstance(best, list):
-        return f"front of {len(best)}"
-    return f"{best['values'][metrics_of(study)[0]]:.6g}" if best else None
-
-
 def metrics_of(study: Resource) -> list[str]:
     """Return the objectives' names."""
     return [objective["metric"] for objective in study["spec"]["objectives"]]

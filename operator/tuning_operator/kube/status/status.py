@@ -59,7 +59,7 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
         progress=f"{done}/{study.spec.max_trials}",
         trials=_counts(study, summary, seen) if summary else old.trials,
         best=best,
-        best_value=_best_value(best, front),
+        best_value=_best_value(best, front, summary.front_size) if summary else old.best_value,
         pareto_front=front,
         parallelism=plan.parallelism,
         usage=usage(study, summary) if summary else old.usage,
@@ -274,10 +274,12 @@ def _best(trial: TrialRecord | None) -> BestTrial | None:
     return BestTrial(number=trial.number, values=trial.values, parameters=parameters)
 
 
-def _best_value(best: BestTrial | None, front: Sequence[BestTrial] | None) -> str | None:
+def _best_value(
+    best: BestTrial | None, front: Sequence[BestTrial] | None, front_size: int | None
+) -> str | None:
     """Return what `kubectl get` shows: a rounded value, or the size of the Pareto front."""
     if front:
-        return f"front of {len(front)}"
+        return f"front of {front_size or len(front)}"
     return f"{best.values[0]:.6g}" if best else None
 
 

@@ -315,7 +315,8 @@ class StudyEngine:
                 running.append(trial)
             else:  # a thread has just ended it
                 self._note(trial)
-        board = self._board.summary(running, exhausted=self._exhausted)
+        targets = [objective.target for objective in self.definition.objectives]
+        board = self._board.summary(running, targets, exhausted=self._exhausted)
         continued = self.study.system_attr(CONTINUED)
         update = {"refit": self.refit.record, "uid": self.definition.uid, "continued": continued}
         return board.model_copy(update=update)

@@ -1,5 +1,6 @@
 """A study's counts and best trials, kept trial by trial: a summary costs no more than its running trials."""
 
+import math
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -30,15 +31,29 @@ class ParetoFront:
         self._members = [member for member in self._members if not _dominates(loss, member[0])]
         self._members.append((loss, trial))
 
-    def first(self, count: int) -> list[FrozenTrial]:
-        """Return `count` members at most, by number: the best in each objective, then the lowest numbers.
+    def __len__(self) -> int:
+        return len(self._members)
 
-        Of equals in an objective the lowest number is the best.
+    def first(self, count: int, targets: Sequence[float | None]) -> list[FrozenTrial]:
+        """Return `count` members at most, by number.
+
+        The best in each objective are among them, and one that reaches all targets that are set. The others
+        have the lowest numbers. Of equals in an objective, and of those that reach all targets, the lowest
+        number is taken.
         """
         everyone = {trial.number: trial for _, trial in self._members}
         places = range(len(self._signs)) if everyone else ()
         bests = [min((loss[place], trial.number) for loss, trial in self._members)[1] for place in places]
-        chosen = list(dict.fromkeys([*bests, *sorted(everyone)]))[:count]
+        goals = [
+            math.inf if target is None else sign * target
+            for sign, target in zip(self._signs, targets, strict=True)
+        ]
+        reaching = sorted(
+            trial.number
+            for loss, trial in self._members
+            if all(value <= goal for value, goal in zip(loss, goals, strict=True))
+        )
+        chosen = list(dict.fromkeys([*bests, *reaching[:1], *sorted(everyone)]))[:count]
         return [everyone[number] for number in sorted(chosen)]
 
 
@@ -136,11 +151,14 @@ class Scoreboard:
         own = {state.name.lower(): self._counts[state] for state in TrialState}
         return Counts(**own, copied=len(self._copied))
 
-    def summary(self, running: Iterable[FrozenTrial], *, exhausted: bool) -> StudySummary:
+    def summary(
+        self, running: Iterable[FrozenTrial], targets: Sequence[float | None], *, exhausted: bool
+    ) -> StudySummary:
         """Return the study's summary.
 
         Args:
             running: the running trials as they are now, by number.
+            targets: the objectives' targets.
             exhausted: whether the sampler has nothing more to propose.
         """
         return StudySummary(
@@ -154,7 +172,8 @@ class Scoreboard:
             best=record_of(self._best) if self._best else None,
             pareto_front=[]
             if self._single
-            else [record_of(trial) for trial in self._front.first(FRONT_SIZE)],
+            else [record_of(trial) for trial in self._front.first(FRONT_SIZE, targets)],
+            front_size=len(self._front),
             trials_since_best=self._since_best,
             caught=self._caught,
             exhausted=exhausted and not self.waiting,
