@@ -418,13 +418,14 @@ class Namespaces(Model):
     same name.
     """
 
-    uids: dict[str, str] = Field(description="The uid of each namespace, by name.")
+    namespaces: list[tuple[str, str]] = Field(description="(name, uid) of each.")
 
 
 class Changes(Model):
     """GET /v1/changes?after=CURSOR&timeout=SECONDS: the studies that changed; waits until there is one.
 
-    Without a cursor, or with one from before a restart of the server, every study with a running trial.
+    Without a cursor, or with one from before a restart of the server, every study with a running trial, and
+    every one that is not known to have been deleted.
     """
 
     cursor: str

@@ -94,8 +94,8 @@ class ModelServer:
         self.namespaces_deleted += namespace_deleted
         self._end_all(key)
 
-    async def namespaces(self) -> dict[str, str]:
-        return {"ml": "namespace-uid"}
+    async def namespaces(self) -> list[tuple[str, str]]:
+        return [("ml", "namespace-uid")]
 
     async def forget_namespace(self, namespace: str, uid: str) -> None:
         self.namespaces_forgotten.append((namespace, uid))

@@ -211,13 +211,21 @@ async def test_initial_trials_are_tried_once_over_both(registry: Registry) -> No
 async def test_a_namespace_that_was_deleted_after_its_studies(registry: Registry) -> None:
     await leave_record(registry, namespaceUid="former")
     await declared(registry, first(namespaceUid="former"), StudyKey("ml", "living"))
-    assert await registry.namespaces() == {"ml": "former"}
+    assert await registry.namespaces() == [("ml", "former")]
     await registry.forget_namespace("ml", "another")
     assert len((await registry.records("ml")).records) == 2
     await registry.forget_namespace("ml", "former")
-    assert await registry.namespaces() == {}
+    assert await registry.namespaces() == []
     assert [record.name for record in (await registry.records("ml")).records] == ["living"]
     assert [record.name for record in (await registry.records("ml@former")).records] == ["mnist"]
+
+
+async def test_each_of_several_namespaces_of_one_name_is_reported(registry: Registry) -> None:
+    for uid in ("former", "present"):
+        key = StudyKey("ml", uid)
+        await declared(registry, first(namespaceUid=uid), key)
+        await registry.forget(key)
+    assert await registry.namespaces() == [("ml", "former"), ("ml", "present")]
 
 
 @pytest.mark.parametrize("deletion_was_seen", [True, False])

@@ -730,6 +730,17 @@ async def test_unsettled_studies(registry: Registry, servers: Servers) -> None:
 
     await declare("idle", False, "Retain")
     await declare("running", True, "Retain")
-    await declare("to-delete", False, "Delete")
+    await declare("a-to-delete", False, "Delete")
     optuna.create_study(study_name="not-ours", storage=servers.store.storage).ask()
-    assert await servers.start().unsettled() == [StudyKey("ml", "running"), StudyKey("ml", "to-delete")]
+    assert await servers.start().unsettled() == [StudyKey("ml", "running"), StudyKey("ml", "a-to-delete")]
+
+
+@pytest.mark.parametrize("with_namespace", [True, False])
+async def test_an_operator_that_starts_looks_whether_a_study_was_deleted(
+    registry: Registry, servers: Servers, with_namespace: bool
+) -> None:
+    await declared(registry, definition(uid="u", namespaceUid="n"))
+    assert await servers.start().unsettled() == [KEY]
+    await registry.forget(KEY, namespace_deleted=with_namespace)
+    assert await servers.start().unsettled() == []
+    assert await registry.namespaces() == ([] if with_namespace else [("ml", "n")])

@@ -81,7 +81,7 @@ def test_studies_stay_where_they_are(servers: list[RunningServer], database_url:
     pod = second.pod("ml", "one", 0)
     assert pod.post("/result", json={"state": "COMPLETE", "values": [0.5]}).status_code == 200
     second.operator().delete(path("one")).raise_for_status()
-    assert servers[0].operator().get("/v1/namespaces").json() == {"uids": {}}
+    assert servers[0].operator().get("/v1/namespaces").json() == {"namespaces": []}
     second.close()
     with running_server(PostgresStore(database_url, shard=1)) as again:
         assert servers[0].operator().put(path("one"), json=DEFINITION).status_code == 421

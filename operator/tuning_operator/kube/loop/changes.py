@@ -68,7 +68,7 @@ async def follow_namespaces(resources: Resources, server: Feed, namespaces: Coll
     """
     while True:
         try:
-            for name, uid in (await server.namespaces()).items():
+            for name, uid in await server.namespaces():
                 if not namespaces or name in namespaces:
                     namespace = await resources.get("Namespace", "", name)
                     if namespace is None or namespace["metadata"]["uid"] != uid:

@@ -77,8 +77,8 @@ class StudyServer(Protocol):
 class Feed(Protocol):
     """The requests for all studies of a server. Every method raises StudyServerUnavailable."""
 
-    async def namespaces(self) -> dict[str, str]:
-        """Return the uids of the namespaces with records whose TuningStudy was deleted, by name."""
+    async def namespaces(self) -> list[tuple[str, str]]:
+        """Return name and uid of the namespaces with records whose TuningStudy was deleted."""
 
     async def forget_namespace(self, namespace: str, uid: str) -> None:
         """Report that a namespace was deleted."""
@@ -148,9 +148,9 @@ class HttpStudyServer:
         if reply.status not in (204, 404):
             raise StudyServerUnavailable(str(reply))
 
-    async def namespaces(self) -> dict[str, str]:
-        """Return the uids of the namespaces with records whose TuningStudy was deleted, by name."""
-        return (await self._send("GET", "/v1/namespaces")).read(Namespaces).uids
+    async def namespaces(self) -> list[tuple[str, str]]:
+        """Return name and uid of the namespaces with records whose TuningStudy was deleted."""
+        return (await self._send("GET", "/v1/namespaces")).read(Namespaces).namespaces
 
     async def forget_namespace(self, namespace: str, uid: str) -> None:
         """Report that a namespace was deleted."""

@@ -117,7 +117,7 @@ async def all_records(service: Served, namespace: str) -> Response:
 @namespaces.get("", dependencies=OPERATOR, response_model=Namespaces)
 async def all_namespaces(service: Served) -> Response:
     """Return the namespaces with records whose TuningStudy was deleted."""
-    return reply(Namespaces(uids=await service.studies.namespaces()))
+    return reply(Namespaces(namespaces=await service.studies.namespaces()))
 
 
 @namespaces.delete("/{namespace}", dependencies=OPERATOR, status_code=204)

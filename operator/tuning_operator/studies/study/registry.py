@@ -131,10 +131,10 @@ class Registry:
             else:
                 await self._end(engine, delete=engine.definition.deletion_policy == "Delete")
 
-    async def namespaces(self) -> dict[str, str]:
-        """Return the uids of the namespaces with records whose TuningStudy was deleted, by name."""
+    async def namespaces(self) -> list[tuple[str, str]]:
+        """Return name and uid of the namespaces with records whose TuningStudy was deleted."""
         found = await in_thread(self._records, self._of_deleted_studies)
-        return {key.namespace: uid for key, uid in found}
+        return sorted({(key.namespace, uid) for key, uid in found})
 
     async def forget_namespace(self, namespace: str, uid: str) -> None:
         """Keep the records that deleted studies left in a namespace out of reach of a later one."""
@@ -147,8 +147,8 @@ class Registry:
         found = []
         for study in self._own():
             definition = definition_in(study.system_attrs)
-            former = "@" in study.study_name.partition("/")[0]
-            if definition and definition.namespace_uid and study.system_attrs.get(DELETED_AT) and not former:
+            deleted = study.system_attrs.get(DELETED_AT) and not _is_of_former_namespace(study)
+            if definition and definition.namespace_uid and deleted:
                 found.append((StudyKey(*study.study_name.split("/", 1)), definition.namespace_uid))
         return found
 
@@ -203,22 +203,24 @@ class Registry:
     async def unsettled(self) -> list[StudyKey]:
         """Return the studies that need the attention of an operator that has just started.
 
-        Those with a running trial or refit, and those whose record is deleted with their resource.
+        First those with a running trial or refit, then those whose TuningStudy may have been deleted while no
+        operator was running.
         """
         found = await in_thread(self._records, self._unsettled)
-        return [StudyKey(*name.split("/", 1)) for name in sorted(found) if "/" in name]
+        return [StudyKey(*name.split("/", 1)) for name in found if "/" in name]
 
-    def _unsettled(self) -> set[str]:
-        own = self._own()
-        found = {study.study_name for study in own}.intersection(self._store.running())
-        for study in own:
+    def _unsettled(self) -> list[str]:
+        running, in_progress, others = set(self._store.running()), list[str](), list[str]()
+        for study in self._own():
             refit = record_in(study.system_attrs.get(REFIT))
             definition = definition_in(study.system_attrs)
-            if (refit and refit.state == "RUNNING") or (
-                definition and definition.deletion_policy == "Delete"
-            ):
-                found.add(study.study_name)
-        return found
+            if study.study_name in running or (refit and refit.state == "RUNNING"):
+                in_progress.append(study.study_name)
+            elif definition and (definition.deletion_policy == "Delete" or definition.uid):
+                deleted = study.system_attrs.get(DELETED_AT) or _is_of_former_namespace(study)
+                if not deleted:
+                    others.append(study.study_name)
+        return [*sorted(in_progress), *sorted(others)]
 
     def _own(self) -> list[FrozenStudy]:
         """Return the studies on record that this server serves."""
@@ -358,6 +360,11 @@ def _enqueue(study: ServedStudy, definition: StudyDefinition) -> None:
     for parameters in definition.initial_trials:
         if _as_text(parameters) not in present:
             study.enqueue_trial(parameters)
+
+
+def _is_of_former_namespace(study: FrozenStudy) -> bool:
+    """Return whether the record was renamed as its namespace was deleted."""
+    return "@" in study.study_name.partition("/")[0]
 
 
 def _as_text(parameters: Mapping[str, Any]) -> str:
