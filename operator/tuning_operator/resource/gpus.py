@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-GPU = re.compile(r".*[./-]gpu(\..*)?|nvidia\.com/mig-.*")
+GPU = re.compile(r".*[./-]v?gpu(\..*)?|nvidia\.com/mig-.*|gpu\.intel\.com/(i915|xe)|habana\.ai/gaudi")
 """Names of resources that are GPUs, or parts of them."""
 
 

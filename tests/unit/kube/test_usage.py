@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from tuning_operator.kube.plan.observation import Run
-from tuning_operator.kube.plan.usage import usage
+from tuning_operator.kube.plan.usage import gpus, usage
 from tuning_operator.protocol import Durations
 
 from tests.unit.kube.builders import GPU, NOW, ago, decision, seen, study, summary, trial
@@ -33,3 +34,26 @@ def test_the_status_changes_only_when_a_trial_ends() -> None:
     status = decision(study(), seen(summary(now), {0: Run("running")}), NOW).status
     assert status.usage
     assert status.usage.gpu_seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("resource", "is_gpu"),
+    [
+        ("nvidia.com/gpu", True),
+        ("nvidia.com/gpu.shared", True),
+        ("nvidia.com/mig-1g.5gb", True),
+        ("amd.com/gpu", True),
+        ("mthreads.com/vgpu", True),
+        ("gpu.intel.com/i915", True),
+        ("gpu.intel.com/xe", True),
+        ("habana.ai/gaudi", True),
+        ("gpu.intel.com/millicores", False),
+        ("gpu.intel.com/i915_monitoring", False),
+        ("nvidia.com/gpumem", False),
+        ("cpu", False),
+    ],
+)
+def test_the_resources_that_are_gpus(resource: str, is_gpu: bool) -> None:
+    container = {"name": "trainer", "image": "any", "resources": {"limits": {resource: 1}}}
+    trial = {"template": {"spec": {"containers": [container]}}}
+    assert gpus(study(trial=trial)) == is_gpu
