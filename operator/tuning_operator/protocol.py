@@ -418,7 +418,7 @@ class Namespaces(Model):
     same name.
     """
 
-    namespaces: list[tuple[str, str]] = Field(description="(name, uid) of each.")
+    namespaces: list[tuple[str, str]] = Field(default_factory=list, description="(name, uid) of each.")
 
 
 class Changes(Model):
