@@ -7,16 +7,21 @@ The algorithms run in the study server; here `create_study`, samplers and pruner
 
 from __future__ import annotations
 
+import copy
 import enum
+import logging
 import sys
 from importlib.abc import MetaPathFinder
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import tuning_trainer
 from tuning_trainer.optuna_api import distributions
 from tuning_trainer.optuna_api.study import StudyDirection
 from tuning_trainer.optuna_api.trial import Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 NEEDS_OPTUNA = "The objective runs a study of its own, which needs Optuna: install optuna in the image."
 VERSION = "5.0.0"
@@ -61,6 +66,17 @@ class FrozenTrial:
         """The only value."""
         return self.values[0] if self.values else None
 
+    @property
+    def constraints(self) -> dict[str, float]:
+        """The constraint values, by name; a sampler's constraints_func has positions as names."""
+        listed = self.system_attrs.get("constraints", ())
+        prefix = "constraints:"
+        named = {key[len(prefix) :]: v for key, v in self.system_attrs.items() if key.startswith(prefix)}
+        return {**{str(position): value for position, value in enumerate(listed)}, **named}
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(_missing(f"optuna.trial.FrozenTrial.{name}"))
+
 
 class Study:
     """A study of the script; the hook replaces `optimize`, `ask` and `tell`."""
@@ -77,16 +93,49 @@ class Study:
     @property
     def direction(self) -> StudyDirection:
         """The direction of the only objective."""
+        if len(self.directions) > 1:
+            raise RuntimeError(
+                "A single direction cannot be retrieved from a multi-objective study. Consider using "
+                "Study.directions to retrieve a list containing all directions."
+            )
         return self.directions[0]
 
     @property
     def best_trial(self) -> FrozenTrial:
         """The best trial of the finished study, in the refit."""
-        sign = -1 if self.direction is StudyDirection.MAXIMIZE else 1
-        found = [(sign * trial.values[0], trial.number, trial) for trial in self.trials if trial.values]
-        if not found:
-            raise ValueError("No trials are completed yet.")
-        return min(found)[2]
+        if len(self.directions) > 1:
+            raise RuntimeError(
+                "A single best trial cannot be retrieved from a multi-objective study. Consider using "
+                "Study.best_trials to retrieve a list containing the best trials."
+            )
+        complete = self.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        feasible = _feasible(complete)
+        if not feasible:
+            raise ValueError(f"No {'feasible ' if complete else ''}trials are completed yet.")
+        return min(feasible, key=self._losses)
+
+    @property
+    def best_trials(self) -> list[FrozenTrial]:
+        """The trials of the finished study that no other one dominates, in the refit."""
+        front: list[FrozenTrial] = []
+        complete = self.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        for trial in sorted(_feasible(complete), key=self._losses):  # only earlier ones may dominate it
+            losses = self._losses(trial)
+            if not any(_dominates(self._losses(other), losses) for other in front):
+                front.append(trial)
+        return sorted(front, key=lambda trial: trial.number)
+
+    def _losses(self, trial: FrozenTrial) -> list[float]:
+        """Return a complete trial's values, of which smaller ones are better."""
+        signs = [-1 if direction is StudyDirection.MAXIMIZE else 1 for direction in self.directions]
+        return [sign * value for sign, value in zip(signs, trial.values or ())]
+
+    def get_trials(
+        self, deepcopy: bool = True, states: Collection[TrialState] | None = None
+    ) -> list[FrozenTrial]:
+        """Return the trials of the finished study, in the refit."""
+        found = [trial for trial in self.trials if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
 
     @property
     def best_params(self) -> dict[str, Any]:
@@ -137,6 +186,17 @@ class Study:
     def tell(self, trial: Any, values: Any = None, state: Any = None, skip_if_finished: bool = False) -> Any:
         """Fail, like `optimize`."""
         raise RuntimeError(NEEDS_OPTUNA)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(_missing(f"optuna.Study.{name}"))
+
+
+def _feasible(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if all(value <= 0 for value in trial.constraints.values())]
+
+
+def _dominates(losses: list[float], others: list[float]) -> bool:
+    return losses != others and all(mine <= theirs for mine, theirs in zip(losses, others))
 
 
 _MEDIAN = ("n_startup_trials", "n_warmup_steps", "interval_steps")
@@ -225,7 +285,7 @@ def fill(optuna: ModuleType) -> None:
         exceptions=_module("exceptions", TrialPruned=pruned, OptunaError=Exception),
         samplers=_module("samplers", __getattr__=_named),
         pruners=_module("pruners", __getattr__=_named),
-        logging=_module("logging", __getattr__=_logging),
+        logging=_module("logging", **_of_logging()),
         distributions=distributions,
     )
     sys.modules["optuna.distributions"] = distributions
@@ -259,8 +319,21 @@ def _named(name: str) -> type[SamplerOrPruner]:
     return type(name, (SamplerOrPruner,), {})
 
 
-def _logging(name: str) -> Any:
-    if name.startswith("_"):
-        raise AttributeError(name)
-    levels = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
-    return levels.get(name, lambda *_args, **_kwargs: None)
+def _of_logging() -> dict[str, Any]:
+    """Return the names of Optuna's logging, whose logger has a handler of its own."""
+    logger, handler = logging.getLogger("optuna"), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("[%(levelname)1.1s %(asctime)s] %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    levels = ("CRITICAL", "DEBUG", "ERROR", "FATAL", "INFO", "WARN", "WARNING")
+    return {
+        **{level: getattr(logging, level) for level in levels},
+        "get_logger": logging.getLogger,
+        "get_verbosity": logger.getEffectiveLevel,
+        "set_verbosity": logger.setLevel,
+        "disable_default_handler": lambda: logger.removeHandler(handler),
+        "enable_default_handler": lambda: logger.addHandler(handler),
+        "disable_propagation": lambda: setattr(logger, "propagate", False),
+        "enable_propagation": lambda: setattr(logger, "propagate", True),
+    }
