@@ -5,10 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import optuna
 import pytest
+from optuna._convert_positional_args import convert_positional_args
+from tuning_trainer.optuna_api.hook import _creating
 from tuning_trainer.optuna_api.stand_in import POSITIONAL
 
 from tests.unit.trainer.pod import BARE, FULL, Pod
@@ -183,6 +186,34 @@ def test_the_script_may_repeat_what_the_manifest_has(
     pod.write(f"import optuna\noptuna.create_study({call}).optimize(lambda trial: 0.5)")
     ended = pod.run("script", "train.py", python=python)
     assert ended.code == 0, ended
+
+
+def test_a_samplers_arguments_may_be_positional_where_optuna_only_warns(pod: Pod, twin: Twin) -> None:
+    sampler = {"name": "TPESampler", "args": {"n_startup_trials": 20}}
+    pod.environ["TUNING_CONFIG"] = json.dumps({"sampler": sampler})
+    pod.write("""
+        import optuna
+
+        sampler = optuna.samplers.TPESampler(None, None, None, None, 20)
+        optuna.create_study(sampler=sampler).optimize(lambda trial: 0.5)
+    """)
+    ended = pod.run("script", "train.py", python=FULL)
+    assert ended.code == 0, ended
+
+
+def test_a_studys_arguments_may_be_positional_in_earlier_versions_of_optuna() -> None:
+    def create_study(*, storage: Any = None, sampler: Any = None, directions: Any = None) -> None: ...
+
+    create = _creating(
+        convert_positional_args(
+            previous_positional_arg_names=["storage", "sampler"],
+            deprecated_version="3.0.0",
+            removed_version="6.0.0",
+        )(create_study),
+        cast("Any", SimpleNamespace(inside=False, create=lambda _, arguments: arguments)),
+    )
+    given = {"storage": "sqlite://", "sampler": "TPE", "directions": ["minimize"]}
+    assert create("sqlite://", "TPE", directions=["minimize"]) == given
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ objective runs (`Bridge.inside`), everything is plain Optuna: it may run studies
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import sys
@@ -139,8 +140,24 @@ def _patch_study(study: type, bridge: Bridge) -> None:
             setattr(study, name, _result(getattr(study, name), name))
 
 
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    """Return the arguments that a function takes.
+
+    A function that Optuna wraps may still take its keyword-only arguments by position, with a warning.
+    """
+    signature = inspect.signature(function)
+    if hasattr(function, "__wrapped__"):
+        parameters = [
+            one.replace(kind=one.POSITIONAL_OR_KEYWORD) if one.kind is one.KEYWORD_ONLY else one
+            for one in signature.parameters.values()
+        ]
+        with contextlib.suppress(ValueError):  # in this order, they can't all be positional
+            return signature.replace(parameters=parameters)
+    return signature
+
+
 def _creating(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any]:
-    signature = inspect.signature(original)
+    signature = _signature(original)
 
     @functools.wraps(original)
     def create(*args: Any, **kwargs: Any) -> Any:
@@ -188,7 +205,7 @@ def _result(original: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _record_arguments(kind: type) -> None:
     """Let a sampler or pruner remember its arguments, to compare them with the manifest."""
     original = kind.__init__  # type: ignore[misc]
-    signature = inspect.signature(original)
+    signature = _signature(original)
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
