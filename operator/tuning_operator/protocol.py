@@ -1,7 +1,9 @@
 """The study server's HTTP protocol, as pydantic models. Clients are the operator, the trainer and the plugin.
 
 All paths start with `/v1/studies/{namespace}/{name}`. Times are RFC 3339 in UTC. NaN and infinite values are
-sent as JSON strings ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers.
+sent as JSON strings ("NaN", "Infinity", "-Infinity"), since JSON has no such numbers. Distributions are in
+Optuna's JSON form, in which such choices are the constants NaN, Infinity and -Infinity: a choice may be a
+string of the same name.
 
 An installation may have several study servers. One that does not have the study replies 421, and its reply
 names the one that has it: `{"detail": ..., "problems": [...], "studyServer": 1}`.

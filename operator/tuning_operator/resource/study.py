@@ -44,7 +44,13 @@ PodTemplate = Annotated[dict[str, Any], WithJsonSchema(podtemplate.TEMPLATE)]
 class Model(BaseModel):
     """Base of the models: camelCase in JSON, snake_case in Python; unknown fields are errors."""
 
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        ser_json_inf_nan="constants",  # of choices in distributions; null would be another choice
+    )
 
 
 class Objective(Model):

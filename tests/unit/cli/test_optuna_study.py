@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from tuning_operator.cli.plots.optuna_file import save_study
 from tuning_operator.cli.plots.optuna_study import study_of
 from tuning_operator.protocol import FinishedStudy
 
 from tests.unit.cli import records
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_the_study_is_the_one_that_optuna_ran() -> None:
@@ -57,3 +65,17 @@ def test_a_choice_that_is_no_scalar_can_be_plotted(choice: object, seen: object)
     data = {"directions": ["minimize"], "trials": [trial | {"distributions": {"sizes": form}}]}
     made = study_of(FinishedStudy.model_validate_json(json.dumps(data)), ["loss"])
     assert made.best_params == {"sizes": seen}
+
+
+@pytest.mark.parametrize("choice", [math.inf, math.nan, "NaN", "Infinity"])
+def test_a_choice_that_json_lacks_is_exported_and_plotted(choice: object, tmp_path: Path) -> None:
+    ran = records.study(lambda trial: len(str(trial.suggest_categorical("c", [choice]))), 1)
+    record = records.record(ran)
+    journal, database = tmp_path / "study.log", tmp_path / "study.db"
+    save_study(record, "s", ["loss"], journal, journal=True)
+    save_study(record, "s", ["loss"], database, journal=False)
+    storages = (JournalStorage(JournalFileBackend(str(journal))), f"sqlite:///{database}")
+    loaded = [optuna.load_study(study_name="s", storage=storage) for storage in storages]
+    for study in (study_of(record, ["loss"]), *loaded):
+        assert repr(study.best_params) == repr({"c": choice})
+        assert study.trials[0].distributions == ran.trials[0].distributions

@@ -239,6 +239,19 @@ def test_what_an_earlier_pod_did_is_there(ours: Callable[[], Trial]) -> None:
         second.report(0.9, 3)
 
 
+@pytest.mark.filterwarnings("ignore:Choices for a categorical")
+@pytest.mark.parametrize("choice", [math.inf, math.nan, "NaN", [1, -math.inf]])
+def test_a_choice_that_json_lacks_is_the_same_in_the_next_pod(
+    ours: Callable[[], Trial], choice: object
+) -> None:
+    first = ours()
+    assert first.suggest_categorical("c", [choice]) is choice
+    second = ours()
+    assert repr(second.params) == repr({"c": choice})
+    assert repr(second.distributions["c"].choices) == repr((choice,))
+    assert second.suggest_categorical("c", [choice]) is choice
+
+
 def test_a_declared_parameter_is_there_and_a_mismatch_names_the_manifest(
     twin: Twin, ours: Callable[[], Trial]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pytest
@@ -33,6 +34,28 @@ def test_what_a_script_sets_on_its_study_is_the_refits(
     assert ended.code == 0, ended
     assert twin.study.trials[-1].user_attrs == {"model": "/models/0.25", "epochs": [1, 2]}
     assert [path for _, path, _ in twin.requests][-1] == "/result"
+
+
+@both
+def test_choices_that_json_lacks_are_those_of_the_study(
+    refit: Pod, twin: Twin, python: tuple[str, ...]
+) -> None:
+    names = {"a": math.inf, "b": math.nan, "c": "NaN"}
+    for name, choice in names.items():
+        twin.trial.suggest_categorical(name, [choice])
+    twin.study.tell(twin.trial, 0.9)
+    twin.finished = twin.study.trials
+    twin.trial = twin.study.ask()
+    refit.write("""
+        import optuna
+
+        study = optuna.create_study(direction="maximize")
+        study.optimize(None)
+        print(study.best_params, [kind.choices for kind in study.best_trial.distributions.values()])
+    """)
+    ended = refit.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    assert ended.out.strip() == f"{names} {[(choice,) for choice in names.values()]}"
 
 
 @both

@@ -10,12 +10,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.log import warn
+from tuning_trainer.wire import codec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-
-NO_JSON_NUMBERS = ("NaN", "Infinity", "-Infinity")  # sent as text; `float` reads them
 
 
 class Distribution:
@@ -105,12 +103,11 @@ class CategoricalDistribution(Distribution):
 
     def external(self, value: Any) -> Any:
         """Return the user's own object for a choice that was received as JSON."""
-        alike = [choice for choice in self.choices if _same_choice(choice, value)]
-        exact = [choice for choice in alike if type(_plain(choice)) is type(value)]
-        if alike:
-            return (exact or alike)[0]
-        if value in NO_JSON_NUMBERS:
-            return self.external(float(value))
+        for received in (value, codec.from_wire(value)):
+            alike = [choice for choice in self.choices if _same_choice(choice, received)]
+            exact = [choice for choice in alike if type(_plain(choice)) is type(received)]
+            if alike:
+                return (exact or alike)[0]
         raise ValueError(f"'{value}' not in {self.choices}.")
 
 
@@ -170,9 +167,12 @@ def values(distribution: Distribution) -> list[Any] | None:
 
 
 def _same_choice(one: Any, other: Any) -> bool:
+    one, other = _plain(one), _plain(other)
+    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        return all(map(_same_choice, one, other))
     if isinstance(one, float) and isinstance(other, float) and math.isnan(one) and math.isnan(other):
         return True
-    return bool(_plain(one) == _plain(other))
+    return bool(one == other)
 
 
 def _plain(choice: Any) -> Any:

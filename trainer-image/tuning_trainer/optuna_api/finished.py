@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.optuna_api import distributions as dists
 from tuning_trainer.optuna_api.trial_storage import split
-from tuning_trainer.wire.codec import from_wire, number_from_wire, numbers_from_wire
+from tuning_trainer.wire.codec import from_wire, number_from_wire, numbers_from_wire, parameters_from_wire
 
 if TYPE_CHECKING:
     from tuning_trainer.optuna_api.trial import Trial
@@ -21,7 +21,7 @@ def trial_of_record(record: dict[str, Any]) -> Any:
     user_attrs, system_attrs = split(from_wire(record.get("userAttrs") or {}))
     return _finished(
         record,
-        params=record.get("parameters") or {},
+        params=parameters_from_wire(record.get("parameters") or {}, forms),
         distributions={name: _distribution(form) for name, form in forms.items()},
         user_attrs=user_attrs,
         system_attrs={**system_attrs, **_constraints(numbers_from_wire(record.get("constraints")))},

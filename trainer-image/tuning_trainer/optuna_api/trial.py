@@ -15,7 +15,7 @@ from tuning_trainer.optuna_api import distributions as dists
 from tuning_trainer.optuna_api.study import TrialStudy
 from tuning_trainer.optuna_api.trial_storage import SYSTEM, TrialStorage, split
 from tuning_trainer.wire.client import Refused
-from tuning_trainer.wire.codec import from_wire, numbers_from_wire
+from tuning_trainer.wire.codec import from_wire, numbers_from_wire, parameters_from_wire
 from tuning_trainer.wire.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Trial:
         self._trial_id = self._number  # used by Optuna's artifacts and integrations
         self._started: str | None = record.get("started")
         self._declared: bool = view["fixed"]
-        self._params: dict[str, Any] = dict(record.get("parameters") or {})
         forms = view.get("distributions") or {}
+        self._params = parameters_from_wire(record.get("parameters") or {}, forms)
         self._distributions = {name: dists.from_wire(form) for name, form in forms.items()}
         self._reported = {int(step): value for step, value in numbers_from_wire(view.get("reported")).items()}
         self._restored_steps = set(self._reported)  # reported by an earlier pod of this trial

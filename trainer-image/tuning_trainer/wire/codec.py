@@ -45,6 +45,20 @@ def from_wire(value: Any) -> Any:
     return number_from_wire(value)
 
 
+def parameters_from_wire(parameters: dict[str, Any], distributions: dict[str, Any]) -> dict[str, Any]:
+    """Return a trial's parameters; the choices tell whether "NaN" is a string or a number.
+
+    Args:
+        parameters: as received.
+        distributions: their distributions in Optuna's JSON form.
+    """
+    found = {}
+    for name, value in parameters.items():
+        choices = distributions[name]["attributes"].get("choices", ()) if name in distributions else (value,)
+        found[name] = value if value in choices else from_wire(value)
+    return found
+
+
 def numbers_from_wire(mapping: dict[str, Any] | None) -> dict[str, float]:
     """Return a mapping's numbers."""
     return {key: float(number_from_wire(value)) for key, value in (mapping or {}).items()}

@@ -12,6 +12,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Table, create_engine, insert
+from tuning_trainer.wire.codec import parameters_from_wire
 
 from tuning_operator.protocol import FinishedStudy, FinishedTrial
 from tuning_operator.studies.storage import schema
@@ -110,7 +111,7 @@ def _faithful(trial: FinishedTrial) -> FrozenTrial:
     kept = create_trial(
         state=TrialState[trial.state],
         values=trial.values,
-        params=trial.parameters,
+        params=parameters_from_wire(trial.parameters, trial.distributions),
         distributions={
             name: json_to_distribution(json.dumps(form)) for name, form in trial.distributions.items()
         },

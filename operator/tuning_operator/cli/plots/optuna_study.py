@@ -11,6 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from tuning_trainer.wire.codec import parameters_from_wire
 
 from tuning_operator.protocol import FinishedStudy, FinishedTrial
 
@@ -84,7 +85,7 @@ def _trial(trial: FinishedTrial, objectives: Collection[int]) -> FrozenTrial:
     distributions = {name: _distribution(json.dumps(form)) for name, form in trial.distributions.items()}
     params = {
         name: _comparable(value) if isinstance(distributions[name], CategoricalDistribution) else value
-        for name, value in trial.parameters.items()
+        for name, value in parameters_from_wire(trial.parameters, trial.distributions).items()
     }
     found = create_trial(
         state=TrialState[trial.state],
