@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import optuna
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tuning_trainer.failure import TrialFailure
 from tuning_trainer.optuna_api import distributions as dists
 from tuning_trainer.optuna_api.trial import Trial
 from tuning_trainer.wire.client import Client
@@ -98,6 +100,13 @@ CALLS: dict[str, Call] = {
     "categorical infinite": lambda t: t.suggest_categorical("c", [math.inf]),
     "categorical NaN": lambda t: t.suggest_categorical("c", [math.nan]),
     "categorical empty": lambda t: t.suggest_categorical("c", []),
+    "categorical numbers of NumPy": lambda t: (
+        t.suggest_categorical("i", [np.int64(3), np.int64(4)]),
+        t.suggest_categorical("b", [np.bool_(False)]),
+        t.suggest_categorical("f", [np.float32(0.1)]),
+        t.suggest_categorical("n", [np.float32("nan")]),
+        t.suggest_categorical("i", list(np.array([3, 4]))),
+    ),
     "categorical tuples": lambda t: t.suggest_categorical("c", [(64,), (128, 64)]),
     "uniform": lambda t: t.suggest_uniform("x", 0, 1),
     "loguniform": lambda t: t.suggest_loguniform("x", 1e-3, 1),
@@ -267,6 +276,16 @@ def test_a_declared_parameter_is_there_and_a_mismatch_names_the_manifest(
         trial.suggest_float("lr", 1e-6, 1e-1, log=True)
     with pytest.raises(ValueError, match=r"suggests lr from .*low=1\.0.* spec\.searchSpace declares it as"):
         trial.suggest_float("lr", 1.0, 2.0, log=True)
+
+
+@pytest.mark.filterwarnings("ignore:Choices for a categorical")
+def test_a_choice_that_is_not_json_is_an_error_with_advice(ours: Callable[[], Trial], twin: Twin) -> None:
+    with pytest.raises(
+        TrialFailure, match="'activation' can't be recorded: its choice <class 'complex'>"
+    ) as no:
+        ours().suggest_categorical("activation", ["relu", complex])
+    assert "Choose by name" in (no.value.failure.remedy or "")
+    assert twin.of("/suggest") == []
 
 
 def test_an_attribute_that_is_not_json_is_an_error_with_advice(ours: Callable[[], Trial]) -> None:

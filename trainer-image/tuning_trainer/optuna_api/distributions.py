@@ -5,6 +5,7 @@ They follow optuna/distributions.py of Optuna 5.0.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from typing import TYPE_CHECKING, Any
@@ -115,8 +116,24 @@ _KINDS = {kind.__name__: kind for kind in (FloatDistribution, IntDistribution, C
 
 
 def to_wire(distribution: Distribution) -> dict[str, Any]:
-    """Return Optuna's JSON form."""
-    return {"name": type(distribution).__name__, "attributes": dict(distribution.__dict__)}
+    """Return Optuna's JSON form.
+
+    Raises:
+        TypeError: a choice can't be written as JSON.
+    """
+    attributes = dict(distribution.__dict__)
+    if isinstance(distribution, CategoricalDistribution):
+        attributes["choices"] = [_checked(choice) for choice in distribution.choices]
+    return {"name": type(distribution).__name__, "attributes": attributes}
+
+
+def _checked(choice: Any) -> Any:
+    plain = _plain(choice)
+    try:
+        json.dumps(plain)
+    except (TypeError, ValueError):
+        raise TypeError(f"{choice!r} can't be written as JSON") from None
+    return plain
 
 
 def from_wire(form: dict[str, Any]) -> Distribution:
@@ -176,7 +193,9 @@ def _same_choice(one: Any, other: Any) -> bool:
 
 
 def _plain(choice: Any) -> Any:
-    """Return a choice as JSON returns it: tuples become lists."""
+    """Return a choice as JSON returns it: tuples and arrays become lists, NumPy's numbers Python's."""
+    if hasattr(type(choice), "tolist"):
+        choice = choice.tolist()
     return [_plain(item) for item in choice] if isinstance(choice, (list, tuple)) else choice
 
 

@@ -10,6 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.log import warn
 from tuning_trainer.optuna_api import distributions as dists
 from tuning_trainer.optuna_api.study import TrialStudy
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
     from tuning_trainer.wire.client import Client
 
+CHOOSE_BY_NAME = (
+    "Choose by name, for example "
+    '`{"relu": nn.ReLU, "tanh": nn.Tanh}[trial.suggest_categorical("activation", ["relu", "tanh"])]`.'
+)
 PATIENCE = 1800.0
 """Seconds to wait for the server where the trial cannot continue without its answer."""
 
@@ -284,7 +289,11 @@ class Trial:
                 distribution if old == distribution else old
             )  # a choice is returned as the caller's own object
             return same.external(self._params[name])
-        request = {"name": name, "distribution": dists.to_wire(distribution)}
+        try:
+            request = {"name": name, "distribution": dists.to_wire(distribution)}
+        except TypeError as error:
+            message = f"The parameter {name!r} can't be recorded: its choice {error}."
+            raise TrialFailure(Failure("Parameters", message, CHOOSE_BY_NAME)) from None
         try:
             reply = self._client.call("POST", "/suggest", request, patience=PATIENCE)
         except Refused as refusal:
