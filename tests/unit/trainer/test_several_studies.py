@@ -311,6 +311,26 @@ SEVERAL = {
                 return s.best_value
         print(E().run())
     """,
+    "method in a variable of its name": """
+        run = Tuner("a").run
+        run()
+        other = Tuner("b")
+        other.run()
+    """,
+    "function of a module whose value is unknown": """
+        import importlib
+        importlib.import_module("tuning86").tune_model("a")
+        importlib.import_module("tuning86").tune_model("b")
+    """,
+    "static method of a class whose value is unknown": """
+        class Static:
+            @staticmethod
+            def run_all(name):
+                tune(name)
+        kinds = iter([Static, Static])
+        next(kinds).run_all("a")
+        next(kinds).run_all("b")
+    """,
     "one study in parts": """
         s = optuna.create_study(direction="maximize")
         for n in (5, 10):
@@ -488,6 +508,14 @@ ONE = {
         import subprocess
         Tuner("a").run()
         subprocess.run(["true"])
+    """,
+    "a method with the name of a function": """
+        import importlib
+        def fit():
+            tune("a")
+        fit()
+        model = importlib.import_module("models").Model()
+        model.fit()
     """,
     "one of a dict, chosen by the environment": """
         import os

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import CodeType, FrameType
 
+    Running = dict[CodeType, bool]
+    """The code that is running, and whether an object whose value is unknown may have it as an attribute."""
+
 LIBRARIES = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 LOOPS = (ast.For, ast.AsyncFor, ast.While)
@@ -49,7 +52,7 @@ def check_only_call(frame: FrameType | None) -> None:
     Raises:
         TrialFailure: it will; the message names the lines.
     """
-    running: set[CodeType] = set()
+    running: Running = {}
     while (
         frame is not None and frame.f_globals.get("__name__") != "multiprocessing.process"
     ):  # not the parent's
@@ -59,8 +62,18 @@ def check_only_call(frame: FrameType | None) -> None:
             if lines:
                 raise TrialFailure(_failure(Path(code.co_filename).name, lines))
         if frame_of_user:
-            running.add(code)
+            running[code] = not _is_function_of_script(frame)
         frame = frame.f_back
+
+
+def _is_function_of_script(frame: FrameType) -> bool:
+    """Return whether a frame runs a function at the script's top level, so no object's and no module's."""
+    name = frame.f_code.co_name
+    function = _function(frame.f_globals.get(name))
+    if getattr(function, "__code__", None) is not frame.f_code:
+        return False
+    is_method = function.__qualname__ != name  # a variable may have the same name
+    return not is_method and frame.f_globals.get("__name__") == "__main__"
 
 
 def _is_users(file: str) -> bool:
@@ -76,7 +89,7 @@ def _failure(name: str, lines: Sequence[int]) -> Failure:
     )
 
 
-def _repeated(frame: FrameType, running: set[CodeType]) -> list[int]:
+def _repeated(frame: FrameType, running: Running) -> list[int]:
     """Return the line of the current call and those of later ones; none if it is the only one."""
     scope = _scope(frame.f_code)
     path = list(_path(scope, *_position(frame))) if scope is not None else []
@@ -160,7 +173,7 @@ class _Future:
     def __init__(
         self,
         names: dict[str, Any],
-        running: set[CodeType],
+        running: Running,
         depth: int = DEPTH,
         current: Sequence[ast.stmt] = (),
         steps: Iterator[int] | None = None,
@@ -380,7 +393,7 @@ class _Future:
             return self._values.items(node.args[1]) != []
         found = self._values.of(function)
         if found is UNKNOWN and isinstance(function, ast.Attribute):
-            return function.attr in {code.co_name for code in self._running}
+            return function.attr in {code.co_name for code, maybe in self._running.items() if maybe}
         return self._leads_to_optimize(found, node)
 
     def _maps(self, call: ast.Call) -> bool:
