@@ -216,16 +216,10 @@ class LocalRuns:
         key = key_of(study)
         try:
             await self._attempts(study, run, name)
-        except asyncio.CancelledError:
-            if run.program:
-                await run.program.stop(run.grace)
-            raise
         except Exception as error:  # it must not leave the trial without an end
             log.exception("%s of %s could not be started", run.work, key)
             run.state = "ended"
             run.diagnosis = diagnosis("StartError", f"The {run.work.noun} could not be started: {error}")
-        finally:
-            run.program = None
 
     def _note_end(self, key: StudyKey, run: _LocalRun, task: asyncio.Task[None]) -> None:
         """A run that was stopped is gone, as a Job is; also one that was stopped before it began."""
@@ -243,7 +237,15 @@ class LocalRuns:
             run.diagnosis = diagnosis("Capacity", waits, since=self._clock())
         async with self._gpus.lend(found.gpus) as devices:
             for attempt in range(runs.retries + 1):
-                code = await self._attempt(study, run, runs, found, devices, folder, attempt)
+                try:
+                    code = await self._attempt(study, run, runs, found, devices, folder, attempt)
+                except asyncio.CancelledError:
+                    if run.program:  # it uses the GPUs until it has ended
+                        await run.program.stop(run.grace)
+                    raise
+                finally:
+                    run.program = None
+                    shutil.rmtree(folder / "volumes", ignore_errors=True)
                 retry = code == STOPPED or (code != 0 and isinstance(run.work, Refit))
                 if not retry or attempt == runs.retries:
                     break
@@ -294,7 +296,6 @@ class LocalRuns:
             run.program.kill()
             code = await ending
         run.diagnosis = _why_ended(run.work, runs, code, expired, folder, _tail(output, start))
-        shutil.rmtree(folder / "volumes", ignore_errors=True)
         return code
 
     def _place(self, study: TuningStudy, work: Work, runs: Executed, folder: Path) -> Place:

@@ -131,6 +131,14 @@ async def until(runs: LocalRuns, study: TuningStudy, work: Work, state: str) -> 
             await asyncio.sleep(0.02)
 
 
+async def until_logged(place: Place, text: str) -> None:
+    """Wait until the first trial has written a text."""
+    log = place.folder.runs / "mnist-0" / "log"
+    async with asyncio.timeout(SECONDS):
+        while not (log.exists() and text in log.read_text()):  # noqa: ASYNC110  another process writes it
+            await asyncio.sleep(0.02)
+
+
 @pytest.fixture
 async def runs(place: Place) -> AsyncIterator[LocalRuns]:
     runs = place.runs()
@@ -232,13 +240,10 @@ async def test_stop_gives_time_and_then_none(place: Place, runs: LocalRuns) -> N
     given = study(trial={"template": template})
     await runs.start(given, FIRST)
     await place.send(FIRST, "trap 'echo stopping' TERM; echo ready; while :; do sleep 0.05; done")
-    log = place.folder.runs / "mnist-0" / "log"
-    async with asyncio.timeout(SECONDS):
-        while "ready" not in log.read_text():  # noqa: ASYNC110  another process writes it
-            await asyncio.sleep(0.02)
+    await until_logged(place, "ready")
     await runs.stop(KEY, FIRST)
     await until(runs, given, FIRST, "gone")
-    assert "stopping" in log.read_text()
+    assert "stopping" in (place.folder.runs / "mnist-0" / "log").read_text()
     assert place.processes() == []
 
 
@@ -258,6 +263,32 @@ async def test_each_run_has_its_own_gpus_and_waits_for_them(place: Place, runs: 
     logs = [(place.folder.runs / f"mnist-{number}" / "log").read_text() for number in range(3)]
     assert sorted(logs[:2]) == ["GPUs 0\n", "GPUs 1\n"]
     assert logs[2] in logs[:2]
+
+
+async def test_a_stopped_run_keeps_its_gpu_until_its_program_has_ended(place: Place) -> None:
+    template = body()["spec"]["trial"]["template"]
+    pod = template["spec"]
+    pod["volumes"] = [{"name": "scratch", "emptyDir": {}}]
+    pod["containers"][0]["volumeMounts"] = [{"name": "scratch", "mountPath": "/scratch"}]
+    given, waiting, runs = study(trial={"template": template}), Trial(1), place.runs(gpus=1)
+    for work in (FIRST, waiting):
+        await runs.start(given, work)
+    stopping = "echo stopping; cat $PIPES/end; exit 0"
+    line = f"trap '{stopping}' TERM; mkfifo $PIPES/end; echo ready; while :; do sleep 0.05; done"
+    await place.send(FIRST, line)
+    await until_logged(place, "ready")
+    await runs.stop(KEY, FIRST)
+    await until_logged(place, "stopping")
+    with pytest.raises(TimeoutError):  # at once, without waiting for others to free it
+        async with asyncio.timeout(0), place.all_gpus.lend(1):
+            pass
+    found = await runs.list_runs(given, {FIRST, waiting})
+    assert {work: run.state for work, run in found.items()} == {FIRST: "stopping", waiting: "starting"}
+    await asyncio.to_thread((place.pipes / "end").write_text, "")
+    await until(runs, given, FIRST, "gone")
+    assert not (place.folder.runs / "mnist-0" / "volumes").exists()
+    await until(runs, given, waiting, "running")
+    await runs.close()
 
 
 async def test_a_run_gets_what_its_pod_would(place: Place, runs: LocalRuns) -> None:
