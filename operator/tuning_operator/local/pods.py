@@ -115,7 +115,9 @@ class Place:
     working_dir: Path | None = None
     """As in the template; None: the run's own folder."""
     mounts: dict[str, Path] = field(default_factory=dict)
-    """The folders of this machine by the path where a pod would mount them."""
+    """The folders and files of this machine by the path where a pod would mount them."""
+    files: dict[Path, str] = field(default_factory=dict)
+    """The content of the files that `items` selects from ConfigMaps."""
     gpus: int = 0
     grace: int = GRACE_SECONDS
     problems: list[Problem] = field(default_factory=list)
@@ -235,8 +237,8 @@ class _Reading:
             )
         for index, mount in enumerate(self._container.get("volumeMounts") or ()):
             if mount["name"] in folders:
-                folder = folders[mount["name"]] / mount.get("subPath", "")
-                self._place.mounts[mount["mountPath"]] = folder
+                below = self._below(f"{self._own}.volumeMounts[{index}].subPath", mount.get("subPath", ""))
+                self._place.mounts[mount["mountPath"]] = folders[mount["name"]] / below
             elif mount["name"] not in volumes:
                 message = f"there is no volume {mount['name']} in {self._path}.volumes: add it."
                 self._problem(f"{self._own}.volumeMounts[{index}].name", message)
@@ -247,11 +249,7 @@ class _Reading:
         if "emptyDir" in volume:
             return self._folder / "volumes" / name
         if config_map := volume.get("configMap"):
-            if config_map["name"] in self._machine.config_maps:
-                return config_folder(self._folder, config_map["name"])
-            if not config_map.get("optional"):
-                self._problem(f"{path}.configMap.name", self._missing_config_map(config_map["name"]))
-            return None
+            return self._config_map(f"{path}.configMap", self._folder / "volumes" / name, config_map)
         kind = next((key for key in volume if key != "name"), "nothing")
         self._problem(
             f"{path}.{kind}",
@@ -259,6 +257,30 @@ class _Reading:
             f"--volume {name}=FOLDER.",
         )
         return None
+
+    def _config_map(self, path: str, folder: Path, config_map: Json) -> Path | None:
+        """Return the folder with a ConfigMap's files: `folder` for those that `items` selects."""
+        name, required = config_map["name"], not config_map.get("optional")
+        content = self._machine.config_maps.get(name)
+        if content is None:
+            if required:
+                self._problem(f"{path}.name", self._missing_config_map(name))
+            return None
+        if not config_map.get("items"):
+            return config_folder(self._folder, name)
+        for index, item in enumerate(config_map["items"]):
+            below = self._below(f"{path}.items[{index}].path", item["path"])
+            if item["key"] in content:
+                self._place.files[folder / below] = content[item["key"]]
+            elif required:
+                self._problem(f"{path}.items[{index}].key", _missing_key(name, item["key"]))
+        return folder
+
+    def _below(self, path: str, given: str) -> str:
+        """Return a path in a volume as given, if Kubernetes accepts it."""
+        if given.startswith("/") or ".." in given.split("/"):
+            self._problem(path, f"{given} must be a path below the volume, without `..`: correct it.")
+        return given
 
     def _resources(self) -> None:
         resources = self._container.get("resources") or {}
@@ -331,7 +353,7 @@ class _Reading:
         if found is not None and reference["key"] in found:
             return found[reference["key"]]
         if not reference.get("optional"):
-            message = f"the ConfigMap {reference['name']} has no key {reference['key']}: add it."
+            message = _missing_key(reference["name"], reference["key"])
             self._problem(path, message if found is not None else self._missing_config_map(reference["name"]))
         return None
 
@@ -384,6 +406,10 @@ def quantity(amount: Any) -> float:
     if found is None:
         raise ValueError(f"{text} is not a quantity")
     return float(found[1]) * _SUFFIXES.get(found[2], 1.0)
+
+
+def _missing_key(config_map: str, key: str) -> str:
+    return f"the ConfigMap {config_map} has no key {key}: add it."
 
 
 def _gpus(count: int) -> str:

@@ -323,8 +323,12 @@ class LocalRuns:
             target.mkdir(parents=True)
             for key, content in files.items():
                 (target / key).write_text(content)
+        for file, content in found.files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(content)
         for mounted in found.mounts.values():
-            mounted.mkdir(parents=True, exist_ok=True)
+            if not mounted.exists():  # a subPath may be a file
+                mounted.mkdir(parents=True, exist_ok=True)
         (folder / "failure.json").write_text("")
         token = folder / "token"
         write_private(token, self._server.run_token(folder.name))

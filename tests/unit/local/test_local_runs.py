@@ -58,13 +58,15 @@ class Place:
         self.program.write_text(PROGRAM)
         self.program.chmod(0o755)
         self.locks = folder / "gpus"
+        self.config_maps: dict[str, dict[str, str]] = {}
+        self.volumes: dict[str, Path] = {}
         self.held: list[contextlib.AsyncExitStack] = []
         self.sent: Counter[Work] = Counter()
 
     def runs(self, gpus: int = 2, python: str | None = None, **environ: str) -> LocalRuns:
         devices = [str(number) for number in range(gpus)]
         variables = {"PATH": os.environ["PATH"], "PIPES": str(self.pipes), **environ}
-        machine = Machine(self.folder.path, {}, {}, variables, gpus)
+        machine = Machine(self.folder.path, self.config_maps, self.volumes, variables, gpus)
         runs = LocalRuns(
             self.folder, machine, Gpus(devices, self.locks), python or str(self.program), Server(),
             lambda: datetime.now(UTC), self.folder.new_mark(),
@@ -289,6 +291,32 @@ async def test_a_stopped_run_keeps_its_gpu_until_its_program_has_ended(place: Pl
     assert not (place.folder.runs / "mnist-0" / "volumes").exists()
     await until(runs, given, waiting, "running")
     await runs.close()
+
+
+async def test_files_of_volumes(place: Place, runs: LocalRuns) -> None:
+    place.config_maps["settings"] = {"app.yaml": "size: 3", "b": "unused"}
+    place.volumes["data"] = place.pipes
+    (place.pipes / "labels.csv").write_text("cat,dog")
+    template = body()["spec"]["trial"]["template"]
+    pod = template["spec"]
+    items = [{"key": "app.yaml", "path": "etc/app.yaml"}]
+    pod["volumes"] = [
+        {"name": "all", "configMap": {"name": "settings"}},
+        {"name": "some", "configMap": {"name": "settings", "items": items}},
+        {"name": "data", "hostPath": {"path": "/data"}},
+    ]
+    pod["containers"][0]["volumeMounts"] = [
+        {"name": "all", "mountPath": "/app/all.yaml", "subPath": "app.yaml"},
+        {"name": "some", "mountPath": "/some"},
+        {"name": "data", "mountPath": "/labels.csv", "subPath": "labels.csv"},
+    ]
+    pod["containers"][0]["env"] = [{"name": "FILES", "value": "/app/all.yaml /some/etc/app.yaml /labels.csv"}]
+    given = study(trial={"template": template})
+    await runs.start(given, FIRST)
+    await until(runs, given, FIRST, "running")
+    await place.send(FIRST, "tail -n +1 -q $FILES; exit 3")
+    failure = (await until(runs, given, FIRST, "ended")).diagnosis.failure
+    assert "code 3: size: 3size: 3cat,dog" in failure.message
 
 
 async def test_a_run_gets_what_its_pod_would(place: Place, runs: LocalRuns) -> None:

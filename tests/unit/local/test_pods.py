@@ -86,6 +86,22 @@ def test_volumes_and_paths_below_them() -> None:
     assert found.localized("--out=/data/cache/m") == "--out=/runs/mnist-0/volumes/scratch/m"
 
 
+def test_the_items_of_a_config_map() -> None:
+    items = [{"key": "a.csv", "path": "tables/a.csv"}, {"key": "missing", "path": "b.csv"}]
+    config_map = {"name": "table", "items": items, "optional": True}
+    pod = {"volumes": [{"name": "table", "configMap": config_map}]}
+    mounts = [{"name": "table", "mountPath": "/etc/table"}]
+    machine = {"config_maps": {"table": {"a.csv": "1,2", "unused": ""}}}
+    found = read(pod, volumeMounts=mounts, machine=machine)
+    assert found.problems == []
+    assert found.mounts["/etc/table"] == RUN / "volumes" / "table"
+    assert found.files == {RUN / "volumes" / "table" / "tables" / "a.csv": "1,2"}
+    del config_map["optional"]
+    key = f"{POD}.volumes[0].configMap.items[1].key"
+    message = "the ConfigMap table has no key missing: add it."
+    assert problem(read(pod, volumeMounts=mounts, machine=machine)) == (key, message)
+
+
 def test_without_effect() -> None:
     found = read(
         {"nodeSelector": {"gpu": "h200"}, "containers": [
@@ -113,6 +129,14 @@ def test_without_effect() -> None:
               volumeMounts=[{"name": "data", "mountPath": "/data"}]), f"{POD}.volumes[0].hostPath",
          "the volume data can't be mounted on this machine: give a folder in its place, "
          "--volume data=FOLDER."),
+        (read({"volumes": [{"name": "data", "emptyDir": {}}]},
+              volumeMounts=[{"name": "data", "mountPath": "/data", "subPath": "/x"}]),
+         f"{OWN}.volumeMounts[0].subPath", "/x must be a path below the volume, without `..`: correct it."),
+        (read({"volumes": [{"name": "t", "configMap": {
+                  "name": "t", "items": [{"key": "k", "path": "../k"}]}}]},
+              volumeMounts=[{"name": "t", "mountPath": "/t"}], machine={"config_maps": {"t": {"k": ""}}}),
+         f"{POD}.volumes[0].configMap.items[0].path",
+         "../k must be a path below the volume, without `..`: correct it."),
         (read(machine={"volumes": {"dta": Path("/d")}}), f"{POD}.volumes",
          "--volume dta=...: there is no volume of this name (the template has: none)."),
         (read({"nodeSelecter": {}}), f"{POD}.nodeSelecter",
