@@ -85,7 +85,7 @@ CONTAINER_REFUSED = {"volumeDevices": "block devices can't be mounted on this ma
 GRACE_SECONDS = 30
 """Kubernetes' default time between SIGTERM and SIGKILL."""
 _GPU = re.compile(r"gpu|/mig-", re.IGNORECASE)
-_VARIABLE = re.compile(r"\$(\$|)\(([A-Za-z_][A-Za-z0-9_.\-]*)\)")
+_VARIABLE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
     f"{prefix}i": 1024.0 ** (power + 1) for power, prefix in enumerate("KMGTP")
 }
@@ -112,6 +112,8 @@ class Place:
     """The container `trainer` on this machine."""
 
     environ: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
+    """`environ` as in a pod, before paths were rewritten: what $(NAME) stands for."""
     working_dir: Path | None = None
     """As in the template; None: the run's own folder."""
     mounts: dict[str, Path] = field(default_factory=dict)
@@ -132,10 +134,12 @@ class Place:
             text = re.sub(pattern, lambda _, mount=mount: str(self.mounts[mount]), text)  # type: ignore[misc]
         return text
 
+    def text(self, given: str, variables: Mapping[str, str] | None = None) -> str:
+        """Return a value or argument as the program gets it; `variables` are those beside the template's."""
+        return self.localized(_expanded(given, {**self.variables, **(variables or {})}))
 
-def place(
-    runs: Program, machine: Machine, run_folder: Path, fields: Mapping[str, str] | None = None
-) -> Place:
+
+def place(runs: Program, machine: Machine, run_folder: Path, fields: Mapping[str, str]) -> Place:
     """Return what a program's pod template is on this machine.
 
     Args:
@@ -144,7 +148,7 @@ def place(
         run_folder: the run's own folder, with `volumes/` for temporary ones and `config/` for ConfigMaps.
         fields: the values of fieldRefs: metadata.name and others.
     """
-    return _Reading(runs, machine, run_folder, fields or {}).place()
+    return _Reading(runs, machine, run_folder, fields).place()
 
 
 def config_folder(run_folder: Path, name: str) -> Path:
@@ -307,18 +311,20 @@ class _Reading:
             )
 
     def _environ(self) -> None:
-        environ = self._place.environ
+        environ, variables = self._place.environ, self._place.variables
         for index, source in enumerate(self._container.get("envFrom") or ()):
-            environ.update(self._from(f"{self._own}.envFrom[{index}]", source))
+            variables.update(self._from(f"{self._own}.envFrom[{index}]", source))
+        environ.update(variables)
         for index, variable in enumerate(self._container.get("env") or ()):
-            path = f"{self._own}.env[{index}]"
-            value: str | None
+            name = variable["name"]
             if "valueFrom" in variable:
-                value = self._value_from(f"{path}.valueFrom", variable["name"], variable["valueFrom"])
+                path = f"{self._own}.env[{index}].valueFrom"
+                value = self._value_from(path, name, variable["valueFrom"])
+                if value is not None:
+                    environ[name] = variables[name] = value
             else:
-                value = self._place.localized(_expanded(str(variable.get("value") or ""), environ))
-            if value is not None:
-                environ[variable["name"]] = value
+                given = str(variable.get("value") or "")
+                environ[name], variables[name] = self._place.text(given), _expanded(given, variables)
 
     def _from(self, path: str, source: Json) -> Iterator[tuple[str, str]]:
         prefix = source.get("prefix", "")
@@ -369,8 +375,8 @@ class _Reading:
 
     def _field(self, path: str, name: str, reference: Json) -> str | None:
         wanted = reference.get("fieldPath", "")
-        if wanted in self._fields or not self._fields:
-            return self._fields.get(wanted, "")
+        if wanted in self._fields:
+            return self._fields[wanted]
         self._problem(path, f"{wanted} is not known on this machine: give the variable {name} a value.")
         return None
 
@@ -417,12 +423,10 @@ def _gpus(count: int) -> str:
 
 
 def _expanded(text: str, environ: Mapping[str, str]) -> str:
-    """Return a value with its $(NAME) filled in, as the kubelet does."""
+    """Return a text with its $(NAME) filled in, and $ for $$, as the kubelet does."""
 
     def value(found: re.Match[str]) -> str:
-        if found[1]:
-            return f"$({found[2]})"
-        return environ.get(found[2], found[0])
+        return "$" if found[1] is None else environ.get(found[1], found[0])
 
     return _VARIABLE.sub(value, text)
 

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import errno
 import logging
+import os
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import ValidationError
 from tuning_trainer.failure import ON_THIS_MACHINE
@@ -43,6 +44,8 @@ FULL_SECONDS = 2.0
 """How often to look whether a full disk has space for a run that waits for it."""
 STOP_SECONDS = 0.5
 """How often to look whether a user has stopped a run."""
+NO_FOLDER = Path("/nowhere")
+"""In place of a run's folder, while a study is checked."""
 OUTPUT_LINES = 5
 OUTPUT_BYTES = 4096
 
@@ -266,16 +269,18 @@ class LocalRuns:
         """Run the program once; return its exit code, and set the diagnosis."""
         output, mark = folder / "log", f"{self._mark}{folder.name}:{attempt}:"
         start = output.stat().st_size if output.exists() else 0
-        arguments = [found.localized(argument) for argument in runs.arguments]
         python = _interpreter(self._python or runs.python, self._machine)
         while True:
             try:
-                environ = self._prepare(study, run.work, runs, found, folder)
+                self._prepare(found, folder)
+                ours = self._variables(study, run.work, runs, found, folder)
+                environ = {**self._machine.environ, **found.environ, **ours}
                 environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+                arguments = [found.text(argument, ours) for argument in runs.arguments]
                 command = [python, str(self._trainer()), *arguments]
-                run.program = await Program.start(
-                    command, self._working_dir(runs, found, folder), environ, mark, output
-                )
+                where = _working_dir(runs, self._machine, found, folder)
+                where.mkdir(parents=True, exist_ok=True)
+                run.program = await Program.start(command, where, environ, mark, output)
                 break
             except OSError as error:
                 if error.errno not in FULL:
@@ -299,21 +304,10 @@ class LocalRuns:
         return code
 
     def _place(self, study: TuningStudy, work: Work, runs: Executed, folder: Path) -> Place:
-        metadata = study.metadata
-        fields = {
-            "metadata.name": work.job_name(metadata["name"]),
-            "metadata.namespace": metadata["namespace"],
-            "metadata.uid": metadata["uid"],
-            "spec.nodeName": "localhost",
-            "status.hostIP": "127.0.0.1",
-            "status.podIP": "127.0.0.1",
-        }
-        return place(runs, self._machine, folder, fields)
+        return place(runs, self._machine, folder, _pod_fields(study, work))
 
-    def _prepare(
-        self, study: TuningStudy, work: Work, runs: Executed, found: Place, folder: Path
-    ) -> dict[str, str]:
-        """Make the run's folder as its pod would be at its start; return the environment."""
+    def _prepare(self, found: Place, folder: Path) -> None:
+        """Make the run's folder as its pod would be at its start."""
         for name in ("work", "volumes", "config"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "work").mkdir(parents=True)
@@ -330,16 +324,24 @@ class LocalRuns:
             if not mounted.exists():  # a subPath may be a file
                 mounted.mkdir(parents=True, exist_ok=True)
         (folder / "failure.json").write_text("")
-        token = folder / "token"
-        write_private(token, self._server.run_token(folder.name))
-        place = {"log": str(folder / "log")}
+        write_private(folder / "token", self._server.run_token(folder.name))
+
+    def _variables(
+        self, study: TuningStudy, work: Work, runs: Executed, found: Place, folder: Path
+    ) -> dict[str, str]:
+        """Return the variables that the trainer runtime reads."""
+        place: dict[str, Any] = {"log": str(folder / "log")}
+        metrics = study.spec.trial.metrics
+        if metrics and metrics.file:
+            read = {**metrics.model_dump(exclude_none=True), "file": found.localized(metrics.file)}
+            place["metrics"] = read
         if isinstance(work, Worker):
             place["trialFolder"] = str(self._folder.runs / names.job_name(study.metadata["name"], "{trial}"))
-        ours = environment(study, work, runs, self._server.url, str(token), **place)
+        ours = environment(study, work, runs, self._server.url, str(folder / "token"), **place)
         ours["TUNING_TERMINATION_LOG"] = str(folder / "failure.json")
         if runs.source:
             ours["TUNING_SOURCE"] = str(config_folder(folder, runs.source))
-        return {**self._machine.environ, **found.environ, **ours}
+        return ours
 
     def _trainer(self) -> Path:
         """Return the file with the trainer runtime; the name has its digest, as that of a ConfigMap does."""
@@ -348,12 +350,6 @@ class LocalRuns:
         if not file.exists():
             write_private(file, archive.content)
         return file
-
-    def _working_dir(self, runs: Executed, found: Place, folder: Path) -> Path:
-        if found.working_dir is not None:
-            found.working_dir.mkdir(parents=True, exist_ok=True)
-            return found.working_dir
-        return folder / "work" if runs.source else self._machine.folder
 
     def _set(self, study: TuningStudy, run: _LocalRun, state: State, why: Diagnosis | None = None) -> None:
         run.state, run.diagnosis = state, why
@@ -366,9 +362,9 @@ class LocalRuns:
 
 def problems(study: TuningStudy, machine: Machine, python: str | None) -> list[Problem]:
     """Return what the study's runs need and this machine does not have."""
-    found: list[Problem] = []
-    for _, executed in programs(study):
-        found += place(executed, machine, Path("/nowhere")).problems
+    found = _shared_metrics(study, machine)
+    for executed, there in places(study, machine):
+        found += there.problems
         name = python or executed.python
         if shutil.which(name, path=machine.environ.get("PATH")) is None:
             where = "--python" if python else "trial.python"
@@ -377,11 +373,49 @@ def problems(study: TuningStudy, machine: Machine, python: str | None) -> list[P
     return found
 
 
-def programs(study: TuningStudy) -> list[tuple[Work, Executed]]:
-    """Return what a trial executes, and the refit, if it differs from that."""
+def places(study: TuningStudy, machine: Machine) -> list[tuple[Executed, Place]]:
+    """Return what the pod templates of a trial and of the refit, if there is one, are on this machine."""
     refit = study.spec.refit
     works: list[Work] = [Trial(0), *([Refit.of(refit, 0)] if refit else [])]
-    return [(work, program(study, work)) for work in works]
+    programs = [(work, program(study, work)) for work in works]
+    return [
+        (executed, place(executed, machine, NO_FOLDER, _pod_fields(study, work)))
+        for work, executed in programs
+    ]
+
+
+def _shared_metrics(study: TuningStudy, machine: Machine) -> list[Problem]:
+    """Return the problem of trials that would read each other's metrics."""
+    metrics = study.spec.trial.metrics
+    if metrics is None or metrics.file is None or study.spec.parallelism == 1:
+        return []
+    executed, found = places(study, machine)[0]
+    file = _working_dir(executed, machine, found, NO_FOLDER) / found.localized(metrics.file)
+    if Path(os.path.normpath(file)).is_relative_to(NO_FOLDER):
+        return []
+    message = (
+        f"trials that run at the same time would use the same file, {file}, and read each other's metrics: "
+        "use a path in an emptyDir volume, remove this field and have the program write to the file that the "
+        "variable TUNING_METRICS_FILE names, or set parallelism to 1."
+    )
+    return [Problem(field="trial.metrics.file", message=message)]
+
+
+def _pod_fields(study: TuningStudy, work: Work) -> dict[str, str]:
+    """Return the values of fieldRefs."""
+    return {
+        "metadata.name": work.job_name(study.metadata["name"]),
+        "metadata.namespace": study.metadata["namespace"],
+        "metadata.uid": study.metadata["uid"],
+        "spec.nodeName": "localhost",
+        "status.hostIP": "127.0.0.1",
+        "status.podIP": "127.0.0.1",
+    }
+
+
+def _working_dir(runs: Executed, machine: Machine, found: Place, folder: Path) -> Path:
+    """Return the working directory of a run with this folder."""
+    return found.working_dir or (folder / "work" if runs.source else machine.folder)
 
 
 def _interpreter(name: str, machine: Machine) -> str:

@@ -24,9 +24,9 @@ from tuning_operator.local import LocalError, postgres
 from tuning_operator.local.gpus import Gpus
 from tuning_operator.local.guard import Guard
 from tuning_operator.local.home import NAMESPACE, LocalResources, StudyFolder, applied
-from tuning_operator.local.pods import Machine, place, unused_fields
+from tuning_operator.local.pods import Machine, unused_fields
 from tuning_operator.local.processes import sweep
-from tuning_operator.local.runs import LocalRuns, problems, programs
+from tuning_operator.local.runs import LocalRuns, places, problems
 from tuning_operator.local.server import LocalServer, serving
 from tuning_operator.local.warm_start import provide_source
 from tuning_operator.protocol import Problem, StudyKey
@@ -120,9 +120,7 @@ def check_machine(manifest: Manifest, settings: Settings) -> None:
 
 def ignored_fields(manifest: Manifest, settings: Settings) -> list[str]:
     """Return the fields of the manifest that have no effect here."""
-    executed = (program for _, program in programs(manifest.study))
-    places = [place(found, settings.machine, Path("/nowhere")) for found in executed]
-    return unused_fields(places)
+    return unused_fields([found for _, found in places(manifest.study, settings.machine)])
 
 
 def remove(folder: StudyFolder) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from tuning_operator.local.gpus import Gpus
 from tuning_operator.local.home import StudyFolder
 from tuning_operator.local.pods import Machine
 from tuning_operator.local.processes import marked
-from tuning_operator.local.runs import LocalRuns
+from tuning_operator.local.runs import LocalRuns, problems
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import RefitSpec, TuningStudy
 
@@ -65,14 +66,16 @@ class Place:
 
     def runs(self, gpus: int = 2, python: str | None = None, **environ: str) -> LocalRuns:
         devices = [str(number) for number in range(gpus)]
-        variables = {"PATH": os.environ["PATH"], "PIPES": str(self.pipes), **environ}
-        machine = Machine(self.folder.path, self.config_maps, self.volumes, variables, gpus)
         runs = LocalRuns(
-            self.folder, machine, Gpus(devices, self.locks), python or str(self.program), Server(),
-            lambda: datetime.now(UTC), self.folder.new_mark(),
+            self.folder, self.machine(gpus, **environ), Gpus(devices, self.locks),
+            python or str(self.program), Server(), lambda: datetime.now(UTC), self.folder.new_mark(),
         )  # fmt: skip
         self.all_gpus = Gpus(devices, self.locks)
         return runs
+
+    def machine(self, gpus: int, **environ: str) -> Machine:
+        variables = {"PATH": os.environ["PATH"], "PIPES": str(self.pipes), **environ}
+        return Machine(self.folder.path, self.config_maps, self.volumes, variables, gpus)
 
     async def hold_gpus(self) -> None:
         """Have all GPUs in use by someone else."""
@@ -101,6 +104,15 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
+
+
+def scratch(**container: Any) -> dict[str, Any]:
+    """Return a trial's template with a temporary folder."""
+    template = body()["spec"]["trial"]["template"]
+    template["spec"]["volumes"] = [{"name": "scratch", "emptyDir": {}}]
+    container["volumeMounts"] = [{"name": "scratch", "mountPath": "/scratch"}]
+    template["spec"]["containers"][0] |= container
+    return {"template": template}
 
 
 class TestLocalRuns(RunsContract):
@@ -268,11 +280,7 @@ async def test_each_run_has_its_own_gpus_and_waits_for_them(place: Place, runs: 
 
 
 async def test_a_stopped_run_keeps_its_gpu_until_its_program_has_ended(place: Place) -> None:
-    template = body()["spec"]["trial"]["template"]
-    pod = template["spec"]
-    pod["volumes"] = [{"name": "scratch", "emptyDir": {}}]
-    pod["containers"][0]["volumeMounts"] = [{"name": "scratch", "mountPath": "/scratch"}]
-    given, waiting, runs = study(trial={"template": template}), Trial(1), place.runs(gpus=1)
+    given, waiting, runs = study(trial=scratch()), Trial(1), place.runs(gpus=1)
     for work in (FIRST, waiting):
         await runs.start(given, work)
     stopping = "echo stopping; cat $PIPES/end; exit 0"
@@ -317,6 +325,55 @@ async def test_files_of_volumes(place: Place, runs: LocalRuns) -> None:
     await place.send(FIRST, "tail -n +1 -q $FILES; exit 3")
     failure = (await until(runs, given, FIRST, "ended")).diagnosis.failure
     assert "code 3: size: 3size: 3cat,dog" in failure.message
+
+
+def test_an_unknown_field_of_the_pod_is_refused_before_anything_starts(place: Place) -> None:
+    template = body()["spec"]["trial"]["template"]
+    variables = [("NAME", "metadata.name"), ("TEAM", "metadata.labels['team']")]
+    template["spec"]["containers"][0]["env"] = [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in variables
+    ]
+    found = problems(study(trial={"template": template}), place.machine(2), str(place.program))
+    assert [(p.field, p.message) for p in found] == [
+        ("trial.template.spec.containers[0].env[1].valueFrom.fieldRef",
+         "metadata.labels['team'] is not known on this machine: give the variable TEAM a value.")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("file", "trial", "parallelism", "refused"),
+    [
+        ("/tmp/m.jsonl", {}, 2, True),
+        ("/tmp/m.jsonl", {}, 1, False),
+        ("/scratch/m.jsonl", {}, 2, False),
+        ("m.jsonl", {}, 2, True),
+        ("m.jsonl", {"source": {"configMap": "code"}}, 2, False),
+        ("../../m.jsonl", {"source": {"configMap": "code"}}, 2, True),
+    ],
+)
+def test_a_file_with_metrics_is_read_by_one_trial(
+    place: Place, file: str, trial: dict[str, Any], parallelism: int, refused: bool
+) -> None:
+    place.config_maps["code"] = {}
+    trial = {**scratch(), "objective": None, "command": ["train"], "metrics": {"file": file}, **trial}
+    given = study(trial=trial, parallelism=parallelism)
+    found = problems(given, place.machine(2), str(place.program))
+    assert [p.field for p in found] == ["trial.metrics.file"] * refused
+
+
+async def test_paths_and_variables_in_arguments_and_metrics(place: Place, runs: LocalRuns) -> None:
+    command = ["train", "$(OUT)/$(TUNING_TRIAL_NUMBER)", "$(date)"]
+    metrics = {"file": "/scratch/metrics"}
+    env = [{"name": "OUT", "value": "/scratch"}]
+    given = study(trial={**scratch(env=env), "objective": None, "command": command, "metrics": metrics})
+    await runs.start(given, FIRST)
+    await until(runs, given, FIRST, "running")
+    await place.send(FIRST, 'echo "$*"; echo "$TUNING_CONFIG"; exit 0')
+    await until(runs, given, FIRST, "ended")
+    folder = place.folder.runs / "mnist-0"
+    arguments, config = (folder / "log").read_text().splitlines()
+    assert arguments.endswith(f"train {folder}/volumes/scratch/0 $(date)")
+    assert json.loads(config)["metrics"] == {"file": f"{folder}/volumes/scratch/metrics"}
 
 
 async def test_a_run_gets_what_its_pod_would(place: Place, runs: LocalRuns) -> None:

@@ -40,7 +40,7 @@ def test_environment() -> None:
     maps = {"settings": {"SIZE": "3", "unused": "x"}}
     env = [
         {"name": "PLAIN", "value": "1"},
-        {"name": "AGAIN", "value": "$(PLAIN)-$(SIZE)-$(MISSING)-$$(PLAIN)"},
+        {"name": "AGAIN", "value": "$(PLAIN)-$(SIZE)-$(MISSING)-$$(PLAIN)-a$$b$$$(PLAIN)$"},
         {"name": "SIZE_OF", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "SIZE"}}},
         {"name": "API_KEY", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "api"}}},
         {"name": "MAYBE", "valueFrom": {"secretKeyRef": {"name": "keys", "key": "b", "optional": True}}},
@@ -54,9 +54,30 @@ def test_environment() -> None:
     )  # fmt: skip
     assert found.problems == []
     assert found.environ == {
-        "SIZE": "3", "unused": "x", "PLAIN": "1", "AGAIN": "1-3-$(MISSING)-$(PLAIN)", "SIZE_OF": "3",
+        "SIZE": "3", "unused": "x", "PLAIN": "1", "AGAIN": "1-3-$(MISSING)-$(PLAIN)-a$b$1$", "SIZE_OF": "3",
         "API_KEY": "secret", "RUN": "mnist-0", "OMP_NUM_THREADS": "2",
     }  # fmt: skip
+
+
+def test_paths_are_rewritten_once_wherever_they_come_from() -> None:
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "images"}}]
+    env = [
+        {"name": "DATA", "value": "/data"},
+        {"name": "TRAIN", "value": "$(DATA)/train"},
+        {"name": "TEST", "value": "$(ROOT)/test"},
+    ]
+    found = read(
+        {"volumes": volumes}, volumeMounts=[{"name": "data", "mountPath": "/data"}], env=env,
+        envFrom=[{"configMapRef": {"name": "settings"}}],
+        machine={
+            "volumes": {"data": Path("/data/images")}, "config_maps": {"settings": {"ROOT": "/data"}},
+            "environ": {"HOME": "/home/me"},
+        },
+    )  # fmt: skip
+    assert found.environ["TRAIN"] == "/data/images/train"
+    assert found.environ["TEST"] == "/data/images/test"
+    argument = "--in=$(TRAIN) --of=$(NUMBER) $(HOME) $$(DATA)"
+    assert found.text(argument, {"NUMBER": "3"}) == "--in=/data/images/train --of=3 $(HOME) $(DATA)"
 
 
 def test_volumes_and_paths_below_them() -> None:
