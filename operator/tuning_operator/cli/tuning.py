@@ -9,6 +9,7 @@ from tuning_operator.cli import PluginError
 from tuning_operator.cli.local.run import rm, run
 from tuning_operator.cli.plugin import add_command, make_app
 from tuning_operator.cli.studies import Place, Studies
+from tuning_operator.local import LocalError
 
 app = make_app("tuning", "Tune models on this machine: run studies, follow their trials, use their results.")
 for command in (run, rm):
@@ -27,6 +28,6 @@ def main() -> None:
     """Run the command."""
     try:
         app(prog_name="tuning", obj=connect_local)
-    except PluginError as error:
+    except (PluginError, LocalError) as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(error.code)
+        sys.exit(error.code if isinstance(error, PluginError) else PluginError.code)

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextlib
-import fcntl
+import functools
 import os
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
+
+from tuning_operator.local.locks import try_lock
 
 POLL_SECONDS = 0.2
 """How often a waiting trial looks whether another process has freed a GPU."""
@@ -22,16 +25,21 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     if chosen is not None:
         devices = [device.strip() for device in chosen.split(",") if device.strip()]
         return devices[: devices.index("-1")] if "-1" in devices else devices
-    program = shutil.which("nvidia-smi", path=environ.get("PATH"))
+    return devices_in(_listing(shutil.which("nvidia-smi", path=environ.get("PATH"))))
+
+
+@functools.cache  # it takes a second or more on some machines
+def _listing(program: str | None) -> str:
+    """Return the output of `nvidia-smi -L`; nothing if there is no such program, or it fails."""
     if program is None:
-        return []
+        return ""
     try:
         done = subprocess.run(  # noqa: S603
             [program, "-L"], capture_output=True, text=True, check=True, timeout=DETECTION_SECONDS
         )
     except (OSError, subprocess.SubprocessError):  # a driver that does not work has no GPU to offer
-        return []
-    return devices_in(done.stdout)
+        return ""
+    return done.stdout
 
 
 def devices_in(listing: str) -> list[str]:
@@ -47,13 +55,34 @@ def devices_in(listing: str) -> list[str]:
     return devices
 
 
+def lock_names(devices: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the name of each device's lock: its UUID, since other machines may share the lock files.
+
+    They, or containers of this machine, may have another GPU with the same number.
+    """
+    listing = _listing(shutil.which("nvidia-smi", path=environ.get("PATH")))
+    uuids = dict(re.findall(r"^GPU (\d+):.*\(UUID: (GPU-[^)]+)\)", listing, re.MULTILINE))
+    names: dict[str, str] = {}
+    for device in devices:
+        # CUDA accepts the beginning of a UUID.
+        whole = [uuid for uuid in uuids.values() if device.startswith("GPU-") and uuid.startswith(device)]
+        number = f"{socket.gethostname()}-{device}" if device.isdecimal() else device
+        names[device] = whole[0] if whole else uuids.get(device, number)
+    return names
+
+
 class Gpus:
     """Lends GPUs to runs, in the order of their requests. A lock file for each keeps other processes off."""
 
-    def __init__(self, devices: Sequence[str], folder: Path) -> None:
-        """`folder` has the lock files; those who share GPUs must use the same one."""
-        self.devices = tuple(devices)
-        self._folder = folder
+    def __init__(self, locks: Mapping[str, str], folder: Path) -> None:
+        """Begin with all GPUs.
+
+        Args:
+            locks: the GPUs, with the name of the lock of each.
+            folder: has the lock files; those who share GPUs must use the same one.
+        """
+        self.devices = tuple(locks)
+        self._names, self._folder = locks, folder
         self._lent: set[str] = set()
         self._next = asyncio.Lock()
 
@@ -90,10 +119,10 @@ class Gpus:
 
     def _try(self, device: str) -> IO[str] | None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        lock = (self._folder / f"{device.replace(os.sep, '_')}.lock").open("w")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.close()
-            return None
+        name = self._names[device].replace(os.sep, "_")
+        with contextlib.ExitStack() as stack:
+            lock = stack.enter_context((self._folder / f"{name}.lock").open("w"))
+            if not try_lock(lock):
+                return None
+            stack.pop_all()
         return lock

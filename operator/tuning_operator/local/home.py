@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tuning_operator.local import LocalError
+from tuning_operator.local.locks import try_lock
 from tuning_operator.resource import names
 from tuning_operator.resource.times import rfc3339
 
@@ -185,30 +186,27 @@ class StudyFolder:
         """Be the only command that runs or removes the study. Raises LocalError."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self._open("run.lock") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not try_lock(lock):
                 raise LocalError(
                     f"Another command is using the study {self.name}: wait for its end, stop it with Ctrl-C, "
                     "or change metadata.name to start another study."
-                ) from None
+                )
             yield
 
     @property
     def in_use(self) -> bool:
-        """Whether a command runs the study now."""
-        try:
-            with self.locked():
-                return False
-        except LocalError:
-            return True
+        """Whether a command runs the study now. Raises LocalError."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with self._open("run.lock") as lock:
+            return not try_lock(lock)
 
     def guard_lock(self, waiting: Callable[[], None]) -> IO[str]:
-        """Return the guard's lock, locked; `waiting` is called if an earlier guard is not done yet."""
+        """Return the guard's lock, locked; `waiting` is called if an earlier guard is not done yet.
+
+        Raises LocalError.
+        """
         lock = self._open("guard.lock")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not try_lock(lock):
             waiting()
             fcntl.flock(lock, fcntl.LOCK_EX)
         return lock

@@ -65,7 +65,7 @@ class Place:
         self.sent: Counter[Work] = Counter()
 
     def runs(self, gpus: int = 2, python: str | None = None, **environ: str) -> LocalRuns:
-        devices = [str(number) for number in range(gpus)]
+        devices = {str(number): f"here-{number}" for number in range(gpus)}
         runs = LocalRuns(
             self.folder, self.machine(gpus, **environ), Gpus(devices, self.locks),
             python or str(self.program), Server(), lambda: datetime.now(UTC), self.folder.new_mark(),

@@ -118,7 +118,7 @@ def _prepare(
     from tuning_operator.cli.local.studies import require_local_mode
 
     require_local_mode()
-    from tuning_operator.local.gpus import Gpus, visible_gpus
+    from tuning_operator.local.gpus import Gpus, lock_names, visible_gpus
     from tuning_operator.local.home import home
     from tuning_operator.local.pods import Machine
     from tuning_operator.local.session import Manifest, Settings, check_machine
@@ -136,7 +136,7 @@ def _prepare(
         len(devices),
         gpus_chosen=gpus is not None,
     )
-    settings = Settings(machine, Gpus(devices, place.gpus), python)
+    settings = Settings(machine, Gpus(lock_names(devices, os.environ), place.gpus), python)
     check_machine(manifest, settings)
     return manifest, folder, settings
 

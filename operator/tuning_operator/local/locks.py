@@ -1,0 +1,20 @@
+"""Locks on files, which end with the process that holds them."""
+
+import fcntl
+from typing import IO
+
+from tuning_operator.local import LocalError
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Lock an open file; return whether no other process has locked it. Raises LocalError."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # the file system has no locks
+        raise LocalError(
+            f"{file.name} can't be locked: {error}. Use a folder on a local disk for the data of all studies, "
+            "with --data FOLDER or the variable TUNING_HOME."
+        ) from None
+    return True
