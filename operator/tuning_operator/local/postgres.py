@@ -102,7 +102,26 @@ def _start(folder: Path, socket: Path) -> None:
 
 def _wait_for_end(folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError, psutil.Error):
-        psutil.Process(int((folder / "postmaster.pid").read_text().split()[0])).wait()
+        _process(folder).wait()
+
+
+def _process(folder: Path) -> psutil.Process:
+    """Return the process that postmaster.pid names. Raises OSError, ValueError or psutil.Error."""
+    pid, *_ = (folder / "postmaster.pid").read_text().split()
+    return psutil.Process(int(pid))
+
+
+def _is_another_program(folder: Path) -> bool:
+    """Return whether another program has the PID of the Postgres that left its file.
+
+    It may, for example, in a container that was started again, or on another host.
+    """
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        program, *arguments = _process(folder).cmdline()
+        return Path(program).name != "postgres" or not any(
+            path.is_dir() and folder.samefile(path) for path in map(Path, arguments)
+        )
+    return False
 
 
 def stop(folder: Path) -> None:
@@ -110,13 +129,20 @@ def stop(folder: Path) -> None:
     if not (folder / "postmaster.pid").exists():
         return
     socket = _socket(folder)
+    if _is_another_program(folder):
+        (folder / "postmaster.pid").unlink()  # Postgres would not start with it
+    else:
+        _control_stop(folder)
+    if socket:
+        shutil.rmtree(socket, ignore_errors=True)
+
+
+def _control_stop(folder: Path) -> None:
     control = [str(_programs() / "pg_ctl"), "-w", "-D", str(folder), "-m", "fast", "stop"]
     account = folder.owner() if os.geteuid() == 0 else None
     # Without pipes, which Postgres would inherit and keep open.
     quiet = subprocess.DEVNULL
     subprocess.run(control, check=False, user=account, cwd="/", stdout=quiet, stderr=quiet)  # noqa: S603
-    if socket:
-        shutil.rmtree(socket, ignore_errors=True)
 
 
 def running_url(folder: Path) -> str | None:
