@@ -158,7 +158,7 @@ async def run(session: Session, folder: StudyFolder, listener: Listener) -> None
     async with _server(session, folder) as server, _signals(session, listener, stopping):
         observer = Observer(session.resources, session.runs, server, check)
         reconciler = Reconciler(session.resources, server, observer, Actor(session.runs, server), _now)
-        passes = _Passes(reconciler, lambda: over.set() if _settled(session) else None)
+        passes = _Passes(key, reconciler, lambda: over.set() if _settled(session) else None)
         queue.add(key)
         try:
             await until_first_ends(
@@ -188,11 +188,13 @@ async def _wait(event: asyncio.Event) -> None:
 class _Passes:
     """The reconciler, and a look after each pass."""
 
-    def __init__(self, reconciler: Reconciler, after: Callable[[], None]) -> None:
-        self._reconciler, self._after = reconciler, after
+    def __init__(self, key: StudyKey, reconciler: Reconciler, after: Callable[[], None]) -> None:
+        self._key, self._reconciler, self._after = key, reconciler, after
 
     async def reconcile(self, key: StudyKey) -> Result:
         """Do a pass."""
+        if key != self._key:  # the source of a warm start, whose record was copied to this study's database
+            return Result("gone")
         result = await self._reconciler.reconcile(key)
         self._after()
         return result
