@@ -21,10 +21,9 @@ demo-down: sync ## Remove the cluster of the demo and the tests (the cache is ke
 kubeconfig: sync ## Print the path of the cluster's kubeconfig
 	@$(RUN) python -m dev.cluster kubeconfig
 
-# Two at a time: while the end-to-end tests wait for their pods, the others compute. The unit tests are last: they hardly
-# wait, and use both cores once the others have ended. All of them run even if one fails.
+# Two at a time: while the end-to-end tests wait for their pods, the others compute. All of them run even if one fails.
 test: sync ## Run all tests
-	@$(MAKE) --no-print-directory --keep-going --jobs=2 e2e-prefixed lint-prefixed api-prefixed unit-prefixed
+	@$(MAKE) --no-print-directory --keep-going --jobs=2 e2e-prefixed lint-prefixed unit-prefixed api-prefixed
 
 %-prefixed:
 	@bash -o pipefail -c '$(MAKE) --no-print-directory $* 2>&1 | while IFS= read -r line; do echo "$*: $$line"; done'
