@@ -70,7 +70,7 @@ class Server:
     def start_trials(self, count: int) -> list[int]:
         """Declare the study and start trials; return their numbers."""
         path = f"/v1/studies/ml/{self.name}"
-        with operator_of(self.url) as operator:
+        with contextlib.closing(operator_of(self.url)) as operator:
             operator.put(path, json=DEFINITION).raise_for_status()
             numbers: list[int] = []
             while len(numbers) < count:
