@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from typing import TYPE_CHECKING
 
 import pytest
+from tuning_trainer.modes.workers import Workers
 
 from tests.unit.trainer.pod import FULL, Pod
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.unit.trainer.twin import Twin
 
 OBJECTIVE = """
@@ -361,3 +365,10 @@ def test_a_stopped_pod_whose_worker_runs_the_trial_reports_nothing(pod: Pod, twi
     process.terminate()
     assert process.wait(10) == 143
     assert twin.result is None
+
+
+def test_a_thread_that_asks_again_leaves_the_owner_as_it_is(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, os.getpid())
+    assert workers.take_trial("first")
+    assert not workers.take_trial("second")
+    assert workers.owner() == (os.getpid(), "first")

@@ -67,6 +67,8 @@ class Workers:
             os.link(draft, self._trial)
         except (FileExistsError, FileNotFoundError):  # not found: the script's process has ended
             return False
+        finally:
+            draft.unlink(missing_ok=True)  # written again by the thread's next call, it would be `trial` too
         return True
 
     def owner(self) -> Owner | None:
