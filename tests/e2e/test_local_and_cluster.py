@@ -48,7 +48,7 @@ def test_the_trials_are_the_same(kubectl: Kubectl, image: str, tmp_path: Path) -
     kubectl.apply(program, manifest)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump_all([program, manifest]))
     here = run_here(tmp_path)
-    kubectl.wait("twins", phase("Completed"), timeout=120)
+    kubectl.wait("twins", phase("Completed"), timeout=300)
     with optuna_record(kubectl, "twins") as record:
         there = record.trials
     assert [facts(trial) for trial in here] == [facts(trial) for trial in there]
@@ -64,7 +64,7 @@ def run_here(folder: Path) -> list[optuna.trial.FrozenTrial]:
         ["run", str(folder / "study.yaml"), "--gpus", "0"],
         ["export", "twins", "--out", str(exported)],
     ):
-        done = subprocess.run([tuning, *arguments], env=environ, capture_output=True, text=True, timeout=120)
+        done = subprocess.run([tuning, *arguments], env=environ, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stdout + done.stderr
     return optuna.load_study(study_name=None, storage=f"sqlite:///{exported}").trials
 
