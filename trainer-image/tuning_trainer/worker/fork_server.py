@@ -79,8 +79,7 @@ class ForkServer:
         """The processes of the trials that run."""
 
     def serve(self) -> None:
-        """Return when the supervisor has closed the connection."""
-        self._handle_signals()
+        """Return when the supervisor has closed the connection; SIGTERM ends it while it imports the code."""
         for module in MODULES:
             with contextlib.suppress(ImportError):  # some images lack ssl or ctypes
                 importlib.import_module(module.format(mode=self._arguments[0]))
@@ -88,17 +87,17 @@ class ForkServer:
         for line in self._connection.makefile("r"):
             if self._preloaded is None and self._arguments[0] != "command":
                 self._preload(source)
+            self._handle_signals()  # the user's code may have changed them
             self._fork(Order(*json.loads(line)))
 
     def _handle_signals(self) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the supervisor ends this process
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is for the trials' processes
         signal.signal(signal.SIGCHLD, self._reap)
 
     def _preload(self, source: str | None) -> None:
         orphans.adopt()  # what the code starts in the background is for all trials
         self._preloaded = Preloaded(self._arguments[0], self._arguments[1:], source)
         orphans.adopt(wanted=False)
-        self._handle_signals()  # the user's code may have changed them
         if self._preloaded.obstacle:
             log(
                 f"the code {self._preloaded.obstacle} when it is imported, so each trial gets a new "

@@ -129,7 +129,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: self._events.put("stop"))
         orphans.adopt()
         threading.Thread(target=self._ask, daemon=True).start()
-        while not (self._stopping and not any(trial.pid for trial in self._trials.values())):
+        while not (self._stopping and not any(trial.ordered is not None for trial in self._trials.values())):
             event = None
             with contextlib.suppress(queue.Empty):
                 event = self._events.get(timeout=self._next_deadline())
@@ -318,6 +318,8 @@ class Supervisor:
         for trial in self._trials.values():
             if trial.pid is not None:
                 _signal(trial.pid, signal.SIGTERM)
+            elif trial.ordered is not None and self._fork_server:  # it forks, or still imports the code
+                _signal(self._fork_server[0], signal.SIGTERM)
 
     # --- time
 
