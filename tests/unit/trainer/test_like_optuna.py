@@ -200,7 +200,7 @@ def test_a_choice_survives_the_wire_as_itself(options: list[Any]) -> None:
         assert found == choice or math.isnan(choice)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=15, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=15)
 @given(seed=st.integers(0, 1000))
 def test_a_space_that_branches_is_sampled_alike(seed: int, tmp_path: Path) -> None:
     def objective(trial: Any) -> list[Any]:
