@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -59,7 +60,7 @@ class Pod:
             text=True,
         )
 
-    def run(self, *arguments: str, python: tuple[str, ...] = FULL, timeout: float = 60) -> Ended:
+    def run(self, *arguments: str, python: tuple[str, ...] = FULL, timeout: float = 240) -> Ended:
         process = self.start(*arguments, python=python)
         try:
             out, err = process.communicate(timeout=timeout)
@@ -85,7 +86,8 @@ class Ended:
 
 def wait_until_gone(pid: int) -> None:
     """Wait until a process has ended, also if its parent has not heard of it yet."""
-    process = Path(f"/proc/{pid}/stat")
-    give_up = time.monotonic() + 10
-    while process.exists() and ") Z " not in process.read_text():
-        assert time.monotonic() < give_up, process.read_text()
+    give_up = time.monotonic() + 120
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while ") Z " not in (status := Path(f"/proc/{pid}/stat").read_text()):
+            assert time.monotonic() < give_up, status
+            time.sleep(0.01)

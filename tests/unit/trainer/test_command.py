@@ -183,12 +183,12 @@ def test_a_program_written_in_python_is_read_at_once(pod: Pod, twin: Twin) -> No
         import os, threading
         print("accuracy=0.4")
         print("accuracy=0.5")
-        threading.Event().wait(60)
+        threading.Event().wait(600)
     """)
     process = pod.start("command", "--", sys.executable, "train.py", python=BARE)
     twin.wait_for(lambda: bool(twin.of("/report")))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 143
+    assert process.wait(120) == 143
     assert twin.result is None
 
 
@@ -238,7 +238,7 @@ def test_the_last_value_stops_nothing(pod: Pod, twin: Twin) -> None:
 def test_an_unpromising_program_that_goes_on_is_killed_with_its_children(pod: Pod, twin: Twin) -> None:
     unpromising(twin)
     pod.environ["TUNING_CONFIG"] = '{"pruneGraceSeconds": 0.5}'
-    child = f"{sys.executable} -c 'import time; time.sleep(60)'"
+    child = f"{sys.executable} -c 'import time; time.sleep(600)'"
     ended = shell(
         pod,
         f"trap '' TERM; echo accuracy=0.1; echo accuracy=0.1; {child} & echo $! > child; {child}; {child}",
@@ -252,7 +252,7 @@ def test_sigterm_reaches_the_program_and_nothing_is_reported(pod: Pod, twin: Twi
     process = pod.start("command", "--", "sh", "-c", SAVES_AND_STOPS, python=BARE)
     twin.wait_for(lambda: bool(twin.of("/report")))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(20) == 143
+    assert process.wait(120) == 143
     assert (pod.folder / "checkpoint").read_text() == "saved\n"
     assert twin.result is None
 
@@ -315,11 +315,11 @@ def test_several_objectives_take_the_last_of_each(pod: Pod, twin: Twin) -> None:
 def test_a_full_disk_loses_output_but_no_values(pod: Pod, twin: Twin, to: str) -> None:
     line = f"(echo loading; echo step=1 accuracy=0.1; echo step=2 accuracy=0.2) {to}"
     with Path("/dev/full").open("w") as full:
-        pod.start("command", "--", "sh", "-c", line, python=BARE, output=full).wait(20)
+        pod.start("command", "--", "sh", "-c", line, python=BARE, output=full).wait(120)
     assert twin.study.trials[0].intermediate_values == {1: 0.1, 2: 0.2}
 
 
 def test_a_child_that_holds_the_pipe_does_not_hold_the_trial(pod: Pod, twin: Twin) -> None:
-    ended = shell(pod, "echo accuracy=0.4; sleep 60 & exit 0")
+    ended = shell(pod, "echo accuracy=0.4; sleep 600 & exit 0")
     assert ended.code == 0, ended
     assert twin.study.trials[0].value == 0.4

@@ -27,7 +27,8 @@ def init(folder: Path, code: str, *arguments: str, python: tuple[str, ...] = FUL
     """Run `init` with nothing of a pod's environment; return the document."""
     (folder / "train.py").write_text(textwrap.dedent(code))
     command = [*python, "trainer.zip", "init", "--output", "asked.json", "train.py", *arguments]
-    ended = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=folder, env={}, capture_output=True, text=True, timeout=240)
+    assert (folder / "asked.json").exists(), ended.stderr
     document = json.loads((folder / "asked.json").read_text())
     assert ended.returncode == (1 if document["failure"] else 0), ended.stderr
     assert "tuning" not in ended.stdout
@@ -278,7 +279,7 @@ def test_one_of_several_studies_is_chosen(folder: Path) -> None:
     assert "Use --study NAME" in init(folder, code)["failure"]["remedy"]
     (folder / "train.py").write_text(textwrap.dedent(code))
     command = [*FULL, "trainer.zip", "init", "--output", "asked.json", "--study", "high", "train.py"]
-    subprocess.run(command, cwd=folder, env={}, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=folder, env={}, check=True, capture_output=True, timeout=240)
     study = json.loads((folder / "asked.json").read_text())["study"]
     assert (study["studyName"], study["nTrials"], study["notes"]) == ("high", 3, [])
 
@@ -323,12 +324,12 @@ def test_a_script_that_needs_arguments_is_refused(folder: Path, python: tuple[st
 
 def test_a_file_that_is_not_there_and_wrong_arguments(folder: Path) -> None:
     command = [*BARE, "trainer.zip", "init", "--output", "asked.json"]
-    missing = subprocess.run([*command, "trian.py"], cwd=folder, capture_output=True, text=True, timeout=60)
+    missing = subprocess.run([*command, "trian.py"], cwd=folder, capture_output=True, text=True, timeout=240)
     assert missing.returncode == 1
     assert (
         "Script 'trian.py' not found in"
         in json.loads((folder / "asked.json").read_text())["failure"]["message"]
     )
-    wrong = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
+    wrong = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert wrong.returncode == 2
     assert "usage: trainer.zip init" in wrong.stderr

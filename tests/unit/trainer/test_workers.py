@@ -353,7 +353,7 @@ def test_a_stopped_pod_whose_worker_runs_the_trial_reports_nothing(pod: Pod, twi
 
         def objective(trial):
             trial.set_user_attr("started", True)
-            threading.Event().wait(30)
+            threading.Event().wait(600)
 
         study = optuna.create_study(direction="maximize")
         thread = threading.Thread(target=study.optimize, args=(objective,), daemon=True)
@@ -363,7 +363,7 @@ def test_a_stopped_pod_whose_worker_runs_the_trial_reports_nothing(pod: Pod, twi
     process = pod.start("script", "train.py", python=FULL)
     twin.wait_for(lambda: bool(twin.of("/attributes")))
     process.terminate()
-    assert process.wait(10) == 143
+    assert process.wait(120) == 143
     assert twin.result is None
 
 
