@@ -20,7 +20,7 @@ from tuning_operator.protocol import FinishedStudy
 from tuning_operator.resource import names
 
 TUNING = str(Path(sys.executable).with_name("tuning"))
-SECONDS = 120
+SECONDS = 600
 
 CODE = """
 import os, pathlib, time

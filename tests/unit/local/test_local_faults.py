@@ -17,6 +17,8 @@ from tests.unit.local.study import LocalStudy, finished, kill_group, wait_until
 
 TRIALS = 12
 
+pytestmark = pytest.mark.timeout(1800)
+
 
 @pytest.fixture
 def study() -> Iterator[LocalStudy]:

@@ -19,6 +19,8 @@ from tuning_operator.resource.study import TuningStudy
 
 from tests.unit.local.study import LocalStudy, finished, kill_group, wait_until
 
+pytestmark = pytest.mark.timeout(1800)
+
 
 @pytest.fixture
 def small() -> Iterator[LocalStudy]:
