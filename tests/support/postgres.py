@@ -77,7 +77,7 @@ class EmbeddedPostgres:
         subprocess.run(["cp", "-a", source, target], check=True)  # keeps owners, which copytree does not
 
     def _control(self, action: str, *options: str) -> None:
-        command = [self._server.bin_path / "pg_ctl", "-w", "-D", self._data, *options, action]
+        command = [self._server.bin_path / "pg_ctl", "-w", "-t", "300", "-D", self._data, *options, action]
         # Output is not captured through a pipe, because the server would inherit it and keep it open.
         subprocess.run(
             command,

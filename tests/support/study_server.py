@@ -45,7 +45,7 @@ class RunningServer:
     def close(self) -> None:
         """Stop the server; raise its exception if it failed."""
         self.stop()
-        self.thread.join(30)
+        self.thread.join(120)
         assert not self.thread.is_alive(), "the server did not end"
         for client in self._clients:
             client.close()
@@ -53,10 +53,10 @@ class RunningServer:
             raise self._failure
 
     def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not condition():
             assert self.thread.is_alive(), f"the server ended before it {what}: {self._failure!r}"
-            assert time.monotonic() < deadline, f"not within 30 s: the server {what}"
+            assert time.monotonic() < deadline, f"not within 120 s: the server {what}"
             time.sleep(0.001)
 
     def operator_token(self) -> str:
@@ -89,7 +89,7 @@ class RunningServer:
 
     def _client(self, base: str, token: str) -> httpx.Client:
         headers = {"Authorization": f"Bearer {token}"}
-        client = httpx.Client(base_url=base, headers=headers, timeout=30, verify=NO_TLS)
+        client = httpx.Client(base_url=base, headers=headers, timeout=120, verify=NO_TLS)
         self._clients.append(client)
         return client
 

@@ -100,6 +100,7 @@ def test_the_log_of_a_trial_whose_pod_has_others(mnist: Cluster, mnist_server: R
         f"{mnist_server.url}/v1/studies/ml/mnist/workers/0/trials",
         headers={"Authorization": f"Bearer {mnist_server.pod_token('ml', 'mnist', 'w0')}"},
         json={"timeout": 0},
+        timeout=120,
     )
     assert [view["trial"]["number"] for view in took.json()["start"]] == [6]
     lines = ["[trial 5] epoch 1", "tuning: of the worker", "[trial 6] epoch 1", "[trial 6]  epoch 2", ""]

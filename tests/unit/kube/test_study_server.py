@@ -206,6 +206,7 @@ async def test_every_client_error_is_unavailable(
             await call(server)
         assert fault is not hangs or "no reply within 0.1 s" in str(raised.value)
     stub.fault = None
+    monkeypatch.undo()
     stub.reply(200, SUMMARY)
     assert await server.summary(KEY), "the next request works"
 

@@ -63,7 +63,7 @@ def test_a_full_disk(disk: SmallDisk, postgres: EmbeddedPostgres, monkeypatch: p
         postmaster = postgres.processes()[0]
         with pytest.raises(DBAPIError):
             execute(url, "SELECT pg_switch_wal(), pg_current_xact_id()")  # the log needs a new file
-        postmaster.wait(30)
+        postmaster.wait(120)
         assert write(0, "away") == 503
         disk.make_room()
         postgres.start()

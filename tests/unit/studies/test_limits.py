@@ -43,7 +43,7 @@ def test_a_large_body_without_a_token_is_not_read(server: RunningServer, framed:
     tracemalloc.start()
     try:
         reply = httpx.post(
-            f"{server.url}{STUDY}/ask", content=body, headers=headers, verify=NO_TLS, timeout=60
+            f"{server.url}{STUDY}/ask", content=body, headers=headers, verify=NO_TLS, timeout=120
         )
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -72,7 +72,7 @@ def test_a_deep_body_is_refused(server: RunningServer) -> None:
 def raw(server: RunningServer, *parts: bytes) -> bytes:
     """Send bytes; return what comes back until the server closes the connection."""
     with socket.create_connection(
-        ("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20
+        ("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=120
     ) as connection:
         for part in parts:
             connection.sendall(part)
@@ -110,8 +110,9 @@ def head_of_a_report(server: RunningServer) -> bytes:
 def test_a_body_that_does_not_arrive_is_given_up(
     server: RunningServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    head = head_of_a_report(server)
     monkeypatch.setattr(gate, "BODY_SECONDS", 0.1)
-    assert raw(server, head_of_a_report(server), b" {").startswith(b"HTTP/1.1 408 ")
+    assert raw(server, head, b" {").startswith(b"HTTP/1.1 408 ")
 
 
 def test_bodies_that_do_not_arrive_hold_nobody_up(server: RunningServer) -> None:
@@ -130,13 +131,13 @@ def test_bodies_that_do_not_arrive_hold_nobody_up(server: RunningServer) -> None
 
 def test_rejected_requests_are_counted(server: RunningServer) -> None:
     def count(status: int) -> float:
-        lines = httpx.get(f"{server.url}/metrics", verify=NO_TLS).text.splitlines()
+        lines = httpx.get(f"{server.url}/metrics", verify=NO_TLS, timeout=120).text.splitlines()
         prefix = f'tuning_rejected_requests_total{{status="{status}"}}'
         return sum(float(line.split()[1]) for line in lines if line.startswith(prefix))
 
     pod = pod_of(server, "counted")
     before = {status: count(status) for status in (401, 403)}
-    assert httpx.get(f"{server.url}{STUDY}", verify=NO_TLS).status_code == 401
+    assert httpx.get(f"{server.url}{STUDY}", verify=NO_TLS, timeout=120).status_code == 401
     assert pod.get(f"{server.url}/v1/studies/ml/counted/trials/1").status_code == 403
     assert pod.post(f"{server.url}/v1/studies/ml/counted/trials/1/report", json={}).status_code == 403
     assert {status: count(status) - before[status] for status in before} == {401: 1, 403: 2}

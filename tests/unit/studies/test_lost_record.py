@@ -54,7 +54,9 @@ def sent(
     """Return the reply to the trial's pod."""
     headers = {"Authorization": f"Bearer {server.pod_token('ml', 'mnist', 0)}"}
     headers |= {STARTED: started} if started else {}
-    return httpx.request(method, f"{server.url}{TRIAL}{path}", headers=headers, json=body, verify=NO_TLS)
+    return httpx.request(
+        method, f"{server.url}{TRIAL}{path}", headers=headers, json=body, verify=NO_TLS, timeout=120
+    )
 
 
 def test_a_pod_of_a_lost_trial_changes_nothing(server: RunningServer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import json
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -38,7 +40,7 @@ DEFINITION = {"objectives": [{"metric": "acc", "direction": "maximize"}]}
 LOCAL = {"TUNING_DATABASE_URL": "memory:", "TUNING_TOKEN_SECRET": SECRET, "TUNING_HOST": "127.0.0.1"}
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
     """Poll something outside of this process."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -117,13 +119,13 @@ class Process:
     def end(self) -> tuple[int, str]:
         """Ask it to end; return its exit code and log."""
         self.process.send_signal(signal.SIGTERM)
-        _, log = self.process.communicate(timeout=30)
+        _, log = self.process.communicate(timeout=120)
         return self.process.returncode, log
 
 
 def ready(url: str, verify: ssl.SSLContext = NO_TLS) -> bool:
     try:
-        return httpx.get(f"{url}/readyz", verify=verify).status_code == 200
+        return httpx.get(f"{url}/readyz", timeout=60, verify=verify).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -133,25 +135,16 @@ def test_the_command_serves_and_ends_on_a_signal() -> None:
         url = f"http://127.0.0.1:{server.port}"
         until(lambda: ready(url), "the server is ready")
         headers = {"Authorization": f"Bearer {mint_operator(SECRET)}"}
-        assert httpx.put(url + STUDY, json=DEFINITION, headers=headers, verify=NO_TLS).status_code == 200
-        cursor = httpx.get(f"{url}/v1/changes", headers=headers, verify=NO_TLS).json()["cursor"]
-        replies: list[httpx.Response] = []
-        polling = threading.Thread(
-            target=lambda: replies.append(
-                httpx.get(
-                    f"{url}/v1/changes",
-                    params={"after": cursor, "timeout": 60},
-                    headers=headers,
-                    timeout=90,
-                    verify=NO_TLS,
-                )
-            )
-        )
-        polling.start()
+        with httpx.Client(base_url=url, headers=headers, timeout=60, verify=NO_TLS) as operator:
+            assert operator.put(STUDY, json=DEFINITION).status_code == 200
+            cursor = operator.get("/v1/changes").json()["cursor"]
+        poll = HTTPConnection("127.0.0.1", server.port, timeout=240)
+        poll.request("GET", f"/v1/changes?after={cursor}&timeout=60", headers=headers)
+        assert ready(url), "a request that is answered after the other one has arrived"
         code, log = server.end()
-        polling.join(30)
         expected = {"cursor": cursor, "studies": [], "unavailable": None}
-        assert replies[0].json() == expected, "a request in flight is answered"
+        assert json.load(poll.getresponse()) == expected, "a request in flight is answered"
+        poll.close()
         assert code == -signal.SIGTERM, log
         assert "Traceback" not in log
 
@@ -162,7 +155,7 @@ def test_tls_with_a_certificate_that_is_renewed(pki: Pki) -> None:
     with Process(**files) as server:
         until(lambda: ready(f"https://localhost:{server.port}", trusting), "the server is ready")
         with pytest.raises(httpx.TransportError):
-            httpx.get(f"http://127.0.0.1:{server.port}/readyz", verify=NO_TLS)
+            httpx.get(f"http://127.0.0.1:{server.port}/readyz", timeout=60, verify=NO_TLS)
 
 
 def test_new_connections_get_the_new_certificate(pki: Pki) -> None:
@@ -289,23 +282,24 @@ def test_a_reply_waits_for_the_record_and_the_end_waits_for_the_reply(store: Slo
         server.stop()
         assert not store.closed
         store.committed.set()
-        sending.join(30)
+        sending.join(120)
     assert replies[0].json()["state"] == "COMPLETE"
     assert store.closed
 
 
 def test_the_database_is_away(store: SlowStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tuning_operator.studies.study.context.COMMIT_SECONDS", 0.05)
     store.free.set()
     with running_server(store) as server:
         server.operator().put(STUDY, json=DEFINITION)
         server.operator().post(f"{STUDY}/ask", json={"parallelism": 1, "maxTrials": 1})
         pod = server.pod("ml", "mnist", 0)
+        monkeypatch.setattr("tuning_operator.studies.study.context.COMMIT_SECONDS", 0.05)
         store.committed.clear()
         away = pod.post("/report", json={"values": [[0, 0.5]]})
         assert (away.status_code, away.headers["Retry-After"]) == (503, "1")
         assert "database" in away.json()["detail"]
         store.committed.set()
+        monkeypatch.undo()
         assert pod.post("/report", json={"values": [[0, 0.5]]}).json()["prune"] is False
 
 
@@ -337,7 +331,7 @@ def test_a_server_that_can_write_no_more_ends(reason: Exception, message: str) -
     server = serving.__enter__()
     assert server.operator().get("/readyz").status_code == 200
     store.replaced.set()
-    server.thread.join(30)
+    server.thread.join(120)
     assert not server.thread.is_alive()
     assert store.closed.is_set()
     with pytest.raises(WriterEnded, match=message):

@@ -70,7 +70,7 @@ def test_a_waiting_write_returns_when_it_is_durable(
                 assert not report.done()
             assert stored(database_url, study_id) == [{}]
             assert not report.done()
-        report.result(30)
+        report.result(120)
     assert stored(database_url, study_id) == [{0: 1.0}]
 
 
@@ -82,7 +82,7 @@ def test_a_deferred_block_waits_once(storage: PostgresStorage, study_id: int, da
             storage.set_trial_intermediate_value(trial_id, step, 0.5)
         storage.set_trial_param(trial_id, "x", 0.5, FloatDistribution(0, 1))
         storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
-    writes.wait(30)
+    writes.wait(120)
     assert storage.commits - before <= 2
     assert stored(database_url, study_id) == [dict.fromkeys(range(100), 0.5)]
 
@@ -101,7 +101,7 @@ def test_writes_that_nobody_waits_for_share_a_commit(storage: PostgresStorage, s
         with storage.deferred(wait=False) as writes:
             storage.set_trial_intermediate_value(trial_id, step, 0.5)
         several.append(writes)
-    several[3].wait(30)
+    several[3].wait(120)
     assert all(change.outcome.done() for writes in several for change in writes._changes)
     assert storage.commits - before == 1
 
@@ -114,7 +114,7 @@ def test_a_write_outside_of_a_block_is_written_at_once(
     storage = new_storage(wait=wait)
     trial_id = storage.create_new_trial(storage.create_new_study(MINIMIZE))
     storage.set_trial_intermediate_value(trial_id, 0, 0.5)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while stored(database_url, storage.get_all_studies()[0]._study_id) != [{0: 0.5}]:
         assert time.monotonic() < end
 
@@ -136,9 +136,9 @@ async def test_durable_waits_for_everything_before(
         durable = asyncio.create_task(storage.durable())
         done, _ = await asyncio.wait([durable], timeout=0.1)
         assert not done
-    await asyncio.wait_for(durable, 30)
+    await asyncio.wait_for(durable, 120)
     assert stored(database_url, study_id) == [{0: 0.5}]
-    await asyncio.wait_for(storage.durable(), 30)
+    await asyncio.wait_for(storage.durable(), 120)
 
 
 async def test_a_caller_that_stops_waiting_does_not_undo_the_write(
@@ -150,7 +150,7 @@ async def test_a_caller_that_stops_waiting_does_not_undo_the_write(
             storage.set_trial_intermediate_value(trial_id, 0, 0.5)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(writes.durable(), 0.05)
-    await asyncio.wait_for(storage.durable(), 30)
+    await asyncio.wait_for(storage.durable(), 120)
     assert stored(database_url, study_id) == [{0: 0.5}]
 
 
@@ -167,7 +167,7 @@ def test_only_the_refused_write_fails(storage: PostgresStorage, study_id: int, d
                 for trial_id in trials[: 2 if step == 13 else 3]:
                     storage.set_trial_intermediate_value(trial_id, step, 0.5)
         with pytest.raises(DBAPIError, match="no_13"):
-            writes.wait(30)
+            writes.wait(120)
         good = {step: 0.5 for step in range(20) if step != 13}
         assert stored(database_url, study_id) == [good] * 3
         assert [t.intermediate_values for t in storage.get_all_trials(study_id)] == [good] * 3
@@ -193,7 +193,7 @@ def test_values_that_no_row_can_hold_are_refused_at_once(storage: PostgresStorag
             storage.set_trial_user_attr(trial_id, "key", object())
         with pytest.raises(ValueError, match="characters"):
             storage.create_new_trial(study_id, create_trial(value=0.0, user_attrs={"k" * 513: 1}))
-    writes.wait(30)
+    writes.wait(120)
     assert storage.get_trial(trial_id).user_attrs == {}
     assert storage.get_trial(trial_id).intermediate_values == {2**31 - 1: 1.0}
     assert storage.get_n_trials(study_id) == 1
@@ -207,7 +207,7 @@ def test_state_changes_of_a_trial_keep_their_order(
         storage.set_trial_state_values(trial_id, TrialState.WAITING)
         storage.set_trial_intermediate_value(trial_id, 0, 0.5)
         storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [1.0])
-    writes.wait(30)
+    writes.wait(120)
     plain = RDBStorage(database_url, skip_table_creation=True)
     assert plain.get_trial(trial_id) == storage.get_trial(trial_id)
     plain.engine.dispose()
@@ -248,7 +248,7 @@ def test_reads_do_not_wait_for_another_studys_load(
             assert storage.get_n_trials(study_id) == 1
             assert len(storage.get_all_trials(study_id)) == 1
             assert not loading.done()
-        assert loading.result(30) == []
+        assert loading.result(120) == []
 
 
 def test_a_change_returns_another_trial() -> None:
@@ -273,7 +273,7 @@ def test_an_idle_writer_tries_the_connection_and_goes_on(
     monkeypatch.setattr(Committer, "_attempt", counted)
     storage = new_storage()
     study_id = storage.create_new_study(MINIMIZE)
-    assert all(beats.acquire(timeout=30) for _ in range(3))
+    assert all(beats.acquire(timeout=120) for _ in range(3))
     storage.set_study_user_attr(study_id, "still", "here")
 
 
@@ -285,7 +285,7 @@ def test_many_values_in_one_report_take_no_longer_each(storage: PostgresStorage,
         start = time.thread_time()
         storage.set_trial_intermediate_values(trial_id, values)
         assert time.thread_time() - start < 0.2
-    writes.wait(30)
+    writes.wait(120)
     plain = RDBStorage(database_url, skip_table_creation=True)
     assert plain.get_trial(trial_id).intermediate_values == values
     plain.engine.dispose()

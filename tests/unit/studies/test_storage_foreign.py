@@ -53,16 +53,16 @@ def test_an_older_read_does_not_undo_a_start(
         if read.is_set():
             return original(*arguments)
         read.set()
-        assert ready.wait(20)
+        assert ready.wait(120)
         return [waiting]
 
     monkeypatch.setattr(loader, "trials", read_early)
     with ThreadPoolExecutor(1) as pool:
         refresh = pool.submit(storage.refresh, study_id)
-        assert read.wait(20)
+        assert read.wait(120)
         assert storage.set_trial_state_values(number, TrialState.RUNNING)
         ready.set()
-        refresh.result(20)
+        refresh.result(120)
     assert storage.get_trial(number).state == TrialState.RUNNING
 
 
