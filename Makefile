@@ -42,7 +42,7 @@ api: sync ## Run the tests that need an API server but no pods
 	$(RUN) pytest tests/api -n 2 --dist loadfile $(WITHOUT_PLUGINS)
 
 e2e: sync ## Run the tests with real pods, on a kind cluster
-	$(RUN) pytest tests/e2e tests/faults --timeout=900 -n 4 --maxschedchunk=1 $(WITHOUT_PLUGINS)
+	$(RUN) pytest tests/e2e tests/faults --timeout=1800 -n 4 --maxschedchunk=1 $(WITHOUT_PLUGINS)
 
 faults: sync ## Inject faults into studies on the kind cluster, and write docs/reliability.md (not part of test)
 	$(RUN) pytest tests/faults tests/unit/local/test_local_faults.py tests/unit/studies/test_disk_full.py \

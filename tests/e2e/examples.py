@@ -40,7 +40,7 @@ def apply(
     return study["metadata"]["name"]
 
 
-def completed(kubectl: Kubectl, study: str, timeout: float = 300) -> dict[str, Any]:
+def completed(kubectl: Kubectl, study: str, timeout: float = 600) -> dict[str, Any]:
     """Wait until the study has completed without failed trials; return its status."""
     status = kubectl.wait(study, ENDED, timeout)["status"]
     good = status["phase"] == "Completed" and not status["trials"]["failed"]
@@ -48,7 +48,7 @@ def completed(kubectl: Kubectl, study: str, timeout: float = 300) -> dict[str, A
     return status
 
 
-def refitted(kubectl: Kubectl, study: str, timeout: float = 180) -> dict[str, Any]:
+def refitted(kubectl: Kubectl, study: str, timeout: float = 600) -> dict[str, Any]:
     """Wait until the refit has completed; return status.refit."""
     refit = kubectl.wait(study, refit_phase("Completed", "Failed"), timeout)["status"]["refit"]
     assert refit["phase"] == "Completed", f"{refit}\n{kubectl.run('logs', f'job/{study}-refit', check=False)}"
@@ -68,7 +68,7 @@ def plots(kubectl: Kubectl, study: str, folder: Path, *names: str) -> set[str]:
     command += ["--kubeconfig", kubectl.kubeconfig, "--out", str(folder), "--format", "html"]
     command += [f"--plot={name}" for name in names]
     environ = os.environ | {"PATH": path}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return {page.stem for page in folder.glob("*.html") if "Plotly.newPlot" in page.read_text()}
 

@@ -39,7 +39,7 @@ class Kubectl:
     kubeconfig: str
     namespace: str
 
-    def run(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 120) -> str:
+    def run(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 400) -> str:
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *args]
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
@@ -64,7 +64,7 @@ class Kubectl:
         """Apply an invalid manifest; return the error message."""
         text = yaml.safe_dump(manifest)
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "apply", "-f", "-"]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=240, check=False)
         if done.returncode == 0:
             raise UnexpectedError(f"accepted: {text}")
         return done.stderr
@@ -76,7 +76,7 @@ class Kubectl:
         return self.json("get", "tuningstudy", name)
 
     def wait(
-        self, name: str, until: Callable[[dict[str, Any]], bool], timeout: float = 180
+        self, name: str, until: Callable[[dict[str, Any]], bool], timeout: float = 400
     ) -> dict[str, Any]:
         """Watch the study until the predicate is true; return the study at that time."""
         deadline = time.monotonic() + timeout
@@ -137,7 +137,7 @@ class Kubectl:
         """Return the Job's pods once the kubelet has reported that they exited."""
         selector = f"batch.kubernetes.io/job-name={job}"
         ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated.exitCode}"
-        self.run("wait", "pod", "-l", selector, ended, "--timeout=100s")
+        self.run("wait", "pod", "-l", selector, ended, "--timeout=300s")
         return self.items("pods", selector)
 
 

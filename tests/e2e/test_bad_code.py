@@ -12,7 +12,7 @@ from tests.e2e.kit import Kubectl, code, condition, optuna_record, phase, study
 OBJECTIVE = {"objective": "train:objective"}
 SCRIPT = {"script": "train.py"}
 SEARCH_SPACE = [{"name": "x", "type": "float", "low": 0, "high": 10}]
-DEADLINE = 240.0
+DEADLINE = 600.0
 """Seconds for all studies, which run in parallel."""
 
 

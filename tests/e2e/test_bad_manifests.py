@@ -46,7 +46,7 @@ def test_operator_rejects_a_study_and_runs_the_others(
     kubectl: Kubectl, image: str, spec: dict[str, Any], words: list[str]
 ) -> None:
     kubectl.apply(code("bad-code", GOOD), study("bad", image, **spec))
-    rejected = condition(kubectl.wait("bad", holds("Accepted", "False"), timeout=60), "Accepted")
+    rejected = condition(kubectl.wait("bad", holds("Accepted", "False")), "Accepted")
     for word in words:
         assert word in rejected["message"], rejected
     assert kubectl.items("jobs", "tuning.dev/study=bad") == []
@@ -56,7 +56,7 @@ def test_operator_rejects_a_study_and_runs_the_others(
 
 def test_fixed_manifest_runs(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(code("fixed-code", GOOD), study("fixed", image, maxTrials=2, initialTrials=[{"x": 99}]))
-    kubectl.wait("fixed", holds("Accepted", "False"), timeout=60)
+    kubectl.wait("fixed", holds("Accepted", "False"))
     kubectl.patch("fixed", initialTrials=[{"x": 9}])
     done = kubectl.wait("fixed", phase("Completed"))
     assert done["status"]["trials"]["complete"] == 2

@@ -88,7 +88,7 @@ def run(kubectl: Kubectl, *programs: tuple[str, str]) -> None:
     for name, source in programs:
         kubectl.apply(code(f"{name}-code", source), two_trials(name))
     for name, _ in programs:
-        status = kubectl.wait(name, phase("Completed", "Failed"), timeout=300)["status"]
+        status = kubectl.wait(name, phase("Completed", "Failed"))["status"]
         assert status["trials"]["failed"] == 0, kubectl.diagnostics(name)
 
 

@@ -218,7 +218,7 @@ def colours_and_thousands(kubectl: Kubectl) -> None:
 
 
 def an_ambiguous_number_is_quoted(kubectl: Kubectl) -> None:
-    failed = condition(kubectl.wait("ambiguous", phase("Completed", "Failed"), timeout=300), "Failed")
+    failed = condition(kubectl.wait("ambiguous", phase("Completed", "Failed")), "Failed")
     assert "The value of loss can't be read in the line 'loss: 1,500'" in failed["message"]
     assert "1,500 may be 1500 or 1.500" in failed["message"]
 
@@ -231,7 +231,7 @@ def names_of_frameworks(kubectl: Kubectl) -> None:
 
 
 def steps_that_begin_again_are_pruned(kubectl: Kubectl) -> None:
-    status = kubectl.wait("epochs", phase("Completed", "Failed"), timeout=300)["status"]
+    status = kubectl.wait("epochs", phase("Completed", "Failed"))["status"]
     assert status["trials"]["pruned"] == 1, kubectl.diagnostics("epochs")
     assert "pruned at step 300 with loss=100000.0" in kubectl.logs_of_trial("epochs", 0)
     with optuna_record(kubectl, "epochs") as record:

@@ -207,5 +207,5 @@ def apply_what_init_writes(kubectl: Kubectl, image: str, folder: Path) -> None:
     (folder / "known-points.py").write_text((CASES / "known-points.py").read_text())
     plugin = Path(sys.executable).with_name("kubectl-tuning")
     command = [plugin, "init", "known-points.py", "--python", sys.executable, "--image", image, "--gpus", "0"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=240)
     kubectl.run("apply", "-k", str(folder))

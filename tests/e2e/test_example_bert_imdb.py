@@ -67,7 +67,7 @@ def reduced(**env: str) -> dict[str, Any]:
 
 
 @pytest.mark.restart_proof
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_best_model_is_saved_with_and_without_code(kubectl: Kubectl) -> None:
     fill_hub(kubectl)
     with_code = examples.apply(kubectl, "bert-imdb", reduced(MODEL="/hub/bert", DATASET="/hub/imdb"))

@@ -40,7 +40,7 @@ SMALL = examples.trainer(
 
 
 @pytest.mark.restart_proof
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_images_on_a_volume_and_two_trials_at_a_time(kubectl: Kubectl) -> None:
     fill_volume(kubectl)
     name = examples.apply(kubectl, "cnn-cats-dogs", examples.merged(REDUCED, SMALL))

@@ -14,7 +14,7 @@ PLOTS = ("optimization-history", "param-importances", "parallel-coordinate")
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_best_network_is_trained_on_all_data_and_saved(kubectl: Kubectl, image: str, tmp_path: Path) -> None:
     name = examples.apply(kubectl, "dynamic-ann", {"maxTrials": 2, "parallelism": 2, "initialTrials": [GOOD]})
     best = examples.completed(kubectl, name)["best"]
@@ -41,7 +41,7 @@ def look_into_volume(kubectl: Kubectl, image: str, claim: str, line: str) -> str
     volume = {"name": "volume", "persistentVolumeClaim": {"claimName": claim}}
     pod = {"restartPolicy": "Never", "containers": [container], "volumes": [volume]}
     kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": pod})
-    kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/look", "--timeout=60s")
+    kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/look", "--timeout=300s")
     return kubectl.run("logs", "look")
 
 
@@ -51,7 +51,7 @@ COMMON = {"dropout", "lr", "optimizer", "batch_size"}
 
 
 @pytest.mark.restart_proof
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_one_size_per_layer_declared_and_define_by_run(kubectl: Kubectl) -> None:
     overlay = {
         "maxTrials": 2,

@@ -40,7 +40,7 @@ REDUCED = {
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_good_network_is_found_and_a_bad_one_pruned(kubectl: Kubectl) -> None:
     name = examples.apply(kubectl, "mnist", REDUCED)
     status = examples.completed(kubectl, name)
@@ -57,7 +57,7 @@ def test_good_network_is_found_and_a_bad_one_pruned(kubectl: Kubectl) -> None:
         assert all(sorted(t.intermediate_values) == list(range(20)) for t in complete)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_mnist_files_are_used_if_they_exist(kubectl: Kubectl) -> None:
     """The files are on a volume, as described in the manifest's comments."""
     mounts = [{"name": "data", "mountPath": "/data"}]
@@ -91,5 +91,5 @@ def test_image_runs_restricted_and_has_all_packages(kubectl: Kubectl) -> None:
     pod = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
     job = {"template": {"spec": pod}, "backoffLimit": 0}
     kubectl.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "import"}, "spec": job})
-    kubectl.run("wait", "--for=condition=Complete", "job/import", "--timeout=240s", timeout=260)
+    kubectl.run("wait", "--for=condition=Complete", "job/import", "--timeout=600s", timeout=630)
     assert kubectl.run("logs", "job/import").splitlines()[-1] == "uid 12345"

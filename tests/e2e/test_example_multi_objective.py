@@ -15,7 +15,7 @@ SHARED_CORES = examples.trainer(resources={"requests": {"cpu": "50m"}})
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_pareto_front_is_in_the_status_and_its_most_accurate_trial_is_refitted(
     kubectl: Kubectl, tmp_path: Path
 ) -> None:

@@ -27,7 +27,7 @@ PLOTS = ["optimization_history", "parallel_coordinate", "param_importances", "sl
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_script_is_pruned_resumed_and_saves_its_plots(kubectl: Kubectl) -> None:
     study = examples.load("transformer-lightning", examples.merged(REDUCED, SMALL))
     kubectl.apply(*fewer_startup_trials(examples.code(kubectl, "transformer-lightning")), study)

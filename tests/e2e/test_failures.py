@@ -53,7 +53,7 @@ def test_too_many_failures_fail_the_study(kubectl: Kubectl, image: str) -> None:
 def test_unpullable_image_is_reported_with_a_fix(kubectl: Kubectl) -> None:
     manifest = study("typo", "localhost:1/no-such-image:v1", maxTrials=1, parallelism=1)
     kubectl.apply(code("typo-code", GOOD), manifest)
-    stalled = condition(kubectl.wait("typo", holds("Stalled"), timeout=90), "Stalled")
+    stalled = condition(kubectl.wait("typo", holds("Stalled")), "Stalled")
     assert "localhost:1/no-such-image:v1" in stalled["message"]
     assert "image" in stalled["message"]
 
@@ -62,7 +62,7 @@ def test_unsatisfiable_gpu_request_is_reported_with_a_fix(kubectl: Kubectl, imag
     manifest = study("greedy", image, maxTrials=1, parallelism=1)
     manifest["spec"]["trial"]["template"]["spec"]["containers"][0]["resources"]["limits"][GPU] = 4096
     kubectl.apply(code("greedy-code", GOOD), manifest)
-    stalled = condition(kubectl.wait("greedy", holds("Stalled"), timeout=90), "Stalled")
+    stalled = condition(kubectl.wait("greedy", holds("Stalled")), "Stalled")
     assert GPU in stalled["message"]
     assert stalled["reason"] == "Unschedulable"
 
@@ -71,7 +71,7 @@ def test_image_without_python_is_reported_with_a_fix(kubectl: Kubectl, image: st
     manifest = study("nopython", image, maxTrials=1, parallelism=1, maxFailedTrials=0)
     manifest["spec"]["trial"]["python"] = "/no/such/python"
     kubectl.apply(code("nopython-code", GOOD), manifest)
-    status = kubectl.wait("nopython", phase("Failed"), timeout=120)["status"]
+    status = kubectl.wait("nopython", phase("Failed"))["status"]
     message = next(c for c in status["conditions"] if c["type"] == "Failed")["message"]
     assert "/no/such/python" in message
     assert "trial.python" in message
@@ -82,7 +82,7 @@ def test_out_of_memory_is_reported(kubectl: Kubectl, image: str) -> None:
         code("hungry-code", "def objective(trial):\n    return len(bytearray(2 << 30))\n"),
         study("hungry", image, maxTrials=1, parallelism=1, maxFailedTrials=0),
     )
-    kubectl.wait("hungry", phase("Failed"), timeout=120)
+    kubectl.wait("hungry", phase("Failed"))
     with optuna_record(kubectl, "hungry") as record:
         assert "memory" in str(record.trials[0].user_attrs).lower()
 
@@ -91,5 +91,5 @@ def test_trial_timeout_is_reported(kubectl: Kubectl, image: str) -> None:
     manifest = study("slow", image, maxTrials=1, parallelism=1, maxFailedTrials=0)
     manifest["spec"]["trial"]["timeout"] = "5s"
     kubectl.apply(code("slow-code", "import time\n\ndef objective(trial):\n    time.sleep(600)\n"), manifest)
-    status = kubectl.wait("slow", phase("Failed"), timeout=120)["status"]
+    status = kubectl.wait("slow", phase("Failed"))["status"]
     assert "timeout" in next(c for c in status["conditions"] if c["type"] == "Failed")["message"]

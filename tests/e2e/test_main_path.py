@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Any
 
 from tests.e2e.kit import Kubectl, code, optuna_record, phase, study
@@ -31,7 +32,7 @@ class JobWatch(threading.Thread):
         self.names: set[str] = set()
 
     def run(self) -> None:
-        with self._kubectl.watch("jobs", None, 300, f"tuning.dev/study={self._name}") as jobs:
+        with self._kubectl.watch("jobs", None, 900, f"tuning.dev/study={self._name}") as jobs:
             for job in jobs:
                 self.names.add(job["metadata"]["uid"] + "/" + job["metadata"]["name"])
 
@@ -54,7 +55,7 @@ def test_study_completes_prunes_and_reports_the_best_trial(kubectl: Kubectl, ima
     )  # fmt: skip
     watch = JobWatch(kubectl, "sweep")
     watch.start()
-    done = kubectl.wait("sweep", phase("Completed", "Failed"), timeout=240)
+    done = kubectl.wait("sweep", phase("Completed", "Failed"))
     status = done["status"]
     assert status["phase"] == "Completed", kubectl.diagnostics("sweep")
     assert status["progress"] == "12/12"
@@ -74,9 +75,14 @@ def test_study_completes_prunes_and_reports_the_best_trial(kubectl: Kubectl, ima
         assert min(len(trial.intermediate_values) for trial in pruned) < 30, "one was stopped early"
         for trial in pruned:  # its pod exited with 0
             pod = f"tuning.dev/study=sweep,tuning.dev/trial={trial.number}"
-            kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod", "-l", pod, "--timeout=30s")
+            kubectl.run(
+                "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod", "-l", pod, "--timeout=300s"
+            )
             assert len(kubectl.items("pods", pod)) == 1
 
+    deadline = time.monotonic() + 120
+    while len(watch.names) < 12 and time.monotonic() < deadline:
+        time.sleep(0.1)  # kubectl prints a moment later
     by_name = {name.partition("/")[2] for name in watch.names}
     assert by_name == {f"sweep-{n}" for n in range(12)}
     assert len(watch.names) == 12, "a trial had two Jobs"

@@ -66,7 +66,10 @@ def test_a_study_from_apply_to_export(
     (folder / "study.yaml").write_text(yaml.safe_dump(manifest))
     assert plugin("validate", str(folder / "study.yaml")).returncode == 0
     kubectl.apply(code("seen-code", OBJECTIVE))
-    applied = plugin("apply", str(folder / "study.yaml"))
+    for _ in range(10):  # on a busy machine, it may not wait until the operator has processed the study
+        applied = plugin("apply", str(folder / "study.yaml"))
+        if "not yet processed" not in applied.stderr:
+            break
     assert "seen is accepted. To follow it: kubectl tuning watch seen" in applied.stdout, applied.stderr
 
     watched = plugin("watch", "seen", "--interval", "0.5")
@@ -135,7 +138,7 @@ def test_trials_and_studies_are_stopped_and_resumed(
 
     assert plugin("stop", "slow").stdout.startswith("slow is suspended, and 2 running trials are being")
     kubectl.wait("slow", lambda found: phase("Suspended")(found) and counts(found).get("pruned") == 3)
-    kubectl.run("wait", "--for=delete", "job", "--selector=tuning.dev/study=slow", "--timeout=60s")
+    kubectl.run("wait", "--for=delete", "job", "--selector=tuning.dev/study=slow", "--timeout=300s")
     followed = following.result()
     assert re.search(r"^\[trial 1\] tuning: trial 1 of \S+/slow", followed.stdout, re.MULTILINE), followed
     assert plugin("resume", "slow").stdout == "slow continues.\n"
@@ -184,7 +187,7 @@ def test_the_dashboard(kubectl: Kubectl, plugin: Plugin, image: str) -> None:
 
 def shown_trials(address: str, name: str) -> list[dict[str, Any]]:
     """Return what the dashboard shows of a study's trials."""
-    with httpx.Client(base_url=address.removesuffix("/dashboard"), trust_env=False) as client:
+    with httpx.Client(base_url=address.removesuffix("/dashboard"), trust_env=False, timeout=120) as client:
         assert "<title>Optuna Dashboard</title>" in client.get("/dashboard").text
         [found] = [
             summary["study_id"]

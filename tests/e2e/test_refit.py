@@ -119,7 +119,7 @@ def test_refit_of_the_best_trial_in_one_of_several_objectives(kubectl: Kubectl, 
 
 
 def test_failed_refit_is_retried_reported_and_can_be_fixed(kubectl: Kubectl, image: str) -> None:
-    refit = {"objective": "train:broken", "retries": 1}
+    refit = {"objective": "train:broken", "retries": 3}
     kubectl.apply(code("broken-code", OBJECTIVE), study("broken", image, maxTrials=1, refit=refit))
     tried = kubectl.wait("broken", refit_says("Attempt failed, retrying: ValueError: no such folder"))
     assert tried["status"]["refit"]["phase"] in ("Pending", "Running")
@@ -128,7 +128,7 @@ def test_failed_refit_is_retried_reported_and_can_be_fixed(kubectl: Kubectl, ima
     assert refit["phase"] == "Failed"
     assert "ValueError: no such folder: /data/full" in refit["message"]
     assert "spec.refit" in refit["message"]
-    assert len(kubectl.items("pods", "tuning.dev/role=final")) == 2
+    assert len(kubectl.items("pods", "tuning.dev/role=final")) == 4
     assert found["status"]["phase"] == "Completed", "the study is still completed"
     assert condition(found, "Complete")["status"] == "True"
     assert "/data/full" in events(kubectl, "broken")["RefitFailed"]

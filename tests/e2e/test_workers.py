@@ -25,7 +25,7 @@ WORKERS = "tuning.dev/study=turns,tuning.dev/role=worker"
 def test_trials_take_turns_in_two_pods(kubectl: Kubectl, image: str) -> None:
     trial = {"reusePods": True}
     kubectl.apply(code("turns-code", CODE), study("turns", image, maxTrials=12, parallelism=2, trial=trial))
-    kubectl.wait("turns", lambda found: found.get("status", {}).get("progress") == "11/12", timeout=120)
+    kubectl.wait("turns", lambda found: found.get("status", {}).get("progress") == "11/12")
     assert {job["metadata"]["name"] for job in kubectl.items("jobs", WORKERS)} <= {"turns-w0", "turns-w1"}
     with optuna_record(kubectl, "turns") as record:
         (held,) = [t for t in record.trials if t.state.name == "RUNNING"]
@@ -34,7 +34,7 @@ def test_trials_take_turns_in_two_pods(kubectl: Kubectl, image: str) -> None:
     assert "[trial 4] trial 4 in a process of" in kubectl.run("logs", pod)
     kubectl.run("delete", "pod", pod)
 
-    done = kubectl.wait("turns", phase("Completed", "Failed"), timeout=120)
+    done = kubectl.wait("turns", phase("Completed", "Failed"))
     counts = done["status"]["trials"]
     assert (counts["complete"], counts["failed"]) == (11, 1), kubectl.diagnostics("turns")
     with optuna_record(kubectl, "turns") as record:
@@ -42,4 +42,4 @@ def test_trials_take_turns_in_two_pods(kubectl: Kubectl, image: str) -> None:
     assert [t.number for t in trials] == list(range(12))
     assert trials[2].user_attrs["failure_category"] == "ExitCode"
     assert trials[4].user_attrs["begun"] == trials[4].params["x"] == trials[4].value, "the same trial went on"
-    kubectl.run("wait", "--for=delete", "pod", "-l", WORKERS, "--timeout=60s")
+    kubectl.run("wait", "--for=delete", "pod", "-l", WORKERS, "--timeout=300s")
