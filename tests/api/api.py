@@ -13,7 +13,7 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from tuning_operator.resource import names
 
-SETUP_MAY_BUILD = pytest.mark.timeout(300, func_only=True)
+SETUP_MAY_BUILD = pytest.mark.timeout(900, func_only=True)
 """On a fresh machine, the API server is built first, which takes minutes."""
 
 NAMESPACE = "default"
@@ -95,7 +95,7 @@ class Api:
 
     def kubectl(self, *args: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         command = [self.kubectl_path, "--kubeconfig", str(self.kubeconfig), "-n", NAMESPACE, *args]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=240, check=False)
 
     def expect(self, *args: str, stdin: str | None = None) -> str:
         """Run kubectl, which must succeed; return what it printed."""

@@ -31,5 +31,5 @@ def api(kubeconfig: Path) -> Iterator[Api]:
         api = Api(client.CustomObjectsApi(connection), str(programs.kubectl()), kubeconfig)
         api.expect("apply", "-f", str(CRDS))
         # Not `kubectl wait`: it ends with an error where a CRD has no conditions yet.
-        wait("the CRD", lambda: api.kubectl("get", "tuningstudies").returncode == 0, 30)
+        wait("the CRD", lambda: api.kubectl("get", "tuningstudies").returncode == 0, 120)
         yield api

@@ -52,7 +52,7 @@ class Process:
             self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
         deadline = time.monotonic() + 600  # the imports alone take 3.5 s of CPU, minutes on a busy machine
         while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError), urllib.request.urlopen(self._ready_url, timeout=2) as reply:
+            with contextlib.suppress(OSError), urllib.request.urlopen(self._ready_url, timeout=20) as reply:
                 if reply.status == 200:
                     return
             time.sleep(0.1)
@@ -81,7 +81,7 @@ class Process:
     def _end(self, with_signal: signal.Signals) -> int:
         assert self._process
         self._process.send_signal(with_signal)
-        return self._process.wait(timeout=30)
+        return self._process.wait(timeout=120)
 
 
 @dataclass
@@ -263,7 +263,7 @@ class Pod:
     async def post(self, path: str, content: Json) -> Json:
         environment = {e["name"]: e["value"] for e in self.body["spec"]["containers"][0]["env"]}
         token = mint_pod(SECRET, self.node.namespace, self.name)
-        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}) as http:
+        async with httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=120) as http:
             reply = await http.post(f"{environment['TUNING_TRIAL_URL']}/{path}", json=content)
             reply.raise_for_status()
             answer: Json = reply.json()
@@ -445,7 +445,7 @@ class Cluster:
         found: Json = await self._studies.get_namespaced_custom_object(*self._place, name)
         return found
 
-    async def wait(self, until: Callable[[Json], bool], name: str = "mnist", seconds: float = 45) -> Json:
+    async def wait(self, until: Callable[[Json], bool], name: str = "mnist", seconds: float = 240) -> Json:
         """Follow the study until its status is as wanted; return the status."""
         status: Json = {}
         try:
@@ -492,7 +492,7 @@ class Cluster:
     async def record(self, name: str = "mnist") -> Json:
         """Return how the study server says that the study stands."""
         headers = {"Authorization": f"Bearer {mint_operator(SECRET)}"}
-        async with httpx.AsyncClient(base_url=self.system.server_url, headers=headers) as http:
+        async with httpx.AsyncClient(base_url=self.system.server_url, headers=headers, timeout=120) as http:
             reply = await http.get(f"/v1/studies/{self.namespace}/{name}")
             reply.raise_for_status()
             found: Json = reply.json()
@@ -518,7 +518,7 @@ async def new_namespace(kubeconfig: Path, system: System) -> AsyncIterator[Clust
         await core.delete_namespace(namespace)
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 30) -> None:
+async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 180) -> None:
     """Ask until it holds."""
     async with asyncio.timeout(seconds):
         while not await holds():  # noqa: ASYNC110  what is asked is in other processes

@@ -66,7 +66,7 @@ def system(
 
 @pytest.fixture
 async def cluster(kubeconfig: Path, system: System, proxy: FaultyApi) -> AsyncIterator[Cluster]:
-    async with new_namespace(kubeconfig, system) as cluster, httpx.AsyncClient() as http:
+    async with new_namespace(kubeconfig, system) as cluster, httpx.AsyncClient(timeout=120) as http:
         cluster.node.life = Trainers(http).live
         proxy.calls.clear()
         yield cluster
@@ -74,7 +74,7 @@ async def cluster(kubeconfig: Path, system: System, proxy: FaultyApi) -> AsyncIt
 
 
 async def completes_clean(cluster: Cluster, postgres: EmbeddedPostgres, jobs: int = TRIALS) -> None:
-    status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    status = await cluster.wait(phase("Completed", "Failed"))
     assert status["trials"] == all_complete(TRIALS)
     assert (len(cluster.node.jobs), len(cluster.node.pods)) == (jobs, jobs)
     await asyncio.to_thread(audit, postgres.url, f"{cluster.namespace}/mnist", TRIALS)
@@ -231,7 +231,7 @@ async def test_forgotten_versions(
     await cluster.wait(lambda status: status.get("trials", {}).get("pending") == 3)
     proxy.page, proxy.decide = 2, decide
     proxy.cut_watches()
-    await asyncio.to_thread(between_pages.wait, 30)
+    await asyncio.to_thread(between_pages.wait, 180)
     batch = client.BatchV1Api(cluster.connection)
     await batch.delete_namespaced_job("mnist-0", cluster.namespace, propagation_policy="Background")
     await asyncio.to_thread(plane.restart_api_server)

@@ -44,7 +44,7 @@ class Release:
     def kubectl(self, *arguments: str, stdin: str = "") -> str:
         command = [self.api.kubectl_path, "--kubeconfig", str(self.api.kubeconfig), "-n", self.namespace]
         return subprocess.run(
-            [*command, *arguments], input=stdin, capture_output=True, text=True, timeout=60, check=True
+            [*command, *arguments], input=stdin, capture_output=True, text=True, timeout=240, check=True
         ).stdout
 
     def get(self, kind: str, name: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def bound(release: Release) -> bool:
 
 def test_the_volume_grows(release: Release, growing: str) -> None:
     release.upgrade(postgres={"persistence": {"size": "1Gi", "storageClassName": growing}})
-    wait("the volume", lambda: bound(release), 30)
+    wait("the volume", lambda: bound(release), 120)
     release.upgrade(postgres={"persistence": {"size": "2Gi", "storageClassName": growing}})
     assert release.size() == "2Gi"
     with pytest.raises(RefusedError, match="can not be less than"):
@@ -133,13 +133,13 @@ def test_releases_of_earlier_versions_can_be_upgraded(release: Release, growing:
     }
     earlier["spec"]["volumeClaimTemplates"] = [{"metadata": {"name": "data"}, "spec": claim}]
     release.kubectl("create", "-f", "-", stdin=yaml.safe_dump(earlier))
-    wait("the claim", lambda: CLAIM in release.kubectl("get", "pvc", "-o", "name"), 30)
+    wait("the claim", lambda: CLAIM in release.kubectl("get", "pvc", "-o", "name"), 120)
 
     persistence = {"size": "2Gi", "storageClassName": growing}
     release.upgrade(postgres={"persistence": persistence})
     assert "volumeClaimTemplates" in release.get("sts", STATEFUL_SET)["spec"]
     assert release.size() == "1Gi"
-    wait("the volume", lambda: bound(release), 30)
+    wait("the volume", lambda: bound(release), 120)
 
     release.helm("uninstall", "tuning-operator")
     release.upgrade(postgres={"persistence": persistence})

@@ -41,7 +41,7 @@ def namespaces(api: Api) -> Iterator[None]:
 def kubectl(api: Api, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     """Run kubectl bound to no namespace: the chart's objects name theirs."""
     command = [api.kubectl_path, "--kubeconfig", str(api.kubeconfig), *arguments]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=240, check=False)
 
 
 def dry_run(api: Api, manifests: list[dict[str, Any]]) -> subprocess.CompletedProcess[str]:
@@ -220,7 +220,7 @@ def test_only_who_may_create_jobs_can_create_studies(api: Api) -> None:
         printed = by(api, "ada", *apply, "--dry-run=server", manifest=study("stolen"))
         return "requires permission to create Jobs" in printed
 
-    wait("the policy", policy_applies, 30)
+    wait("the policy", policy_applies, 120)
     assert "created" in by(api, "bob", *apply, manifest=study("mine"))
     changed = study("mine")
     changed["spec"]["maxTrials"] = 2
@@ -244,7 +244,7 @@ def test_readers_cannot_get_the_token_of_a_trials_pod(api: Api) -> None:
     metadata = {"name": "mnist-0-abcde", "namespace": "ml"}
     trial = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
     manifests = yaml.safe_dump_all([*objects, trial])
-    wait("the account", lambda: kubectl(api, "-n", "ml", "get", "sa", "default").returncode == 0, 30)
+    wait("the account", lambda: kubectl(api, "-n", "ml", "get", "sa", "default").returncode == 0, 120)
     applied = kubectl(api, "apply", "-f", "-", stdin=manifests)
     assert applied.returncode == 0, applied.stderr
 
@@ -252,7 +252,7 @@ def test_readers_cannot_get_the_token_of_a_trials_pod(api: Api) -> None:
         groups = "--as-group=data-scientists"
         return by(api, "ada", groups, "create", "token", account, "--audience=tuning-study-server", *options)
 
-    wait("the Role", lambda: token("tuning-reader").startswith("ey"), 10)
+    wait("the Role", lambda: token("tuning-reader").startswith("ey"), 120)
     assert "forbidden" in token("default")
     bound_to = ("--bound-object-kind=Pod", f"--bound-object-name={metadata['name']}")
     assert "cannot bind token for serviceaccount" in token("tuning-reader", *bound_to)

@@ -78,14 +78,18 @@ def kubeconfig_of(api: Api, manifests: list[dict[str, Any]], folder: Path) -> Pa
     """Return a kubeconfig whose user is the chart's service account."""
     kubectl = [api.kubectl_path, "--kubeconfig", str(api.kubeconfig)]
     subprocess.run(
-        [*kubectl, "apply", "-f", "-"], input=yaml.safe_dump_all(manifests), text=True, check=True, timeout=60
+        [*kubectl, "apply", "-f", "-"],
+        input=yaml.safe_dump_all(manifests),
+        text=True,
+        check=True,
+        timeout=240,
     )
     token = subprocess.run(
         [*kubectl, "-n", SYSTEM, "create", "token", ACCOUNT],
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
     ).stdout.strip()
     content = yaml.safe_load(api.kubeconfig.read_text())
     for user in content["users"]:
@@ -193,7 +197,7 @@ async def test_a_pruned_pod_that_goes_on_is_deleted(cluster: Cluster) -> None:
     await cluster.apply(maxTrials=2, parallelism=1, pruner=pruner, trial={"pruneGrace": "1s"})
     status = await cluster.wait(phase("Completed"))
     assert status["trials"]["pruned"] == 1
-    await asyncio.wait_for(deleted.wait(), 20)
+    await asyncio.wait_for(deleted.wait(), 180)
     await cluster.wait_for_events("TrialPruned")
 
 
@@ -271,13 +275,13 @@ async def test_pods_that_were_lost_are_replaced(cluster: Cluster) -> None:
 
     cluster.node.life = life
     await cluster.apply(maxTrials=1, parallelism=1)
-    await asyncio.wait_for(begun.wait(), 30)
+    await asyncio.wait_for(begun.wait(), 180)
     await cluster.node.core.delete_namespaced_pod(cluster.node.pods[0].name, cluster.namespace)
-    stalled = condition(await cluster.wait(holds("Stalled"), seconds=60), "Stalled")
+    stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
     assert stalled["reason"] == "PodFailed"
     assert "UnexpectedAdmissionError" in stalled["message"]
     assert "no healthy devices present" in stalled["message"]
-    status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    status = await cluster.wait(phase("Completed", "Failed"))
     assert (status["trials"]["complete"], status["trials"]["failed"]) == (1, 0)
     assert [pod.trial for pod in cluster.node.pods] == [0, 0, 0]
 
@@ -306,17 +310,18 @@ async def test_a_node_that_rejects_pods_fails_no_trial(cluster: Cluster) -> None
     await cluster.node.register(black_hole, 1000)
     try:
         await cluster.apply(maxTrials=6, parallelism=2, maxFailedTrials=0, pod={"affinity": affinity})
-        await asyncio.wait_for(begun.wait(), 60)
+        await asyncio.wait_for(begun.wait(), 180)
         *_, running = (pod for pod in cluster.node.pods if pod.trial == 2)
         await cluster.node.core.delete_namespaced_pod(running.name, cluster.namespace)
-        status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+        status = await cluster.wait(phase("Completed", "Failed"))
     finally:
         await cluster.node.core.delete_node(black_hole)
         cluster.system.operator.stop()  # it would avoid the node in the studies of other tests, too
         await asyncio.to_thread(cluster.system.operator.start)
     assert (status["trials"]["complete"], status["trials"]["failed"]) == (6, 0)
     rejected = [pod for pod in cluster.node.pods if pod.body["spec"]["nodeName"] == black_hole]
-    assert 2 <= len(rejected) <= 4, "later pods did not go there, except for those that were on their way"
+    assert rejected
+    assert {pod.trial for pod in rejected} <= {0, 1}, "those of later trials did not go there"
     assert "OutOfnvidia.com/gpu" in (await cluster.wait_for_events("PodFailed"))["PodFailed"]
 
 
@@ -383,7 +388,7 @@ async def test_a_template_that_kubernetes_rejects_is_reported_and_can_be_fixed(c
     )
     assert await cluster.jobs() == {}
     await cluster.patch(trial=template(limits={"cpu": "2"}))
-    status = await cluster.wait(phase("Completed"), seconds=90)
+    status = await cluster.wait(phase("Completed"))
     assert condition(status, "Stalled")["status"] == "False"
 
 
@@ -409,7 +414,7 @@ async def test_a_drained_pod_is_no_failure(cluster: Cluster) -> None:
 
     cluster.node.life = life
     await cluster.apply(maxTrials=1, parallelism=1)
-    status = await cluster.wait(phase("Completed", "Failed"), seconds=60)
+    status = await cluster.wait(phase("Completed", "Failed"))
     assert status["trials"] == {
         "total": 1,
         "pending": 0,
@@ -616,7 +621,7 @@ async def test_a_refit_is_tried_again_and_then_has_failed(cluster: Cluster) -> N
 
     cluster.node.life = life
     await cluster.apply(maxTrials=1, parallelism=1, refit={"retries": 1})
-    status = await cluster.wait(lambda status: status.get("refit", {}).get("phase") == "Failed", seconds=90)
+    status = await cluster.wait(lambda status: status.get("refit", {}).get("phase") == "Failed")
     assert len(tries) == 3
     assert "try 3" in status["refit"]["message"]
     assert status["phase"] == "Completed"
@@ -644,10 +649,10 @@ async def test_a_refit_without_retries_gets_another_pod_for_a_deleted_one(cluste
 
     cluster.node.life = life
     await cluster.apply(maxTrials=1, parallelism=1, refit={"retries": 0})
-    await asyncio.wait_for(begun.wait(), 30)
+    await asyncio.wait_for(begun.wait(), 180)
     await cluster.node.core.delete_namespaced_pod(refits[0].name, cluster.namespace)
     ended = ("Completed", "Failed")
-    status = await cluster.wait(lambda status: status.get("refit", {}).get("phase") in ended, seconds=60)
+    status = await cluster.wait(lambda status: status.get("refit", {}).get("phase") in ended)
     assert (status["refit"]["phase"], status["refit"]["values"]) == ("Completed", [0.5])
 
 
@@ -688,7 +693,7 @@ async def test_killing_the_operator_loses_and_doubles_nothing(cluster: Cluster) 
 
     cluster.node.life = life
     await cluster.apply(maxTrials=10, parallelism=3)
-    status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    status = await cluster.wait(phase("Completed", "Failed"))
     assert killed == 3
     assert status["trials"] == all_complete(10)
     assert len(cluster.node.jobs) == 10
@@ -717,7 +722,7 @@ async def test_killing_the_study_server_loses_and_doubles_nothing(cluster: Clust
     await killed.wait()
     stalled = condition(await cluster.wait(holds("Stalled")), "Stalled")
     assert stalled["reason"] == "StudyServerUnavailable"
-    status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+    status = await cluster.wait(phase("Completed", "Failed"))
     assert status["trials"] == all_complete(8)
     assert condition(status, "Stalled")["status"] == "False"
     assert len(cluster.node.jobs) == 8
@@ -729,7 +734,7 @@ async def test_two_operators_do_no_harm(cluster: Cluster, folder: Path, operator
     await asyncio.to_thread(twin.start)
     try:
         await cluster.apply(maxTrials=12, parallelism=4)
-        status = await cluster.wait(phase("Completed", "Failed"), seconds=90)
+        status = await cluster.wait(phase("Completed", "Failed"))
     finally:
         twin.kill()
     assert status["trials"] == all_complete(12)
@@ -755,7 +760,7 @@ async def test_an_elastic_study_takes_idle_gpus_and_gives_them_back(cluster: Clu
 
     cluster.node.life = life
     await cluster.apply(maxTrials=12, parallelism=8, minParallelism=1)
-    await eventually(all_gpus_are_used, 60)
+    await eventually(all_gpus_are_used)
     await cluster.wait(lambda status: status.get("parallelism") == 5)
     container = {"name": "main", "image": "any", "resources": {"limits": {GPU: "2"}}}
     spec = {"nodeSelector": {"for": cluster.namespace}, "containers": [container]}
@@ -770,10 +775,10 @@ async def test_an_elastic_study_takes_idle_gpus_and_gives_them_back(cluster: Clu
         assert {pod.trial for pod in cluster.node.pods} == {0, 1, 2, 3, 4}
     finally:
         await cluster.node.core.delete_namespaced_pod("other", "default", grace_period_seconds=0)
-    await eventually(all_gpus_are_used, 60)
+    await eventually(all_gpus_are_used)
     for number in range(12):
         ends[number].set()
-    status = await cluster.wait(phase("Completed"), seconds=90)
+    status = await cluster.wait(phase("Completed"))
     assert status["trials"]["complete"] == 12
     assert "YieldingGpus" in await cluster.events()
 
@@ -798,7 +803,7 @@ async def test_studies_share_the_limit_of_their_namespace(cluster: Cluster) -> N
     await asyncio.to_thread(operator.start, TUNING_MAX_TRIALS_PER_NAMESPACE="3")
     try:
         await cluster.apply("first", maxTrials=5, parallelism=4)
-        await eventually(three_run, 60)
+        await eventually(three_run)
         await cluster.apply("second", maxTrials=4, parallelism=4)
         status = await cluster.wait(
             lambda status: condition(status, "Stalled").get("reason") == "NamespaceLimit", "second"
@@ -806,7 +811,7 @@ async def test_studies_share_the_limit_of_their_namespace(cluster: Cluster) -> N
         assert "At most 0 trials of this study may run at present" in condition(status, "Stalled")["message"]
         go_on.set()
         for name, trials in (("first", 5), ("second", 4)):
-            status = await cluster.wait(phase("Completed"), name, 90)
+            status = await cluster.wait(phase("Completed"), name)
             assert status["trials"]["complete"] == trials
         assert most == 3
     finally:
@@ -815,7 +820,7 @@ async def test_studies_share_the_limit_of_their_namespace(cluster: Cluster) -> N
 
 
 async def metric(operator: Process, name: str) -> list[Sample]:
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=120) as http:
         text = (await http.get(operator.url("/metrics"))).text
     families = text_string_to_metric_families(text)
     return [sample for family in families for sample in family.samples if sample.name == name]
@@ -845,14 +850,14 @@ async def test_another_operator_takes_over(cluster: Cluster, folder: Path, opera
         await eventually(lambda: leads(first))
         await start(second, "second")
         await cluster.apply(maxTrials=4, parallelism=2)
-        await eventually(running, seconds=60)
+        await eventually(running)
         assert await only_leads(first)
         requested = await metric(second, "tuning_operator_kubernetes_requests_total")
         assert {sample.labels["kind"] for sample in requested} == {"Lease"}
 
         first.kill()
         go_on.set()
-        status = await cluster.wait(phase("Completed"), seconds=90)
+        status = await cluster.wait(phase("Completed"))
         assert status["trials"]["complete"] == 4
         assert len(cluster.node.jobs) == len(cluster.node.pods) == 4
         assert await leads(second)
@@ -860,7 +865,10 @@ async def test_another_operator_takes_over(cluster: Cluster, folder: Path, opera
         await start(first, "first")
         assert await only_leads(second)
         assert second.stop() == 0
-        await eventually(lambda: leads(first), seconds=10)
+        leases = client.CoordinationV1Api(cluster.connection)
+        lease = await leases.read_namespaced_lease("tuning-operator", SYSTEM)
+        assert lease.spec.holder_identity in (None, "", "first"), "it is given up, not left to expire"
+        await eventually(lambda: leads(first))
     finally:
         for operator in operators:
             operator.kill()
@@ -959,9 +967,9 @@ async def test_a_seed_gives_the_same_trials_on_a_cluster_and_on_a_machine(
 
     cluster.node.life = life
     await cluster.apply("seeded", **SEEDED)
-    await cluster.wait(phase("Completed"), "seeded", 120)
+    await cluster.wait(phase("Completed"), "seeded")
     headers = {"Authorization": f"Bearer {mint_operator(SECRET)}"}
-    async with httpx.AsyncClient(base_url=cluster.system.server_url, headers=headers) as http:
+    async with httpx.AsyncClient(base_url=cluster.system.server_url, headers=headers, timeout=120) as http:
         reply = await http.get(f"/v1/studies/{cluster.namespace}/seeded/record")
     on_cluster = FinishedStudy.model_validate_json(reply.content)
 
@@ -976,7 +984,7 @@ async def test_a_seed_gives_the_same_trials_on_a_cluster_and_on_a_machine(
     (tmp_path / "study.yaml").write_text(yaml.safe_dump_all([body, code]))
     with tempfile.TemporaryDirectory(prefix="tuning-local-", ignore_cleanup_errors=True) as home:
         command = [Path(sys.executable).with_name("tuning"), "run", "study.yaml", "--data", home]
-        await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, check=True, timeout=240)
+        await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, check=True, timeout=600)
         studies = LocalStudies(Home(Path(home)))
         with studies.record(studies.get("seeded")) as record:
             on_this_machine = record.read()

@@ -326,7 +326,7 @@ def test_conditions_are_kept_by_type(api: Api) -> None:
 def test_kubectl_waits_for_a_condition(api: Api) -> None:
     with api.created(changed({"metadata.name": "waited"})):
         api.patch_status("waited", STATUS)
-        api.expect("wait", "--for=condition=Accepted", "--timeout=10s", "tuningstudy/waited")
+        api.expect("wait", "--for=condition=Accepted", "--timeout=120s", "tuningstudy/waited")
 
 
 def test_kubectl_applies_what_init_writes(api: Api) -> None:

@@ -57,12 +57,12 @@ class TestCache:
 
         def slow(path):
             inside.set()
-            assert go_on.wait(10)
+            assert go_on.wait(60)
             path.write_text("slow")
 
         other = threading.Thread(target=cache.cached, args=("bin/slow", slow))
         other.start()
-        assert inside.wait(10)
+        assert inside.wait(60)
         cache.cached("bin/quick", lambda path: path.write_text("quick"))
         assert not left.exists()
         go_on.set()
@@ -96,7 +96,7 @@ class TestProcesses:
         started = processes.start(tmp_path, "tail", "tail", "-f", f"{tmp_path}/file")
         assert processes.alive(started)
         other = tmp_path / "other"
-        run.wait("its command line", lambda: bool(processes.running(tmp_path, "tail")), 10)
+        run.wait("its command line", lambda: bool(processes.running(tmp_path, "tail")), 60)
         assert processes.running(tmp_path, "tail") == [started]
         assert processes.running(other, "tail") == []
         assert processes.running(tmp_path, "etcd") == []
@@ -106,7 +106,7 @@ class TestProcesses:
 
     def test_log_contains_the_output(self, tmp_path):
         processes.start(tmp_path, "ls", "ls", f"{tmp_path}/missing")
-        run.wait("the end", lambda: "missing" in processes.log_tail(tmp_path, "ls"), 10)
+        run.wait("the end", lambda: "missing" in processes.log_tail(tmp_path, "ls"), 60)
 
     def test_missing_program_is_an_error(self, tmp_path):
         with pytest.raises(run.CommandError, match="nonesuch not found"):

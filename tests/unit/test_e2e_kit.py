@@ -26,7 +26,7 @@ def kubectl(tmp_path):
 
 
 def test_a_study_is_watched_again_when_its_watch_expires(kubectl):
-    assert kubectl.wait("digits", phase("Completed"), timeout=10) == STUDY
+    assert kubectl.wait("digits", phase("Completed"), timeout=60) == STUDY
 
 
 def test_the_events_of_a_watch_end_when_it_expires(kubectl, tmp_path):

@@ -118,7 +118,7 @@ class KubeApiContract:
     async def test_delete_job(self, kube: KubeApi, namespace: str) -> None:
         await self.create(kube, namespace, job("mnist-0", 0))
         await kube.delete_job(namespace, "mnist-0")
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while job_there := await kube.get("Job", namespace, "mnist-0"):
                 assert job_there["metadata"]["deletionTimestamp"], (
                     "there, but being deleted: its pods go first"
