@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
+import time
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -108,6 +109,7 @@ def test_a_server_that_restarts_in_the_middle_loses_nothing(tmp_path: Path) -> N
         process = pod.start(python=BARE)
         while not (tmp_path / "step-3").exists():
             assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
         port = int(server.url.rpartition(":")[2])
     with running_server(store, port) as server:
         assert process.wait(240) == 0, process.communicate()
@@ -162,6 +164,7 @@ def test_a_trial_that_the_operator_has_ended_stops(
     process = pod.start(python=BARE)
     while not (tmp_path / "begun").exists():
         assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
     result = {"state": "FAIL", "failure": {"category": "Timeout", "message": "too long"}}
     url = study_server.trial_url("ml", "mnist", 0)
     study_server.operator().post(f"{url}/result", json=result).raise_for_status()
