@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 from tuning_operator.protocol import TellRequest, WorkRequest
@@ -17,10 +19,12 @@ from tests.support.studies import (  # noqa: F401
     ask,
     complete,
     declared,
+    definition,
     registry,
     servers,
     threads,
 )
+from tests.support.study_server import running_server
 
 NOW = 0.0
 
@@ -82,6 +86,51 @@ async def test_the_next_pod_of_a_slot_gets_the_trial_and_the_earlier_one_never_a
     assert (late.start, late.ended) == ([], [0]), "it must end its process"
     assert (await work(engine, "w0")).start == []
     assert engine.workers.has("mnist-w0-later", 0)
+
+
+async def test_a_request_of_a_dead_pod_takes_nothing_from_the_next_one(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    dead = asyncio.create_task(work(engine, "w0", seconds=60))
+    await asyncio.sleep(0)
+    alive = asyncio.create_task(work(engine, "mnist-w0-later", seconds=60))
+    await asyncio.sleep(0)
+    await ask(engine, 1)
+    assert (await alive).start == [0]
+    assert await dead == ([], [], [])
+    assert (await work(engine, "mnist-w0-later", 0)).ended == []
+    assert (await engine.record(0)).pods == 1
+
+
+async def test_a_request_of_a_dead_pod_takes_nothing_from_other_workers(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    await ask(engine, 1)
+    await work(engine, "w0")
+    dead = asyncio.create_task(work(engine, "w0", 0, seconds=60))
+    await asyncio.sleep(0)
+    assert (await work(engine, "mnist-w0-later")).start == [0]
+    await ask(engine, 2)
+    assert await dead == ([], [], [])
+    assert (await work(engine, "w1")).start == [1]
+
+
+def test_the_request_of_a_client_that_has_gone_waits_no_longer() -> None:
+    with running_server() as server:
+        server.operator().put("/v1/studies/ml/mnist", json=definition().model_dump(mode="json"))
+        [engine] = server.server.service.studies
+        body = WorkRequest(running=[], capacity=1, timeout=300).model_dump_json()
+        head = (
+            "POST /v1/studies/ml/mnist/workers/0/trials HTTP/1.1\r\nHost: server\r\n"
+            f"Authorization: Bearer {server.pod_token('ml', 'mnist', 'w0')}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        address = urlsplit(server.url)
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall((head + body).encode())
+            server.wait_until("lets it wait", lambda: bool(engine.workers._waiters))
+        server.wait_until("lets it go", lambda: not engine.workers._waiters)
+        ask = {"parallelism": 1, "maxTrials": 1}
+        asked = server.operator().post("/v1/studies/ml/mnist/ask", json=ask).json()
+        assert [trial["worker"] for trial in asked["running"]] == [None]
 
 
 async def test_a_worker_waits_for_trials_to_start_and_to_end(registry: Registry) -> None:  # noqa: F811

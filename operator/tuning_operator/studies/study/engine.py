@@ -184,8 +184,12 @@ class StudyEngine:
         return await self.summary()
 
     async def work(self, pod: str, request: WorkRequest) -> WorkReply:
-        """Give trials to a worker's pod; wait until there is one to start or to end."""
+        """Give trials to a worker's pod; wait until there is one to start or to end.
+
+        The request of a dead pod may still wait when the next pod of its worker sends one: it gets no trials.
+        """
         self.workers.check(request)
+        self.workers.note(pod)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.timeout
         while not self.gone:
@@ -196,6 +200,8 @@ class StudyEngine:
                 await self._settle(writes)
                 return found
             await self.workers.wait(left)
+            if self.workers.is_replaced(pod):
+                return WorkReply(start=[], ended=[])
         raise unknown_study(*self.key)
 
     async def tell(self, number: int, request: TellRequest) -> TrialRecord:

@@ -13,11 +13,21 @@ from tuning_operator.studies.study.records import PODS, failure_of, pods_of, vie
 
 
 class Workers(Waiters):
-    """Which pods have the running trials of a study. A trial remembers its pods: nothing is kept here."""
+    """Which pods have the running trials of a study. A trial remembers its pods."""
 
     def __init__(self, study: ServedStudy) -> None:
         super().__init__()
         self._study = study
+        self._pods: dict[tuple[str, int] | None, str] = {}
+        """The pod that sent the last request, by worker."""
+
+    def note(self, pod: str) -> None:
+        """Remember that a pod has sent a request."""
+        self._pods[names.worker_of_pod(pod)] = pod
+
+    def is_replaced(self, pod: str) -> bool:
+        """Return whether another pod of the same worker has sent a request since."""
+        return self._pods[names.worker_of_pod(pod)] != pod
 
     def has(self, pod: str, number: int) -> bool:
         """Return whether a pod has a trial, or was the last to have it."""
