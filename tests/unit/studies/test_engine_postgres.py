@@ -187,6 +187,49 @@ def test_a_record_that_others_deleted_is_not_known(server: RunningServer, databa
     assert [trial["number"] for trial in asked.json()["running"]] == [0]
 
 
+@pytest.mark.parametrize("path", ["/report", "/result"])
+def test_what_pods_send_to_a_record_that_others_deleted(
+    server: RunningServer, database_url: str, path: str
+) -> None:
+    operator, pod = server.operator(), server.pod("ml", "mnist", 0)
+    operator.put(PATH, json=DEFINITION)
+    operator.post(f"{PATH}/ask", json={"parallelism": 1, "maxTrials": 1})
+    optuna.delete_study(study_name=STUDY, storage=database_url)
+    body = {"/report": {"values": [[0, 0.5]]}, "/result": {"state": "COMPLETE", "values": [0.5]}}[path]
+    assert [pod.post(path, json=body).status_code for _ in range(2)] == [404, 404]
+    assert operator.get(PATH).status_code == 404
+
+
+@pytest.mark.parametrize("running", [0, 1])
+@pytest.mark.parametrize(
+    ("policy", "query"), [("Delete", ""), ("Retain", ""), ("Retain", "?namespaceDeleted=true")]
+)
+def test_a_study_whose_record_others_deleted_can_be_deleted(
+    server: RunningServer, database_url: str, policy: str, query: str, running: int
+) -> None:
+    operator, definition = server.operator(), DEFINITION | {"deletionPolicy": policy, "namespaceUid": "n1"}
+    operator.put(PATH, json=definition | {"uid": "first"})
+    operator.post(f"{PATH}/ask", json={"parallelism": running, "maxTrials": running})
+    optuna.delete_study(study_name=STUDY, storage=database_url)
+    assert operator.delete(PATH + query).status_code == 204
+    assert operator.get(PATH).status_code == 404
+    assert operator.put(PATH, json=definition | {"uid": "second"}).status_code == 200
+    assert recorded(database_url).trials == []
+
+
+@pytest.mark.parametrize("running", [0, 1])
+@pytest.mark.parametrize("policy", ["Delete", "Retain"])
+def test_a_study_whose_record_others_deleted_can_be_declared_by_another_resource(
+    server: RunningServer, database_url: str, policy: str, running: int
+) -> None:
+    operator, definition = server.operator(), DEFINITION | {"deletionPolicy": policy}
+    operator.put(PATH, json=definition | {"uid": "first"})
+    operator.post(f"{PATH}/ask", json={"parallelism": running, "maxTrials": running})
+    optuna.delete_study(study_name=STUDY, storage=database_url)
+    assert operator.put(PATH, json=definition | {"uid": "second"}).status_code == 200
+    assert recorded(database_url).trials == []
+
+
 def test_deletion_takes_the_record_along(server: RunningServer, database_url: str) -> None:
     operator = server.operator()
     operator.put(PATH, json=DEFINITION | {"deletionPolicy": "Delete"})

@@ -29,7 +29,7 @@ from tuning_operator.protocol import (
     WorkRequest,
 )
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, same_sampler
-from tuning_operator.studies.errors import Conflict, Refused, unknown_study, unknown_trial
+from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study, unknown_trial
 from tuning_operator.studies.pruning import Pruning, make_pruning
 from tuning_operator.studies.pruning.base import OptunaPruning
 from tuning_operator.studies.storage.base import StorageUnavailable, Writes
@@ -151,8 +151,7 @@ class StudyEngine:
         try:
             await in_thread(self._threads.records, self._store.refresh, self.study.study_id)
         except KeyError:
-            self.gone = True
-            raise unknown_study(*self.key) from None
+            raise self._deleted_by_others() from None
         await self._catch_up()
         async with self._lock:
             if self._in_doubt:
@@ -410,6 +409,8 @@ class StudyEngine:
             await self._context.settle(*several)
         except UpdateFinishedTrialError:  # another process ended the trial first: its result stays
             await self._catch_up()
+        except KeyError:
+            raise self._deleted_by_others() from None
 
     async def _announce(self, *several: Writes) -> None:
         """Settle writes that change the study, and have the change feed name it then."""
@@ -417,7 +418,15 @@ class StudyEngine:
             await self._context.announce(self.key, *several)
         except UpdateFinishedTrialError:
             await self._catch_up()
+        except KeyError:
+            raise self._deleted_by_others() from None
         self.workers.wake()
+
+    def _deleted_by_others(self) -> NotFound:
+        """Return the error for a study whose record another process deleted; it is no longer served."""
+        self.gone = True
+        self.workers.wake()
+        return unknown_study(*self.key)
 
     async def _read(self, look: Callable[[], T]) -> T:
         """Return what `look` finds, once all of it is durable; it looks again where a write was refused."""

@@ -97,6 +97,7 @@ class Registry:
             raise Refused(*problems)
         async with self._lock(key):
             await self._context.settle()  # what an earlier request wrote, also if it stopped waiting
+            await self._read_again(key)
             earlier = await in_thread(self._records, self._earlier, key, definition)
             if earlier and earlier.is_of_former_namespace(definition):
                 await self._end_with_namespace(await self._find(key))
@@ -122,9 +123,10 @@ class Registry:
         """
         async with self._lock(key):
             await self._context.settle()  # an earlier request, which stopped waiting, may have deleted it
+            await self._read_again(key)
             try:
                 engine = await self._find(key)
-            except NotFound:  # it was forgotten before
+            except NotFound:  # it was forgotten before, or others deleted its record
                 return
             if namespace_deleted:
                 await self._end_with_namespace(engine)
@@ -297,6 +299,19 @@ class Registry:
         except KeyError:  # the study is new
             pass
         return find_source(self._store, name, wanted, definition)
+
+    async def _read_again(self, key: StudyKey) -> None:
+        """Read a record as others have left it; forget the study if they deleted it. Its lock is held."""
+        try:
+            await in_thread(self._records, self._refresh, key)
+        except KeyError:
+            if engine := self._engines.pop(key, None):
+                engine.gone = True
+                engine.workers.wake()
+
+    def _refresh(self, key: StudyKey) -> None:
+        """Read what others wrote to a record. Raises KeyError if there is none."""
+        self._store.refresh(self._store.storage.get_study_id_from_name(names.optuna_study_name(*key)))
 
     async def _find(self, key: StudyKey) -> StudyEngine:
         """Return a study, loaded if it is not. Its lock is held. Raises Elsewhere, NotFound."""
