@@ -129,6 +129,26 @@ def test_a_study_deleted_after_its_request_was_given_up(impatient: RunningServer
     assert answered(impatient, "PUT", STUDY, DEFINITION)["counts"]["waiting"] == 0
 
 
+def test_retries_do_not_write_attributes_again(impatient: RunningServer, database_url: str) -> None:
+    pod = impatient.pod("ml", "mnist", 0)
+    answered(impatient, "PUT", STUDY, DEFINITION)
+    answered(impatient, "POST", f"{STUDY}/ask", {"parallelism": 1, "maxTrials": 1})
+    committer = impatient.server.service._store._postgres._committer  # type: ignore[attr-defined]
+    attributes = {"userAttrs": {"one": 1, "list": [1, {"a": 2}]}, "studyAttrs": {"data": "v1"}}
+    before = committer.last
+    with hung_writer(database_url):
+        assert {pod.post("/attributes", json=attributes).status_code for _ in range(20)} == {503}
+        assert committer.last == before + 3
+        assert committer.settled._waiting == []
+        assert pod.post("/attributes", json={"userAttrs": {"one": True}}).status_code == 503
+        assert committer.last == before + 4
+    impatient.wait_until(
+        "answers", lambda: pod.post("/attributes", json={"userAttrs": {}}).status_code == 200
+    )
+    [trial] = in_database(database_url, "ml/mnist")
+    assert trial.user_attrs == {"one": True, "list": [1, {"a": 2}]}
+
+
 FULL = """
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

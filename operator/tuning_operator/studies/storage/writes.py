@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from contextlib import suppress
 from typing import Any
 
 from tuning_operator.studies.storage.base import StorageUnavailable
@@ -28,12 +29,17 @@ class Progress:
         """Return when the number is reached."""
         if self.reached >= number:
             return
-        future = asyncio.get_running_loop().create_future()
+        waiter = number, asyncio.get_running_loop().create_future()
         with self._lock:
             if self.reached >= number:
                 return
-            self._waiting.append((number, future))
-        await future
+            self._waiting.append(waiter)
+        try:
+            await waiter[1]
+        except asyncio.CancelledError:
+            with self._lock, suppress(ValueError):  # it has just been reached
+                self._waiting.remove(waiter)
+            raise
 
     def reach(self, number: float) -> None:
         """Raise the number, and wake the tasks that wait for it."""

@@ -1,8 +1,9 @@
 """One study: its trials are asked for, reported on and ended. Every reply follows the durable record."""
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -302,10 +303,10 @@ class StudyEngine:
         checks.check_attributes(request, trial.user_attrs, known)
         with self._store.deferred() as writes, suppress(UpdateFinishedTrialError):
             if not trial.state.is_finished():
-                for key, value in request.study_attrs.items():
-                    if key not in known or known[key] != value:  # each pod of a script sets the same ones
-                        storage.set_study_user_attr(self.study.study_id, key, value)
-                for key, value in request.user_attrs.items():
+                # Each pod of a script sets the study's again, and a retry all of its first attempt.
+                for key, value in _changed(request.study_attrs, known).items():
+                    storage.set_study_user_attr(self.study.study_id, key, value)
+                for key, value in _changed(request.user_attrs, trial.user_attrs).items():
                     storage.set_trial_user_attr(trial_id, key, value)
                 for name, constraint in request.constraints.items():
                     if checks.CONSTRAINT + name not in storage.get_trial_system_attrs(trial_id):
@@ -475,3 +476,9 @@ class StudyEngine:
                 return work(*args, **kwargs), writes
 
         return await in_thread(pool, run)
+
+
+def _changed(new: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that are not known with the same JSON, in which 1 and true differ."""
+    texts = {key: json.dumps(known[key]) for key in new if key in known}
+    return {key: value for key, value in new.items() if texts.get(key) != json.dumps(value)}
