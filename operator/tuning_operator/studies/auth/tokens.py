@@ -168,11 +168,9 @@ class Verifier:
         )
 
     def _remember(self, token: str, identity: Identity, until: float) -> None:
-        if len(self._known) >= CACHED_TOKENS:
-            now = self._clock()
-            self._known = {known: found for known, found in self._known.items() if found[1] > now}
-        if len(self._known) < CACHED_TOKENS:
-            self._known[token] = (identity, until)
+        self._known[token] = (identity, until)
+        if len(self._known) > CACHED_TOKENS:
+            del self._known[next(iter(self._known))]  # the oldest
 
 
 def authorize_operator(identity: Identity) -> None:
