@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution, distribution_to_json
+from tuning_operator.protocol import AttributesRequest, Failure, RefitRequest, TellRequest
 from tuning_operator.studies.storage import PostgresStore
 from tuning_operator.studies.study.records import TRACEBACK_CHARACTERS
 from tuning_operator.studies.study.refit import ATTRIBUTES_BYTES, REFIT
 
 from tests.support.http_trial import HttpTrial, run_study
+from tests.support.studies import HeldStore, Servers, ask, complete, declared, threads  # noqa: F401
 from tests.support.study_server import RunningServer, running_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import httpx
+    from tuning_operator.studies.study.context import Threads
 
 STUDY = "ml/mnist"
 PATH = f"/v1/studies/{STUDY}"
@@ -367,3 +371,36 @@ def test_a_server_that_takes_over_goes_on(database_url: str, ended: bool) -> Non
         assert start(second, best) == kept
         result = tell(second.refit_pod("ml", "mnist"), "/result", "COMPLETE", values=[0.75])
         assert result["values"] == ([0.5] if ended else [0.75])
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "another"])
+async def test_what_happens_while_a_result_waits_for_its_attributes_stays(
+    threads: Threads,  # noqa: F811
+    ended: bool,
+) -> None:
+    """The operator ends the refit, or starts another one, while the pod's attributes become durable."""
+    store = HeldStore()
+    engine = await declared(Servers(threads, store).start())
+    await ask(engine, 1, 1)
+    await engine.tell(0, complete(1.0))
+    await engine.refit.begin(RefitRequest(trial=0, digest="d1"))
+    result = TellRequest(
+        state="COMPLETE", values=[1], attributes=AttributesRequest(user_attrs={"model": "/models/1"})
+    )
+    store.hold()
+    pods = asyncio.create_task(engine.refit.tell(result, engine.definition, by_pod=True))
+    await asyncio.sleep(0)
+    assert engine.refit.record is not None
+    assert engine.refit.record.user_attrs == {"model": "/models/1"}
+    late = TellRequest(state="FAIL", failure=Failure(category="Deadline", message="It took too long."))
+    operators = asyncio.create_task(
+        engine.refit.tell(late, engine.definition, by_pod=False)
+        if ended
+        else engine.refit.begin(RefitRequest(trial=0, digest="d2"))
+    )
+    await asyncio.sleep(0)
+    store.let_go()
+    await asyncio.gather(pods, operators)
+    record = engine.refit.record
+    expected = ("d1", "FAIL") if ended else ("d2", "RUNNING")
+    assert (record.digest, record.state, record.values) == (*expected, None)

@@ -138,15 +138,15 @@ class Refit:
         Returns:
             The refit in the form of a trial; FAIL when an attempt has failed.
         """
-        before = self._started()
-        trial = self._trial(before.trial)
-        if before.state != "RUNNING":
-            await self._context.settle()
-            return _as_trial(before, trial)
-        if request.attributes:
+        asked = self._started()
+        if request.attributes and asked.state == "RUNNING":
             with suppress(Refused):
                 await self.set_attributes(request.attributes)
-            before = self._started()
+        before = self._started()  # in the meantime, it may have ended, and another one may have started
+        trial = self._trial(before.trial)
+        if before.state != "RUNNING" or (before.trial, before.digest) != (asked.trial, asked.digest):
+            await self._context.settle()
+            return _as_trial(before, trial)
         metrics = [objective.metric for objective in definition.objectives]
         after = self._ended(before, request, metrics)
         one_attempt = by_pod and after.state == "FAIL"
