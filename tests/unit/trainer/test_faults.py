@@ -515,3 +515,24 @@ def test_the_ca_is_read_again_when_it_changes(
             client.call("GET", "", patience=60)
         mounted.write_bytes(other_certificate.with_name("ca.crt").read_bytes())
         client.call("GET", "", patience=0)
+
+
+def test_a_request_that_times_out_is_not_sent_again_within_the_attempt(twin: Twin, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("token-1")
+    over = threading.Event()
+
+    def hang(_: Handler) -> bool:
+        twin.requests.append(("GET", "hangs", None))
+        return over.wait(60)
+
+    twin.faults.extend([lambda _: False, hang, hang])
+    with serving(twin) as url:
+        client = Client(url, str(tmp_path / "token"))
+        client.call("GET", "", patience=0)
+        try:
+            with pytest.raises(Unreachable, match="timed out"):
+                client.call("GET", "", patience=0, timeout=0.2)
+        finally:
+            over.set()
+            client.close()
+    assert [path for _, path, _ in twin.requests].count("hangs") == 1

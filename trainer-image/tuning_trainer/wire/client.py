@@ -191,9 +191,10 @@ class Client:
             self.close()
             if type(error).__name__ == "SSLCertVerificationError":  # plain HTTP does not load ssl
                 self._not_trusted(error)
-            if reused:  # the server closes idle connections: try once more
+            timed_out = isinstance(error, (TimeoutError, socket.timeout))
+            if reused and not timed_out:  # the server closes idle connections: try once more
                 return self._exchange(method, path, payload, token, timeout)
-            slow = connected and isinstance(error, (TimeoutError, socket.timeout))
+            slow = connected and timed_out
             self._reached = self._reached or slow or isinstance(error, ConnectionRefusedError)
             raise _Retryable(str(error) or type(error).__name__, remedy=_likely_cause(error)) from None
 
