@@ -14,6 +14,7 @@ from typing import Any
 from tuning_operator.kube.plan.work import DEFAULT_TEMPLATE, Program
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import names
+from tuning_operator.resource.podshape import source_of
 
 Json = Mapping[str, Any]
 ConfigMaps = Mapping[str, Mapping[str, str]]
@@ -250,11 +251,11 @@ class _Reading:
     def _volume(self, path: str, name: str, volume: Json) -> Path | None:
         if name in self._machine.volumes:
             return self._machine.volumes[name]
-        if "emptyDir" in volume:
+        kind = source_of(volume)
+        if kind == "emptyDir":
             return self._folder / "volumes" / name
         if config_map := volume.get("configMap"):
             return self._config_map(f"{path}.configMap", self._folder / "volumes" / name, config_map)
-        kind = next((key for key in volume if key != "name"), "nothing")
         self._problem(
             f"{path}.{kind}",
             f"the volume {name} can't be mounted on this machine: give a folder in its place, "

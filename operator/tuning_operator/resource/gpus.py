@@ -18,8 +18,13 @@ def gpus_of(gpus: int | None, template: Mapping[str, Any] | None, trials_per_pod
 
 def _limits(template: Mapping[str, Any]) -> Iterator[float]:
     for container in template.get("spec", {}).get("containers", []):
-        resources = container.get("resources") or {}
-        wanted = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+        resources = _fields(container.get("resources"))
+        wanted = {**_fields(resources.get("requests")), **_fields(resources.get("limits"))}
         for name, amount in wanted.items():
-            with contextlib.suppress(ValueError):  # Kubernetes rejects such an amount
+            with contextlib.suppress(TypeError, ValueError):  # Kubernetes rejects such an amount
                 yield float(amount) if GPU.fullmatch(name) else 0.0
+
+
+def _fields(value: object) -> Mapping[str, Any]:
+    """Return the fields of a part of a template; none if it has another shape, with which no trial starts."""
+    return value if isinstance(value, Mapping) else {}

@@ -17,6 +17,7 @@ from tuning_operator.kube.jobs.restricted import with_defaults
 from tuning_operator.kube.plan.work import POD_RETRIES, Program, Refit, Trial, Work, Worker, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
+from tuning_operator.resource.podshape import source_of
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 
 TRAINER_PATH = "/var/run/tuning.dev/trainer"
@@ -279,10 +280,10 @@ def _trainer(
 
 def _storage(container: Mapping[str, Any], runs: Program) -> dict[str, Any]:
     """Return which folders of the container `trainer` are kept when its pod is deleted."""
-    volumes = {volume["name"]: volume for volume in runs.template["spec"].get("volumes") or ()}
+    volumes = {volume["name"]: source_of(volume) for volume in runs.template["spec"].get("volumes", ())}
     mounts = {
-        mount["mountPath"].rstrip("/"): not ENDS_WITH_POD.intersection(volumes.get(mount["name"], ()))
-        for mount in container.get("volumeMounts") or ()
+        mount["mountPath"].rstrip("/"): volumes.get(mount["name"]) not in ENDS_WITH_POD
+        for mount in container.get("volumeMounts", ())
     }
     return {"field": runs.fields.template, "outlastPod": {"/": False, "/dev/shm": False, **mounts}}  # noqa: S108
 

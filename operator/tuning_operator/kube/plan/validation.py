@@ -11,6 +11,7 @@ from tuning_operator.kube.plan.usage import gpus
 from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.resource.names import MAX_STUDY_NAME
+from tuning_operator.resource.podshape import shape_problems
 from tuning_operator.resource.space.check import unknown
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 
@@ -44,7 +45,15 @@ def check(study: TuningStudy) -> tuple[Problem, ...]:
         *_metrics(spec),
         *_warm_start(study),
         *_gpus(study),
+        *_templates(spec),
     )
+
+
+def _templates(spec: TuningStudySpec) -> Iterator[Problem]:
+    templates = {"trial.template": spec.trial.template, "refit.template": spec.refit and spec.refit.template}
+    for field, template in templates.items():
+        for path, message in shape_problems(template) if template else ():
+            yield Problem(field=f"{field}.{path}", message=message)
 
 
 def _gpus(study: TuningStudy) -> Iterator[Problem]:

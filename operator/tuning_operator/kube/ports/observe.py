@@ -54,7 +54,7 @@ class Observer:
         since = self._since(key, over, now)
         runs = {**runs, **{work: replace(runs[work], lingering_since=when) for work, when in since.items()}}
         seen = with_trials(Observation(summary, runs, problems, per_worker))
-        if study.spec.min_parallelism is not None:
+        if study.spec.min_parallelism is not None and not problems:
             others = await self._runs.others_waiting(study, has_minimum=has_minimum(study, seen))
             seen = replace(seen, others_wait=others)
         return replace(seen, limit=await self._limit.allowed(study, seen, now)) if self._limit else seen

@@ -56,6 +56,7 @@ from tuning_operator.kube.ports.kubernetes import nearest_field
 from tuning_operator.kube.ports.runs import RunRefused, key_of
 from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource import names
+from tuning_operator.resource.podshape import shape_problems
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.times import parse_time
 
@@ -180,6 +181,7 @@ class JobRuns:
 
     async def start(self, study: TuningStudy, work: Work) -> None:
         """Create the work's Job, and the ConfigMaps that its pods mount if they don't exist yet."""
+        _refuse_malformed(study, work)
         runtime = self._runtime(key_of(study))
         try:
             await self._config_maps.provide_ca(study.metadata["namespace"], runtime)
@@ -488,6 +490,14 @@ def _programs(study: TuningStudy) -> dict[type[Work], Program]:
 def _fields(study: TuningStudy, work: Work) -> Fields:
     """Return where the manifest says what the work runs; a refit that was removed from it ran the trial's."""
     return Fields() if isinstance(work, Refit) and study.spec.refit is None else program(study, work).fields
+
+
+def _refuse_malformed(study: TuningStudy, work: Work) -> None:
+    """Refuse a run whose template was changed, after the trial began, to one that can't be read."""
+    runs = program(study, work)
+    for path, message in shape_problems(runs.template):
+        message = f"{runs.fields.template}.{path}: {message}"
+        raise RunRefused(work, Failure(category="JobRefused", message=message))
 
 
 def _explained(error: KubeError, study: TuningStudy, work: Work) -> Failure:

@@ -1,0 +1,105 @@
+"""The shape of a PodTemplateSpec, as far as it is read here. The API server checks the rest of it.
+
+The CRD lets most fields of a template pass as they are, since they depend on the version of the API server.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.alias_generators import to_camel
+
+EXPECTED = {
+    "missing": "Required value: add it.",
+    "list_type": "Invalid value: it must be a list.",
+    "dict_type": "Invalid value: it must have fields, as in {name: value}.",
+    "model_type": "Invalid value: it must have fields, as in {name: value}.",
+    "string_type": "Invalid value: it must be a string.",
+}
+"""Messages by pydantic's type of the error."""
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel)
+
+
+class _Named(_Shape):
+    name: str
+
+
+class _Mount(_Named):
+    mount_path: str
+
+
+class _Resources(_Shape):
+    limits: dict[str, Any] = {}
+    requests: dict[str, Any] = {}
+
+
+class _SecurityContext(_Shape):
+    capabilities: dict[str, Any] = {}
+
+
+class _Container(_Named):
+    env: list[_Named] = []
+    volume_mounts: list[_Mount] = []
+    resources: _Resources = _Resources()
+    security_context: _SecurityContext = _SecurityContext()
+
+
+class _NodeSelectorTerm(_Shape):
+    match_fields: list[Any] = []
+
+
+class _NodeSelector(_Shape):
+    node_selector_terms: list[_NodeSelectorTerm] = []
+
+
+class _NodeAffinity(_Shape):
+    required_during_scheduling_ignored_during_execution: _NodeSelector = _NodeSelector()
+
+
+class _Affinity(_Shape):
+    node_affinity: _NodeAffinity = _NodeAffinity()
+
+
+class _Pod(_Shape):
+    containers: list[_Container]
+    init_containers: list[_Container] = []
+    volumes: list[_Named] = []
+    security_context: dict[str, Any] = {}
+    affinity: _Affinity = _Affinity()
+
+
+class _Metadata(_Shape):
+    labels: dict[str, Any] = {}
+
+
+class _Template(_Shape):
+    metadata: _Metadata = _Metadata()
+    spec: _Pod
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a template without fields that are null, which Kubernetes reads as if they were absent.
+
+    Helm and Kustomize write null for an empty value.
+    """
+    if isinstance(value, dict):
+        return {name: without_nulls(field) for name, field in value.items() if field is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def shape_problems(template: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the fields of a template that can't be read, each with what is wrong."""
+    try:
+        _Template.model_validate(template)
+    except ValidationError as error:
+        for detail in error.errors():
+            path = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in detail["loc"])
+            yield path.removeprefix("."), EXPECTED.get(detail["type"], detail["msg"])
+
+
+def source_of(volume: Mapping[str, Any]) -> str:
+    """Return the kind of a volume; without any, it is an emptyDir."""
+    return next((field for field in volume if field != "name"), "emptyDir")

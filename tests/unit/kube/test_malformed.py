@@ -1,0 +1,142 @@
+"""Pod templates that the CRD lets pass, though they are no pods: nulls, and fields of a wrong shape."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from tuning_operator.kube.jobs.manifests import job
+from tuning_operator.kube.plan.usage import gpus
+from tuning_operator.kube.plan.validation import check
+from tuning_operator.kube.plan.work import Trial, Work, Worker
+from tuning_operator.resource.podshape import shape_problems, without_nulls
+
+from tests.unit.kube.builders import GPU, study
+from tests.unit.kube.world import RUNTIME, World
+
+POD = "trial.template.spec"
+TRAINER = f"{POD}.containers[0]"
+
+
+def template(
+    pod: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None, **trainer: Any
+) -> dict[str, Any]:
+    container = {"name": "trainer", "image": "i", **trainer}
+    with_metadata = {} if metadata is None else {"metadata": metadata}
+    return {**with_metadata, "spec": {"containers": [container], **(pod or {})}}
+
+
+NULLS = {
+    "initContainers": template({"initContainers": None}),
+    "volumes": template({"volumes": None}),
+    "affinity": template({"affinity": {"nodeAffinity": None}}),
+    "pod security": template({"securityContext": None}),
+    "labels": template(metadata={"labels": None}),
+    "metadata": {**template(), "metadata": None},
+    "env": template(env=None),
+    "value": template(env=[{"name": "A", "value": None}]),
+    "volumeMounts": template(volumeMounts=None),
+    "resources": template(resources=None),
+    "limits": template(resources={"limits": None}),
+    "gpus": template(resources={"limits": {GPU: None}}),
+    "security": template(securityContext={"capabilities": None}),
+}
+
+MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
+    "env as fields": (template(env={"A": "1"}), f"{TRAINER}.env"),
+    "a variable without a name": (template(env=[{"value": "1"}]), f"{TRAINER}.env[0].name"),
+    "a variable as text": (template(env=["A=1"]), f"{TRAINER}.env[0]"),
+    "an init container without a name": (
+        template({"initContainers": [{"image": "i"}]}),
+        f"{POD}.initContainers[0].name",
+    ),
+    "a volume without a name": (template({"volumes": [{"emptyDir": {}}]}), f"{POD}.volumes[0].name"),
+    "volumes as fields": (template({"volumes": {"data": {"emptyDir": {}}}}), f"{POD}.volumes"),
+    "a volume that is null": (template({"volumes": [None]}), f"{POD}.volumes[0]"),
+    "a mount without a name": (
+        template(volumeMounts=[{"mountPath": "/d"}]),
+        f"{TRAINER}.volumeMounts[0].name",
+    ),
+    "a mount without a path": (
+        template(volumeMounts=[{"name": "d"}]),
+        f"{TRAINER}.volumeMounts[0].mountPath",
+    ),
+    "labels as text": (template(metadata={"labels": "team=ml"}), "trial.template.metadata.labels"),
+    "resources as a list": (template(resources=["1 GPU"]), f"{TRAINER}.resources"),
+    "limits as a list": (template(resources={"limits": [GPU]}), f"{TRAINER}.resources.limits"),
+    "the pod's securityContext": (template({"securityContext": []}), f"{POD}.securityContext"),
+    "a container's securityContext": (template(securityContext=[1]), f"{TRAINER}.securityContext"),
+    "affinity": (template({"affinity": ["zone-a"]}), f"{POD}.affinity"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NULLS)
+@pytest.mark.parametrize("work", [Trial(0), Worker(0)], ids=str)
+def test_null_is_as_absent(name: str, work: Work) -> None:
+    """Helm and Kustomize write it for an empty value."""
+    more = {"reusePods": True, "trialsPerPod": 2} if isinstance(work, Worker) else {}
+    given = study(trial={"template": copy.deepcopy(NULLS[name]), **more})
+    without = study(trial={"template": without_nulls(NULLS[name]), **more})
+    assert check(given) == ()
+    assert job(given, work, RUNTIME, restricted=True) == job(without, work, RUNTIME, restricted=True)
+    assert gpus(given) == 0
+    assert "None" not in str(given.spec.trial.template)
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_a_malformed_template_is_refused_with_its_field(name: str) -> None:
+    given, field = MALFORMED[name]
+    world = World(minParallelism=1, trial={"gpus": 1, "template": given})
+    await world.settle()
+    accepted = world.condition("Accepted")
+    assert accepted["status"] == "False"
+    assert accepted["message"].startswith(f"spec.{field}: ")
+    assert len(world.kube.events()) == 1
+    assert not world.jobs
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+async def test_a_running_study_goes_on_whatever_its_template_becomes(name: str) -> None:
+    """One trial runs and ends; the other one has not started, and its next Job would have this template."""
+    given, field = MALFORMED[name]
+    world = World()
+    await world.settle()
+    world.begin(0)
+    before = dict(world.kube.study()["spec"]["trial"])
+    world.edit(trial={**before, "template": given}, maxGpuHours=100)
+    for _ in range(4):
+        await world.tick()
+    assert world.condition("Accepted")["status"] == "False"
+    assert f"spec.{field}: " in world.condition("Accepted")["message"]
+    assert world.status["observedGeneration"] == 2
+    world.succeed(0)
+    await world.tick()
+    assert world.status["trials"]["complete"] == 1
+    world.edit(trial=before, maxGpuHours=None)
+    await world.settle()
+    assert world.condition("Accepted")["status"] == "True"
+    assert world.alive() == [1, 2]
+
+
+def test_a_volume_of_no_kind_is_an_empty_dir() -> None:
+    """Kubernetes' default, also for `emptyDir:` without a value."""
+    for volume in ({"name": "d", "emptyDir": None}, {"name": "d"}):
+        given = template({"volumes": [volume]}, volumeMounts=[{"name": "d", "mountPath": "/d"}])
+        made = job(study(trial={"template": given}), Trial(0), RUNTIME)
+        env = made["spec"]["template"]["spec"]["containers"][0]["env"]
+        config = json.loads(next(each["value"] for each in env if each["name"] == "TUNING_CONFIG"))
+        assert config["storage"]["outlastPod"]["/d"] is False
+
+
+def test_the_refits_template_is_checked_as_well() -> None:
+    given = template(env=[{"value": "1"}])
+    [problem] = check(study(refit={"objective": "train:final", "template": given}))
+    assert problem.field == "refit.template.spec.containers[0].env[0].name"
+    assert problem.message == "Required value: add it."
+
+
+def test_what_kubernetes_may_know_is_left_to_it() -> None:
+    given = template({"volumes": [{"name": "d", "later": [1]}]}, resources={"claims": [{"name": "gpu"}]})
+    assert not list(shape_problems(given))
