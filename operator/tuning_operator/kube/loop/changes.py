@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.kube_api import Resources
@@ -67,12 +68,19 @@ async def follow_namespaces(resources: Resources, server: Feed, namespaces: Coll
     With `namespaces`, others are ignored: this operator may not read them.
     """
     while True:
-        try:
+        with _failures_logged():
             for name, uid in await server.namespaces():
                 if not namespaces or name in namespaces:
-                    namespace = await resources.get("Namespace", "", name)
-                    if namespace is None or namespace["metadata"]["uid"] != uid:
-                        await server.forget_namespace(name, uid)
-        except (RunsUnavailable, StudyServerUnavailable) as error:
-            log.warning("Deleted namespaces are looked for later: %s", error)
+                    with _failures_logged():  # the operator may have lost its rights in this one only
+                        namespace = await resources.get("Namespace", "", name)
+                        if namespace is None or namespace["metadata"]["uid"] != uid:
+                            await server.forget_namespace(name, uid)
         await asyncio.sleep(NAMESPACE_SECONDS)
+
+
+@contextmanager
+def _failures_logged() -> Iterator[None]:
+    try:
+        yield
+    except (RunsUnavailable, StudyServerUnavailable) as error:
+        log.warning("Deleted namespaces are looked for later: %s", error)

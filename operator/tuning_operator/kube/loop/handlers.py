@@ -4,6 +4,8 @@ kopf is only the informer: its `on.event` handlers add no finalizer, annotation 
 """
 
 import asyncio
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -15,6 +17,8 @@ from tuning_operator.resource import names
 
 WATCH_SECONDS = 1.0
 """The shortest time between two watches: kopf does not wait before it repeats one that has ended."""
+FIRST_BACKOFFS = (1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
+LAST_BACKOFF = 60.0  # seconds
 
 
 def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey]) -> None:
@@ -52,6 +56,18 @@ def _session(info: kopf.ConnectionInfo) -> kopf.AiohttpSession:
     return kopf.AiohttpSession(server=info.server, aiohttp_session=session)
 
 
+class Backoffs:
+    """The delays between kopf's attempts at a request: it never gives up.
+
+    Otherwise, kopf would end, and the operator with it, when one of several namespaces was deleted or its
+    Role removed. The studies of the others go on, and those of this one once it may be read again.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        """Begin with kopf's own delays."""
+        return itertools.chain(FIRST_BACKOFFS, itertools.repeat(LAST_BACKOFF))
+
+
 class NoDiffs(kopf.DiffBaseStorage):
     """Keeps kopf from copying and comparing every object at each event, for handlers that don't exist here.
 
@@ -76,6 +92,7 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.scanning.disabled = True  # no watching of CRDs and namespaces, which would need more rights
     settings.posting.enabled = False
     settings.persistence.diffbase_storage = NoDiffs()
+    settings.networking.error_backoffs = Backoffs()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 10
     settings.watching.connect_timeout = 10

@@ -4,8 +4,10 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import datetime, timedelta
 
 from tuning_operator.kube.jobs.contention import WaitingPod, first_of_others
-from tuning_operator.kube.ports.kube_api import KubeApi
+from tuning_operator.kube.ports.kube_api import Json, KubeApi, KubeError
 from tuning_operator.protocol import StudyKey
+
+FORBIDDEN = 403
 
 NODES_TTL = timedelta(minutes=1)
 """How long the nodes' sizes are remembered: a list of a thousand nodes is large."""
@@ -57,13 +59,19 @@ class WaitingPods:
         (self._with_minimum.add if has_minimum else self._with_minimum.discard)(key)
         if self._listed is None or now - self._listed[0] > PENDING_TTL:
             largest = await self._nodes.largest()
-            lists = [
-                await self._kube.select("Pod", namespace, fields="status.phase=Pending")
-                for namespace in self._namespaces
-            ]
+            lists = [await self._pending(namespace, key) for namespace in self._namespaces]
             pods = (WaitingPod.of(pod, largest) for found in lists for pod in found)
             self._listed = now, [pod for pod in pods if pod]
         return first_of_others(self._listed[1], {key, *self._with_minimum}, gpus, now - PATIENCE)
+
+    async def _pending(self, namespace: str, key: StudyKey) -> list[Json]:
+        """Return a namespace's pods that wait; none if it is not the study's, and may no longer be read."""
+        try:
+            return await self._kube.select("Pod", namespace, fields="status.phase=Pending")
+        except KubeError as error:
+            if error.status == FORBIDDEN and namespace not in ("", key.namespace):
+                return []
+            raise
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
