@@ -220,6 +220,37 @@ async def test_a_node_that_was_avoided_is_tried_again() -> None:
     assert world.server.trials[KEY][0].state == "RUNNING"
 
 
+async def test_a_node_that_a_template_names_is_not_taken_from_others() -> None:
+    """It is full, and the scheduler, which knows that, isn't asked for pods with nodeName."""
+    container = {"name": "trainer", "image": "i"}
+    world = World(trial={"template": {"spec": {"nodeName": "gpu-1", "containers": [container]}}})
+    await world.settle()
+    for trial in (0, 1):
+        world.reject(trial, "gpu-1", "OutOfnvidia.com/gpu")
+        world.reject(trial, "gpu-1", "OutOfnvidia.com/gpu")
+    await world.settle()
+    assert [restarts_of(job) for job in world.jobs.values()] == [Restarts()] * 2, "they can't move"
+    world.edit(trial={"template": {"spec": {"containers": [container]}}, "objective": "train:objective"})
+    await world.settle()
+    assert avoided(world, 0) == avoided(world, 1) == []
+
+
+async def test_a_template_that_names_its_node_avoids_none() -> None:
+    world = World()
+    await world.settle()
+    for trial in (0, 1):
+        world.reject(trial, "black-hole")
+    await world.settle()
+    assert avoided(world, 0) == ["black-hole"]
+    container = {"name": "trainer", "image": "i"}
+    template = {"spec": {"nodeName": "gpu-1", "containers": [container]}}
+    world.edit(trial={"template": template, "objective": "train:objective"})
+    await world.settle()
+    assert world.jobs[0]["spec"]["template"]["spec"]["nodeName"] == "gpu-1"
+    assert avoided(world, 0) == []
+    assert restarts_of(world.jobs[0]).avoided == ()
+
+
 async def test_a_trial_that_is_lost_each_time_fails_at_last() -> None:
     world = World(parallelism=1, maxTrials=1)
     for _ in range(MOST_RESTARTS):

@@ -159,8 +159,7 @@ def _exited_in_time(evidence: Evidence) -> bool:
     end = parse_time(own.terminated.get("finishedAt")) if own else None
     if start is None or end is None:
         return False
-    template = evidence.job.get("spec", {}).get("template", {}).get("spec", {})
-    deadline = template.get("activeDeadlineSeconds")
+    deadline = evidence.template.get("spec", {}).get("activeDeadlineSeconds")
     return deadline is None or end < start + timedelta(seconds=deadline)
 
 

@@ -98,6 +98,12 @@ class Evidence:
         """The newest pod: a Job has several if nodes were drained."""
         return max(self.pods, key=created_text, default=None)
 
+    @property
+    def template(self) -> Json:
+        """The Job's pod template, without what nothing reads."""
+        template: Json = self.job.get("spec", {}).get("template", {})
+        return template
+
     @cached_property
     def trainer(self) -> Container | None:
         """The trainer in the newest pod."""

@@ -120,6 +120,15 @@ def why_lost(evidence: Evidence) -> str | None:
     return None
 
 
+def is_pinned(template: Json) -> bool:
+    """Return whether a pod template names its node (nodeName).
+
+    Its pods are not scheduled: the node rejects them when it is full, which says nothing about the node, and
+    they can't avoid it.
+    """
+    return bool(template.get("spec", {}).get("nodeName"))
+
+
 def must_move(evidence: Evidence, rejecting: Collection[str]) -> str | None:
     """Return why a Job has to be started again to get its next pod on another node; None if it need not.
 
@@ -129,7 +138,12 @@ def must_move(evidence: Evidence, rejecting: Collection[str]) -> str | None:
     """
     pod = evidence.pod
     node = rejecting_node(pod) if pod else None
-    if pod is None or node not in rejecting or node in restarts_of(evidence.job).avoided:
+    if (
+        pod is None
+        or is_pinned(evidence.template)
+        or node not in rejecting
+        or node in restarts_of(evidence.job).avoided
+    ):
         return None
     return f"node {node} rejects its pods, so it moves to another node: {pod_failure(pod)}"
 

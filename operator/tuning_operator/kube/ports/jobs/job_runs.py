@@ -28,6 +28,7 @@ from tuning_operator.kube.jobs.lost import (
     MOST_RESTARTS,
     Rejections,
     Restarts,
+    is_pinned,
     must_move,
     never_starts,
     restarts_of,
@@ -226,7 +227,8 @@ class JobRuns:
         return restricted
 
     def _next_restarts(self, study: TuningStudy, work: Work) -> Restarts:
-        rejecting = self._rejections.nodes(self._clock())
+        pinned = is_pinned(program(study, work).template)
+        rejecting = {} if pinned else self._rejections.nodes(self._clock())
         restarts = self._restarts.get(key_of(study), {}).get(work, Restarts())
         return replace(restarts, avoided=tuple(rejecting), reason=next(reversed(rejecting.values()), ""))
 
@@ -354,8 +356,9 @@ class JobRuns:
         changed = {work: body for work, body in jobs.items() if work not in same}
         found = await self._objects.evidence(key, changed, pods, programs)
         for evidence in found.values():
-            for pod in evidence.pods:
-                self._rejections.see(pod)
+            if not is_pinned(evidence.template):
+                for pod in evidence.pods:
+                    self._rejections.see(pod)
         rejecting = self._rejections.nodes(now)
         examined = {
             work: self._judged(key, work, _with_evidence(runs[work], evidence, now), evidence, rejecting)

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 
 NOT_SUCCEEDED = {"Job": "status.successful=0", "Pod": "status.phase!=Succeeded"}
 """The kinds, each with the field selector that leaves out what succeeded: a long study has thousands."""
+POD_FIELDS = ("activeDeadlineSeconds", "nodeName")
+"""What is read of a Job's pod template."""
 GONE = 410
 """The API server no longer knows the version from which to watch."""
 REWATCH_SECONDS = 2.0
@@ -197,7 +199,7 @@ def _trimmed(kind: str, body: Json) -> Json:
     metadata.pop("managedFields", None)
     if kind == "Job" and "template" in spec:
         pod = spec["template"].get("spec", {})
-        spec["template"] = {"spec": {k: v for k, v in pod.items() if k == "activeDeadlineSeconds"}}
+        spec["template"] = {"spec": {k: v for k, v in pod.items() if k in POD_FIELDS}}
         metadata["annotations"] = {
             k: v for k, v in metadata.get("annotations", {}).items() if k != names.ANNOTATION_PARAMETERS
         }
