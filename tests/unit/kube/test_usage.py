@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.usage import gpus, usage
 from tuning_operator.protocol import Durations
 
-from tests.unit.kube.builders import GPU, NOW, ago, decision, seen, study, summary, trial
+from tests.unit.kube.builders import (
+    GPU,
+    NOW,
+    Decision,
+    ago,
+    decision,
+    running_status,
+    seen,
+    study,
+    summary,
+    trial,
+)
+
+if TYPE_CHECKING:
+    from tuning_operator.resource.study import TuningStudyStatus
 
 
 def test_pruned_trials_would_have_run_as_long_as_complete_ones() -> None:
@@ -34,6 +50,43 @@ def test_the_status_changes_only_when_a_trial_ends() -> None:
     status = decision(study(), seen(summary(now), {0: Run("running")}), NOW).status
     assert status.usage
     assert status.usage.gpu_seconds == 0
+
+
+def test_a_change_of_the_gpus_applies_to_later_trials_only() -> None:
+    hour = 3600.0
+
+    def passed(gpus: int, hours: float, status: TuningStudyStatus) -> Decision:
+        given = study(maxGpuHours=100, maxTrials=1000, trial={"gpus": gpus, "template": None}, status=status)
+        now = trial(30, started=ago(600))
+        record = summary(now, complete=30, durations=Durations(complete=hours * hour))
+        return decision(given, seen(record, {30: Run("running")}), NOW)
+
+    def used(made: Decision) -> float:
+        assert made.status.usage
+        return made.status.usage.gpu_seconds / hour
+
+    at_one = passed(1, 30, running_status())
+    at_four = passed(4, 30, at_one.status)
+    assert used(at_one) == used(at_four) == 30
+    assert at_four.plan.verdict is None
+    for _ in range(3):
+        at_four = passed(4, 32, at_four.status)
+        assert used(at_four) == 38
+    assert used(passed(1, 33, at_four.status)) == 39
+    over = passed(4, 47.5, at_four.status)
+    assert used(over) == 100
+    assert over.plan.verdict
+    assert over.plan.verdict.reason == "GpuHoursUsed"
+
+
+def test_many_short_trials_that_share_a_gpu_are_not_rounded_away() -> None:
+    status = running_status()
+    trials = {"reusePods": True, "trialsPerPod": 4, "gpus": 1, "template": None}
+    for number in range(1, 101):
+        record = summary(complete=number, durations=Durations(complete=1.1 * number))
+        status = status.model_copy(update={"usage": usage(study(trial=trials, status=status), record)})
+    assert status.usage
+    assert status.usage.gpu_seconds == round(110 / 4)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def gpus(study: TuningStudy) -> float:
 def gpu_seconds(study: TuningStudy, summary: StudySummary, now: datetime) -> float:
     """Return the GPU time that all trials have used until now, running ones included."""
     running = ((now - trial.started).total_seconds() for trial in summary.running if trial.started)
-    return gpus(study) * (_ended(summary) + sum(running))
+    return _ended_gpu_seconds(study, summary) + gpus(study) * sum(running)
 
 
 def usage(study: TuningStudy, summary: StudySummary) -> Usage:
@@ -26,9 +26,22 @@ def usage(study: TuningStudy, summary: StudySummary) -> Usage:
     saved = max(0.0, counts.pruned * mean - seconds.pruned)
     return Usage(
         trial_seconds=round(_ended(summary)),
-        gpu_seconds=round(gpus(study) * _ended(summary)),
+        gpu_seconds=round(_ended_gpu_seconds(study, summary)),
         saved_gpu_seconds=round(gpus(study) * saved),
     )
+
+
+def _ended_gpu_seconds(study: TuningStudy, summary: StudySummary) -> float:
+    """Return the GPU time of the trials that have ended, each with the GPUs that a trial had then.
+
+    The record has no GPUs. Once their number was changed, the status has the time before; until then, it is
+    computed from the record, since the status is rounded.
+    """
+    old, ended, rate = study.status.usage, _ended(summary), gpus(study)
+    rounding = (rate + 1) / 2
+    if old is None or abs(old.gpu_seconds - rate * old.trial_seconds) <= rounding:
+        return rate * ended
+    return old.gpu_seconds + rate * max(0, round(ended) - old.trial_seconds)
 
 
 def _ended(summary: StudySummary) -> float:
