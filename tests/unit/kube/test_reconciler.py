@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -406,6 +407,47 @@ async def test_finished_jobs_make_room_in_a_quota_on_jobs() -> None:
     assert world.status["progress"] == "6/6"
 
 
+async def test_starts_make_room_in_a_quota_on_jobs_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One list of all Jobs serves all of them, and no study is stalled while Jobs can be deleted."""
+    world = World(maxTrials=200, parallelism=16)
+    lists, together = [], [0]
+    select = world.kube.select
+
+    async def counted(
+        kind: str, namespace: str, *, labels: str = "", fields: str = ""
+    ) -> list[dict[str, Any]]:
+        if (kind, labels, fields) != ("Job", names.LABEL_STUDY, ""):
+            return await select(kind, namespace, labels=labels, fields=fields)
+        together[0] += 1
+        lists.append(together[0])
+        for _ in range(100):
+            await asyncio.sleep(0)
+        found = await select(kind, namespace, labels=labels)
+        together[0] -= 1
+        return found
+
+    def admit(created: dict[str, Any]) -> None:
+        if created["kind"] == "Job" and len(world.jobs) >= 20:
+            raise KubeError(
+                403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q, count/jobs.batch=1'
+            )
+
+    monkeypatch.setattr(world.kube, "select", counted)
+    world.kube.admit = admit
+    for _ in range(400):
+        await world.tick()
+        assert world.condition("Stalled").get("status") != "True"
+        world.advance(1)
+        for number in world.alive():
+            world.succeed(number)
+        if world.status["phase"] == "Completed":
+            break
+    assert world.status["progress"] == "200/200"
+    assert set(lists) == {1}, "one at a time"
+    assert len(lists) < 40, "not one for each of 200 trials"
+    assert "Quota" not in dict(world.kube.events())
+
+
 async def test_jobs_that_failed_and_those_of_other_studies_make_room_in_a_quota() -> None:
     """Failed ones only after a while, since people read their logs; none that has not ended."""
     world = World(maxTrials=2, parallelism=2)
@@ -422,6 +464,8 @@ async def test_jobs_that_failed_and_those_of_other_studies_make_room_in_a_quota(
     world.kube.admit = admit
     await world.settle()
     assert world.kube.named("Job") - {"mnist-0", "mnist-1"} == {"failed-5", "runs-7"}
+    world.advance(2)
+    await world.settle()
     assert world.condition("Stalled")["reason"] == "Quota"
     world.advance(601)
     for _ in range(2):

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -54,7 +55,7 @@ from tuning_operator.kube.ports.jobs.mirror import Mirror
 from tuning_operator.kube.ports.jobs.study_objects import DIAGNOSIS_DELAY, StudyObjects
 from tuning_operator.kube.ports.kube_api import KubeApi, KubeError
 from tuning_operator.kube.ports.kubernetes import nearest_field
-from tuning_operator.kube.ports.runs import RunRefused, key_of
+from tuning_operator.kube.ports.runs import RunRefused, RunsUnavailable, key_of
 from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource import names
 from tuning_operator.resource.podshape import shape_problems
@@ -77,6 +78,8 @@ LOGS_KEPT = timedelta(minutes=10)
 """How long Jobs that failed are kept whatever a quota says: their end has to be recorded, and logs read."""
 ROOM = 16
 """Finished Jobs that are deleted at a time when a quota on the number of Jobs is used up."""
+ROOM_TTL = timedelta(seconds=2)
+"""How long this is not repeated in a namespace: runs start side by side, and a quota takes a moment."""
 
 EVERYWHERE = ("",)
 """The namespaces of an operator that is not limited to some."""
@@ -135,6 +138,9 @@ class JobRuns:
         """When it was last seen whether a namespace enforces the Pod Security Standard `restricted`."""
         self._reading = asyncio.Lock()
         """Runs start side by side, and one request for their namespace is enough."""
+        self._making_room: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._made_room: dict[str, tuple[datetime, bool]] = {}
+        """When finished Jobs of a namespace were last looked for, and whether any was deleted."""
         self._rejections = Rejections()
         self._shown_before: dict[StudyKey, Shown] = {}
         self._examined_before: dict[StudyKey, dict[Work, Examined]] = {}
@@ -198,8 +204,10 @@ class JobRuns:
         except KubeError as error:
             if not error.is_refusal:
                 raise
-            if JOB_QUOTA.search(error.message):
-                await self._delete_finished(study.metadata["namespace"])
+            if JOB_QUOTA.search(error.message) and await self._make_room(study.metadata["namespace"]):
+                raise RunsUnavailable(
+                    f"Finished Jobs were deleted to make room in a quota: {error}"
+                ) from error
             raise RunRefused(work, _explained(error, study, work)) from error
 
     async def _provide_trainer(self, study: TuningStudy, runtime: Runtime) -> KubeError | None:
@@ -232,16 +240,27 @@ class JobRuns:
         restarts = self._restarts.get(key_of(study), {}).get(work, Restarts())
         return replace(restarts, avoided=tuple(rejecting), reason=next(reversed(rejecting.values()), ""))
 
-    async def _delete_finished(self, namespace: str) -> None:
-        """Make room in a quota on the number of Jobs: delete finished ones of any study, their record stays.
+    async def _make_room(self, namespace: str) -> bool:
+        """Delete finished Jobs that a quota counts; return whether there were any, a moment ago at most."""
+        async with self._making_room[namespace]:
+            when, deleted = self._made_room.get(namespace, (self._clock() - ROOM_TTL, False))
+            if self._clock() - when >= ROOM_TTL:
+                deleted = await self._delete_finished(namespace)
+                self._made_room[namespace] = self._clock(), deleted
+        return deleted
+
+    async def _delete_finished(self, namespace: str) -> bool:
+        """Delete finished Jobs of any study, whose record stays; return whether there were any.
 
         Those that succeeded go first: their result is recorded. Those that failed are kept for a while.
         """
         jobs = await self._kube.select("Job", namespace, labels=names.LABEL_STUDY)
         jobs.sort(key=lambda body: str(body["metadata"].get("creationTimestamp")))
         succeeded = [body for body in jobs if job_condition(body, "Complete")]
-        for body in (succeeded or [body for body in jobs if self._is_long_over(body)])[:ROOM]:
+        finished = succeeded or [body for body in jobs if self._is_long_over(body)]
+        for body in finished[:ROOM]:
             await self._kube.delete_job(namespace, body["metadata"]["name"])
+        return bool(finished)
 
     def _is_long_over(self, job: Json) -> bool:
         failed = job_condition(job, "Failed")
