@@ -448,6 +448,31 @@ async def test_starts_make_room_in_a_quota_on_jobs_together(monkeypatch: pytest.
     assert "Quota" not in dict(world.kube.events())
 
 
+@pytest.mark.parametrize(
+    ("name", "owned"), [("my-debug-copy", True), ("my-debug-copy", False), ("mnist-0", False)]
+)
+async def test_a_copy_of_a_job_is_not_deleted_to_make_room(name: str, owned: bool) -> None:
+    world = World()
+    copied = job(0, succeeded=1, conditions=COMPLETE)
+    copied["metadata"]["name"] = name
+    if not owned:
+        del copied["metadata"]["ownerReferences"]
+    world.kube.put(copied)
+
+    def admit(created: dict[str, Any]) -> None:
+        if created["kind"] == "Job":
+            raise KubeError(
+                403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q, count/jobs.batch=1'
+            )
+
+    world.kube.admit = admit
+    for _ in range(5):
+        await world.tick()
+        world.advance(3)
+    assert world.kube.named("Job") == {name}
+    assert world.condition("Stalled")["reason"] == "Quota"
+
+
 async def test_jobs_that_failed_and_those_of_other_studies_make_room_in_a_quota() -> None:
     """Failed ones only after a while, since people read their logs; none that has not ended."""
     world = World(maxTrials=2, parallelism=2)

@@ -48,6 +48,7 @@ from tuning_operator.kube.plan.work import (
     Work,
     Worker,
     program,
+    work_of,
 )
 from tuning_operator.kube.ports.jobs.capacity import Nodes, WaitingPods
 from tuning_operator.kube.ports.jobs.config_maps import ConfigMaps
@@ -254,7 +255,8 @@ class JobRuns:
 
         Those that succeeded go first: their result is recorded. Those that failed are kept for a while.
         """
-        jobs = await self._kube.select("Job", namespace, labels=names.LABEL_STUDY)
+        found = await self._kube.select("Job", namespace, labels=names.LABEL_STUDY)
+        jobs = [body for body in found if _is_made_here(body)]
         jobs.sort(key=lambda body: str(body["metadata"].get("creationTimestamp")))
         succeeded = [body for body in jobs if job_condition(body, "Complete")]
         finished = succeeded or [body for body in jobs if self._is_long_over(body)]
@@ -490,6 +492,14 @@ def _belongs(body: Json, study_uid: str) -> bool:
 
 def _of_a_study(body: Json) -> bool:
     return any(owner["kind"] == names.KIND for owner in body["metadata"].get("ownerReferences", []))
+
+
+def _is_made_here(body: Json) -> bool:
+    """Return whether a Job with a study's label is no copy of one, made by hand to debug it."""
+    metadata = body["metadata"]
+    work = work_of(metadata["labels"])
+    named = work is not None and metadata["name"] == work.job_name(metadata["labels"][names.LABEL_STUDY])
+    return named and _of_a_study(body)
 
 
 def _numbers(text: str) -> frozenset[int]:
