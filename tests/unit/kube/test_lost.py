@@ -12,6 +12,8 @@ from tuning_operator.kube.jobs.evidence import Evidence
 from tuning_operator.kube.jobs.lost import (
     AVOIDED_FOR,
     MOST_RESTARTS,
+    REJECTIONS,
+    Rejections,
     Restarts,
     avoiding,
     must_move,
@@ -218,6 +220,25 @@ async def test_a_node_that_was_avoided_is_tried_again() -> None:
     await world.settle()
     assert avoided(world, 0) == []
     assert world.server.trials[KEY][0].state == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        {"startTime": rfc3339(NOW)},
+        {"conditions": [{"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(NOW)}]},
+    ],
+    ids=["startTime", "a condition"],
+)
+def test_pods_that_waited_for_a_node_before_it_rejected_them_count(now: dict[str, Any]) -> None:
+    rejections = Rejections()
+    for number in range(REJECTIONS):
+        waited = on("a", phase="Failed", reason="UnexpectedAdmissionError", message="no", **now)
+        hour_ago = {"creationTimestamp": rfc3339(NOW - timedelta(hours=1)), "uid": f"pod-{number}"}
+        waited["metadata"] |= hour_ago
+        rejections.see(waited)
+    assert list(rejections.nodes(NOW)) == ["a"]
+    assert not rejections.nodes(NOW + AVOIDED_FOR + timedelta(seconds=1))
 
 
 async def test_a_node_that_a_template_names_is_not_taken_from_others() -> None:

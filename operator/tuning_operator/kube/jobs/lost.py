@@ -24,6 +24,7 @@ from tuning_operator.kube.jobs.evidence import (
 )
 from tuning_operator.resource import names
 from tuning_operator.resource.text import shorten
+from tuning_operator.resource.times import parse_time
 
 MOST_RESTARTS = 5
 """How often work is started again; after that, what its Job shows counts."""
@@ -80,6 +81,17 @@ def rejecting_node(pod: Json) -> str | None:
     return pod.get("spec", {}).get("nodeName") or None
 
 
+def _rejected_at(pod: Json) -> datetime | None:
+    """Return when a pod that was rejected last changed: it may have waited for a node for hours.
+
+    The kubelet sets startTime as it rejects a pod, and may drop the conditions.
+    """
+    status = pod["status"]
+    conditions = status.get("conditions", [])
+    texts = [status.get("startTime"), *(found.get("lastTransitionTime") for found in conditions)]
+    return max((when for text in texts if (when := parse_time(text))), default=created(pod))
+
+
 class Rejections:
     """Which nodes reject pods. A restarted operator learns it from the next pods."""
 
@@ -88,7 +100,7 @@ class Rejections:
 
     def see(self, pod: Json) -> None:
         """Remember a pod if its node rejected it."""
-        node, when = rejecting_node(pod), created(pod)
+        node, when = rejecting_node(pod), _rejected_at(pod)
         if node and when and (text := pod_failure(pod)):
             self._pods.setdefault(node, {})[pod["metadata"]["uid"]] = when, text
 
