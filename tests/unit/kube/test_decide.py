@@ -378,6 +378,22 @@ def test_status_has_a_short_best_value_for_kubectl_get() -> None:
     assert decision(study(), seen(summary()), NOW).status.best_value is None
 
 
+def test_a_large_front_leaves_room_in_the_object() -> None:
+    """A define-by-run study may have hundreds of parameters; etcd refuses objects of more than 1.5 MiB."""
+    two = [{"metric": "a", "direction": "maximize"}, {"metric": "b", "direction": "minimize"}]
+    parameters = {f"layer_{number:03}_activation_function": "relu_with_some_name" for number in range(600)}
+    front = [
+        trial(number, "COMPLETE", values=[number, number], parameters=parameters) for number in range(50)
+    ]
+    many = summary(complete=60, pareto_front=front, front_size=55)
+    found = decision(study(objectives=two, searchSpace=None), seen(many), NOW).status
+    assert len(found.model_dump_json()) < 300_000
+    numbers = [best.number for best in found.pareto_front or []]
+    assert len(numbers) > 5
+    assert numbers == [*range(len(numbers) - 1), 49], "the best in each objective, and the first ones"
+    assert found.best_value == "front of 55"
+
+
 def test_status_has_the_last_transition() -> None:
     before = decision(study(), seen(summary()), NOW).status
     assert before.last_transition_time == rfc3339(NOW)

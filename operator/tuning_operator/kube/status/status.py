@@ -36,6 +36,8 @@ from tuning_operator.resource.text import count, shorten
 from tuning_operator.resource.times import parse_time, rfc3339
 
 CONTESTED_FOR = timedelta(hours=1)
+FRONT_BYTES = 256 * 1024
+"""Bytes of the Pareto front in the status: etcd stores no object of more than 1.5 MiB."""
 
 
 def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime) -> TuningStudyStatus:
@@ -48,7 +50,7 @@ def new_status(study: TuningStudy, seen: Observation, plan: Plan, now: datetime)
     best = _best(summary.best) if summary else old.best
     front = old.pareto_front
     if summary:
-        front = [each for trial in summary.pareto_front if (each := _best(trial))] or None
+        front = _front(study, summary.pareto_front) or None
     return TuningStudyStatus(
         phase=phase,
         conditions=conditions,
@@ -272,6 +274,26 @@ def _best(trial: TrialRecord | None) -> BestTrial | None:
         return None
     parameters = {name: _scalar(value) for name, value in trial.parameters.items()}
     return BestTrial(number=trial.number, values=trial.values, parameters=parameters)
+
+
+def _front(study: TuningStudy, trials: Sequence[TrialRecord]) -> list[BestTrial]:
+    """Return the trials of the Pareto front that fit into the status, the best in each objective first."""
+    found = [best for trial in trials if (best := _best(trial))]
+    left, fitting = FRONT_BYTES, set[int]()
+    for trial in [*_bests(study, found), *found]:
+        if trial.number not in fitting:
+            left -= len(trial.model_dump_json())
+            if left < 0:
+                break
+            fitting.add(trial.number)
+    return [trial for trial in found if trial.number in fitting]
+
+
+def _bests(study: TuningStudy, front: Sequence[BestTrial]) -> Iterator[BestTrial]:
+    for place, objective in enumerate(study.spec.objectives if front else ()):
+        sign = -1 if objective.direction == "maximize" else 1
+        _, _, best = min((sign * trial.values[place], trial.number, trial) for trial in front)
+        yield best
 
 
 def _best_value(
