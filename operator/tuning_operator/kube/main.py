@@ -69,7 +69,7 @@ async def operate(settings: OperatorSettings) -> None:
     runs = JobRuns(kube, lambda key: runtime(settings, server.url(key)), kube.now, settings.namespaces)
     register(registry, queue)
     most = settings.max_trials_per_namespace
-    limit = NamespaceLimit(kube, most) if most else None
+    limit = NamespaceLimit(kube, most, settings.installation) if most else None
     observer, actor = Observer(kube, runs, server, check, limit), Actor(runs, server)
     reconciler = Reconciler(kube, server, observer, actor, kube.now, settings.installation)
     listener = await probes.serve(

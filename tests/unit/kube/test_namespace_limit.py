@@ -5,15 +5,21 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.plan.decide import LIMIT_CHECK
 from tuning_operator.kube.plan.observation import Run
+from tuning_operator.kube.plan.validation import check
+from tuning_operator.kube.ports.act import Actor
+from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.namespace_limit import Claim, NamespaceLimit, share
+from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.status.conditions import find
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 
 from tests.unit.kube.builders import NOW, ask, body, decision, running_status, seen, study, summary
 from tests.unit.kube.fake_kube import FakeKube
+from tests.unit.kube.world import RUNTIME, World
 
 LIMIT = 8
 
@@ -113,6 +119,44 @@ async def test_a_study_that_is_gone_takes_nothing() -> None:
     namespace.limit.forget(StudyKey("ml", "study-0"))
     await namespace.pass_("study-1")
     assert namespace.running["study-1"] == 8
+
+
+@pytest.mark.parametrize(
+    ("spec", "status", "counts"),
+    [
+        ({}, {"installation": "b/b"}, False),
+        ({"installation": "b/b"}, {"installation": "a/a"}, False),
+        ({"installation": "a/a"}, {"installation": "b/b"}, True),
+        ({}, {"installation": "a/a"}, True),
+        ({}, {}, True),
+    ],
+)
+async def test_studies_of_another_installation_take_nothing(
+    spec: dict[str, str], status: dict[str, str], counts: bool
+) -> None:
+    """Its operator counts them, and this one would never see them end."""
+    kube = FakeKube()
+    kube.put(body("other", status={**status, "trials": {"running": 6}}, **spec))
+    mine = study(parallelism=20, maxTrials=100)
+    limit = NamespaceLimit(kube, LIMIT, "a/a")
+    assert await limit.allowed(mine, seen(summary()), NOW) == (LIMIT - 6 if counts else LIMIT)
+
+
+async def test_a_study_that_is_handed_over_takes_nothing() -> None:
+    world = World(parallelism=20, maxTrials=100)
+    limit = NamespaceLimit(world.kube, LIMIT, "a/a")
+    runs = JobRuns(world.kube, lambda _: RUNTIME, world.clock)
+    observer = Observer(world.kube, runs, world.server, check, limit)
+    actor = Actor(runs, world.server)
+    world.reconciler = Reconciler(world.kube, world.server, observer, actor, world.clock, "a/a")
+    await world.settle()
+    assert len(world.alive()) == LIMIT
+    other = study(parallelism=20, maxTrials=100)
+    other = other.model_copy(update={"metadata": {**other.metadata, "name": "other"}})
+    assert await limit.allowed(other, seen(summary()), NOW) == 0
+    world.edit(installation="b/b")
+    await world.settle()
+    assert await limit.allowed(other, seen(summary()), NOW) == LIMIT
 
 
 async def test_suspended_and_refused_studies_want_nothing() -> None:

@@ -136,6 +136,7 @@ class Reconciler:
         if owner == me:
             await publish(self._resources, body, old.model_copy(update={"installation": me}), (), now)
             return Result("acted", 0)
+        self._observer.forget(StudyKey(body["metadata"]["namespace"], body["metadata"]["name"]))
         status = contested(old, body["metadata"], owner, me, now)
         await publish(self._resources, body, status, new_events(old, status, StudySummary()), now)
         return Result("waiting")

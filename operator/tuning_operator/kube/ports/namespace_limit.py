@@ -31,8 +31,15 @@ class NamespaceLimit:
     the limit may be exceeded by these.
     """
 
-    def __init__(self, kube: KubeApi, trials: int) -> None:
-        self._kube, self._trials = kube, trials
+    def __init__(self, kube: KubeApi, trials: int, installation: str | None = None) -> None:
+        """Start with nothing.
+
+        Args:
+            kube: the API server.
+            trials: how many may run in a namespace.
+            installation: whose studies share them; None: there is no other.
+        """
+        self._kube, self._trials, self._installation = kube, trials, installation
         self._claims: dict[str, dict[str, Claim]] = {}
 
     async def allowed(self, study: TuningStudy, seen: Observation, now: datetime) -> int | None:
@@ -43,9 +50,8 @@ class NamespaceLimit:
         namespace, name = key_of(study)
         if namespace not in self._claims:
             studies = await self._kube.select(names.KIND, namespace)
-            self._claims.setdefault(
-                namespace, {body["metadata"]["name"]: _claim_of(body) for body in studies}
-            )
+            ours = [body for body in studies if self._is_ours(body)]
+            self._claims.setdefault(namespace, {body["metadata"]["name"]: _claim_of(body) for body in ours})
         # Nothing is awaited from here on: passes over other studies see either no claim or the whole one.
         claims, summary = self._claims[namespace], seen.summary or StudySummary()
         running = summary.counts.running
@@ -55,6 +61,11 @@ class NamespaceLimit:
         allowed = share(self._trials, name, claims)
         claims[name] = Claim(max(running, min(allowed, wanted)), wanted)
         return allowed if allowed < wanted else None
+
+    def _is_ours(self, body: Mapping[str, Any]) -> bool:
+        """Return whether a study is not served by another installation, whose passes are not seen here."""
+        owner = body["spec"].get("installation") or body.get("status", {}).get("installation")
+        return None in (owner, self._installation) or owner == self._installation
 
     def forget(self, key: StudyKey) -> None:
         """Drop the claim of a study that is gone."""
