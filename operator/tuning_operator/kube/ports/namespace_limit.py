@@ -65,7 +65,7 @@ class NamespaceLimit:
     def _is_ours(self, body: Mapping[str, Any]) -> bool:
         """Return whether a study is not served by another installation, whose passes are not seen here."""
         owner = body["spec"].get("installation") or body.get("status", {}).get("installation")
-        return None in (owner, self._installation) or owner == self._installation
+        return owner is None or self._installation in (None, owner)
 
     def forget(self, key: StudyKey) -> None:
         """Drop the claim of a study that is gone."""

@@ -498,7 +498,9 @@ def _is_made_here(body: Json) -> bool:
     """Return whether a Job with a study's label is no copy of one, made by hand to debug it."""
     metadata = body["metadata"]
     work = work_of(metadata["labels"])
-    named = work is not None and metadata["name"] == work.job_name(metadata["labels"][names.LABEL_STUDY])
+    named: bool = work is not None and metadata["name"] == work.job_name(
+        metadata["labels"][names.LABEL_STUDY]
+    )
     return named and _of_a_study(body)
 
 
