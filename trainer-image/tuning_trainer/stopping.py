@@ -7,6 +7,7 @@ import faulthandler
 import os
 import signal
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -100,20 +101,50 @@ class TimeLimit:
         if self._timer and seconds is not None:
             self._timer.daemon = True
             self._timer.start()
-            # For code that never returns to Python's interpreter: this needs no cooperation.
-            faulthandler.dump_traceback_later(seconds + 2 * EXIT_GRACE, exit=True, file=2)
+            self._watchdog = Watchdog(seconds + 2 * EXIT_GRACE)
 
     def cancel(self) -> None:
         """Let the result be delivered, however long that takes."""
         if self._timer and not self.expired:
             self._timer.cancel()
-            faulthandler.cancel_dump_traceback_later()
+            self._watchdog.cancel()
 
     def _expire(self) -> None:
         self.expired = True
         self._on_expiry()
         exit_within(EXIT_GRACE, 1)
         os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Watchdog:
+    """Ends the process after some seconds, also if its code never returns to Python's interpreter.
+
+    It rests while the process forks: a child, which has no thread for it, would wait for that thread forever
+    as soon as it cancels it or ends.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._end: float | None = time.monotonic() + seconds
+        self._start()
+        os.register_at_fork(before=self._stop, after_in_parent=self._start, after_in_child=self._forget)
+
+    def cancel(self) -> None:
+        """Let the process go on."""
+        if self._end is not None:
+            self._forget()
+            faulthandler.cancel_dump_traceback_later()
+
+    def _start(self) -> None:
+        if self._end is not None:
+            remaining = max(self._end - time.monotonic(), 0.1)
+            faulthandler.dump_traceback_later(remaining, exit=True, file=2)
+
+    def _stop(self) -> None:
+        if self._end is not None:
+            faulthandler.cancel_dump_traceback_later()
+
+    def _forget(self) -> None:
+        self._end = None
 
 
 def exit_within(seconds: float, code: int) -> None:

@@ -182,6 +182,14 @@ def test_workers_run_the_trial_once(pod: Pod, twin: Twin, workers: str) -> None:
     assert not list(pod.folder.glob("shared.db"))
 
 
+def test_a_forked_worker_delivers_the_result_of_a_trial_with_a_timeout(pod: Pod, twin: Twin) -> None:
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 50}'
+    pod.write(OBJECTIVE + textwrap.dedent(WORKERS["pool, fork"]))
+    ended = pod.run("script", "train.py", python=FULL, timeout=120)
+    assert ended.code == 0, ended
+    assert [result["state"] for result in twin.of("/result")] == ["COMPLETE"]
+
+
 CONFLICT = """
     import multiprocessing
 
