@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import textwrap
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,6 +16,7 @@ from tuning_trainer.optuna_api.hook import _creating
 from tuning_trainer.optuna_api.stand_in import POSITIONAL
 
 from tests.unit.trainer.pod import BARE, FULL, Pod
+from tests.unit.trainer.twin import status
 
 if TYPE_CHECKING:
     from tests.unit.trainer.twin import Twin
@@ -123,6 +125,71 @@ def test_ask_and_tell(pod: Pod, twin: Twin, python: tuple[str, ...]) -> None:
     assert ended.code == 0, ended
     assert twin.study.trials[0].value == twin.study.trials[0].params["n"]
     assert len(twin.of("/result")) == 1
+
+
+ASKED = """
+    import threading
+    from concurrent.futures import ThreadPoolExecutor, as_completed
+    import optuna
+
+    study = optuna.create_study(direction="maximize")
+    study.set_user_attr("data", "v1")
+
+    def work():
+        study.ask()
+        raise RuntimeError("boom")
+
+"""
+NEVER_TOLD = {
+    "raises": ("work()", "RuntimeError: boom"),
+    "ends": ("study.ask()", "ended without reporting a result"),
+    "calls optimize": ("study.ask()\nstudy.optimize(print, n_jobs=2)", "n_jobs=2"),
+    "in a thread": ("threading.Thread(target=work).start()", "ended without a result"),
+    "in an executor": (
+        "with ThreadPoolExecutor(2) as pool:\n"
+        "    for done in as_completed([pool.submit(work) for _ in 'ab']): done.result()",
+        "RuntimeError: boom",
+    ),
+    "in an executor that is not shut down": (
+        "pool = ThreadPoolExecutor(1)\npool.submit(work).result()",
+        "RuntimeError: boom",
+    ),
+}
+
+
+@pytest.mark.parametrize(("code", "says"), NEVER_TOLD.values(), ids=NEVER_TOLD)
+def test_a_script_that_asks_and_never_tells_fails(pod: Pod, twin: Twin, code: str, says: str) -> None:
+    pod.write(textwrap.dedent(ASKED) + code)
+    ended = pod.run("script", "train.py", timeout=120)
+    assert ended.code == 1, ended
+    assert says in twin.failure.message
+    assert len(twin.of("/result")) == 1
+
+
+def test_a_thread_may_tell_after_the_scripts_end(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import threading
+        import optuna
+
+        study = optuna.create_study(direction="maximize")
+
+        def train(trial):
+            threading.main_thread().join(1)
+            study.tell(trial, 0.5)
+
+        threading.Thread(target=train, args=(study.ask(),)).start()
+    """)
+    ended = pod.run("script", "train.py", timeout=120)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 0.5
+
+
+def test_a_script_whose_study_the_server_refuses_fails(pod: Pod, twin: Twin) -> None:
+    twin.faults.extend([lambda _: False, status(409)])  # the view is served, the attribute refused
+    pod.write(textwrap.dedent(ASKED) + "study.optimize(print)")
+    ended = pod.run("script", "train.py", timeout=120)
+    assert ended.code == 1, ended
+    assert "try again" in twin.failure.message
 
 
 def test_the_result_holds_also_if_the_script_catches_the_end(pod: Pod, twin: Twin) -> None:

@@ -23,7 +23,7 @@ from tuning_trainer.modes.manifest_check import (
     constraints_function,
     with_grid,
 )
-from tuning_trainer.modes.workers import IN_OBJECTIVE, TrialOverInWorker, Workers, start_workers
+from tuning_trainer.modes.workers import IN_OBJECTIVE, TrialOverInWorker, Workers, end_executors, start_workers
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import Inside
 from tuning_trainer.optuna_api.callbacks import chosen, run_callbacks
@@ -31,6 +31,7 @@ from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
 from tuning_trainer.outcome import BAD_VALUE, Outcome, exceptions, outcome_of_exception, outcome_of_value
 from tuning_trainer.runner import TrialOver
 from tuning_trainer.stopping import Stopped
+from tuning_trainer.wire.client import Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -65,7 +66,6 @@ class TrialBridge:
         self._workers = workers
         self._opening = threading.Lock()
         self._opened: tuple[Trial, list[str]] | None = None
-        self._asking = threading.local()
         self._constraints: Callable[[Trial], Any] | None = None
 
     def use_trial(self, trial: Trial, metrics: list[str]) -> None:
@@ -180,17 +180,20 @@ class TrialBridge:
         """
         key = getattr(study, "_tuning_key", "")
         trial, _ = self._open()
-        if not getattr(self._asking, "is_owner", False):
+        if not self._workers.in_owning_thread:
             self._check_study(study)
             if not self._workers.take_trial(key):
                 self._leave(study, key)
                 return None
-            self._asking.is_owner = True
         elif (code := self._workers.exit_code()) is not None:
             self._stop_script(code)
             return None
-        trial.study.describe(study.study_name, study.user_attrs)
+        self._describe(study, trial)
         return trial
+
+    def _describe(self, study: Any, trial: Trial) -> None:
+        with self._rejecting():
+            trial.study.describe(study.study_name, study.user_attrs)
 
     def _check_study(self, study: Any) -> None:
         created = getattr(study, "_tuning_created", None) or {}
@@ -212,13 +215,7 @@ class TrialBridge:
             return
         code = self._workers.wait()
         if code is None:
-            raise TrialFailure(
-                Failure(
-                    "Script",
-                    "The worker process that ran the trial ended without a result.",
-                    "It may have been killed for lack of memory: see its log.",
-                )
-            )
+            raise _unfinished(self._workers)
         self._stop_script(code)
 
     @contextlib.contextmanager
@@ -226,10 +223,19 @@ class TrialBridge:
         """End the trial if the script is rejected, so that it can't catch the exception and go on."""
         try:
             yield
-        except TrialFailure as rejection:
-            if self._workers.take_trial(""):
-                self._finish(self._run.deliver(Outcome("FAIL", failure=rejection.failure)))
+        except (TrialFailure, Refused) as rejection:
+            if self._workers.in_owning_thread or self._workers.take_trial(""):
+                self.end_with(rejection)
             raise
+
+    def end_with(self, problem: BaseException) -> None:
+        """End the trial with an exception, unless it has ended.
+
+        Raises:
+            TrialOver: it has ended now, and this is the script's process.
+        """
+        if self._workers.exit_code() is None:
+            self._finish(self._run.deliver(outcome_of_exception(problem)))
 
     def _run_user_code(self, code: Callable[[], Outcome], catch: Any = None) -> Outcome:
         os.environ[IN_OBJECTIVE] = "1"
@@ -251,7 +257,7 @@ class TrialBridge:
         return outcome
 
     def _end(self, study: Any, trial: Trial, outcome: Outcome, callbacks: Iterable[Any] = ()) -> None:
-        trial.study.describe(study.study_name, study.user_attrs)
+        self._describe(study, trial)
         ended = outcome
         if outcome.state != "FAIL":
             ended = self._run_user_code(lambda: self._constrained(trial, outcome))
@@ -336,12 +342,27 @@ def _raise_end(bridge: TrialBridge, workers: Workers, problem: BaseException | N
         return
     if workers.exit_code() is not None:
         problem = None  # code that needs all trials, such as study.best_value
-    if problem is not None:
+    elif problem is not None and not workers.in_owning_thread:
         write(format_traceback(problem))
         log("the script ended with the exception above, but a worker runs the trial: its result counts")
+        end_executors()
     code = workers.wait()
     if code is not None:
         raise TrialOver(code)
+    bridge.end_with(problem or _unfinished(workers))
+
+
+def _unfinished(workers: Workers) -> TrialFailure:
+    """Return the failure of a trial whose worker has ended, without a result."""
+    if workers.in_owning_thread:
+        return _script_failure(
+            "The script asked for its trial (study.ask), but ended without reporting a result (study.tell).",
+            "Call study.tell with the trial and its value.",
+        )
+    return _script_failure(
+        "The worker that ran the trial ended without a result.",
+        "See its log: it may have raised an exception, or may have been killed for lack of memory.",
+    )
 
 
 def execute(file: Path, arguments: list[str], bridge: Bridge) -> None:

@@ -51,6 +51,7 @@ class Workers:
     def __init__(self, folder: Path, main_process: int) -> None:
         self._main_process = main_process
         self._exit_code: int | None = None
+        self._thread: threading.Thread | None = None  # the one that runs the trial, if it is this process's
         self._trial = folder / "trial"
         self._result = folder / "result"
 
@@ -69,7 +70,13 @@ class Workers:
             return False
         finally:
             draft.unlink(missing_ok=True)  # written again by the thread's next call, it would be `trial` too
+        self._thread = threading.current_thread()
         return True
+
+    @property
+    def in_owning_thread(self) -> bool:
+        """Whether the current thread runs the trial, or has run it."""
+        return self._thread is threading.current_thread()
 
     def owner(self) -> Owner | None:
         """Return who runs the trial, or has run it; None if nobody has asked for it."""
@@ -104,9 +111,12 @@ class Workers:
         return self._exit_code
 
     def wait(self) -> int | None:
-        """Return the exit code once there is a result; None if the process that runs the trial is gone."""
+        """Return the exit code once there is a result; None if the worker that runs the trial has ended.
+
+        None also if it is the current thread, which would wait for itself.
+        """
         owner = self.owner()
-        while (code := self.exit_code()) is None and owner is not None and _runs(owner.process):
+        while (code := self.exit_code()) is None and owner is not None and self._goes_on(owner):
             time.sleep(POLL)
         if code is None:
             code = (
@@ -114,13 +124,23 @@ class Workers:
             )  # the folder is removed when the script's process ends
         return code
 
+    def _goes_on(self, owner: Owner) -> bool:
+        if owner.process == os.getpid() and self._thread is not None:
+            return not self.in_owning_thread and self._thread.is_alive()
+        return _runs(owner.process)
+
     def wait_for_leftovers(self) -> None:
-        """Wait until a worker asks for the trial or all are gone, as Python does at the end of a script."""
-        for name in ("concurrent.futures.process", "concurrent.futures.thread"):
-            if name in sys.modules:
-                sys.modules[name]._python_exit()  # noqa: SLF001  what Python calls then: runs what is submitted
-        while self.owner() is None and (_children() or _threads()):
+        """Wait until there is a result or all workers are gone, as Python does at the end of a script."""
+        end_executors()
+        while self.exit_code() is None and (_children() or _threads()):
             time.sleep(POLL)
+
+
+def end_executors() -> None:
+    """Let executors run what is submitted, and end their workers."""
+    for name in ("concurrent.futures.process", "concurrent.futures.thread"):
+        if name in sys.modules:
+            sys.modules[name]._python_exit()  # noqa: SLF001  what Python calls at the end of a script
 
 
 def start_workers() -> Workers:
