@@ -333,3 +333,21 @@ def test_a_file_that_is_not_there_and_wrong_arguments(folder: Path) -> None:
     wrong = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=240)
     assert wrong.returncode == 2
     assert "usage: trainer.zip init" in wrong.stderr
+
+
+def test_a_function_of_a_variable_without_a_value_yet(folder: Path) -> None:
+    code = """
+        import optuna
+
+        def main():
+            def report():
+                print("best", result)
+
+            study = optuna.create_study(direction="maximize")
+            study.optimize(print, n_trials=10)
+            result = study.best_value
+            report()
+
+        main()
+    """
+    assert init(folder, code)["study"]["nTrials"] == 10

@@ -687,6 +687,24 @@ ONE = {
             if args[n]:
                 tune(n)
     """,
+    "function of a variable without a value yet": """
+        def main():
+            def report():
+                print("best", result)
+            result = tune("a")
+            report()
+        main()
+    """,
+    "object that raises when it is called": """
+        class Strict:
+            @property
+            def __call__(self):
+                raise RuntimeError("not ready")
+        def main():
+            tune("a")
+            Strict()()
+        main()
+    """,
     "retries with a flag": """
         finished = False
         while not finished:

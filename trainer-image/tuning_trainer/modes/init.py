@@ -166,10 +166,11 @@ class RecordingBridge:
         if self._workers.take_trial(""):
             try:
                 recorded = {"study": self._document(call, study, arguments)}
+                self._file.write_text(json.dumps(recorded))
             except TrialFailure as failure:
-                recorded = {"failure": failure.failure.to_wire()}
-            self._file.write_text(json.dumps(recorded))
-            self._workers.finish(0)
+                self._file.write_text(json.dumps({"failure": failure.failure.to_wire()}))
+            finally:
+                self._workers.finish(0)
         if self._workers.in_main_process:
             raise Recorded(0)
         raise TrialOverInWorker("The study is recorded.")

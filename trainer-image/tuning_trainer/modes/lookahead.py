@@ -58,7 +58,9 @@ def check_only_call(frame: FrameType | None) -> None:
     ):  # not the parent's
         code, frame_of_user = frame.f_code, _is_users(frame.f_code.co_filename)
         if frame_of_user and (not code.co_name.startswith("<") or code.co_name == "<module>"):
-            lines = _repeated(frame, running)
+            lines: list[int] = []
+            with contextlib.suppress(Exception):  # the user's objects, asked for a value, may raise anything
+                lines = _repeated(frame, running)
             if lines:
                 raise TrialFailure(_failure(Path(code.co_filename).name, lines))
         if frame_of_user:
@@ -441,7 +443,7 @@ class _Future:
             if not inspect.isfunction(function) or not _is_users(function.__code__.co_filename):
                 return None
             scope = _scope(function.__code__)
-            names = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+            names = {**function.__globals__, **_closure(function)}
         if scope is None or not self._depth:
             return None
         inside = self._deeper({**names, **self._parameters(found, scope, call)})
@@ -482,6 +484,15 @@ def _function(found: Any) -> Any:
         found = type(found).__call__
     found = getattr(found, "__func__", found)
     return inspect.unwrap(found) if callable(found) else found
+
+
+def _closure(function: Any) -> dict[str, Any]:
+    """Return the variables of the functions around a function, as far as they have a value yet."""
+    found = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        with contextlib.suppress(ValueError):  # it is empty
+            found[name] = cell.cell_contents
+    return found
 
 
 def _creates_study(node: ast.expr) -> bool:
