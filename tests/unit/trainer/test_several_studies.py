@@ -830,3 +830,45 @@ def test_a_refit_whose_script_catches_the_rejection_of_a_second_study_fails(refi
     refit.write(START + textwrap.dedent(IN_PODS["the rejection is caught"]))
     assert refit.run("script", "train.py", python=FULL).code == 1
     assert "optimizes a second study" in twin.failure.message
+
+
+NESTED = """
+    import optuna
+
+    study = optuna.create_study(study_name="outer", direction="maximize")
+    trial = study.ask()
+    x = trial.suggest_float("x", 0, 1)
+    inner = optuna.create_study(study_name="threshold", direction="minimize")
+    inner.optimize(lambda t: 100 + t.suggest_float("y", 0, 1), n_trials=5, n_jobs=2)
+    study.tell(trial, x + (inner.best_value < 100))
+"""
+
+
+@pytest.mark.parametrize("config", [{}, {"study": "outer"}], ids=["any study", "trial.study"])
+def test_a_study_between_ask_and_tell_is_the_users_own(
+    pod: Pod, twin: Twin, config: dict[str, str]
+) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps(config)
+    pod.write(NESTED)
+    ended = pod.run("script", "train.py", python=FULL, timeout=120)
+    assert ended.code == 0, ended
+    record = twin.study.trials[0]
+    assert record.params.keys() == {"x"}
+    assert record.value == record.params["x"]
+
+
+@pytest.mark.parametrize("call", ["optimize(lambda t: 1.0)", "tell(trial, 1.0)"])
+def test_another_study_of_the_script_between_ask_and_tell_is_rejected(
+    pod: Pod, twin: Twin, call: str
+) -> None:
+    pod.write(f"""
+        import optuna
+
+        outer = optuna.create_study(study_name="outer", direction="maximize")
+        other = optuna.create_study(study_name="other", direction="maximize")
+        trial = outer.ask()
+        other.{call}
+        outer.tell(trial, 0.5)
+    """)
+    assert pod.run("script", "train.py", python=FULL, timeout=120).code == 1
+    assert "the study other between ask and tell of the study outer" in twin.failure.message

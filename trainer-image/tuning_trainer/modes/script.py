@@ -79,13 +79,18 @@ class TrialBridge:
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Return an empty study in memory with the manifest's directions and the script's name.
 
+        Between ask and tell, as in an objective, another study is plain Optuna.
+
         Raises:
             TrialFailure: the script contradicts the manifest.
             TrialOver, TrialOverInWorker: the trial is over.
         """
-        del original
         if (code := self._workers.exit_code()) is not None:
             self._stop_script(code)
+        elif self._workers.in_owning_thread:
+            owner = self._workers.owner()
+            if owner is not None and arguments.get("study_name") != owner.study:
+                return self._nested(original, arguments)
         if (other := self.choice.left_alone(arguments, self.inside)) is not None:
             return other
         if calling_module().startswith(INTEGRATIONS):  # OptunaSearchCV's sampler has a new seed each time
@@ -102,6 +107,12 @@ class TrialBridge:
         # kept on the study itself, which may be sent to other processes
         study._tuning_key = arguments.get("study_name") or uuid.uuid4().hex  # noqa: SLF001
         study._tuning_created = {"sampler": study.sampler, "pruner": study.pruner}  # noqa: SLF001
+        return study
+
+    def _nested(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        with self.inside:
+            study = original(**arguments)
+        setattr(study, hook.NESTED, True)
         return study
 
     def optimize(self, study: Any, arguments: dict[str, Any]) -> None:
@@ -152,6 +163,7 @@ class TrialBridge:
         if self.over is not None or self._workers.exit_code() is not None:
             return
         trial, metrics = self._open()
+        self._check_same(study, trial)
         state = arguments.get("state")
         if state is not None and state.name in ("PRUNED", "FAIL"):
             failure = Failure("Exception", "The script reported its trial as failed (study.tell).")
@@ -188,8 +200,16 @@ class TrialBridge:
         elif (code := self._workers.exit_code()) is not None:
             self._stop_script(code)
             return None
+        self._check_same(study, trial)
         self._describe(study, trial)
         return trial
+
+    def _check_same(self, study: Any, trial: Trial) -> None:
+        """Reject a study other than the one that asked for the trial."""
+        owner = self._workers.owner()
+        if owner is not None and owner.study != getattr(study, "_tuning_key", ""):
+            with self._rejecting():
+                raise _other_study(trial.study.study_name, study.study_name)
 
     def _describe(self, study: Any, trial: Trial) -> None:
         with self._rejecting():
@@ -406,6 +426,15 @@ def _several_studies(name: str) -> Failure:
         f"The script's workers optimize several studies, {name} and another, but a TuningStudy tunes one.",
         "Set trial.study to the study_name of the one to tune, give each study its own script and "
         "TuningStudy, or give the workers the same study_name.",
+    )
+
+
+def _other_study(asked: str, other: str) -> TrialFailure:
+    return _script_failure(
+        f"The script uses the study {other} between ask and tell of the study {asked}, but a TuningStudy "
+        "tunes one.",
+        f"Create the study {other} between ask and tell, so that it belongs to the trial, or give each study "
+        "its own script and TuningStudy.",
     )
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 STAND_IN = f"{PACKAGE}/standin"
 SPAWNED = f"{PACKAGE}/spawned"
 """First on the module path in script mode; only processes that the script spawns find Optuna there."""
+NESTED = "_tuning_nested"
+"""An attribute of the studies that a script creates between ask and tell: they are plain Optuna."""
 RESULTS = ("best_trial", "best_trials", "best_params", "best_value", "trials")
 RESULT_METHODS = ("get_trials", "trials_dataframe")
 
@@ -175,6 +177,9 @@ def _running(original: Callable[..., Any], ours: Callable[..., Any], bridge: Bri
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         if bridge.inside:
             return original(self, *args, **kwargs)
+        if NESTED in vars(self):
+            with bridge.inside:
+                return original(self, *args, **kwargs)
         arguments = dict(signature.bind(self, *args, **kwargs).arguments)
         arguments.pop("self")
         return ours(self, arguments)
