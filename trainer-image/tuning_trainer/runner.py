@@ -50,6 +50,7 @@ class Run:
         self._limit = TimeLimit(settings.config.get("timeoutSeconds"), self._announce_timeout)
         self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
         self._started = time.time()
+        self._process = os.getpid()
         self._trial: Trial | None = None
         self.recorded: dict[str, Any] | None = None
         """The protocol's TrialRecord of the trial, once its result is delivered."""
@@ -77,9 +78,18 @@ class Run:
             outcome = work(trial, metrics)
         except TrialOver:
             raise
-        except BaseException as error:  # noqa: BLE001  whatever ends the user's code ends the trial
+        except BaseException as error:  # whatever ends the user's code ends the trial
+            if self._in_forked_process:
+                raise
             outcome = outcome_of_exception(error)
+        if self._in_forked_process:
+            raise SystemExit
         return self.deliver(outcome)
+
+    @property
+    def _in_forked_process(self) -> bool:
+        """Whether the user's code has forked this process, whose end is not the trial's."""
+        return os.getpid() != self._process
 
     def open_trial(self) -> tuple[Trial, list[str]]:
         """Return the trial and the names of the metrics.

@@ -252,3 +252,24 @@ def test_the_runtime_can_be_started_again_by_its_own_command_line(pod: Pod, twin
     ended = pod.run(python=BARE)
     assert ended.code == 0, ended
     assert twin.study.trials[0].value == 0.5
+
+
+FORKING = """
+    import os, sys
+
+    def objective(trial):
+        child = os.fork()
+        if not child:
+            END
+        assert os.waitpid(child, 0)[1] == 0
+        return 1.0
+"""
+
+
+@pytest.mark.parametrize("end", ["sys.exit()", "return 2.0"])
+def test_a_process_that_the_objective_forks_ends_without_a_result(pod: Pod, twin: Twin, end: str) -> None:
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 50}'
+    pod.write(FORKING.replace("END", end))
+    ended = pod.run(python=BARE, timeout=120)
+    assert ended.code == 0, ended
+    assert twin.of("/result") == [{"state": "COMPLETE", "values": [1.0]}]

@@ -209,6 +209,22 @@ def test_the_result_holds_also_if_the_script_catches_the_end(pod: Pod, twin: Twi
     assert twin.study.trials[0].value == 0.5
 
 
+def test_a_process_that_the_script_forks_ends_without_a_result(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import os, sys
+        import optuna
+
+        child = os.fork()
+        if not child:
+            sys.exit()
+        assert os.waitpid(child, 0)[1] == 0
+        optuna.create_study(direction="maximize").optimize(lambda trial: 1.0)
+    """)
+    ended = pod.run("script", "train.py", timeout=120)
+    assert ended.code == 0, ended
+    assert twin.of("/result") == [{"state": "COMPLETE", "values": [1.0]}]
+
+
 @both
 def test_an_objective_that_raises_is_reported_with_its_traceback(
     pod: Pod, twin: Twin, python: tuple[str, ...]

@@ -304,6 +304,7 @@ def run_script(arguments: list[str], run: Run, trial: Trial, metrics: list[str])
     Raises:
         TrialOver: the trial's result is delivered.
         TrialFailure: the script needs something that a pod can't do, or ended without a trial.
+        SystemExit: this is a process that the script has forked.
         BaseException: whatever the script raises before its trial.
     """
     file = find_script(arguments[0], run.settings.source)
@@ -317,6 +318,8 @@ def run_script(arguments: list[str], run: Run, trial: Trial, metrics: list[str])
         raise
     except BaseException as error:  # noqa: BLE001  its trial may have ended, or may run in another worker
         problem = None if isinstance(error, SystemExit) and not error.code else error
+    if not workers.in_main_process:  # the script has forked it
+        raise problem or SystemExit
     if problem is None:
         workers.wait_for_leftovers()
     _raise_end(bridge, workers, problem)
