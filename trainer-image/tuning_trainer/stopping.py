@@ -6,9 +6,10 @@ import contextlib
 import faulthandler
 import os
 import signal
+import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +34,7 @@ class Stopping:
         self._installed = False
         self._delivering = False
         self._received = False
+        self._handled = False
         self._open_pipe()
 
     def install(self) -> None:
@@ -41,6 +43,7 @@ class Stopping:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)  # written whoever handles the signal
         os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=self._leave_to_default)
+        sys.unraisablehook = self._send_again(sys.unraisablehook)
 
     @property
     def received(self) -> bool:
@@ -59,6 +62,20 @@ class Stopping:
         if self._installed and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
 
+    def _send_again(self, hook: Callable[[Any], Any]) -> Callable[[Any], None]:
+        """Send SIGTERM again where Python drops the exception: while it forks, and in __del__."""
+
+        def send_again(unraisable: Any) -> None:
+            if unraisable.exc_type is not Stopped:
+                hook(unraisable)
+                return
+            self._handled = False
+            timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM))
+            timer.daemon = True
+            timer.start()
+
+        return send_again
+
     def _open_pipe(self) -> None:
         self._seen, self._woken = os.pipe()
         os.set_blocking(self._seen, False)
@@ -73,7 +90,8 @@ class Stopping:
         _unblock()
 
     def _on_signal(self, _signal: int, _frame: FrameType | None) -> None:
-        again, self._received = self._received, True
+        self._received = True
+        again, self._handled = self._handled, True
         if again:
             os._exit(EXIT_CODE)
         if self._delivering:

@@ -173,3 +173,29 @@ threading.Thread(target=threading.Event().wait).start()
 exit_within(0.1, 5)
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 5
+
+
+def test_sigterm_while_the_process_forks_stops_the_trial(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import os, signal, threading
+        from pathlib import Path
+
+        def arrive():
+            if not Path("forked").exists():
+                Path("forked").touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        os.register_at_fork(before=arrive)
+
+        def objective(trial):
+            try:
+                if not os.fork():
+                    os._exit(0)
+                threading.Event().wait(60)
+            finally:
+                Path("checkpoint").write_text("saved")
+            return 1.0
+    """)
+    assert pod.run(python=BARE, timeout=120).code == 143
+    assert (pod.folder / "checkpoint").read_text() == "saved"
+    assert twin.result is None
