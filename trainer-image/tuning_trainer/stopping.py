@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import os
 import signal
 import sys
@@ -41,7 +42,9 @@ class Stopping:
         """Install the handler. Without one, process 1 of a container ignores SIGTERM."""
         self._installed = True
         signal.signal(signal.SIGTERM, self._on_signal)
-        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)  # written whoever handles the signal
+        signal.signal = self._noting(signal.signal)
+        # Written also while the main thread runs no Python code; asyncio replaces it.
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=self._leave_to_default)
         sys.unraisablehook = self._send_again(sys.unraisablehook)
 
@@ -61,6 +64,21 @@ class Stopping:
         # Python allows it in the main thread only.
         if self._installed and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._on_signal)
+
+    def _noting(self, set_handler: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Let the handlers that the user's code installs for SIGTERM note its arrival first."""
+
+        @functools.wraps(set_handler)
+        def note_and_set(signalnum: Any, handler: Any) -> Any:
+            if signalnum == signal.SIGTERM and callable(handler) and not isinstance(handler, _Noting):
+                handler = _Noting(self, handler)
+            return set_handler(signalnum, handler)
+
+        return note_and_set
+
+    def note(self) -> None:
+        """Note that SIGTERM has arrived; in a forked child, it is not the trial's."""
+        self._received = self._received or self._installed
 
     def _send_again(self, hook: Callable[[Any], Any]) -> Callable[[Any], None]:
         """Send SIGTERM again where Python drops the exception: while it forks, and in __del__."""
@@ -98,6 +116,18 @@ class Stopping:
             exit_within(DELIVERY_GRACE, EXIT_CODE)
         else:
             raise Stopped
+
+
+class _Noting:
+    """A handler of the user's code."""
+
+    def __init__(self, stopping: Stopping, handler: Callable[[int, FrameType | None], Any]) -> None:
+        self._stopping = stopping
+        self._handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._stopping.note()
+        self._handler(number, frame)
 
 
 def _block() -> None:

@@ -199,3 +199,24 @@ def test_sigterm_while_the_process_forks_stops_the_trial(pod: Pod, twin: Twin) -
     assert pod.run(python=BARE, timeout=120).code == 143
     assert (pod.folder / "checkpoint").read_text() == "saved"
     assert twin.result is None
+
+
+def test_sigterm_handled_by_asyncio_reports_nothing_either(pod: Pod, twin: Twin) -> None:
+    pod.write("""
+        import asyncio, signal
+
+        async def train(trial):
+            stop = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+            trial.set_user_attr("begun", True)
+            await stop.wait()
+            return 0.1
+
+        def objective(trial):
+            return asyncio.run(train(trial))
+    """)
+    process = pod.start(python=BARE)
+    begun(twin)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+    assert twin.result is None
