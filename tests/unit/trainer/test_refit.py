@@ -36,6 +36,26 @@ def test_what_a_script_sets_on_its_study_is_the_refits(
     assert [path for _, path, _ in twin.requests][-1] == "/result"
 
 
+def test_a_thread_of_the_script_may_train_the_model(refit: Pod, twin: Twin) -> None:
+    refit.write("""
+        import threading
+        import optuna
+
+        study = optuna.create_study(direction="maximize")
+        study.optimize(None, n_trials=100)
+        ended = threading.Event()
+
+        def train():
+            ended.wait(1)  # longer than the rest of the script
+            study.set_user_attr("model", "/models/final")
+
+        threading.Thread(target=train).start()
+    """)
+    ended = refit.run("script", "train.py", timeout=120)
+    assert ended.code == 0, ended
+    assert twin.study.trials[-1].user_attrs == {"model": "/models/final"}
+
+
 @both
 def test_choices_that_json_lacks_are_those_of_the_study(
     refit: Pod, twin: Twin, python: tuple[str, ...]

@@ -13,7 +13,7 @@ from tuning_trainer.log import log
 from tuning_trainer.modes.figures import Figures
 from tuning_trainer.modes.lookahead import WAY_OUT
 from tuning_trainer.modes.script import execute, find_script
-from tuning_trainer.modes.workers import connect_spawned_processes
+from tuning_trainer.modes.workers import connect_spawned_processes, wait_for_leftovers
 from tuning_trainer.optuna_api.bridge import Inside
 from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
 from tuning_trainer.optuna_api.finished import trial_of_record
@@ -50,6 +50,7 @@ def refit_script(arguments: list[str], settings: Settings, trial: Trial, finishe
         if isinstance(error, TrialFailure) or is_pruned(error):
             raise
         raise TrialFailure(_without_objective(error, bridge.objectives)) from error
+    wait_for_leftovers()  # they may train the model
     if bridge.rejection is not None:  # and the script caught it
         raise bridge.rejection
     for key, value in bridge.new_attributes().items():

@@ -21,6 +21,7 @@ from tuning_trainer.optuna_api import hook
 from tuning_trainer.runner import TrialOver
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 FOLDER = "TUNING_WORKERS"
@@ -130,10 +131,15 @@ class Workers:
         return _runs(owner.process)
 
     def wait_for_leftovers(self) -> None:
-        """Wait until there is a result or all workers are gone, as Python does at the end of a script."""
-        end_executors()
-        while self.exit_code() is None and (_children() or _threads()):
-            time.sleep(POLL)
+        """Wait until there is a result or all workers are gone."""
+        wait_for_leftovers(lambda: self.exit_code() is not None)
+
+
+def wait_for_leftovers(is_over: Callable[[], bool] = lambda: False) -> None:
+    """Wait for the script's threads and processes, as Python does at the end of a script."""
+    end_executors()
+    while not is_over() and (_children() or _threads()):
+        time.sleep(POLL)
 
 
 def end_executors() -> None:
