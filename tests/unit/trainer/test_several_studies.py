@@ -845,9 +845,7 @@ NESTED = """
 
 
 @pytest.mark.parametrize("config", [{}, {"study": "outer"}], ids=["any study", "trial.study"])
-def test_a_study_between_ask_and_tell_is_the_users_own(
-    pod: Pod, twin: Twin, config: dict[str, str]
-) -> None:
+def test_a_study_between_ask_and_tell_is_the_users_own(pod: Pod, twin: Twin, config: dict[str, str]) -> None:
     pod.environ["TUNING_CONFIG"] = json.dumps(config)
     pod.write(NESTED)
     ended = pod.run("script", "train.py", python=FULL, timeout=120)

@@ -23,7 +23,13 @@ from tuning_trainer.modes.manifest_check import (
     constraints_function,
     with_grid,
 )
-from tuning_trainer.modes.workers import IN_OBJECTIVE, TrialOverInWorker, Workers, end_executors, start_workers
+from tuning_trainer.modes.workers import (
+    IN_OBJECTIVE,
+    TrialOverInWorker,
+    Workers,
+    end_executors,
+    start_workers,
+)
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import Inside
 from tuning_trainer.optuna_api.callbacks import chosen, run_callbacks
