@@ -42,7 +42,7 @@ class Stopping:
         """Install the handler. Without one, process 1 of a container ignores SIGTERM."""
         self._installed = True
         signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal = self._noting(signal.signal)
+        signal.signal = self._noting(signal.signal)  # type: ignore[assignment]
         # Written also while the main thread runs no Python code; asyncio replaces it.
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
         os.register_at_fork(before=_block, after_in_parent=_unblock, after_in_child=self._leave_to_default)
