@@ -526,6 +526,28 @@ def test_code_that_ends_the_process_that_imports_it_fails_each_trial(worker: Wor
     assert {"exited with code 7" in t["userAttrs"]["failure_message"] for t in worker.record()} == {True}
 
 
+def test_a_worker_whose_fork_server_is_killed_goes_on_at_once(worker: Worker) -> None:
+    worker.pod.write(
+        """
+        import os, pathlib, time
+
+        seen = pathlib.Path(os.environ["SEEN"])
+
+        def objective(trial):
+            if trial.number == 0:
+                (seen / "parent").write_text(f"{os.getppid()}\\n")
+                time.sleep(600)
+            return 1.0
+        """
+    )
+    worker.ask(1)
+    worker.start()
+    worker.wait("the trial runs", lambda: bool(worker.lines("parent")))
+    os.kill(int(worker.lines("parent")[0]), signal.SIGKILL)
+    worker.run(2)
+    assert worker.states() == ["FAIL", "COMPLETE"]
+
+
 SEEDS = """
     import os, pathlib, random
     import numpy

@@ -12,6 +12,7 @@ import importlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from tuning_trainer.log import log
 from tuning_trainer.stopping import EXIT_GRACE, exit_within
@@ -28,7 +29,7 @@ from tuning_trainer.worker.preload import Preloaded
 from tuning_trainer.workspace import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 FIRST_TO_END = "1000"
 """Where memory runs out, the kernel ends a trial's process rather than the fork server or the supervisor."""
@@ -40,7 +41,7 @@ MODULES = (
     "ssl",
 )
 """What each trial needs of the runtime: Python compiles what it imports from a zip file each time."""
-SIGNALS = {signal.SIGCHLD, signal.SIGTERM}
+RECEIVED_BYTES = 65536
 
 
 class Order(NamedTuple):
@@ -77,6 +78,9 @@ class ForkServer:
         self._preloaded: Preloaded | None = None
         self._trials: set[int] = set()
         """The processes of the trials that run."""
+        self._wakes, self._woken = os.pipe()
+        """Python writes each signal to the second one as it comes, and runs its handler only later."""
+        os.set_blocking(self._woken, False)
 
     def serve(self) -> None:
         """Return when the supervisor has closed the connection; SIGTERM ends it while it imports the code."""
@@ -84,15 +88,36 @@ class ForkServer:
             with contextlib.suppress(ImportError):  # some images lack ssl or ctypes
                 importlib.import_module(module.format(mode=self._arguments[0]))
         source = prepare(os.environ.get("TUNING_SOURCE") or None)
-        for line in self._connection.makefile("r"):
+        for line in self._lines():
             if self._preloaded is None and self._arguments[0] != "command":
                 self._preload(source)
             self._handle_signals()  # the user's code may have changed them
             self._fork(Order(*json.loads(line)))
 
+    def _lines(self) -> Iterator[bytes]:
+        """Yield the lines that come; report the trials that end in between.
+
+        A trial may end just before this process waits: its signal does not interrupt that, but the pipe does.
+        """
+        waiting, received = select.poll(), b""
+        waiting.register(self._connection, select.POLLIN)
+        waiting.register(self._wakes, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in waiting.poll()]
+            if self._wakes in ready:
+                os.read(self._wakes, RECEIVED_BYTES)
+                self._reap()
+            if self._connection.fileno() in ready:
+                more = self._connection.recv(RECEIVED_BYTES)
+                if not more:
+                    return
+                *lines, received = (received + more).split(b"\n")
+                yield from lines
+
     def _handle_signals(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is for the trials' processes
-        signal.signal(signal.SIGCHLD, self._reap)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler, nothing is written to the pipe
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
 
     def _preload(self, source: str | None) -> None:
         orphans.adopt()  # what the code starts in the background is for all trials
@@ -109,33 +134,30 @@ class ForkServer:
     def _fork(self, order: Order) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # an end is sent after its start
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # the trial gets it once it handles it
         pid = os.fork()
         if pid == 0:
-            self._connection.close()
             self._run(order)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         self._trials.add(pid)
         self._connection.sendall(f"started {order.number} {pid}\n".encode())
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def _reap(self, _signal: int, _frame: Any) -> None:
+    def _reap(self) -> None:
         """Report the trials that have ended; other processes belong to the user's code, which awaits them."""
         for trial in list(self._trials):
-            with contextlib.suppress(ChildProcessError):  # another signal has interrupted this loop
-                pid, status = os.waitpid(trial, os.WNOHANG)
-                if pid:
-                    self._trials.remove(pid)
-                    self._connection.sendall(f"ended {pid} {status}\n".encode())
+            pid, status = os.waitpid(trial, os.WNOHANG)
+            if pid:
+                self._trials.remove(pid)
+                self._connection.sendall(f"ended {pid} {status}\n".encode())
 
     def _run(self, order: Order) -> NoReturn:
         """Be the trial's process."""
         code = 1
         try:
             os.setsid()
+            self._release()
             orphans.adopt()
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             _enter(order)
             if self._preloaded and self._preloaded.obstacle:
                 os.execve(self._command[0], self._command, os.environ)  # noqa: S606
@@ -147,6 +169,15 @@ class ForkServer:
             _exit_as_python_does()
         finally:
             os._exit(code)
+
+    def _release(self) -> None:
+        """Have nothing more of the fork server's connection and signals."""
+        self._connection.close()
+        signal.set_wakeup_fd(-1)
+        os.close(self._wakes)
+        os.close(self._woken)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _enter(order: Order) -> None:
