@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,6 +30,7 @@ SOCKET_LINE = 4
 """The line of postmaster.pid with the folder of the socket, counted from 0."""
 LOG_LINES = 5
 RESTART_SECONDS = 0.5
+POLL_SECONDS = 0.1
 
 
 class Postgres:
@@ -102,7 +104,14 @@ def _start(folder: Path, socket: Path) -> None:
 
 def _wait_for_end(folder: Path) -> None:
     with contextlib.suppress(OSError, ValueError, psutil.Error):
-        _process(folder).wait()
+        process = _process(folder)
+        while process.is_running() and not _is_zombie(process):
+            time.sleep(POLL_SECONDS)
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    """Return whether a process has ended and stays in the list: process 1 of some containers reaps none."""
+    return process.status() == psutil.STATUS_ZOMBIE
 
 
 def _process(folder: Path) -> psutil.Process:
@@ -112,12 +121,15 @@ def _process(folder: Path) -> psutil.Process:
 
 
 def _is_another_program(folder: Path) -> bool:
-    """Return whether another program has the PID of the Postgres that left its file.
+    """Return whether a zombie or another program has the PID of the Postgres that left its file.
 
-    It may, for example, in a container that was started again, or on another host.
+    Another program may, for example, in a container that was started again, or on another host.
     """
     with contextlib.suppress(OSError, ValueError, psutil.Error):
-        program, *arguments = _process(folder).cmdline()
+        process = _process(folder)
+        if _is_zombie(process):
+            return True
+        program, *arguments = process.cmdline()
         return Path(program).name != "postgres" or not any(
             path.is_dir() and folder.samefile(path) for path in map(Path, arguments)
         )

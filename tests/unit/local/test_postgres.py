@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -62,6 +65,41 @@ def test_a_pid_that_another_program_has_by_now(
     stop(data)
     assert not (data.parent / "controlled").exists(), "pg_ctl would send the program a signal"
     assert not (data / "postmaster.pid").exists(), "Postgres would not start"
+
+
+def test_a_postgres_that_is_a_zombie(data: Path, run: Callable[..., None]) -> None:
+    run("/usr/bin/postgres", "-D", str(data))
+    pid = int((data / "postmaster.pid").read_text().split()[0])
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    stop(data)
+    assert not (data.parent / "controlled").exists(), "pg_ctl would wait for its end"
+    assert not (data / "postmaster.pid").exists(), "Postgres would not start"
+
+
+STARTS_AND_STOPS = """
+import sys
+from pathlib import Path
+from tuning_operator.local.postgres import Postgres
+
+database = Postgres(Path(sys.argv[1]))
+database.start()
+database.stop()
+"""
+REAPS_NOTHING = """
+import ctypes, subprocess, sys
+
+SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+sys.exit(subprocess.run([sys.executable, "-c", *sys.argv[1:]]).returncode)
+"""
+
+
+def test_postgres_where_process_1_reaps_nothing() -> None:
+    """As `sleep infinity` in a container."""
+    with tempfile.TemporaryDirectory(prefix="tuning-local-", ignore_cleanup_errors=True) as folder:
+        arguments = [REAPS_NOTHING, STARTS_AND_STOPS, f"{folder}/postgres"]
+        subprocess.run([sys.executable, "-c", *arguments], check=True, timeout=120)
 
 
 def test_a_postgres_that_runs_is_stopped(data: Path, run: Callable[..., None]) -> None:
