@@ -571,6 +571,46 @@ def test_random_numbers_are_those_of_a_process_of_its_own(worker: Worker, seed: 
     assert [len({one, other}) for one, other in zip(first, second, strict=True)] == [different, different]
 
 
+def test_packages_see_the_variables_that_the_code_sets_before_it_imports_them(
+    worker: Worker, tmp_path: Path
+) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    for name in ("first", "second", "third", "fourth"):
+        source = f"import os; backend = os.environ.get('{name.upper()}_BACKEND')"
+        (packages / f"{name}.py").write_text(source)
+    worker.pod.environ["PYTHONPATH"] = str(packages)
+    worker.pod.write("""
+        import os
+        os.environ["FIRST_BACKEND"] = "jax"
+    """, "settings.py")  # fmt: skip
+    worker.pod.write("""
+        import os
+        import settings
+        import first
+        os.environ.setdefault("SECOND_BACKEND", "jax")
+        import second
+        os.environ.update({"THIRD_BACKEND": "jax"})
+        import third
+        for name in ["FOURTH"]:
+            os.environ[f"{name}_BACKEND"] = "jax"
+        import fourth
+        import numpy
+        numpy.random.seed(1)
+
+        def objective(trial):
+            trial.set_user_attr("drew", numpy.random.rand())
+            backends = [module.backend for module in (first, second, third, fourth)]
+            trial.set_user_attr("backends", backends)
+            return 1.0
+    """)
+    worker.start(python=FULL)
+    worker.run(2)
+    one, other = [trial["userAttrs"] for trial in worker.record()]
+    assert one["backends"] == ["jax"] * 4
+    assert one["drew"] == other["drew"], "the code's seed is kept"
+
+
 def test_trials_run_side_by_side_and_each_has_its_share_of_the_memory(worker: Worker) -> None:
     config = {"trialsPerPod": 3, "memoryLimit": 600 * 2**20}
     worker.pod.environ["TUNING_CONFIG"] = json.dumps(config)

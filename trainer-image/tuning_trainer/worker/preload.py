@@ -2,6 +2,7 @@
 
 Modules of other packages come first, then the user's own: so it is known whether the user's code has seeded
 the global random number generators when it was imported. If it has not, each trial gets a new seed.
+A package may read variables when it is imported: those that the user's code sets before are set first.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ CUDA_ERROR_NOT_INITIALIZED = 3
 """What CUDA answers in a process that was forked from one that had used it."""
 USED_LATER = {"torch": "torch._dynamo"}
 """What a package imports at its first use: for PyTorch's first optimizer, this takes more than a second."""
+
+WITH_GENERATORS = ("numpy", "torch")
+"""Packages whose state must be known before the user's code runs."""
+CHANGES = ("__setitem__", "setdefault", "update", "pop")
+"""Methods of os.environ that can be called ahead, with the arguments that the code has literally."""
+CHANGED_THROUGH = {"environ", "environb", "putenv", "unsetenv"}
 
 
 class Preloaded:
@@ -137,28 +144,67 @@ def _import_all(names: Iterator[str]) -> None:
 
 
 def _foreign_modules(file: Path | None, folders: list[Path]) -> Iterator[str]:
-    """Yield the modules that a file imports at its top level, directly or through others of these folders."""
-    waiting, seen = [file] if file else [], set()
-    while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        with contextlib.suppress(OSError, SyntaxError, ValueError):
-            for name in _imports(ast.parse(file.read_bytes())):
-                own = _find(name, folders)
-                if own is not None:
-                    waiting.append(own)
-                else:
-                    yield name
+    """Yield the modules that a file imports at its top level, directly or through others of these folders.
+
+    They come in order, each once the variables are set that the code sets before it. After a statement that
+    may set others, only packages with generators come.
+    """
+    files, seen, foreseen = [_steps(file)] if file else [], {file}, True
+    while files:
+        step = next(files[-1], None)
+        if step is None:
+            files.pop()
+        elif isinstance(step, ast.stmt):
+            foreseen = foreseen and _foresee(step)
+        elif (own := _find(step, folders)) is None:
+            if foreseen or step.partition(".")[0] in WITH_GENERATORS:
+                yield step
+        elif own not in seen:
+            seen.add(own)
+            files.append(_steps(own))
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+def _steps(file: Path) -> Iterator[str | ast.stmt]:
+    """Yield the modules that a file imports at its top level, and its other statements."""
+    with contextlib.suppress(OSError, SyntaxError, ValueError):
+        for node in ast.parse(file.read_bytes()).body:
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif not isinstance(node, ast.ImportFrom):
+                yield node
+            elif node.module and not node.level:
+                yield node.module
+
+
+def _foresee(statement: ast.stmt) -> bool:
+    """Set the variables that a statement sets; return False if it may set others, of unknown values."""
+    names = {getattr(node, "attr", getattr(node, "id", None)) for node in ast.walk(statement)}
+    if not names & CHANGED_THROUGH:
+        return True
+    try:
+        owner, method, arguments, named = _call(statement)
+        if ast.unparse(owner) not in ("os.environ", "environ") or method not in CHANGES:
+            return False
+        given = {name: ast.literal_eval(value) for name, value in named.items()}
+        getattr(os.environ, method)(*map(ast.literal_eval, arguments), **given)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _call(statement: Any) -> tuple[ast.expr, str, list[ast.expr], dict[str, ast.expr]]:
+    """Return a statement as the call of a method. Raises AttributeError or ValueError if it is none."""
+    if isinstance(statement, ast.Assign):
+        target: Any
+        (target,) = statement.targets
+        return target.value, "__setitem__", [target.slice, statement.value], {}
+    call = statement.value
+    return (
+        call.func.value,
+        call.func.attr,
+        call.args,
+        {keyword.arg: keyword.value for keyword in call.keywords},
+    )
 
 
 def _find(name: str, folders: list[Path]) -> Path | None:
