@@ -23,7 +23,7 @@ from tuning_operator.kube.status.conditions import find
 from tuning_operator.local import LocalError, postgres
 from tuning_operator.local.gpus import Gpus
 from tuning_operator.local.guard import Guard
-from tuning_operator.local.home import NAMESPACE, LocalResources, StudyFolder, applied
+from tuning_operator.local.home import NAMESPACE, LocalResources, StudyFolder, applied, write_private
 from tuning_operator.local.pods import Machine, unused_fields
 from tuning_operator.local.processes import sweep
 from tuning_operator.local.runs import LocalRuns, places, problems
@@ -153,8 +153,7 @@ async def run(session: Session, folder: StudyFolder, listener: Listener) -> None
     key = StudyKey(NAMESPACE, folder.name)
     queue = WorkQueue[StudyKey]()
     stopping, over = asyncio.Event(), asyncio.Event()
-    token = folder.path / "operator-token"
-    token.write_text(session.server.operator_token())
+    write_private(folder.path / "operator-token", session.server.operator_token())
     async with _server(session, folder) as server, _signals(session, listener, stopping):
         observer = Observer(session.resources, session.runs, server, check)
         reconciler = Reconciler(session.resources, server, observer, Actor(session.runs, server), _now)

@@ -137,6 +137,21 @@ def test_nothing_outlives_a_command_that_was_killed(small: LocalStudy) -> None:
     wait_until("the guard has ended all", small.nothing_runs)
 
 
+def test_only_the_owner_can_read_tokens(small: LocalStudy) -> None:
+    small.hold()
+    process = small.start()
+    wait_until("two trials run", lambda: set(small.started()) == {0, 1})
+    with_tokens = [
+        small.folder.address,
+        small.folder.path / "operator-token",
+        *small.folder.runs.glob("*/token"),
+    ]
+    assert [oct(file.stat().st_mode & 0o777) for file in with_tokens] == ["0o600"] * 4
+    small.let_go()
+    code, output = finished(process)
+    assert code == 0, output
+
+
 def _audit(small: LocalStudy) -> None:
     """Each trial is recorded once, those that were interrupted with the parameters that they had before."""
     record, started = small.record(), small.started()
