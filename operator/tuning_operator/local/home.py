@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ NAMESPACE = "local"
 HOME = "TUNING_HOME"
 STOP = "stop"
 """The file in a run's folder that has the run end, as an annotation has a Job."""
+LOCK_SECONDS = 0.5
+"""How long to try: a command that only looks whether another uses the study has the lock for a moment."""
+POLL_SECONDS = 0.01
 
 Json = dict[str, Any]
 
@@ -186,11 +190,14 @@ class StudyFolder:
         """Be the only command that runs or removes the study. Raises LocalError."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self._open("run.lock") as lock:
-            if not try_lock(lock):
-                raise LocalError(
-                    f"Another command is using the study {self.name}: wait for its end, stop it with Ctrl-C, "
-                    "or change metadata.name to start another study."
-                )
+            give_up = time.monotonic() + LOCK_SECONDS
+            while not try_lock(lock):
+                if time.monotonic() >= give_up:
+                    raise LocalError(
+                        f"Another command is using the study {self.name}: wait for its end, stop it with "
+                        "Ctrl-C, or change metadata.name to start another study."
+                    )
+                time.sleep(POLL_SECONDS)
             yield
 
     @property
@@ -198,7 +205,7 @@ class StudyFolder:
         """Whether a command runs the study now. Raises LocalError."""
         self.path.mkdir(parents=True, exist_ok=True)
         with self._open("run.lock") as lock:
-            return not try_lock(lock)
+            return not try_lock(lock, shared=True)
 
     def guard_lock(self, waiting: Callable[[], None]) -> IO[str]:
         """Return the guard's lock, locked; `waiting` is called if an earlier guard is not done yet.

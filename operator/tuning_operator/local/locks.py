@@ -6,10 +6,13 @@ from typing import IO
 from tuning_operator.local import LocalError
 
 
-def try_lock(file: IO[str]) -> bool:
-    """Lock an open file; return whether no other process has locked it. Raises LocalError."""
+def try_lock(file: IO[str], *, shared: bool = False) -> bool:
+    """Lock an open file, alone or with others that share the lock; return False if that can't be now.
+
+    Raises LocalError.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:  # the file system has no locks

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tuning_operator.cli.tuning import main
 from tuning_operator.local import LocalError
 from tuning_operator.local.gpus import Gpus, lock_names
 from tuning_operator.local.home import Home, StudyFolder
+from tuning_operator.local.locks import try_lock
 
 LISTING = """GPU 0: NVIDIA H100 (UUID: GPU-aa-1)
   MIG 1g.10gb Device 0: (UUID: MIG-a)
@@ -78,6 +80,18 @@ def test_a_command_on_a_file_system_without_locks(
     with pytest.raises(SystemExit, match="1"):
         main()
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}/studies/digits/run.lock can't be locked: ")
+
+
+def test_a_command_that_only_looks_keeps_no_other_from_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = StudyFolder(tmp_path)
+    looking = (tmp_path / "run.lock").open("a")
+    assert try_lock(looking, shared=True)
+    assert not folder.in_use, "another one looks"
+    monkeypatch.setattr(time, "sleep", lambda _: looking.close())
+    with folder.locked():
+        assert folder.in_use
 
 
 def test_a_study_that_another_command_uses(tmp_path: Path) -> None:
