@@ -21,8 +21,6 @@ from tuning_operator.resource.times import rfc3339
 NAMESPACE = "local"
 """The namespace of all local studies, whatever the manifest says."""
 HOME = "TUNING_HOME"
-STOP = "stop"
-"""The file in a run's folder that has the run end, as an annotation has a Job."""
 LOCK_SECONDS = 0.5
 """How long to try: a command that only looks whether another uses the study has the lock for a moment."""
 POLL_SECONDS = 0.01
@@ -88,6 +86,11 @@ class StudyFolder:
     def runs(self) -> Path:
         """The folder with a folder for each trial, and one for the refit."""
         return self.path / "runs"
+
+    @property
+    def stops(self) -> Path:
+        """The folder with an empty file for each run that a user has stopped, in place of an annotation."""
+        return self.path / "stops"
 
     @property
     def plots(self) -> Path:

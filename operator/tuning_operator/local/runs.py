@@ -24,7 +24,7 @@ from tuning_operator.kube.plan.work import Program as Executed
 from tuning_operator.kube.plan.work import Refit, Trial, Work, Worker, program
 from tuning_operator.kube.ports.runs import key_of
 from tuning_operator.local.gpus import Gpus
-from tuning_operator.local.home import STOP, StudyFolder, write_private
+from tuning_operator.local.home import StudyFolder, write_private
 from tuning_operator.local.pods import Machine, Place, config_folder, place
 from tuning_operator.local.processes import Program, sweep
 from tuning_operator.protocol import Failure, Problem, StudyKey
@@ -124,24 +124,23 @@ class LocalRuns:
     async def watch(self, changed: Callable[[StudyKey], None]) -> None:
         """Call `changed` whenever a run starts or ends, until cancelled."""
         self._changed = changed
-        to_stop = self._trials_to_stop()
+        to_stop = self._stopped_by_user()
         for key in self._runs:
             changed(key)
         while True:
             await asyncio.sleep(STOP_SECONDS)
-            before, to_stop = to_stop, self._trials_to_stop()
+            before, to_stop = to_stop, self._stopped_by_user()
             for key, runs in self._runs.items():
-                running = [name for name, run in runs.items() if run.state == "running"]
-                if to_stop != before or any(map(self._is_to_stop, running)):
+                running = {name for name, run in runs.items() if run.state == "running"}
+                if to_stop != before or to_stop & running:
                     changed(key)
 
-    def _is_to_stop(self, name: str) -> bool:
-        return (self._folder.runs / name / STOP).exists()
-
-    def _trials_to_stop(self) -> frozenset[int]:
-        folders = (file.parent for file in self._folder.runs.glob(f"*/{STOP}"))
-        works = (names.parse_job_name(folder.name)[1] for folder in folders)
-        return frozenset(int(work) for work in works if work.isdecimal())
+    def _stopped_by_user(self) -> frozenset[str]:
+        """Return the names of runs, or those that trials of workers would have as runs of their own."""
+        try:
+            return frozenset(file.name for file in self._folder.stops.iterdir())
+        except FileNotFoundError:
+            return frozenset()
 
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
@@ -159,13 +158,16 @@ class LocalRuns:
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that are not over yet."""
         refit = any(isinstance(work, Refit) for work in unfinished)
+        to_stop = self._stopped_by_user()
+        works = [names.parse_job_name(name)[1] for name in to_stop]
+        trials_to_stop = frozenset(int(work) for work in works if work.isdecimal())
         return {
             run.work: Run(
                 run.state,
                 run.diagnosis if run.state in ("starting", "ended") else None,
                 outdated=_is_outdated(run, study),
-                stop_requested=self._is_to_stop(name),
-                trials_to_stop=self._trials_to_stop() if isinstance(run.work, Worker) else frozenset(),
+                stop_requested=name in to_stop,
+                trials_to_stop=trials_to_stop if isinstance(run.work, Worker) else frozenset(),
             )
             for name, run in self._runs.get(key_of(study), {}).items()
             if run.state != "ended"
@@ -311,7 +313,7 @@ class LocalRuns:
         for name in ("work", "volumes", "config"):
             shutil.rmtree(folder / name, ignore_errors=True)
         (folder / "work").mkdir(parents=True)
-        (folder / STOP).unlink(missing_ok=True)
+        (self._folder.stops / folder.name).unlink(missing_ok=True)
         for name, files in self._machine.config_maps.items():
             target = config_folder(folder, name)
             target.mkdir(parents=True)

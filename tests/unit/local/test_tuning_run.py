@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
@@ -10,9 +11,11 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from tuning_operator.cli.local.studies import LocalStudies
 from tuning_operator.local import LocalError
-from tuning_operator.local.home import applied, write_private
+from tuning_operator.local.home import Home, applied, write_private
 from tuning_operator.local.server import reading
 from tuning_operator.local.warm_start import provide_source
 from tuning_operator.resource.study import TuningStudy
@@ -262,3 +265,21 @@ def test_a_reader_waits_for_the_command_that_is_starting(small: LocalStudy) -> N
         with reading(small.folder) as found:
             assert (found.url, found.token) == ("http://127.0.0.1:1", "t")
         starting.join()
+
+
+def test_a_reader_asks_for_the_new_trials_only(small: LocalStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.query.decode())
+        return httpx.Response(200, json={"directions": ["maximize"], "trials": []})
+
+    client = functools.partial(httpx.Client, transport=httpx.MockTransport(reply))
+    monkeypatch.setattr(httpx, "Client", client)
+    small.folder.write(applied(small.body(), None))
+    write_private(small.folder.address, json.dumps({"url": "http://127.0.0.1:1", "token": "t"}))
+    studies = LocalStudies(Home(small.home))
+    with small.folder.locked(), studies.record(studies.get("small")) as record:
+        record.read()
+        record.read(3)
+    assert asked == ["first=0", "first=3"]

@@ -11,7 +11,7 @@ import typer
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.studies import ENDED, STOPPED, Resource, Run, subject
 from tuning_operator.local import NOT_INSTALLED, LocalError
-from tuning_operator.local.home import NAMESPACE, STOP, Address, Home, StudyFolder
+from tuning_operator.local.home import NAMESPACE, Address, Home, StudyFolder
 from tuning_operator.resource import names
 
 if TYPE_CHECKING:
@@ -31,13 +31,12 @@ def require_local_mode() -> None:
 class LocalRecord:
     """The record of a study."""
 
-    def __init__(self, read: "Callable[[], FinishedStudy]") -> None:
+    def __init__(self, read: "Callable[[int], FinishedStudy]") -> None:
         self._read = read
 
     def read(self, first: int = 0) -> "FinishedStudy":
         """Return the trials as they are now, from the one with this number on. Raises PluginError."""
-        record = self._read()
-        return record.model_copy(update={"trials": [t for t in record.trials if t.number >= first]})
+        return self._read(first)
 
 
 class LocalStudies:
@@ -71,14 +70,14 @@ class LocalStudies:
         name = study["metadata"]["name"]
         folder = self._home.study(name)
         if kept := _kept_record(folder):
-            yield LocalRecord(lambda: kept)
+            yield LocalRecord(lambda first: _from(kept, first))
             return
         require_local_mode()
         from tuning_operator.local.server import reading  # here, since it takes a while
 
         try:
             with reading(folder) as address:
-                yield LocalRecord(lambda: parsed(fetch(address, name)))
+                yield LocalRecord(lambda first: parsed(fetch(address, name, first)))
         except LocalError as error:
             raise NotReachableError(str(error)) from None
 
@@ -136,10 +135,12 @@ class LocalStudies:
     def stop(self, study: Resource, trials: Sequence[int]) -> None:
         """Have these running trials end: the command that runs the study looks for the files."""
         name = study["metadata"]["name"]
+        folder = self._home.study(name)
         for trial in trials:
-            folder = self._home.study(name).runs / names.job_name(name, trial)
-            if folder.is_dir():
-                (folder / STOP).touch()
+            run = names.job_name(name, trial)
+            if (folder.runs / run).is_dir():
+                folder.stops.mkdir(exist_ok=True)
+                (folder.stops / run).touch()
 
 
 def _body(folder: StudyFolder) -> dict[str, Any] | None:
@@ -158,7 +159,7 @@ def _has_ended(folder: StudyFolder, run: Run) -> bool:
         refit = (folder.read() or {}).get("status", {}).get("refit") or {}
         return refit.get("phase") in ENDED
     try:
-        trials = parsed(fetch(address, folder.name)).trials if (address := folder.server) else []
+        trials = parsed(fetch(address, folder.name, run)).trials if (address := folder.server) else []
     except PluginError:  # the command is stopping
         return False
     return any(trial.number == run and trial.finished for trial in trials)
@@ -172,6 +173,10 @@ def _kept_record(folder: StudyFolder) -> "FinishedStudy | None":
         return None
 
 
+def _from(record: "FinishedStudy", first: int) -> "FinishedStudy":
+    return record.model_copy(update={"trials": [t for t in record.trials if t.number >= first]})
+
+
 def parsed(record: bytes) -> "FinishedStudy":
     """Return a record as the study server replied it. Raises ValueError."""
     from tuning_operator.protocol import FinishedStudy  # here, since it takes a while
@@ -179,14 +184,15 @@ def parsed(record: bytes) -> "FinishedStudy":
     return FinishedStudy.model_validate_json(record)
 
 
-def fetch(address: Address, name: str) -> bytes:
-    """Return the reply of a study server with the record of a study. Raises PluginError."""
+def fetch(address: Address, name: str, first: int = 0) -> bytes:
+    """Return the reply of a study server with a study's trials from a number on. Raises PluginError."""
     import httpx  # here, since it takes a while
 
     url = f"{address.url}/v1/studies/{NAMESPACE}/{name}/record"
     try:
         with httpx.Client(timeout=REPLY_SECONDS, trust_env=False) as client:
-            reply = client.get(url, headers={"Authorization": f"Bearer {address.token}"})
+            headers = {"Authorization": f"Bearer {address.token}"}
+            reply = client.get(url, params={"first": first}, headers=headers)
     except httpx.TransportError as error:
         raise NotReachableError(f"the study server of {name} does not answer: {error}") from None
     if reply.status_code == httpx.codes.NOT_FOUND:
