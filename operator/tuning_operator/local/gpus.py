@@ -60,6 +60,8 @@ def lock_names(devices: Sequence[str], environ: Mapping[str, str]) -> dict[str, 
 
     They, or containers of this machine, may have another GPU with the same number.
     """
+    if not devices:
+        return {}
     listing = _listing(shutil.which("nvidia-smi", path=environ.get("PATH")))
     uuids = dict(re.findall(r"^GPU (\d+):.*\(UUID: (GPU-[^)]+)\)", listing, re.MULTILINE))
     names: dict[str, str] = {}

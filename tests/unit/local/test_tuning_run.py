@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import signal
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tuning_operator.cli.local.run import _prepare
 from tuning_operator.cli.local.studies import LocalStudies
 from tuning_operator.local import LocalError
 from tuning_operator.local.home import Home, applied, write_private
@@ -283,3 +286,14 @@ def test_a_reader_asks_for_the_new_trials_only(small: LocalStudy, monkeypatch: p
         record.read()
         record.read(3)
     assert asked == ["first=0", "first=3"]
+
+
+def test_without_gpus_nvidia_smi_is_not_called(small: LocalStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = small.source / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\ntouch {small.seen}/called\n")
+    program.chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(small.source), prepend=os.pathsep)
+    for gpus, called in ((0, False), (None, True)):
+        _prepare(small.source / "study.yaml", gpus, sys.executable, [], small.home)
+        assert (small.seen / "called").exists() == called

@@ -127,7 +127,7 @@ def _prepare(
     check(given)
     folder = place.study(given.document.data["metadata"]["name"])
     manifest = Manifest(given.file, folder.changed(given.document.data))
-    devices = _chosen(gpus, visible_gpus(os.environ))
+    devices = [] if gpus == 0 else _chosen(gpus, visible_gpus(os.environ))
     machine = Machine(
         given.file.parent,
         given.config_maps,
