@@ -705,6 +705,41 @@ def test_output_that_cannot_be_written_does_not_end_a_trial(worker: Worker) -> N
     assert worker.states() == ["COMPLETE"]
 
 
+def test_a_worker_is_stopped_while_it_reports_an_end_to_a_study_server_that_is_gone(tmp_path: Path) -> None:
+    with running_server(MemoryStore()) as server:
+        worker = Worker(server, tmp_path)
+        worker.declare()
+        worker.pod.environ["TUNING_CONFIG"] = json.dumps({"trialsPerPod": 2})
+        worker.pod.write(
+            """
+            import os, pathlib, signal
+
+            seen = pathlib.Path(os.environ["SEEN"])
+
+            def objective(trial):
+                (seen / f"runs-{trial.number}").touch()
+                if trial.number == 0:
+                    (seen / "go").read_text()
+                    os._exit(3)
+                try:
+                    signal.pause()
+                finally:
+                    (seen / "cleaned").touch()
+            """
+        )
+        os.mkfifo(tmp_path / "go")
+        worker.ask(2, parallelism=2)
+        with (tmp_path / "out").open("w") as output:
+            worker.start(output=output)
+        worker.wait("both run", lambda: all((tmp_path / f"runs-{number}").exists() for number in range(2)))
+    (tmp_path / "go").write_text("go\n")
+    worker.wait("the end is reported", lambda: "trial 0: FAIL" in (tmp_path / "out").read_text())
+    assert worker.process
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(60) == 143
+    assert (tmp_path / "cleaned").exists(), "the other trial has got SIGTERM"
+
+
 def test_a_study_server_that_restarts_loses_no_trial(tmp_path: Path) -> None:
     store = MemoryStore()
     with running_server(store) as server:

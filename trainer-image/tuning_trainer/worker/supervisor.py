@@ -1,7 +1,7 @@
 """The pod's first process: gets trials from the study server, and has each run in a process of its own.
 
 It runs no user code, so nothing that a trial does can end it. Its main thread takes one event after another;
-two others wait for the study server and for the fork server.
+two others wait for the study server and for the fork server, and one for each end that is being reported.
 """
 
 from __future__ import annotations
@@ -121,6 +121,8 @@ class Supervisor:
         self._taken = threading.Semaphore(0)
         self._fork_server: tuple[int, socket.socket] | None = None
         self._echoes: list[threading.Thread] = []
+        self._reports: dict[int, threading.Thread] = {}
+        """The threads that report ends which are not known to be in the record yet, by trial."""
         self._stopping = False
         self._exit_code = EXIT_CODE
 
@@ -137,6 +139,9 @@ class Supervisor:
             self._meet_deadlines()
             self._limit_memory()
         self._kill_fork_server()
+        give_up = time.monotonic() + STOP_PATIENCE
+        for report in list(self._reports.values()):
+            report.join(max(give_up - time.monotonic(), 0.0))
         for echo in self._echoes:
             echo.join(ECHO_GRACE)
         return self._exit_code
@@ -165,11 +170,13 @@ class Supervisor:
             self._taken.acquire()
 
     def _running(self) -> list[int]:
-        return sorted(trial.number for trial in list(self._trials.values()) if not trial.over)
+        running = [trial.number for trial in list(self._trials.values()) if not trial.over]
+        return sorted({*running, *list(self._reports)})
 
     def _take(self, reply: dict[str, Any]) -> None:
         now = time.monotonic()
         for number in reply["ended"]:
+            self._reports.pop(number, None)
             trial = self._trials.get(number)
             if trial is None or trial.over:
                 continue
@@ -180,13 +187,19 @@ class Supervisor:
                 self._forget(trial)
         for view in reply["start"]:
             number = view["trial"]["number"]
-            if number not in self._trials:
+            if number not in self._trials and number not in self._reports:
                 folder = _temporary_folder(f"tuning-trial-{number}-")
                 (folder / VIEW).write_text(json.dumps(view))
                 self._trials[number] = _Trial(number, view["trial"].get("started"), folder)
         self._taken.release()
 
     def _tell(self, trial: _Trial, result: dict[str, Any]) -> None:
+        """Have a thread report an end: an outage of the study server delays nothing else in the pod."""
+        report = threading.Thread(target=self._report, args=(trial, result), daemon=True)
+        self._reports[trial.number] = report
+        report.start()
+
+    def _report(self, trial: _Trial, result: dict[str, Any]) -> None:
         """Report the end of a trial that may have had no result; if it has one, that is kept."""
         url = f"{self._study_url}/trials/{trial.number}"
         client = Client(url, self._settings.token_file, self._settings.ca_file)
@@ -198,6 +211,7 @@ class Supervisor:
             log(f"the end of trial {trial.number} could not be reported: {error}")
         finally:
             client.close()
+            self._reports.pop(trial.number, None)
 
     # --- events
 
