@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
-from tuning_operator.protocol import TellRequest, WorkRequest
+from optuna.exceptions import UpdateFinishedTrialError
+from tuning_operator.protocol import TellRequest, WorkReply, WorkRequest
 from tuning_operator.studies.errors import NotFound
 from tuning_operator.studies.study.engine import StudyEngine
 from tuning_operator.studies.study.registry import Registry
@@ -182,3 +183,19 @@ async def test_a_worker_that_runs_an_unknown_trial_is_refused(registry: Registry
     engine = await declared(registry)
     with pytest.raises(NotFound, match="trial 7"):
         await work(engine, "w0", 7)
+
+
+async def test_a_trial_that_ends_while_it_is_given_to_a_worker(
+    registry: Registry,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine = await declared(registry)
+    await ask(engine, 1)
+    assign = engine.workers.assign
+
+    def refused_once(*arguments: Any) -> WorkReply:
+        monkeypatch.setattr(engine.workers, "assign", assign)
+        raise UpdateFinishedTrialError
+
+    monkeypatch.setattr(engine.workers, "assign", refused_once)
+    assert (await work(engine, "w0")).start == [0]

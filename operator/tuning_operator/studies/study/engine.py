@@ -193,8 +193,11 @@ class StudyEngine:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + request.timeout
         while not self.gone:
-            with self._store.deferred() as writes, suppress(UpdateFinishedTrialError):
-                found = self.workers.assign(pod, request, self.definition, self._board.running)
+            try:
+                with self._store.deferred() as writes:
+                    found = self.workers.assign(pod, request, self.definition, self._board.running)
+            except UpdateFinishedTrialError:  # a thread has just ended the trial
+                continue
             left = deadline - loop.time()
             if found.start or found.ended or left <= 0 or self.workers.closed:
                 await self._settle(writes)
