@@ -226,7 +226,7 @@ def test_the_next_pod_of_a_stopped_worker_gets_its_trial(worker: Worker, tmp_pat
 
 
 def test_a_worker_that_is_stopped_while_it_starts_a_trial_lets_it_end(worker: Worker) -> None:
-    """The trial's process runs, but the supervisor is told of it only after it was stopped itself."""
+    """The trial's process runs, but the supervisor learns of it only after it was stopped itself."""
     worker.pod.write(
         """
         import os, pathlib, signal, time
