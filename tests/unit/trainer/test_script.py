@@ -140,7 +140,7 @@ ASKED = """
         raise RuntimeError("boom")
 
 """
-NEVER_TOLD = {
+WITHOUT_TELL = {
     "raises": ("work()", "RuntimeError: boom"),
     "ends": ("study.ask()", "ended without reporting a result"),
     "calls optimize": ("study.ask()\nstudy.optimize(print, n_jobs=2)", "n_jobs=2"),
@@ -157,8 +157,8 @@ NEVER_TOLD = {
 }
 
 
-@pytest.mark.parametrize(("code", "says"), NEVER_TOLD.values(), ids=NEVER_TOLD)
-def test_a_script_that_asks_and_never_tells_fails(pod: Pod, twin: Twin, code: str, says: str) -> None:
+@pytest.mark.parametrize(("code", "says"), WITHOUT_TELL.values(), ids=WITHOUT_TELL)
+def test_a_script_that_asks_and_does_not_call_tell_fails(pod: Pod, twin: Twin, code: str, says: str) -> None:
     pod.write(textwrap.dedent(ASKED) + code)
     ended = pod.run("script", "train.py", timeout=120)
     assert ended.code == 1, ended
