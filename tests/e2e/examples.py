@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dev.demo.system import TRAINER
-from tests.e2e.kit import Kubectl, phase
+from tests.e2e.kit import LIMIT, Kubectl, phase
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ENDED = phase("Completed", "Failed")
@@ -40,17 +40,17 @@ def apply(
     return study["metadata"]["name"]
 
 
-def completed(kubectl: Kubectl, study: str, timeout: float = 600) -> dict[str, Any]:
+def completed(kubectl: Kubectl, study: str) -> dict[str, Any]:
     """Wait until the study has completed without failed trials; return its status."""
-    status = kubectl.wait(study, ENDED, timeout)["status"]
+    status = kubectl.wait(study, ENDED)["status"]
     good = status["phase"] == "Completed" and not status["trials"]["failed"]
     assert good, f"{kubectl.diagnostics(study)}\n{logs(kubectl, study)}"
     return status
 
 
-def refitted(kubectl: Kubectl, study: str, timeout: float = 600) -> dict[str, Any]:
+def refitted(kubectl: Kubectl, study: str) -> dict[str, Any]:
     """Wait until the refit has completed; return status.refit."""
-    refit = kubectl.wait(study, refit_phase("Completed", "Failed"), timeout)["status"]["refit"]
+    refit = kubectl.wait(study, refit_phase("Completed", "Failed"))["status"]["refit"]
     assert refit["phase"] == "Completed", f"{refit}\n{kubectl.run('logs', f'job/{study}-refit', check=False)}"
     return refit
 
@@ -68,7 +68,7 @@ def plots(kubectl: Kubectl, study: str, folder: Path, *names: str) -> set[str]:
     command += ["--kubeconfig", kubectl.kubeconfig, "--out", str(folder), "--format", "html"]
     command += [f"--plot={name}" for name in names]
     environ = os.environ | {"PATH": path}
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return {page.stem for page in folder.glob("*.html") if "Plotly.newPlot" in page.read_text()}
 
@@ -94,9 +94,7 @@ def run_python(kubectl: Kubectl, pod_name: str, code: str, volumes: dict[str, di
         "volumes": [*volumes.values()],
     }
     kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": pod_name}, "spec": spec})
-    succeeded = "--for=jsonpath={.status.phase}=Succeeded"
-    kubectl.run("wait", succeeded, f"pod/{pod_name}", "--timeout=300s", timeout=330)
-    return kubectl.run("logs", pod_name)
+    return kubectl.output_of(pod_name)
 
 
 def claimed(name: str, claim: str) -> dict[str, Any]:

@@ -25,6 +25,8 @@ from dev.demo.system import TRAINER
 
 GPU = "nvidia.com/gpu"
 SYSTEM = "tuning-system"
+LIMIT = 900.0
+"""Seconds until a wait fails: far more than any needs, since other tests run beside it on slow machines."""
 
 
 class UnexpectedError(AssertionError):
@@ -39,7 +41,7 @@ class Kubectl:
     kubeconfig: str
     namespace: str
 
-    def run(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = 400) -> str:
+    def run(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = LIMIT) -> str:
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *args]
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
@@ -64,7 +66,7 @@ class Kubectl:
         """Apply an invalid manifest; return the error message."""
         text = yaml.safe_dump(manifest)
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "-n", self.namespace, "apply", "-f", "-"]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=240, check=False)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT, check=False)
         if done.returncode == 0:
             raise UnexpectedError(f"accepted: {text}")
         return done.stderr
@@ -76,21 +78,36 @@ class Kubectl:
         return self.json("get", "tuningstudy", name)
 
     def wait(
-        self, name: str, until: Callable[[dict[str, Any]], bool], timeout: float = 400
+        self,
+        name: str,
+        until: Callable[[dict[str, Any]], bool],
+        timeout: float = LIMIT,
+        kind: str = "tuningstudy",
     ) -> dict[str, Any]:
-        """Watch the study until the predicate is true; return the study at that time."""
+        """Watch the study, or an object of another kind, until the predicate is true; return it as it is then."""
         deadline = time.monotonic() + timeout
         seen: dict[str, Any] = {}
         while (left := deadline - time.monotonic()) > 0:
-            with self.watch("tuningstudy", name, left) as objects:
+            with self.watch(kind, name, left) as objects:
                 for seen in objects:
                     if until(seen):
                         return seen
             time.sleep(0.2)  # a watch ends early if the API server does
         raise UnexpectedError(
             f"{name} after {timeout:.0f} s: {json.dumps(seen.get('status'), indent=1)}\n"
-            f"{self.diagnostics(name)}"
+            f"{self.diagnostics(name, kind)}"
         )
+
+    def wait_for(self, condition: str, *objects: str) -> None:
+        """Run `kubectl wait --for=CONDITION`."""
+        self.run("wait", f"--for={condition}", *objects, f"--timeout={LIMIT:.0f}s", timeout=LIMIT + 60)
+
+    def output_of(self, pod: str) -> str:
+        """Wait until the pod has succeeded; return its log."""
+        ended = self.wait(pod, phase("Succeeded", "Failed"), kind="pod")
+        log = self.run("logs", pod)
+        assert ended["status"]["phase"] == "Succeeded", f"{log}\n{self.diagnostics(pod, 'pod')}"
+        return log
 
     @contextlib.contextmanager
     def watch(
@@ -117,14 +134,12 @@ class Kubectl:
             process.kill()
             process.wait()
 
-    def diagnostics(self, name: str) -> str:
-        """Return everything that helps to debug a study."""
+    def diagnostics(self, name: str, kind: str = "tuningstudy") -> str:
+        """Return everything that helps to debug a study, or an object of another kind."""
         jobs = self.run("get", "jobs,pods", "-o", "wide", check=False)
         events = self.run("get", "events", "--sort-by=.lastTimestamp", check=False)
         operator = self.within(SYSTEM).run("logs", "deploy/tuning-operator", "--tail=40", check=False)
-        return "\n".join(
-            [self.run("describe", "tuningstudy", name, check=False), jobs, events[-4000:], operator]
-        )
+        return "\n".join([self.run("describe", kind, name, check=False), jobs, events[-4000:], operator])
 
     def logs_of_trial(self, study: str, number: int) -> str:
         return self.logs_of_job(f"{study}-{number}")
@@ -136,8 +151,8 @@ class Kubectl:
     def ended_pods(self, job: str) -> list[dict[str, Any]]:
         """Return the Job's pods once the kubelet has reported that they exited."""
         selector = f"batch.kubernetes.io/job-name={job}"
-        ended = "--for=jsonpath={.status.containerStatuses[0].state.terminated.exitCode}"
-        self.run("wait", "pod", "-l", selector, ended, "--timeout=300s")
+        ended = "jsonpath={.status.containerStatuses[0].state.terminated.exitCode}"
+        self.wait_for(ended, "pod", "-l", selector)
         return self.items("pods", selector)
 
 

@@ -12,8 +12,6 @@ from tests.e2e.kit import Kubectl, code, condition, optuna_record, phase, study
 OBJECTIVE = {"objective": "train:objective"}
 SCRIPT = {"script": "train.py"}
 SEARCH_SPACE = [{"name": "x", "type": "float", "low": 0, "high": 10}]
-DEADLINE = 600.0
-"""Seconds for all studies, which run in parallel."""
 
 
 class Bad(NamedTuple):
@@ -88,7 +86,7 @@ def manifest(name: str, bad: Bad, image: str) -> dict[str, Any]:
 
 def messages(kubectl: Kubectl, name: str) -> dict[str, Any]:
     """Return the messages of a failed study, by where they appear."""
-    ended = kubectl.wait(name, phase("Completed", "Failed"), timeout=DEADLINE)
+    ended = kubectl.wait(name, phase("Completed", "Failed"))
     with optuna_record(kubectl, name) as record:
         [trial] = record.trials
     [pod] = kubectl.ended_pods(f"{name}-{trial.number}")

@@ -194,7 +194,7 @@ def manifests(text: str, image: str) -> list[dict[str, Any]]:
 
 def completed(kubectl: Kubectl, name: str, trials: int) -> dict[str, Any]:
     """Wait for a study of which every trial completes; return its status."""
-    status = kubectl.wait(name, phase("Completed", "Failed"), timeout=600)["status"]
+    status = kubectl.wait(name, phase("Completed", "Failed"))["status"]
     assert status["phase"] == "Completed", kubectl.diagnostics(name)
     assert status["trials"]["complete"] == trials, kubectl.diagnostics(name)
     return status

@@ -15,7 +15,7 @@ import yaml
 
 from dev.demo.system import TRAINER
 from tests.e2e.examples import ENDED, completed, refitted
-from tests.e2e.kit import Kubectl, condition, holds, optuna_record
+from tests.e2e.kit import LIMIT, Kubectl, condition, holds, optuna_record
 
 CASES = Path(__file__).parent / "cases"
 REQUESTS = {"cpu": "20m", "memory": "64Mi"}
@@ -207,5 +207,5 @@ def apply_what_init_writes(kubectl: Kubectl, image: str, folder: Path) -> None:
     (folder / "known-points.py").write_text((CASES / "known-points.py").read_text())
     plugin = Path(sys.executable).with_name("kubectl-tuning")
     command = [plugin, "init", "known-points.py", "--python", sys.executable, "--image", image, "--gpus", "0"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=240)
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=LIMIT)
     kubectl.run("apply", "-k", str(folder))

@@ -20,7 +20,7 @@ from sqlalchemy import make_url
 from dev.cluster.programs import helm
 from dev.demo import system
 from dev.demo.record import port_forward
-from tests.e2e.kit import Kubectl, code, condition, holds, phase, study
+from tests.e2e.kit import LIMIT, Kubectl, code, condition, holds, phase, study
 
 RELEASE = "second"
 NAME = f"{RELEASE}-tuning-operator"
@@ -44,7 +44,7 @@ class Release:
             *arguments,
         ]
         text = yaml.safe_dump(values) if values is not None else None
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=400, check=False)
+        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT, check=False)
         assert done.returncode == 0, (
             f"{done.stdout}{done.stderr}{self.kubectl.run('get', 'pods,events', check=False)}"
         )
@@ -56,18 +56,18 @@ class Release:
             "watchNamespaces": [self.kubectl.namespace],
             "image": {"tag": system.operator_tag()},
         }
-        command = ("upgrade", "--install", RELEASE, system.CHART, "--wait", "--timeout=5m", "--values=-")
+        command = ("upgrade", "--install", RELEASE, system.CHART, "--wait", "--timeout=15m", "--values=-")
         return self.run(*command, values=base | values)
 
     def uninstall(self) -> None:
-        self.run("uninstall", RELEASE, "--wait", "--timeout=5m")
-        self.kubectl.run("wait", "--for=delete", "pods", "-l", OF_RELEASE, "--timeout=300s")
+        self.run("uninstall", RELEASE, "--wait", "--timeout=15m")
+        self.kubectl.wait_for("delete", "pods", "-l", OF_RELEASE)
 
     def job(self, cron_job: str, name: str) -> str:
         """Run a CronJob once; return its output."""
         self.kubectl.run("create", "job", f"--from=cronjob/{NAME}-{cron_job}", name)
         try:
-            self.kubectl.run("wait", "--for=condition=complete", f"job/{name}", "--timeout=300s")
+            self.kubectl.wait_for("condition=complete", f"job/{name}")
         finally:
             log = self.kubectl.run("logs", f"job/{name}")
         return log
@@ -145,7 +145,7 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
         assert optuna.load_study(study_name="precious", storage=storage).trials[0].system_attrs
 
     release.uninstall()
-    release.kubectl.run("wait", "--for=delete", "pvc", "-l", OF_RELEASE, "--timeout=300s")
+    release.kubectl.wait_for("delete", "pvc", "-l", OF_RELEASE)
     assert release.remains() == {name for name in kept if name.endswith("-tls")}, "keep: false leaves no data"
 
 
@@ -193,7 +193,7 @@ def test_a_second_study_server(release: Release, image: str) -> None:
     assert uid(f"{server}-0") == first, "a second server does not restart the first one"
 
     kubectl.run("scale", f"statefulset/{server}", "--replicas=1")
-    kubectl.run("wait", "--for=delete", f"pod/{server}-1", "--timeout=300s")
+    kubectl.wait_for("delete", f"pod/{server}-1")
     stalled = condition(kubectl.wait(after, holds("Stalled")), "Stalled")
     assert f"{server}-1" in stalled["message"]
     assert uid(trial["metadata"]["name"]) == trial["metadata"]["uid"]
@@ -228,10 +228,10 @@ def test_backup_and_restore(release: Release) -> None:
         study.ask()
 
     release.kubectl.run("scale", f"sts/{NAME}-study-server", "--replicas=0")
-    release.kubectl.run("wait", "--for=delete", f"pod/{NAME}-study-server-0", "--timeout=300s")
+    release.kubectl.wait_for("delete", f"pod/{NAME}-study-server-0")
     assert "restored /backup/tuning-" in release.job("restore", "restore")
     release.kubectl.run("scale", f"sts/{NAME}-study-server", "--replicas=1")
-    release.kubectl.run("rollout", "status", f"sts/{NAME}-study-server", "--timeout=300s")
+    release.kubectl.run("rollout", "status", f"sts/{NAME}-study-server", "--timeout=900s")
     with release.storage() as storage:
         assert optuna.load_study(study_name="precious", storage=storage).get_trials() == before
 
@@ -244,7 +244,7 @@ def test_deletion_does_not_wait_for_a_finalizer(cluster: Kubectl, kubectl: Kubec
         "stay", lambda found: found.get("status", {}).get("trials", {}).get("running") == 2
     )
     assert "finalizers" not in running["metadata"]
-    cluster.run("delete", "namespace", kubectl.namespace, "--wait=true", "--timeout=300s")
+    cluster.run("delete", "namespace", kubectl.namespace, "--wait=true", "--timeout=900s")
     assert kubectl.namespace not in json.dumps(cluster.json("get", "namespaces"))
     cluster.run("create", "namespace", kubectl.namespace)  # the fixture deletes it
 

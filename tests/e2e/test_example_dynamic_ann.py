@@ -41,8 +41,7 @@ def look_into_volume(kubectl: Kubectl, image: str, claim: str, line: str) -> str
     volume = {"name": "volume", "persistentVolumeClaim": {"claimName": claim}}
     pod = {"restartPolicy": "Never", "containers": [container], "volumes": [volume]}
     kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": pod})
-    kubectl.run("wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/look", "--timeout=300s")
-    return kubectl.run("logs", "look")
+    return kubectl.output_of("look")
 
 
 SHALLOW = {"n_layers": 1, "hidden_size_1": 64}

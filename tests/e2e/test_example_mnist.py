@@ -91,5 +91,5 @@ def test_image_runs_restricted_and_has_all_packages(kubectl: Kubectl) -> None:
     pod = {"restartPolicy": "Never", "containers": [container], "volumes": volumes}
     job = {"template": {"spec": pod}, "backoffLimit": 0}
     kubectl.apply({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "import"}, "spec": job})
-    kubectl.run("wait", "--for=condition=Complete", "job/import", "--timeout=600s", timeout=630)
+    kubectl.wait_for("condition=Complete", "job/import")
     assert kubectl.run("logs", "job/import").splitlines()[-1] == "uid 12345"

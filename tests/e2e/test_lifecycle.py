@@ -47,8 +47,8 @@ def test_suspend_stops_new_trials_and_resumes(kubectl: Kubectl, image: str) -> N
 def test_deleting_a_study_removes_its_jobs_and_keeps_the_record(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(code("gone-code", SLOW), study("gone", image, maxTrials=50, parallelism=2))
     kubectl.wait("gone", lambda s: s.get("status", {}).get("trials", {}).get("complete", 0) >= 2)
-    kubectl.run("delete", "tuningstudy", "gone", "--timeout=300s")
-    kubectl.run("wait", "--for=delete", "jobs,pods", "-l", "tuning.dev/study=gone", "--timeout=300s")
+    kubectl.run("delete", "tuningstudy", "gone", "--timeout=900s")
+    kubectl.wait_for("delete", "jobs,pods", "-l", "tuning.dev/study=gone")
     assert kubectl.items("jobs", "tuning.dev/study=gone") == []
     with optuna_record(kubectl, "gone") as record:
         assert sum(t.state.name == "COMPLETE" for t in record.trials) >= 2

@@ -48,7 +48,7 @@ def test_the_trials_are_the_same(kubectl: Kubectl, image: str, tmp_path: Path) -
     kubectl.apply(program, manifest)
     (tmp_path / "study.yaml").write_text(yaml.safe_dump_all([program, manifest]))
     here = run_here(tmp_path)
-    kubectl.wait("twins", phase("Completed"), timeout=300)
+    kubectl.wait("twins", phase("Completed"))
     with optuna_record(kubectl, "twins") as record:
         there = record.trials
     assert [facts(trial) for trial in here] == [facts(trial) for trial in there]

@@ -75,9 +75,7 @@ def test_study_completes_prunes_and_reports_the_best_trial(kubectl: Kubectl, ima
         assert min(len(trial.intermediate_values) for trial in pruned) < 30, "one was stopped early"
         for trial in pruned:  # its pod exited with 0
             pod = f"tuning.dev/study=sweep,tuning.dev/trial={trial.number}"
-            kubectl.run(
-                "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod", "-l", pod, "--timeout=300s"
-            )
+            kubectl.wait_for("jsonpath={.status.phase}=Succeeded", "pod", "-l", pod)
             assert len(kubectl.items("pods", pod)) == 1
 
     deadline = time.monotonic() + 120

@@ -138,7 +138,7 @@ def test_trials_and_studies_are_stopped_and_resumed(
 
     assert plugin("stop", "slow").stdout.startswith("slow is suspended, and 2 running trials are being")
     kubectl.wait("slow", lambda found: phase("Suspended")(found) and counts(found).get("pruned") == 3)
-    kubectl.run("wait", "--for=delete", "job", "--selector=tuning.dev/study=slow", "--timeout=300s")
+    kubectl.wait_for("delete", "job", "--selector=tuning.dev/study=slow")
     followed = following.result()
     assert re.search(r"^\[trial 1\] tuning: trial 1 of \S+/slow", followed.stdout, re.MULTILINE), followed
     assert plugin("resume", "slow").stdout == "slow continues.\n"

@@ -42,4 +42,4 @@ def test_trials_take_turns_in_two_pods(kubectl: Kubectl, image: str) -> None:
     assert [t.number for t in trials] == list(range(12))
     assert trials[2].user_attrs["failure_category"] == "ExitCode"
     assert trials[4].user_attrs["begun"] == trials[4].params["x"] == trials[4].value, "the same trial went on"
-    kubectl.run("wait", "--for=delete", "pod", "-l", WORKERS, "--timeout=300s")
+    kubectl.wait_for("delete", "pod", "-l", WORKERS)

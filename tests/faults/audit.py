@@ -67,7 +67,7 @@ def _of(trial: FrozenTrial) -> Iterator[str]:
 
 def left_behind(study: RunningStudy) -> list[str]:
     """Delete the study; return what of it stays in the cluster."""
-    study.kubectl.run("delete", "tuningstudy", study.name, "--timeout=60s")
+    study.kubectl.run("delete", "tuningstudy", study.name, "--timeout=300s")
     selector = f"tuning.dev/study={study.name}"
-    study.kubectl.run("wait", "--for=delete", "jobs,pods", "-l", selector, "--timeout=90s", timeout=100)
+    study.kubectl.run("wait", "--for=delete", "jobs,pods", "-l", selector, "--timeout=300s")
     return study.kubectl.run("get", "jobs,pods,configmaps,secrets", "-l", selector, "-o", "name").split()

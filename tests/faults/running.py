@@ -111,11 +111,11 @@ class RunningStudy:
     def finished(self) -> int:
         return _finished(self.status())
 
-    def wait_finished(self, count: int, timeout: float = 240) -> None:
+    def wait_finished(self, count: int, timeout: float = 600) -> None:
         """Wait until so many trials have finished."""
         self.wait(lambda study: _finished(study.get("status", {})) >= count, timeout)
 
-    def wait(self, until: Callable[[dict[str, Any]], bool], timeout: float = 240) -> dict[str, Any]:
+    def wait(self, until: Callable[[dict[str, Any]], bool], timeout: float = 600) -> dict[str, Any]:
         return self.kubectl.wait(self.name, until, timeout)
 
     def pods(self, count: int) -> list[str]:

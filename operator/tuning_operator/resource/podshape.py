@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
+from tuning_operator.resource.text import field_path
+
 EXPECTED = {
     "missing": "Required value: add it.",
     "list_type": "Invalid value: it must be a list.",
@@ -96,8 +98,7 @@ def shape_problems(template: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         _Template.model_validate(template)
     except ValidationError as error:
         for detail in error.errors():
-            path = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in detail["loc"])
-            yield path.removeprefix("."), EXPECTED.get(detail["type"], detail["msg"])
+            yield field_path(detail["loc"]), EXPECTED.get(detail["type"], detail["msg"])
 
 
 def source_of(volume: Mapping[str, Any]) -> str:

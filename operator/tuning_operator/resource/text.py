@@ -1,5 +1,7 @@
 """Texts for messages."""
 
+from collections.abc import Iterable
+
 
 def sentence(text: str) -> str:
     """Return the text with a full stop at its end, if it has none, so that another sentence can follow."""
@@ -12,6 +14,11 @@ def shorten(text: str, limit: int) -> str:
         return text
     half = (limit - 5) // 2
     return f"{text[:half]} ... {text[-half:]}"
+
+
+def field_path(place: Iterable[str | int]) -> str:
+    """Return a place that Pydantic reports as Kubernetes writes it, for example `searchSpace[0].low`."""
+    return "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in place).removeprefix(".")
 
 
 def count(number: int, noun: str) -> str:

@@ -209,7 +209,7 @@ def server_paths(server: RunningServer) -> set[tuple[str, str]]:
             "greater than or equal",
         ),
         ("POST", f"{STUDY}/ask", {"parallelism": 1}, 422, "maxTrials", "Field required"),
-        ("PUT", STUDY, {"objectives": [{"metric": "a"}]}, 422, "objectives.0.direction", "Field required"),
+        ("PUT", STUDY, {"objectives": [{"metric": "a"}]}, 422, "objectives[0].direction", "Field required"),
         ("PUT", STUDY, DEFINITION | {"searchspace": []}, 422, "searchspace", "Extra inputs"),
         (
             "PUT",

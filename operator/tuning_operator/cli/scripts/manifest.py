@@ -15,6 +15,7 @@ from tuning_operator.cli.validation.study import study_server_problems
 from tuning_operator.protocol import StudyDefinition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import Model, Pruner, Sampler, Scalar, TuningStudySpec
+from tuning_operator.resource.text import field_path
 
 DEFAULT_TRIALS = 100
 """Used if the script sets no limit, since maxTrials is required."""
@@ -198,7 +199,7 @@ def _check(spec: Mapping[str, Any]) -> None:
     try:
         valid = TuningStudySpec.model_validate(spec)
     except ValidationError as error:
-        found = [(".".join(map(str, flaw["loc"])), flaw["msg"]) for flaw in error.errors()]
+        found = [(field_path(flaw["loc"]), flaw["msg"]) for flaw in error.errors()]
     else:
         definition = StudyDefinition(
             objectives=valid.objectives,

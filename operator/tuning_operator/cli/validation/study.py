@@ -13,6 +13,7 @@ from tuning_operator.kube.plan.validation import check, definition
 from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
+from tuning_operator.resource.text import field_path
 
 NAME = "lower-case letters, digits and dashes, and begin and end with a letter or digit"
 """What Kubernetes allows in names. A dot is refused by the schema's own rule."""
@@ -67,7 +68,7 @@ def _problems(data: Any) -> Iterator[tuple[str, str]]:
         study = TuningStudy.model_validate({**data, "metadata": metadata})
     except ValidationError as error:
         for entry in error.errors():
-            yield ".".join(map(str, entry["loc"])), entry["msg"]
+            yield field_path(entry["loc"]), entry["msg"]
         return
     for problem in [*check(study), *study_server_problems(definition(study))]:
         field = problem.field if problem.field.startswith("metadata.") else f"spec.{problem.field}"

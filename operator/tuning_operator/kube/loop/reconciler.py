@@ -7,7 +7,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from tuning_operator.kube.plan.actions import Action, Plan
 from tuning_operator.kube.plan.decide import decide
@@ -25,7 +24,7 @@ from tuning_operator.kube.status.status import contested, new_status, refused, w
 from tuning_operator.protocol import Failure, Problem, StudyKey, StudySummary
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec, TuningStudyStatus
-from tuning_operator.resource.text import count
+from tuning_operator.resource.text import count, field_path
 
 log = logging.getLogger(__name__)
 
@@ -209,7 +208,8 @@ class Reconciler:
         now = self._clock()
         problems = tuple(
             Problem(
-                field=_path(detail), message=UNKNOWN_FIELD if detail["type"] == UNKNOWN else detail["msg"]
+                field=field_path(detail["loc"]),
+                message=UNKNOWN_FIELD if detail["type"] == UNKNOWN else detail["msg"],
             )
             for detail in error.errors()
         )
@@ -239,11 +239,9 @@ def _status(body: dict[str, Any]) -> TuningStudyStatus:
 def _unknown_fields(error: ValidationError) -> tuple[str, ...]:
     """Return the fields of a spec that the operator doesn't know; empty if anything else is wrong as well."""
     details = error.errors()
-    return tuple(map(_path, details)) if all(detail["type"] == UNKNOWN for detail in details) else ()
-
-
-def _path(detail: ErrorDetails) -> str:
-    return ".".join(map(str, detail["loc"]))
+    if any(detail["type"] != UNKNOWN for detail in details):
+        return ()
+    return tuple(field_path(detail["loc"]) for detail in details)
 
 
 def _is_over(status: TuningStudyStatus) -> bool:

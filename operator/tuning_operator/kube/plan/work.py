@@ -152,6 +152,13 @@ def work_of(labels: Mapping[str, str]) -> Work | None:
     return Trial.numbered(int(number)) if role == names.ROLE_TRIAL else None
 
 
+def work_of_job(metadata: Mapping[str, Any]) -> Work | None:
+    """Return what a Job of a study is for; None for a copy of one, which someone made to debug it."""
+    labels = metadata["labels"]
+    work = work_of(labels)
+    return work if work and metadata["name"] == work.job_name(labels[names.LABEL_STUDY]) else None
+
+
 POD_RETRIES = 3
 """How often a trial's pod is replaced that was deleted, or that its node rejected or lost."""
 

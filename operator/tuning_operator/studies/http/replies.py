@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from tuning_operator.protocol import Problem
 from tuning_operator.resource.study import Model
+from tuning_operator.resource.text import field_path
 from tuning_operator.studies import errors
 from tuning_operator.studies.storage.base import Fenced
 
@@ -101,7 +102,7 @@ def _server_error(status: int, message: str) -> Response:
 
 
 def _problem(place: Sequence[int | str], message: str) -> Problem:
-    return Problem(field=".".join(str(part) for part in place) or "body", message=message)
+    return Problem(field=field_path(place) or "body", message=message)
 
 
 def _error(status: int, problems: Sequence[Problem], study_server: int | None = None) -> Response:

@@ -48,7 +48,7 @@ from tuning_operator.kube.plan.work import (
     Work,
     Worker,
     program,
-    work_of,
+    work_of_job,
 )
 from tuning_operator.kube.ports.jobs.capacity import Nodes, WaitingPods
 from tuning_operator.kube.ports.jobs.config_maps import ConfigMaps
@@ -256,7 +256,7 @@ class JobRuns:
         Those that succeeded go first: their result is recorded. Those that failed are kept for a while.
         """
         found = await self._kube.select("Job", namespace, labels=names.LABEL_STUDY)
-        jobs = [body for body in found if _is_made_here(body)]
+        jobs = [body for body in found if _of_a_study(body) and work_of_job(body["metadata"])]
         jobs.sort(key=lambda body: str(body["metadata"].get("creationTimestamp")))
         succeeded = [body for body in jobs if job_condition(body, "Complete")]
         finished = succeeded or [body for body in jobs if self._is_long_over(body)]
@@ -492,16 +492,6 @@ def _belongs(body: Json, study_uid: str) -> bool:
 
 def _of_a_study(body: Json) -> bool:
     return any(owner["kind"] == names.KIND for owner in body["metadata"].get("ownerReferences", []))
-
-
-def _is_made_here(body: Json) -> bool:
-    """Return whether a Job with a study's label is no copy of one, made by hand to debug it."""
-    metadata = body["metadata"]
-    work = work_of(metadata["labels"])
-    named: bool = work is not None and metadata["name"] == work.job_name(
-        metadata["labels"][names.LABEL_STUDY]
-    )
-    return named and _of_a_study(body)
 
 
 def _numbers(text: str) -> frozenset[int]:

@@ -14,7 +14,7 @@ from tuning_operator.kube.jobs.evidence import (
     run_state,
 )
 from tuning_operator.kube.jobs.starting import in_need_of_events
-from tuning_operator.kube.plan.work import Fields, Program, Refit, Trial, Work, work_of
+from tuning_operator.kube.plan.work import Fields, Program, Refit, Trial, Work, work_of, work_of_job
 from tuning_operator.kube.ports.jobs.capacity import Nodes
 from tuning_operator.kube.ports.jobs.mirror import NOT_SUCCEEDED, Mirror
 from tuning_operator.kube.ports.kube_api import KubeApi
@@ -48,12 +48,12 @@ class StudyObjects:
         found = self._mirror.select("Job", key)
         if found is None:
             found = await self._list_jobs(key, fields=NOT_SUCCEEDED["Job"])
-        return _by_work(found, key.name)
+        return _by_work(found)
 
     async def jobs_of(self, key: StudyKey, works: Collection[Work]) -> dict[Work, Json]:
         """Return the Jobs of this work, also those that succeeded; of a refit also the one before it."""
         found = [body for labels in _selectors(works) for body in await self._list_jobs(key, labels)]
-        jobs = _by_work(found, key.name)
+        jobs = _by_work(found)
         return {work: body for work, body in jobs.items() if work in works or isinstance(work, Refit)}
 
     async def _list_jobs(self, key: StudyKey, labels: str = "", fields: str = "") -> list[Json]:
@@ -139,10 +139,9 @@ class StudyObjects:
         return pods
 
 
-def _by_work(jobs: Iterable[Json], study: str) -> dict[Work, Json]:
-    works = ((work_of(body["metadata"]["labels"]), body) for body in jobs)
-    # Not by its labels alone: someone may have copied a Job to debug it.
-    return {work: body for work, body in works if work and body["metadata"]["name"] == work.job_name(study)}
+def _by_work(jobs: Iterable[Json]) -> dict[Work, Json]:
+    works = ((work_of_job(body["metadata"]), body) for body in jobs)
+    return {work: body for work, body in works if work}
 
 
 def _is_of_job(pod: Json, name: str) -> bool:
