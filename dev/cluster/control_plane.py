@@ -106,7 +106,7 @@ class ControlPlane:
     def _etcd(self, action: str, **request: object) -> Any:
         url = f"http://127.0.0.1:{self._ports[0]}/v3/kv/{action}"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, json.dumps(request).encode(), timeout=10) as reply:
+        with opener.open(url, json.dumps(request).encode(), timeout=120) as reply:
             return json.load(reply)
 
     def remove(self) -> None:
@@ -165,7 +165,7 @@ class ControlPlane:
             wait(name, lambda: self._serves(path) or not processes.alive(process))
         except CommandError as error:
             raise CommandError(f"{error}\n{processes.log_tail(self.folder, name)}") from error
-        if not self._serves(path):
+        if not processes.alive(process):
             raise CommandError(f"{name} exited:\n{processes.log_tail(self.folder, name)}")
 
     def _serves(self, path: str) -> bool:

@@ -85,7 +85,7 @@ class Cluster:
 
     def kubectl(self, *arguments: str) -> str:
         """Run kubectl on this cluster and return its output."""
-        return run(programs.kubectl(), "--kubeconfig", self.kubeconfig, "--request-timeout=10s", *arguments)
+        return run(programs.kubectl(), "--kubeconfig", self.kubeconfig, "--request-timeout=60s", *arguments)
 
     def load(self, image: str) -> None:
         """Load an image from the Docker engine into all nodes, except those that already have it.
@@ -121,7 +121,7 @@ class Cluster:
         with step("restart the cluster"):
             try:
                 run("docker", "start", *self.nodes)
-                wait("the nodes", self.healthy, 120)
+                wait("the nodes", self.healthy, 600)
             except CommandError:
                 return False
         return True
@@ -130,7 +130,7 @@ class Cluster:
         for namespace in ("kube-system", "local-path-storage"):
             self.kubectl(
                 "wait", "--for=condition=Available", "deployment", "--all", f"--namespace={namespace}",
-                "--timeout=180s", "--request-timeout=0",
+                "--timeout=900s", "--request-timeout=0",
             )  # fmt: skip
         for node in self.nodes:
             self._add_gpus(node)
@@ -142,7 +142,7 @@ class Cluster:
             self.remove()
             run(
                 kind, "create", "cluster", f"--config={self.config}", f"--image={image}",
-                f"--kubeconfig={self.kubeconfig}", "--wait=180s",
+                f"--kubeconfig={self.kubeconfig}", "--wait=900s",
             )  # fmt: skip
 
     def _add_gpus(self, node: str) -> None:

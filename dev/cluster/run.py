@@ -68,7 +68,7 @@ def pipe(source: list[str], sink: list[str]) -> None:
         raise CommandError(f"{' '.join(source)} | {' '.join(sink)} failed:\n" + "\n".join(output))
 
 
-def wait(what: str, until: Callable[[], bool], seconds: float = 180) -> None:
+def wait(what: str, until: Callable[[], bool], seconds: float = 600) -> None:
     """Wait until a condition is true.
 
     Raises:

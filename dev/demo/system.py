@@ -77,7 +77,7 @@ def install(*settings: str, cluster: kind.Cluster = kind.DEVELOPMENT) -> None:
         _remove_interrupted_release(cluster)
         images = f"image.tag={operator_tag()},trainer.image.tag={TRAINER.rpartition(':')[2]}"
         values = f"--set={','.join([images, *settings])}"
-        options = ("--install", "--create-namespace", "--wait", "--timeout=5m")
+        options = ("--install", "--create-namespace", "--wait", "--timeout=15m")
         _helm(cluster, "upgrade", RELEASE, CHART, values, *options)
 
 

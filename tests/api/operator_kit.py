@@ -445,7 +445,7 @@ class Cluster:
         found: Json = await self._studies.get_namespaced_custom_object(*self._place, name)
         return found
 
-    async def wait(self, until: Callable[[Json], bool], name: str = "mnist", seconds: float = 240) -> Json:
+    async def wait(self, until: Callable[[Json], bool], name: str = "mnist", seconds: float = 500) -> Json:
         """Follow the study until its status is as wanted; return the status."""
         status: Json = {}
         try:
@@ -518,7 +518,7 @@ async def new_namespace(kubeconfig: Path, system: System) -> AsyncIterator[Clust
         await core.delete_namespace(namespace)
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 180) -> None:
+async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 500) -> None:
     """Ask until it holds."""
     async with asyncio.timeout(seconds):
         while not await holds():  # noqa: ASYNC110  what is asked is in other processes

@@ -231,7 +231,7 @@ async def test_forgotten_versions(
     await cluster.wait(lambda status: status.get("trials", {}).get("pending") == 3)
     proxy.page, proxy.decide = 2, decide
     proxy.cut_watches()
-    await asyncio.to_thread(between_pages.wait, 180)
+    assert await asyncio.to_thread(between_pages.wait, 500)
     batch = client.BatchV1Api(cluster.connection)
     await batch.delete_namespaced_job("mnist-0", cluster.namespace, propagation_policy="Background")
     await asyncio.to_thread(plane.restart_api_server)

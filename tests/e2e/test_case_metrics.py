@@ -82,7 +82,7 @@ spec:
       for epoch in 0 1 2; do
         for step in 0 100 200; do
           echo "epoch=$epoch step=$step loss=$([ $epoch = 0 ] && echo {{x}} || echo 100000)"
-          sleep 1
+          if [ $epoch = 0 ]; then sleep 1; else sleep 60; fi  # until it is pruned
         done
       done
 """

@@ -159,12 +159,12 @@ def exceptions_that_a_script_catches_do_not_end_the_study(kubectl: Kubectl, _: s
 Check = Callable[[Kubectl, str], None]
 
 MANIFESTS: dict[str, Check] = {  # the slowest first: it has been waiting when its turn comes
+    "ttl-zero": a_crash_is_one_failure_whatever_the_time_to_live,  # its pods are deleted a minute later
     "sidecar-image-missing": a_sidecar_that_cannot_start_is_reported_and_the_trial_completes,
     "replaced": a_replaced_study_goes_on,
     "same-name": another_range_under_the_same_name_is_refused_or_starts_from_scratch,
     "host-network": the_host_network_reaches_the_study_server,
     "proxy-outlives-trainer": a_killed_trainer_is_out_of_memory_though_the_proxy_lives_on,
-    "ttl-zero": a_crash_is_one_failure_whatever_the_time_to_live,
     "init-containers": init_containers_are_named_with_a_command_that_works,
 }
 SCRIPTS: dict[str, Check] = {

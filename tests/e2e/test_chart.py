@@ -44,7 +44,9 @@ class Release:
             *arguments,
         ]
         text = yaml.safe_dump(values) if values is not None else None
-        done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=LIMIT, check=False)
+        done = subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=LIMIT + 60, check=False
+        )
         assert done.returncode == 0, (
             f"{done.stdout}{done.stderr}{self.kubectl.run('get', 'pods,events', check=False)}"
         )
@@ -186,7 +188,7 @@ def test_a_second_study_server(release: Release, image: str) -> None:
     after = ""
     for number in range(10):  # until the restarted operator has reached the second server
         after = f"after-{number}"
-        start(after, 60)
+        start(after, 600)
         if address(after) != server:
             break
     assert (address("before"), address(after)) == (server, f"{server}-1")

@@ -12,6 +12,8 @@ GOOD = [
 UNPROMISING = {"learning_rate": 1e-4, "momentum": 0.0, "l2": 1e-4}
 PERL = {
     "maxTrials": 4,
+    "parallelism": 1,
+    "trial": {"pruneGrace": "10m"},
     "initialTrials": [*GOOD, UNPROMISING],
     "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 2, "n_warmup_steps": 500}},
 }

@@ -34,6 +34,7 @@ GOOD = [{"learning_rate": 0.01, "hidden_size": 128}, {"learning_rate": 0.003, "h
 UNPROMISING = {"learning_rate": 1e-5, "hidden_size": 64}
 REDUCED = {
     "maxTrials": 3,
+    "parallelism": 1,
     "initialTrials": [*GOOD, UNPROMISING],
     "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 2, "n_warmup_steps": 2}},
 }

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 import yaml
 
-from tests.e2e.kit import Kubectl, code, optuna_record, phase, study
+from tests.e2e.kit import LIMIT, Kubectl, code, optuna_record, phase, study
 
 CODE = """
     import optuna
@@ -64,7 +64,9 @@ def run_here(folder: Path) -> list[optuna.trial.FrozenTrial]:
         ["run", str(folder / "study.yaml"), "--gpus", "0"],
         ["export", "twins", "--out", str(exported)],
     ):
-        done = subprocess.run([tuning, *arguments], env=environ, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            [tuning, *arguments], env=environ, capture_output=True, text=True, timeout=LIMIT
+        )
         assert done.returncode == 0, done.stdout + done.stderr
     return optuna.load_study(study_name=None, storage=f"sqlite:///{exported}").trials
 

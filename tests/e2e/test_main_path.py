@@ -6,7 +6,7 @@ import threading
 import time
 from typing import Any
 
-from tests.e2e.kit import Kubectl, code, optuna_record, phase, study
+from tests.e2e.kit import LIMIT, Kubectl, code, optuna_record, phase, study
 
 PRUNABLE = """
     import time
@@ -50,7 +50,7 @@ def running_at_once(trials: list[Any]) -> int:
 def test_study_completes_prunes_and_reports_the_best_trial(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(
         code("sweep-code", PRUNABLE),
-        study("sweep", image, maxTrials=12, parallelism=3,
+        study("sweep", image, maxTrials=12, parallelism=3, trial={"pruneGrace": "10m"},
               pruner={"name": "MedianPruner", "args": {"n_startup_trials": 3, "n_warmup_steps": 2}}),
     )  # fmt: skip
     watch = JobWatch(kubectl, "sweep")
@@ -78,7 +78,7 @@ def test_study_completes_prunes_and_reports_the_best_trial(kubectl: Kubectl, ima
             kubectl.wait_for("jsonpath={.status.phase}=Succeeded", "pod", "-l", pod)
             assert len(kubectl.items("pods", pod)) == 1
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + LIMIT
     while len(watch.names) < 12 and time.monotonic() < deadline:
         time.sleep(0.1)  # kubectl prints a moment later
     by_name = {name.partition("/")[2] for name in watch.names}

@@ -9,7 +9,7 @@ from tests.faults.cluster import FAULTS
 from tests.faults.fault import Fault
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("fault", FAULTS.parameters())
 def test_fault(fault: Fault, kubectl: Kubectl, image: str) -> None:
     fault.check(kubectl, image)

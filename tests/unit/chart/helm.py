@@ -153,7 +153,7 @@ class Chart:
     def run(self, *arguments: str | Path, values: Json | None = None) -> str:
         command = [str(self.helm), *map(str, arguments), *(["--values=-"] if values is not None else [])]
         done = subprocess.run(
-            command, input=yaml.safe_dump(values), capture_output=True, text=True, timeout=60, check=False
+            command, input=yaml.safe_dump(values), capture_output=True, text=True, timeout=240, check=False
         )
         if done.returncode:
             raise RefusedError(done.stdout + done.stderr)

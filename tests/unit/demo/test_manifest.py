@@ -13,7 +13,7 @@ from dev.demo.system import ROOT
 
 def study(folder: Path) -> dict[str, Any]:
     command = [programs.kubectl(), "kustomize", folder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     (found,) = [found for found in yaml.safe_load_all(done.stdout) if found["kind"] == "TuningStudy"]
     return found
 

@@ -43,7 +43,7 @@ each_manifest = pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda found:
 
 def kustomized(folder: Path) -> list[dict[str, Any]]:
     command = [programs.kubectl(), "kustomize", folder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
     return list(yaml.safe_load_all(done.stdout))
 
 
