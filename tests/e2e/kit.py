@@ -95,7 +95,7 @@ class Kubectl:
         timeout: float = LIMIT,
         kind: str = "tuningstudy",
     ) -> dict[str, Any]:
-        """Watch a study, or an object of another kind, until the predicate is true; return it at that time."""
+        """Watch a study, or another object, until the predicate is true; return it at that time."""
         deadline = time.monotonic() + timeout
         seen: dict[str, Any] = {}
         while (left := deadline - time.monotonic()) > 0:
