@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dev.demo.system import TRAINER
-from tests.e2e.kit import LIMIT, Kubectl, phase
+from tests.e2e.kit import LIMIT, REQUESTS, Kubectl, phase
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ENDED = phase("Completed", "Failed")
@@ -85,6 +85,7 @@ def run_python(kubectl: Kubectl, pod_name: str, code: str, volumes: dict[str, di
         "name": "main",
         "image": TRAINER,
         "command": ["python3", "-c", code],
+        "resources": REQUESTS,
         "volumeMounts": [{"name": volume["name"], "mountPath": path} for path, volume in volumes.items()],
     }
     spec = {

@@ -28,6 +28,9 @@ SYSTEM = "tuning-system"
 LIMIT = 900.0
 """Seconds until a wait fails: far more than any needs, since other tests run beside it on slow machines."""
 
+REQUESTS = {"requests": {"cpu": "50m", "memory": "64Mi"}}
+"""A container without them gets hardly any CPU time while others compute."""
+
 BUSY = ("etcdserver: request timed out", "TLS handshake timeout", "http2: client connection lost")
 """Errors of an API server that has too little CPU time or a busy disk."""
 BUSY_SECONDS = 120

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import examples
-from tests.e2e.kit import Kubectl, optuna_record
+from tests.e2e.kit import REQUESTS, Kubectl, optuna_record
 
 GOOD = {"n_layers": 1, "hidden_size": 128, "dropout": 0.2, "lr": 0.009, "optimizer": "Adam", "batch_size": 32}
 PLOTS = ("optimization-history", "param-importances", "parallel-coordinate")
@@ -37,7 +37,8 @@ def test_best_network_is_trained_on_all_data_and_saved(kubectl: Kubectl, image: 
 def look_into_volume(kubectl: Kubectl, image: str, claim: str, line: str) -> str:
     """Run a shell command in a pod with the volume at /volume; return its output."""
     mount = {"name": "volume", "mountPath": "/volume"}
-    container = {"name": "main", "image": image, "command": ["sh", "-c", line], "volumeMounts": [mount]}
+    container = {"name": "main", "image": image, "command": ["sh", "-c", line], "resources": REQUESTS}
+    container["volumeMounts"] = [mount]
     volume = {"name": "volume", "persistentVolumeClaim": {"claimName": claim}}
     pod = {"restartPolicy": "Never", "containers": [container], "volumes": [volume]}
     kubectl.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "look"}, "spec": pod})

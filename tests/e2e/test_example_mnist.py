@@ -6,7 +6,7 @@ import pytest
 
 from dev.demo.system import TRAINER
 from tests.e2e import examples
-from tests.e2e.kit import Kubectl, optuna_record
+from tests.e2e.kit import REQUESTS, Kubectl, optuna_record
 
 PACKAGES = ["accelerate", "datasets", "lightning", "optuna", "optuna_integration", "plotly"]
 PACKAGES += ["sklearn", "torch", "torchvision", "transformers"]
@@ -85,6 +85,7 @@ def test_image_runs_restricted_and_has_all_packages(kubectl: Kubectl) -> None:
         "name": "main",
         "image": TRAINER,
         "command": ["python3", "-c", imports],
+        "resources": REQUESTS,
         "securityContext": {"runAsUser": 12345, "readOnlyRootFilesystem": True, "runAsNonRoot": True},
         "volumeMounts": [{"name": "cache", "mountPath": "/cache"}, {"name": "tmp", "mountPath": "/tmp"}],
     }
