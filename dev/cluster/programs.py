@@ -179,7 +179,13 @@ def kind() -> Path:
 def _go(folder: Path, *arguments: str) -> str:
     return run(
         go(), *arguments, cwd=folder,
-        env={"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"},
+        env={
+            "CGO_ENABLED": "0",
+            "GOTOOLCHAIN": "local",
+            # Saves an eighth of the CPU time: no debugging information, fewer garbage collections.
+            "GOFLAGS": "-mod=mod -gcflags=all=-dwarf=false",
+            "GOGC": "400",
+        },
     )  # fmt: skip
 
 
