@@ -109,7 +109,10 @@ def test_a_full_disk(study: LocalStudy) -> None:
 
 def test_two_commands_at_once(study: LocalStudy) -> None:
     """One of them runs the study; the other one is refused and changes nothing."""
+    study.hold()
     first, second = study.start(), study.start()
+    wait_until("one is refused", lambda: any(process.poll() is not None for process in (first, second)))
+    study.let_go()
     outcomes = sorted((finished(process) for process in (first, second)), key=lambda outcome: outcome[0])
     assert [code for code, _ in outcomes] == [0, 1], outcomes
     assert "Another command is using the study small" in outcomes[1][1]
