@@ -5,6 +5,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,12 +133,15 @@ def test_releases_of_earlier_versions_can_be_upgraded(release: Release, growing:
         "resources": {"requests": {"storage": "1Gi"}},
     }
     earlier["spec"]["volumeClaimTemplates"] = [{"metadata": {"name": "data"}, "spec": claim}]
+    earlier["spec"]["podManagementPolicy"] = "OrderedReady"
     release.kubectl("create", "-f", "-", stdin=yaml.safe_dump(earlier))
     wait("the claim", lambda: CLAIM in release.kubectl("get", "pvc", "-o", "name"), 120)
 
     persistence = {"size": "2Gi", "storageClassName": growing}
     release.upgrade(postgres={"persistence": persistence})
-    assert "volumeClaimTemplates" in release.get("sts", STATEFUL_SET)["spec"]
+    upgraded = release.get("sts", STATEFUL_SET)["spec"]
+    assert "volumeClaimTemplates" in upgraded
+    assert upgraded["podManagementPolicy"] == "OrderedReady"
     assert release.size() == "1Gi"
     wait("the volume", lambda: bound(release), 120)
 
@@ -230,6 +234,20 @@ def test_study_servers_are_added_and_not_removed(release: Release, tmp_path: Pat
     release.kubectl("scale", "statefulset", "tuning-operator-study-server", "--replicas=1")
     release.upgrade()
     assert release.certificate(tmp_path)[0] == ca
+
+
+def test_an_upgrade_replaces_pods_that_never_became_ready(release: Release) -> None:
+    """For example, those of an image that can't be pulled. No pod becomes Ready here."""
+
+    def has_image(component: str, tag: str) -> bool:
+        selector = f"app.kubernetes.io/component={component}"
+        image = release.kubectl("get", "pods", "-l", selector, "-o", "jsonpath={..image}")
+        return image.endswith(f":{tag}")
+
+    for tag in ("wrong", "right"):
+        release.upgrade(image={"tag": tag}, postgres={"image": {"tag": tag}})
+        for component in ("study-server", "postgres"):
+            wait(f"the pod of {component}", partial(has_image, component, tag), 120)
 
 
 def test_two_releases_of_one_name(release: Release, api: Api) -> None:

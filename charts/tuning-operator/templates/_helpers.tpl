@@ -65,6 +65,14 @@ securityContext: {{- merge (deepCopy $values.podSecurityContext) $restricted | t
 {{- end }}
 {{- end -}}
 
+{{/*
+The podManagementPolicy of a StatefulSet. Takes [context, its name]. With Kubernetes' default, a pod that never becomes Ready would not be
+replaced by the one of a corrected release. A StatefulSet that exists keeps its own, which can't be changed.
+*/}}
+{{- define "tuning-operator.podManagementPolicy" -}}
+{{- lookup "apps/v1" "StatefulSet" (index . 0).Release.Namespace (index . 1) | dig "spec" "podManagementPolicy" "Parallel" -}}
+{{- end -}}
+
 {{/* The security context of all containers. */}}
 {{- define "tuning-operator.containerSecurity" -}}
 allowPrivilegeEscalation: false
