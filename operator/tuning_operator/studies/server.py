@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 from datetime import timedelta
@@ -10,6 +11,7 @@ from datetime import timedelta
 import optuna
 import uvicorn
 import uvloop
+from sqlalchemy import make_url
 from starlette.types import ASGIApp
 
 from tuning_operator.studies.auth.keyset import ApiServer, PublishedKeys
@@ -141,8 +143,19 @@ def make_keys(settings: StudySettings) -> Keys:
 def make_store(settings: StudySettings) -> Store:
     """Return where studies are kept."""
     url = settings.database_url.get_secret_value()
+    _let_sslmode_take_precedence(url)
     return (
         MemoryStore()
         if url == MEMORY
         else PostgresStore(url, shard=settings.shard, pod=settings.pod, write_timeout=COMMIT_SECONDS)
     )
+
+
+def _let_sslmode_take_precedence(url: str) -> None:
+    """Leave out the public CAs that the chart sets if the URL has another `sslmode` than `verify-full`.
+
+    libpq refuses any other mode together with them.
+    """
+    another = make_url(url).query.get("sslmode", "verify-full") != "verify-full"
+    if another and os.environ.get("PGSSLROOTCERT") == "system":
+        del os.environ["PGSSLROOTCERT"]

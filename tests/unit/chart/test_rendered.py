@@ -554,6 +554,32 @@ def test_the_dashboard_gets_a_url_with_its_driver(chart: Chart, scheme: str, tmp
     assert started.stdout == "postgresql+psycopg2://me:p%40ss@db:5432/tuning"
 
 
+@pytest.mark.parametrize(
+    ("parameters", "authorities", "expected"),
+    [
+        ("", "system", "system"),
+        ("?sslmode=verify-full", "system", "system"),
+        ("?connect_timeout=5&sslmode=require", "system", ""),
+        ("?sslmode=require", "/var/run/ca.crt", "/var/run/ca.crt"),
+    ],
+)
+def test_the_sslmode_of_the_dashboards_url_takes_precedence(
+    chart: Chart, parameters: str, authorities: str, expected: str, tmp_path: Path
+) -> None:
+    """libpq refuses other modes than verify-full with public CAs, which the chart sets by default."""
+    (container,) = pod(chart.render(EVERYTHING).one("Deployment", "dashboard"))["containers"]
+    program = tmp_path / "optuna-dashboard"
+    program.write_text('#!/bin/sh\nprintf %s "$PGSSLROOTCERT"\n')
+    program.chmod(0o755)
+    variables = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "DATABASE_URL": f"postgresql://me:pass@db:5432/tuning{parameters}",
+        "PGSSLROOTCERT": authorities,
+    }
+    started = subprocess.run(container["command"], env=variables, capture_output=True, text=True, check=True)
+    assert started.stdout == expected
+
+
 def test_others_can_be_allowed_to_connect(chart: Chart) -> None:
     """For example, Prometheus to the study server."""
     rendered = chart.render(PLATFORM)

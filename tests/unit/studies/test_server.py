@@ -23,9 +23,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr, ValidationError
+from sqlalchemy import make_url
 from tuning_operator.studies.auth.tokens import mint_operator
 from tuning_operator.studies.certificate import Certificate
-from tuning_operator.studies.server import StudyServer, WriterEnded
+from tuning_operator.studies.server import StudyServer, WriterEnded, make_store
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage.base import Fenced, MemoryStore, NothingToWait
 
@@ -357,3 +358,19 @@ async def test_old_records_are_looked_for_every_hour_also_after_a_failure(
     with pytest.raises(EnoughSeenError):
         await server._expire_records(30)
     assert looks == [(hours * 3600, dt.timedelta(days=30)) for hours in (1, 2, 3)]
+
+
+async def test_the_sslmode_of_the_url_takes_precedence(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over `verify-full` with public CAs, which the chart sets for a database of the user's."""
+    monkeypatch.setenv("PGSSLMODE", "verify-full")
+    monkeypatch.setenv("PGSSLROOTCERT", "system")
+    url = make_url(database_url).update_query_dict({"sslmode": "disable"})
+    text = SecretStr(url.render_as_string(hide_password=False))
+    store = make_store(StudySettings(database_url=text, token_secret=SecretStr(SECRET)))
+    try:
+        async with asyncio.timeout(60):
+            await store.open()
+    finally:
+        await store.close()
