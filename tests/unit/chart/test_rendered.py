@@ -381,6 +381,30 @@ def test_the_password_of_the_bundled_database_can_come_from_elsewhere(chart: Cha
     assert [variables["PGPASSWORD"] for variables, _ in clients_of_the_database(rendered)] == [reference] * 4
 
 
+def test_a_backup_removes_what_an_interrupted_one_left(chart: Chart, tmp_path: Path) -> None:
+    """Otherwise, the volume could have no space for another one."""
+    rendered = chart.render(EVERYTHING)
+    [cron] = [c for c in rendered.kind("CronJob") if c["metadata"]["name"].endswith("-backup")]
+    (container,) = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    *shell, script = container["command"]
+    programs, volume = tmp_path / "bin", tmp_path / "backup"
+    programs.mkdir()
+    volume.mkdir()
+    pg_dump = programs / "pg_dump"
+    variables = {"PATH": f"{programs}:{os.environ['PATH']}", "DATABASE_URL": "postgresql://"}
+
+    def back_up(program: str) -> int:
+        pg_dump.write_text(f'#!/bin/sh\nfile=${{2#--file=}}\n{program}\necho dump > "$file"\n')
+        pg_dump.chmod(0o755)
+        command = [*shell, script.replace("/backup", str(volume))]
+        return subprocess.run(command, env=variables, capture_output=True, check=False).returncode
+
+    assert back_up('echo part > "$file"; exit 137') == 137
+    assert [path.suffix for path in volume.iterdir()] == [".partial"]
+    assert back_up(f"ls {volume}/*.partial && exit 1") == 0
+    assert [path.suffix for path in volume.iterdir()] == [".dump"]
+
+
 def test_notes_say_where_the_password_is(chart: Chart) -> None:
     def notes(values: dict[str, Any]) -> str:
         options = ("--dry-run=client", "--namespace=tuning-system")
