@@ -234,6 +234,10 @@ def test_study_servers_are_added_and_not_removed(release: Release, tmp_path: Pat
     release.kubectl("scale", "statefulset", "tuning-operator-study-server", "--replicas=1")
     release.upgrade()
     assert release.certificate(tmp_path)[0] == ca
+    with pytest.raises(RefusedError, match=r"conflict.*\.spec\.replicas"):
+        release.upgrade(studyServer={"replicas": 2})
+    release.upgrade("--force-conflicts", studyServer={"replicas": 2})
+    release.upgrade(studyServer={"replicas": 3})
 
 
 def test_an_upgrade_replaces_pods_that_never_became_ready(release: Release) -> None:
