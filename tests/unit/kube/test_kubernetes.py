@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import certifi
 import pytest
 from aiohttp import web
 from kubernetes.aio import client, config
@@ -81,6 +83,34 @@ async def test_requests_go_through_the_proxy_that_the_environment_names(
             await kube.serves_studies()
     await kube.close()
     assert (served, len(stub.asked)) == ((True, 1) if proxied else (None, 0))
+
+
+async def test_requests_in_the_cluster_go_through_no_proxy(
+    metrics: Metrics, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could not reach the API server, and the operator has no other hosts to connect to."""
+    connected: list[object] = []
+
+    def refuse(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.append(writer)
+        writer.close()
+
+    token = tmp_path / "token"
+    token.write_text("t")
+    monkeypatch.setattr(config.incluster_config, "SERVICE_TOKEN_FILENAME", str(token))
+    monkeypatch.setattr(config.incluster_config, "SERVICE_CERT_FILENAME", certifi.where())
+    for name in ("HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as proxy:
+        host, port = proxy.sockets[0].getsockname()
+        monkeypatch.setenv("https_proxy", f"http://{host}:{port}")
+        kube = await connect(metrics.requests)
+        with pytest.raises(KubeError, match="does not reply"):
+            await kube.serves_studies()
+        await kube.close()
+    assert not connected
 
 
 async def test_a_clock_that_jumps_is_corrected_by_the_api_servers(stub: HttpStub, metrics: Metrics) -> None:

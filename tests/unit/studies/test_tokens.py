@@ -357,7 +357,13 @@ class Discovery(BaseHTTPRequestHandler):
         """The tests' output stays clean."""
 
 
-async def test_keys_and_issuer_are_what_the_api_server_says(tmp_path: Path) -> None:
+async def test_keys_and_issuer_are_what_the_api_server_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the environment names a proxy, which can't reach the API server."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     own = tmp_path / "token"
     own.write_text("own-token\n")
     with ThreadingHTTPServer(("127.0.0.1", 0), Discovery) as server:

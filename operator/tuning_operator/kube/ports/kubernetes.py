@@ -300,7 +300,10 @@ class PlainClient(client.ApiClient):
 
 
 async def connect(requests: Counter) -> KubernetesApi:
-    """Return the API of the cluster that the operator runs in, otherwise of the current kubeconfig."""
+    """Return the API of the cluster that the operator runs in, otherwise of the current kubeconfig.
+
+    The environment's proxy is used only outside of the cluster: it can't reach the API server's Service.
+    """
     configuration = client.Configuration(
         connection_pool_maxsize=0,  # as many connections as are needed: each watched namespace keeps two
         client_session_kwargs={"trust_env": False},  # it would be read at each request, in a thread
@@ -309,9 +312,9 @@ async def connect(requests: Counter) -> KubernetesApi:
         config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except config.ConfigException:
         await config.load_kube_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
-    server = urlsplit(configuration.host)
-    if not configuration.proxy and not proxy_bypass(server.hostname or ""):
-        configuration.proxy = getproxies().get(server.scheme)
+        server = urlsplit(configuration.host)
+        if not configuration.proxy and not proxy_bypass(server.hostname or ""):
+            configuration.proxy = getproxies().get(server.scheme)
     return KubernetesApi(PlainClient(configuration), requests)
 
 

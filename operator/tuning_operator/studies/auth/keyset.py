@@ -109,7 +109,10 @@ class ApiServer:
         """Return the keys and the issuer. Raises httpx.HTTPError, OSError, ValueError or KeyError."""
         headers = {"Authorization": f"Bearer {self._token_file.read_text().strip()}"}
         verify = ssl.create_default_context(cafile=str(self._ca_file))
-        async with httpx.AsyncClient(base_url=self._url, verify=verify, headers=headers, timeout=10) as http:
+        # Without the environment's proxy, which is for hosts outside of the cluster.
+        async with httpx.AsyncClient(
+            base_url=self._url, verify=verify, headers=headers, timeout=10, trust_env=False
+        ) as http:
             issuer = self._issuer or (await _get(http, "/.well-known/openid-configuration"))["issuer"]
             return Published(issuer, await _get(http, "/openid/v1/jwks"))
 
