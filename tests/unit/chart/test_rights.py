@@ -4,6 +4,7 @@ granted."""
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -85,6 +86,13 @@ async def test_each_permission_is_needed_and_no_other_granted(chart: Chart) -> N
     election = Election(kube, "tuning-system/tuning-operator", "a", lambda: NOW)  # type: ignore[arg-type]
     await election.lead(lambda: asyncio.sleep(31))
     assert kube.needed == _granted(for_election)
+
+
+def test_the_readme_lists_the_permissions(chart: Chart) -> None:
+    [rules] = [o["rules"] for o in chart.render({}).all if o["kind"] == "ClusterRole" and _is_operators(o)]
+    permissions = (chart.folder / "README.md").read_text().partition("\n## Permissions\n")[2]
+    rows = re.findall(r"^  \| `([^`]+)` \| ([a-z, ]+) \|", permissions, re.MULTILINE)
+    assert {(verb, resource) for resource, verbs in rows for verb in verbs.split(", ")} == _granted(rules)
 
 
 def test_only_the_operators_own_config_map_can_be_changed(chart: Chart) -> None:
