@@ -29,6 +29,14 @@ def test_links_lead_to_existing_files_and_headings(page: Path) -> None:
             assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_upgrades_keep_values_and_get_the_defaults_of_a_newer_chart(page: Path) -> None:
+    """With `--reuse-values`, the templates of a newer chart would lack the values that it has added."""
+    blocks = re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    for command in re.findall(r"helm upgrade (?:[^\n]*\\\n)*[^\n]*", "\n".join(blocks)):
+        assert " --reset-then-reuse-values " in command, command
+
+
 def test_index_lists_all_pages() -> None:
     links = re.findall(r"\]\(([^)]+)\)", (ROOT / "docs" / "README.md").read_text())
     linked = {(ROOT / "docs" / link).resolve() for link in links}
