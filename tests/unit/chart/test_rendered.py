@@ -132,7 +132,8 @@ def test_everything_that_pods_mount_is_rendered_or_supplied_by_the_user(
 
 
 def test_operator_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered = chart.render({"watchNamespaces": ["ml", "vision"], "operator": {"workers": 7}})
+    limits = {"workers": 7, "maxTrialsPerNamespace": 2_000_000}
+    rendered = chart.render({"watchNamespaces": ["ml", "vision"], "operator": limits})
     (container,) = pod(rendered.one("Deployment", "operator"))["containers"]
     variables = environment(container)
     for name, value in variables.items():
@@ -140,6 +141,7 @@ def test_operator_reads_its_environment(chart: Chart, monkeypatch: pytest.Monkey
     settings = OperatorSettings()  # type: ignore[call-arg]
     assert settings.namespaces == ["ml", "vision"]
     assert settings.workers == 7
+    assert settings.max_trials_per_namespace == 2_000_000, "which Helm would write as 2e+06"
     assert settings.probe_port == container["ports"][0]["containerPort"]
     fields = OperatorSettings.model_fields
     assert set(variables) <= {f"TUNING_{field.upper()}" for field in fields}
@@ -174,7 +176,7 @@ def test_the_study_server_can_have_an_image_of_its_own(chart: Chart) -> None:
 
 
 def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered = chart.render({"studyServer": {"recordRetentionDays": 30}}, release="other")
+    rendered = chart.render({"studyServer": {"recordRetentionDays": 3_000_000}}, release="other")
     (container,) = pod(rendered.one("StatefulSet", "study-server"))["containers"]
     variables = environment(container)
     for name, value in variables.items():
@@ -188,7 +190,7 @@ def test_study_server_reads_its_environment(chart: Chart, monkeypatch: pytest.Mo
     ours = {name for name in variables if name.startswith("TUNING_")}
     assert ours <= {f"TUNING_{field.upper()}" for field in StudySettings.model_fields}
     assert settings.log_level == "INFO"
-    assert settings.record_retention_days == 30
+    assert settings.record_retention_days == 3_000_000
     assert settings.port == container["ports"][0]["containerPort"]
     operator = pod(rendered.one("Deployment", "operator"))["serviceAccountName"]
     assert settings.operator_service_account == f"tuning-system:{operator}"
