@@ -468,8 +468,6 @@ def test_several_operators_are_on_several_nodes_and_have_one_lease(chart: Chart)
     [spread] = pod(deployment)["topologySpreadConstraints"]
     assert selects(spread["labelSelector"]["matchLabels"], deployment)
     assert spread["matchLabelKeys"] == ["pod-template-hash"], "the pods that an upgrade replaces don't count"
-    [budget] = two.kind("PodDisruptionBudget")
-    assert budget["spec"]["maxUnavailable"] == 1
     variables = environment(pod(deployment)["containers"][0])
     assert variables["TUNING_IDENTITY"] == {"fieldRef": {"fieldPath": "metadata.name"}}
     namespace, name = variables["TUNING_LEASE"].split("/")
@@ -482,6 +480,16 @@ def test_several_operators_are_on_several_nodes_and_have_one_lease(chart: Chart)
     assert own.one("PodDisruptionBudget", "operator")["spec"]["maxUnavailable"] == 0
     [spread] = pod(own.one("Deployment", "operator"))["topologySpreadConstraints"]
     assert spread["topologyKey"] == "zone"
+
+
+@pytest.mark.parametrize(("value", "component"), [("operator", "operator"), ("studyServer", "study-server")])
+def test_one_of_several_pods_is_drained_at_a_time(chart: Chart, value: str, component: str) -> None:
+    rendered = chart.render({value: {"replicas": 2}})
+    budget = rendered.one("PodDisruptionBudget", component)["spec"]
+    assert budget["maxUnavailable"] == 1
+    assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow", "a pod that isn't Ready blocks no drain"
+    [several] = [w for w in rendered.workloads() if selects(budget["selector"]["matchLabels"], w)]
+    assert labels(several)["app.kubernetes.io/component"] == component
 
 
 def test_a_namespace_is_enough(chart: Chart) -> None:
