@@ -76,6 +76,8 @@ def test_pods_are_restricted_and_have_resources_and_probes(chart: Chart, values:
         assert {"cpu", "memory"} <= set(container["resources"]["requests"])
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert container[probe]
+        start = container["startupProbe"]
+        assert start["periodSeconds"] * start["failureThreshold"] >= 600, "on a busy node or a slow disk"
 
 
 @every_value_set
