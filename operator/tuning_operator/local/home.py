@@ -226,7 +226,7 @@ class StudyFolder:
         shutil.rmtree(self.path)
 
     def _open(self, name: str) -> IO[str]:
-        return (self.path / name).open("a")
+        return (self.path / name).open("a+")  # on NFS, sharing a lock takes a file that may be read
 
 
 class LocalResources:

@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 from tuning_operator.cli.tuning import main
@@ -40,6 +41,21 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.fixture
+def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system where a shared lock takes a file open for reading, and any other one for writing."""
+    flock = fcntl.flock
+
+    def checked(file: IO[str], operation: int) -> None:
+        mode = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE
+        refused = os.O_WRONLY if operation & fcntl.LOCK_SH else os.O_RDONLY
+        if mode == refused:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        flock(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", checked)
 
 
 def test_a_gpu_has_one_lock_whatever_names_it(environ: dict[str, str]) -> None:
@@ -92,6 +108,15 @@ def test_a_command_that_only_looks_keeps_no_other_from_a_study(
     monkeypatch.setattr(time, "sleep", lambda _: looking.close())
     with folder.locked():
         assert folder.in_use
+
+
+async def test_studies_and_gpus_on_nfs(tmp_path: Path, nfs: None) -> None:
+    folder = StudyFolder(tmp_path)
+    with folder.locked(), folder.guard_lock(lambda: None):
+        assert folder.in_use
+    assert not folder.in_use
+    async with Gpus({"0": "GPU-1"}, tmp_path).lend(1) as lent:
+        assert lent
 
 
 def test_a_study_that_another_command_uses(tmp_path: Path) -> None:
