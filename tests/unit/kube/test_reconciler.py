@@ -13,7 +13,7 @@ from tuning_operator.protocol import Problem, TellRequest
 from tuning_operator.resource import names
 from tuning_operator.resource.times import rfc3339
 
-from tests.unit.kube.builders import NOW, body, failed_job, job, pod, terminated, waiting
+from tests.unit.kube.builders import NOW, ago, body, failed_job, job, pod, terminated, waiting
 from tests.unit.kube.faults import Faults
 from tests.unit.kube.world import COMPLETE, FAILED, KEY, RUNTIME, World
 
@@ -496,6 +496,49 @@ async def test_jobs_that_failed_and_those_of_other_studies_make_room_in_a_quota(
     for _ in range(2):
         await world.settle()
     assert world.kube.named("Job") == {"mnist-1", "runs-7", "mnist-0"}
+
+
+async def test_finished_jobs_that_do_not_go_away_make_no_room_in_a_quota(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A finalizer keeps the 16 oldest: others are deleted in their place, and then the study is stalled."""
+    world = World()
+    stuck = {f"old-{number}" for number in range(16)}
+    for number in range(17):
+        old = job(number, name="old", succeeded=1, conditions=COMPLETE)
+        old["metadata"]["creationTimestamp"] = rfc3339(ago(3600 - number))
+        world.kube.put(old)
+    deleted: list[str] = []
+    delete_job = world.kube.delete_job
+
+    async def delete(namespace: str, name: str) -> dict[str, Any] | None:
+        deleted.append(name)
+        if name not in stuck:
+            return await delete_job(namespace, name)
+        fields = {**world.jobs_named(name)["metadata"], "deletionTimestamp": rfc3339(world.now)}
+        world.kube.put({**world.jobs_named(name), "metadata": fields})
+        return world.jobs_named(name)
+
+    def admit(created: dict[str, Any]) -> None:
+        if created["kind"] == "Job" and len(world.kube.named("Job")) >= 17:
+            raise KubeError(
+                403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q, count/jobs.batch=1'
+            )
+
+    monkeypatch.setattr(world.kube, "delete_job", delete)
+    world.kube.admit = admit
+    for _ in range(8):
+        await world.tick()
+        world.advance(3)
+    assert set(deleted) == stuck, "they get time to go away"
+    assert world.condition("Stalled").get("status") != "True"
+    for _ in range(10):
+        await world.tick()
+        world.advance(3)
+    [started] = world.kube.named("Job") - stuck
+    assert started in ("mnist-0", "mnist-1")
+    assert world.condition("Stalled")["reason"] == "Quota"
+    assert len(deleted) == 17, "each once"
 
 
 async def test_what_an_ask_brings_is_started_in_the_same_pass() -> None:

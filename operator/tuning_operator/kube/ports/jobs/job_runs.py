@@ -78,7 +78,9 @@ JOB_QUOTA = re.compile(r"exceeded quota.*\b(count/)?jobs\.batch=", re.DOTALL)
 LOGS_KEPT = timedelta(minutes=10)
 """How long Jobs that failed are kept whatever a quota says: their end has to be recorded, and logs read."""
 ROOM = 16
-"""Finished Jobs that are deleted at a time when a quota on the number of Jobs is used up."""
+"""How many finished Jobs may be going away at a time when a quota on the number of Jobs is used up."""
+GOING = timedelta(seconds=30)
+"""How long a deleted Job is expected to go away: a finalizer, also of its pods, may keep it forever."""
 ROOM_TTL = timedelta(seconds=2)
 """How long this is not repeated in a namespace: runs start side by side, and a quota takes a moment."""
 
@@ -141,7 +143,7 @@ class JobRuns:
         """Runs start side by side, and one request for their namespace is enough."""
         self._making_room: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._made_room: dict[str, tuple[datetime, bool]] = {}
-        """When finished Jobs of a namespace were last looked for, and whether any was deleted."""
+        """When finished Jobs of a namespace were last looked for, and whether any was going away."""
         self._rejections = Rejections()
         self._shown_before: dict[StudyKey, Shown] = {}
         self._examined_before: dict[StudyKey, dict[Work, Examined]] = {}
@@ -242,7 +244,7 @@ class JobRuns:
         return replace(restarts, avoided=tuple(rejecting), reason=next(reversed(rejecting.values()), ""))
 
     async def _make_room(self, namespace: str) -> bool:
-        """Delete finished Jobs that a quota counts; return whether there were any, a moment ago at most."""
+        """Delete finished Jobs that a quota counts; return whether any was going away a moment ago."""
         async with self._making_room[namespace]:
             when, deleted = self._made_room.get(namespace, (self._clock() - ROOM_TTL, False))
             if self._clock() - when >= ROOM_TTL:
@@ -251,18 +253,30 @@ class JobRuns:
         return deleted
 
     async def _delete_finished(self, namespace: str) -> bool:
-        """Delete finished Jobs of any study, whose record stays; return whether there were any.
+        """Delete finished Jobs of any study, whose record stays; return whether any is going away.
 
         Those that succeeded go first: their result is recorded. Those that failed are kept for a while.
         """
         found = await self._kube.select("Job", namespace, labels=names.LABEL_STUDY)
-        jobs = [body for body in found if _of_a_study(body) and work_of_job(body["metadata"])]
-        jobs.sort(key=lambda body: str(body["metadata"].get("creationTimestamp")))
-        succeeded = [body for body in jobs if job_condition(body, "Complete")]
-        finished = succeeded or [body for body in jobs if self._is_long_over(body)]
-        for body in finished[:ROOM]:
+        over = [
+            body
+            for body in found
+            if _of_a_study(body)
+            and work_of_job(body["metadata"])
+            and job_condition(body, "Complete", "Failed")
+        ]
+        over.sort(key=lambda body: str(body["metadata"].get("creationTimestamp")))
+        going = [body for body in over if self._is_going(body)]
+        there = [body for body in over if "deletionTimestamp" not in body["metadata"]]
+        succeeded = [body for body in there if job_condition(body, "Complete")]
+        finished = succeeded or [body for body in there if self._is_long_over(body)]
+        for body in finished[: max(0, ROOM - len(going))]:
             await self._kube.delete_job(namespace, body["metadata"]["name"])
-        return bool(finished)
+        return bool(finished or going)
+
+    def _is_going(self, job: Json) -> bool:
+        deleted = parse_time(job["metadata"].get("deletionTimestamp"))
+        return deleted is not None and self._clock() - deleted < GOING
 
     def _is_long_over(self, job: Json) -> bool:
         failed = job_condition(job, "Failed")
