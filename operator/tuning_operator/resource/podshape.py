@@ -20,6 +20,9 @@ EXPECTED = {
 }
 """Messages by pydantic's type of the error."""
 
+_STRINGS = frozenset({"annotations", "labels", "matchLabels", "nodeSelector", "options", "volumeAttributes"})
+"""Fields that map names to strings: Kubernetes reads a null among these as an empty string."""
+
 
 class _Shape(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel)
@@ -88,8 +91,18 @@ def without_nulls(value: Any) -> Any:
     Helm and Kustomize write null for an empty value.
     """
     if isinstance(value, dict):
-        return {name: without_nulls(field) for name, field in value.items() if field is not None}
+        return {
+            name: _with_empty_strings(field)
+            if name in _STRINGS and isinstance(field, dict)
+            else without_nulls(field)
+            for name, field in value.items()
+            if field is not None
+        }
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _with_empty_strings(strings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: "" if value is None else value for name, value in strings.items()}
 
 
 def shape_problems(template: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -85,6 +85,25 @@ def test_null_is_as_absent(name: str, work: Work) -> None:
     assert "None" not in str(given.spec.trial.template)
 
 
+def test_null_among_strings_is_an_empty_string() -> None:
+    """Otherwise, `gpu:` in nodeSelector would select any node."""
+    terms = [{"labelSelector": {"matchLabels": {"c": None}}, "topologyKey": "zone"}]
+    affinity = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+    csi = {"driver": "d", "volumeAttributes": {"d": None}, "fsType": None}
+    given = template(
+        {"nodeSelector": {"a": None, "z": "1"}, "affinity": affinity, "volumes": [{"name": "v", "csi": csi}]},
+        metadata={"labels": {"b": None}, "annotations": {"e": None}},
+    )
+    made = job(study(trial={"template": given}), Trial(0), RUNTIME)["spec"]["template"]
+    pod = made["spec"]
+    assert pod["nodeSelector"] == {"a": "", "z": "1"}
+    [term] = pod["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["labelSelector"]["matchLabels"] == {"c": ""}
+    assert pod["volumes"][0]["csi"] == {"driver": "d", "volumeAttributes": {"d": ""}}
+    assert made["metadata"]["labels"]["b"] == ""
+    assert made["metadata"]["annotations"] == {"e": ""}
+
+
 @pytest.mark.parametrize("name", MALFORMED)
 async def test_a_malformed_template_is_refused_with_its_field(name: str) -> None:
     given, field = MALFORMED[name]
