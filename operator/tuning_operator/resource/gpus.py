@@ -1,12 +1,16 @@
 """The GPUs of a trial."""
 
-import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tuning_operator.resource.quantity import quantity
+
 GPU = re.compile(r".*[./-]v?gpu(\..*)?|nvidia\.com/mig-.*|gpu\.intel\.com/(i915|xe)|habana\.ai/gaudi")
 """Names of resources that are GPUs, or parts of them."""
+
+MOST = 1e9
+"""More than any node has; with it, GPU time is still an integer that the API server stores."""
 
 
 def gpus_of(gpus: int | None, template: Mapping[str, Any] | None, trials_per_pod: int = 1) -> float:
@@ -21,8 +25,8 @@ def _limits(template: Mapping[str, Any]) -> Iterator[float]:
         resources = _fields(container.get("resources"))
         wanted = {**_fields(resources.get("requests")), **_fields(resources.get("limits"))}
         for name, amount in wanted.items():
-            with contextlib.suppress(TypeError, ValueError):  # Kubernetes rejects such an amount
-                yield float(amount) if GPU.fullmatch(name) else 0.0
+            if GPU.fullmatch(name):
+                yield min(float(quantity(amount)), MOST)
 
 
 def _fields(value: object) -> Mapping[str, Any]:

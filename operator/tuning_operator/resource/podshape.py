@@ -4,11 +4,13 @@ The CRD lets most fields of a template pass as they are, since they depend on th
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
 
+from tuning_operator.resource.quantity import is_quantity
 from tuning_operator.resource.text import field_path
 
 EXPECTED = {
@@ -24,6 +26,17 @@ _STRINGS = frozenset({"annotations", "labels", "matchLabels", "nodeSelector", "o
 """Fields that map names to strings: Kubernetes reads a null among these as an empty string."""
 
 
+def _checked(amount: Any) -> Any:
+    if not is_quantity(amount):
+        raise PydanticCustomError(
+            "quantity", "Invalid value: it must be a number or a quantity, for example 500m or 16Gi."
+        )
+    return amount
+
+
+_Quantity = Annotated[Any, AfterValidator(_checked)]
+
+
 class _Shape(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel)
 
@@ -37,8 +50,8 @@ class _Mount(_Named):
 
 
 class _Resources(_Shape):
-    limits: dict[str, Any] = {}
-    requests: dict[str, Any] = {}
+    limits: dict[str, _Quantity] = {}
+    requests: dict[str, _Quantity] = {}
 
 
 class _SecurityContext(_Shape):

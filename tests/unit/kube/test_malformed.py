@@ -14,7 +14,7 @@ from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.resource.podshape import shape_problems, without_nulls
 
 from tests.unit.kube.builders import GPU, study
-from tests.unit.kube.world import RUNTIME, World
+from tests.unit.kube.world import KEY, RUNTIME, World
 
 POD = "trial.template.spec"
 TRAINER = f"{POD}.containers[0]"
@@ -66,6 +66,16 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "labels as text": (template(metadata={"labels": "team=ml"}), "trial.template.metadata.labels"),
     "resources as a list": (template(resources=["1 GPU"]), f"{TRAINER}.resources"),
     "limits as a list": (template(resources={"limits": [GPU]}), f"{TRAINER}.resources.limits"),
+    "GPUs as text": (template(resources={"limits": {GPU: "one"}}), f"{TRAINER}.resources.limits.{GPU}"),
+    "GPUs that are no number": (
+        template(resources={"limits": {GPU: "nan"}}), f"{TRAINER}.resources.limits.{GPU}"
+    ),
+    "endless GPUs": (template(resources={"limits": {GPU: "inf"}}), f"{TRAINER}.resources.limits.{GPU}"),
+    "memory": (template(resources={"limits": {"memory": "1.5.2Gi"}}), f"{TRAINER}.resources.limits.memory"),
+    "the memory of an init container": (
+        template({"initContainers": [{"name": "i", "resources": {"requests": {"memory": "16 GB"}}}]}),
+        f"{POD}.initContainers[0].resources.requests.memory",
+    ),
     "the pod's securityContext": (template({"securityContext": []}), f"{POD}.securityContext"),
     "a container's securityContext": (template(securityContext=[1]), f"{TRAINER}.securityContext"),
     "affinity": (template({"affinity": ["zone-a"]}), f"{POD}.affinity"),
@@ -137,6 +147,28 @@ async def test_a_running_study_goes_on_whatever_its_template_becomes(name: str) 
     await world.settle()
     assert world.condition("Accepted")["status"] == "True"
     assert world.alive() == [1, 2]
+
+
+@pytest.mark.parametrize("resource", [GPU, "memory"])
+@pytest.mark.parametrize("amount", ["1e30", "1e5000", "1e3000000", "1e999999999999"])
+@pytest.mark.parametrize("pods", [{}, {"reusePods": True, "trialsPerPod": 2}], ids=["", "shared"])
+async def test_a_running_study_goes_on_whatever_its_template_requests(
+    resource: str, amount: str, pods: dict[str, Any]
+) -> None:
+    """Kubernetes reads a very large amount as the largest that it knows."""
+    world = World(trial=pods)
+    await world.settle()
+    given = template(resources={"limits": {resource: amount}})
+    before = world.kube.study()["spec"]["trial"]
+    world.edit(trial={**before, "template": given}, maxGpuHours=1e9)
+    for _ in range(4):
+        await world.tick()
+    assert world.status["observedGeneration"] == 2
+    world.server.end(KEY, 0, "COMPLETE", 0.5)
+    for _ in range(4):
+        await world.tick()
+    assert world.status["trials"]["complete"] == 1
+    assert world.status["usage"]["gpuSeconds"] < 2**63
 
 
 def test_a_volume_of_no_kind_is_an_empty_dir() -> None:

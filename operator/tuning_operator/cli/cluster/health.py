@@ -9,10 +9,10 @@ from tuning_operator.cli.cluster.kubectl import Kubectl, KubectlError
 from tuning_operator.cli.cluster.studies import RESOURCE
 from tuning_operator.cli.cluster.study_server import ACCOUNTS
 from tuning_operator.cli.text.status_text import blocking_conditions
-from tuning_operator.kube.jobs.resources import quantity
 from tuning_operator.resource import names
 from tuning_operator.resource.crdgen import crd
 from tuning_operator.resource.gpus import GPU
+from tuning_operator.resource.quantity import quantity
 from tuning_operator.resource.text import count
 
 Json = Mapping[str, Any]

@@ -12,12 +12,12 @@ from tuning_trainer.wire.codec import to_wire
 
 from tuning_operator.kube.jobs.evidence import STOPPED
 from tuning_operator.kube.jobs.lost import Restarts, avoiding
-from tuning_operator.kube.jobs.resources import quantity
 from tuning_operator.kube.jobs.restricted import with_defaults
 from tuning_operator.kube.plan.work import POD_RETRIES, Program, Refit, Trial, Work, Worker, program
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.podshape import source_of
+from tuning_operator.resource.quantity import quantity
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 
 TRAINER_PATH = "/var/run/tuning.dev/trainer"

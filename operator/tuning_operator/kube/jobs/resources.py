@@ -1,22 +1,15 @@
 """What pods request, compared with what nodes have: cpu, memory, GPUs and other resources."""
 
 import difflib
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from tuning_operator.resource.quantity import quantity
+
 Json = Mapping[str, Any]
 
-_FACTORS = (
-    {
-        suffix: Decimal(1000) ** power
-        for power, suffix in enumerate(("n", "u", "m", "", "k", "M", "G", "T"), -3)
-    }
-    | {suffix: Decimal(1024) ** power for power, suffix in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1)}
-    | {"P": Decimal(10) ** 15, "E": Decimal(10) ** 18}
-)
 _BYTES = ("memory", "ephemeral-storage")
 _WELL_KNOWN = (
     "nvidia.com/gpu",
@@ -25,12 +18,6 @@ _WELL_KNOWN = (
     "google.com/tpu",
     "aws.amazon.com/neuron",
 )
-
-
-def quantity(text: object) -> Decimal:
-    """Return the value of a Kubernetes quantity, for example of `500m` or `16Gi`; 0 if it is invalid."""
-    found = re.fullmatch(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]|[KMGTPE]i)?", str(text).strip())
-    return Decimal(found[1]) * _FACTORS[found[2] or ""] if found else Decimal()
 
 
 def largest_of(nodes: Iterable[Json]) -> dict[str, str]:

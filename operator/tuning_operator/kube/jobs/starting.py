@@ -32,9 +32,10 @@ from tuning_operator.kube.jobs.evidence import (
     start_advice,
 )
 from tuning_operator.kube.jobs.lost import restarts_of
-from tuning_operator.kube.jobs.resources import excess, missing_resource, quantity, similar_resource
+from tuning_operator.kube.jobs.resources import excess, missing_resource, similar_resource
 from tuning_operator.kube.plan.observation import Diagnosis
 from tuning_operator.resource import names
+from tuning_operator.resource.quantity import quantity
 from tuning_operator.resource.text import count
 from tuning_operator.resource.times import parse_time, rfc3339
 
