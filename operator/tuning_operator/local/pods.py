@@ -15,6 +15,7 @@ from tuning_operator.kube.plan.work import DEFAULT_TEMPLATE, Program
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import names
 from tuning_operator.resource.podshape import source_of
+from tuning_operator.resource.quantity import quantity
 
 Json = Mapping[str, Any]
 ConfigMaps = Mapping[str, Mapping[str, str]]
@@ -87,9 +88,6 @@ GRACE_SECONDS = 30
 """Kubernetes' default time between SIGTERM and SIGKILL."""
 _GPU = re.compile(r"gpu|/mig-", re.IGNORECASE)
 _VARIABLE = re.compile(r"\$(?:\$|\(([^)]*)\))")
-_SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15} | {
-    f"{prefix}i": 1024.0 ** (power + 1) for power, prefix in enumerate("KMGTP")
-}
 
 
 @dataclass(frozen=True)
@@ -389,7 +387,7 @@ class _Reading:
             message = f"the container has no {kind}.{resource}: add it, or give the variable {name} a value."
             self._problem(path, message)
             return None
-        return str(math.ceil(quantity(amount) / quantity(reference.get("divisor") or 1)))
+        return str(math.ceil(quantity(amount) / (quantity(reference.get("divisor", 1)) or 1)))
 
     def _working_dir(self) -> None:
         given = self._container.get("workingDir")
@@ -404,15 +402,6 @@ class _Reading:
                 f"{given} is not a folder of this machine: create it, remove workingDir, or mount a volume "
                 "there and use --volume.",
             )
-
-
-def quantity(amount: Any) -> float:
-    """Return a Kubernetes quantity, such as 500m or 2Gi, as a number. Raises ValueError."""
-    text = str(amount)
-    found = re.fullmatch(r"([0-9.eE+\-]*[0-9.])(m|[kMGTP]|[KMGTP]i|)", text)
-    if found is None:
-        raise ValueError(f"{text} is not a quantity")
-    return float(found[1]) * _SUFFIXES.get(found[2], 1.0)
 
 
 def _missing_key(config_map: str, key: str) -> str:

@@ -6,7 +6,7 @@ The CRD lets most fields of a template pass as they are, since they depend on th
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, StrictInt, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -19,6 +19,7 @@ EXPECTED = {
     "dict_type": "Invalid value: it must have fields, as in {name: value}.",
     "model_type": "Invalid value: it must have fields, as in {name: value}.",
     "string_type": "Invalid value: it must be a string.",
+    "int_type": "Invalid value: it must be an integer.",
 }
 """Messages by pydantic's type of the error."""
 
@@ -45,8 +46,52 @@ class _Named(_Shape):
     name: str
 
 
+class _Key(_Named):
+    key: str
+
+
+class _FieldRef(_Shape):
+    field_path: str
+
+
+class _ResourceFieldRef(_Shape):
+    resource: str
+    divisor: _Quantity = 1
+
+
+class _ValueFrom(_Shape):
+    config_map_key_ref: _Key | None = None
+    secret_key_ref: _Key | None = None
+    field_ref: _FieldRef | None = None
+    resource_field_ref: _ResourceFieldRef | None = None
+
+
+class _Variable(_Named):
+    value_from: _ValueFrom = _ValueFrom()
+
+
+class _Variables(_Shape):
+    prefix: str = ""
+    config_map_ref: _Named | None = None
+    secret_ref: _Named | None = None
+
+
 class _Mount(_Named):
     mount_path: str
+    sub_path: str = ""
+
+
+class _Item(_Shape):
+    key: str
+    path: str
+
+
+class _ConfigMap(_Named):
+    items: list[_Item] = []
+
+
+class _Volume(_Named):
+    config_map: _ConfigMap | None = None
 
 
 class _Resources(_Shape):
@@ -59,7 +104,9 @@ class _SecurityContext(_Shape):
 
 
 class _Container(_Named):
-    env: list[_Named] = []
+    env: list[_Variable] = []
+    env_from: list[_Variables] = []
+    working_dir: str = ""
     volume_mounts: list[_Mount] = []
     resources: _Resources = _Resources()
     security_context: _SecurityContext = _SecurityContext()
@@ -84,7 +131,8 @@ class _Affinity(_Shape):
 class _Pod(_Shape):
     containers: list[_Container]
     init_containers: list[_Container] = []
-    volumes: list[_Named] = []
+    volumes: list[_Volume] = []
+    termination_grace_period_seconds: StrictInt = 0
     security_context: dict[str, Any] = {}
     affinity: _Affinity = _Affinity()
 

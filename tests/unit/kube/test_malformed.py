@@ -76,6 +76,40 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
         template({"initContainers": [{"name": "i", "resources": {"requests": {"memory": "16 GB"}}}]}),
         f"{POD}.initContainers[0].resources.requests.memory",
     ),
+    "a ConfigMap without a name": (
+        template({"volumes": [{"name": "d", "configMap": {"defaultMode": 420}}]}),
+        f"{POD}.volumes[0].configMap.name",
+    ),
+    "a ConfigMap as text": (
+        template({"volumes": [{"name": "d", "configMap": "code"}]}), f"{POD}.volumes[0].configMap"
+    ),
+    "an item without a path": (
+        template({"volumes": [{"name": "d", "configMap": {"name": "code", "items": [{"key": "k"}]}}]}),
+        f"{POD}.volumes[0].configMap.items[0].path",
+    ),
+    "a Secret without a name": (
+        template(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"key": "k"}}}]),
+        f"{TRAINER}.env[0].valueFrom.secretKeyRef.name",
+    ),
+    "a value from text": (template(env=[{"name": "A", "valueFrom": "x"}]), f"{TRAINER}.env[0].valueFrom"),
+    "a divisor": (
+        template(env=[
+            {"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "one"}}}
+        ]),
+        f"{TRAINER}.env[0].valueFrom.resourceFieldRef.divisor",
+    ),
+    "envFrom as fields": (template(envFrom={"configMapRef": {"name": "x"}}), f"{TRAINER}.envFrom"),
+    "envFrom a ConfigMap without a name": (
+        template(envFrom=[{"configMapRef": {}}]), f"{TRAINER}.envFrom[0].configMapRef.name"
+    ),
+    "envFrom a Secret whose name is null": (
+        template(envFrom=[{"secretRef": {"name": None, "optional": False}}]),
+        f"{TRAINER}.envFrom[0].secretRef.name",
+    ),
+    "a working directory": (template(workingDir=3), f"{TRAINER}.workingDir"),
+    "a grace period": (
+        template({"terminationGracePeriodSeconds": "30s"}), f"{POD}.terminationGracePeriodSeconds"
+    ),
     "the pod's securityContext": (template({"securityContext": []}), f"{POD}.securityContext"),
     "a container's securityContext": (template(securityContext=[1]), f"{TRAINER}.securityContext"),
     "affinity": (template({"affinity": ["zone-a"]}), f"{POD}.affinity"),

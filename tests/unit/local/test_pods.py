@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tuning_operator.kube.plan.work import Trial, program
 from tuning_operator.local.gpus import devices_in, visible_gpus
-from tuning_operator.local.pods import Machine, Place, place, quantity
+from tuning_operator.local.pods import Machine, Place, place
 
 from tests.unit.kube.builders import study
 
@@ -193,13 +193,6 @@ def test_gpus_as_requested_unless_none_are_wanted() -> None:
     assert found.ignored == [f"{OWN}.resources (rdma/hca)"]
     without = read(resources=limits, machine={"gpus_chosen": True})
     assert (without.gpus, without.problems) == (0, [])
-
-
-@pytest.mark.parametrize(
-    ("amount", "number"), [("500m", 0.5), (2, 2.0), ("4Gi", 4 * 1024.0**3), ("1k", 1000.0), ("1e3", 1000.0)]
-)
-def test_quantities(amount: Any, number: float) -> None:
-    assert quantity(amount) == number
 
 
 def test_gpus_of_this_machine() -> None:
