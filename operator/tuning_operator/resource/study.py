@@ -2,12 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
 from tuning_operator.resource import podtemplate, rules
 from tuning_operator.resource.duration import Duration
-from tuning_operator.resource.podshape import without_nulls
 
 Scalar = bool | int | float | str | None
 """A parameter's value: what Optuna allows as a categorical choice."""
@@ -38,8 +37,8 @@ MetricName = Annotated[
 ]
 """The names that frameworks give to metrics: val/loss, eval.f1, metrics/mAP50-95(B), recall@10."""
 
-PodTemplate = Annotated[dict[str, Any], BeforeValidator(without_nulls), WithJsonSchema(podtemplate.TEMPLATE)]
-"""A PodTemplateSpec as plain data, since its fields depend on the version of the API server."""
+PodTemplate = Annotated[dict[str, Any], WithJsonSchema(podtemplate.TEMPLATE)]
+"""A PodTemplateSpec as plain data and as written: its fields depend on the version of the API server."""
 
 
 class Model(BaseModel):

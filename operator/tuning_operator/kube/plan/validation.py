@@ -11,7 +11,7 @@ from tuning_operator.kube.plan.usage import gpus
 from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.resource.names import MAX_STUDY_NAME
-from tuning_operator.resource.podshape import shape_problems
+from tuning_operator.resource.podshape import shape_problems, without_nulls
 from tuning_operator.resource.space.check import unknown
 from tuning_operator.resource.study import TuningStudy, TuningStudySpec
 
@@ -52,7 +52,7 @@ def check(study: TuningStudy) -> tuple[Problem, ...]:
 def _templates(spec: TuningStudySpec) -> Iterator[Problem]:
     templates = {"trial.template": spec.trial.template, "refit.template": spec.refit and spec.refit.template}
     for field, template in templates.items():
-        for path, message in shape_problems(template) if template else ():
+        for path, message in shape_problems(without_nulls(template)) if template else ():
             yield Problem(field=f"{field}.{path}", message=message)
 
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from tuning_operator.protocol import RefitRequest
 from tuning_operator.resource import names
+from tuning_operator.resource.podshape import without_nulls
 from tuning_operator.resource.study import JobMetadata, RefitSpec, TrialSpec, TuningStudy
 
 
@@ -195,7 +196,7 @@ class Program:
     """Which of the script's studies is tuned."""
     python: str
     template: Mapping[str, Any]
-    """A PodTemplateSpec."""
+    """A PodTemplateSpec, without nulls."""
     job: JobMetadata
     source: str | None
     """The ConfigMap with the code."""
@@ -231,12 +232,13 @@ def program(study: TuningStudy, work: Work) -> Program:
         raise ValueError("the study has no spec.refit")
     own = refit if isinstance(work, Refit) else None
     source = (own and own.source) or trial.source
+    template = (own and own.template) or trial.template
     runs_own = own and (own.objective or own.script or own.command)
     return Program(
         arguments=_arguments(own if own and runs_own else trial),
         study=None if runs_own else trial.study,
         python=trial.python,
-        template=(own and own.template) or trial.template or DEFAULT_TEMPLATE,
+        template=without_nulls(template) if template else DEFAULT_TEMPLATE,
         job=trial.job or JobMetadata(),
         source=source.config_map if source else None,
         timeout=own.timeout if own else trial.timeout,
