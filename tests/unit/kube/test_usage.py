@@ -89,6 +89,31 @@ def test_many_short_trials_that_share_a_gpu_are_not_rounded_away() -> None:
     assert status.usage.gpu_seconds == round(110 / 4)
 
 
+@pytest.mark.parametrize("seconds", [0.3, 1.1, 5.6])
+def test_short_trials_are_not_rounded_away_after_a_change_of_the_gpus(seconds: float) -> None:
+    status = running_status()
+    trials = {"reusePods": True, "trialsPerPod": 2, "gpus": 1, "template": None}
+    for number in range(1, 2001):
+        shared = trials if number <= 500 else {**trials, "trialsPerPod": 4}
+        record = summary(complete=number, durations=Durations(complete=seconds * number))
+        before = status.usage.gpu_seconds if status.usage else 0
+        status = status.model_copy(update={"usage": usage(study(trial=shared, status=status), record)})
+        assert status.usage
+        assert 0 <= status.usage.gpu_seconds - before <= seconds / 2 + 1, "no jumps"
+    assert status.usage
+    assert status.usage.gpu_seconds == pytest.approx(seconds * (500 / 2 + 1500 / 4), abs=1)
+
+
+def test_what_was_saved_before_a_change_of_the_gpus_stays() -> None:
+    record = summary(complete=2, pruned=3, durations=Durations(complete=2000, pruned=600))
+    status = running_status()
+    for count in (1, 8):
+        given = study(trial={"gpus": count, "template": None}, status=status)
+        status = status.model_copy(update={"usage": usage(given, record)})
+        assert status.usage
+        assert status.usage.saved_gpu_seconds == 2400
+
+
 @pytest.mark.parametrize(
     ("resource", "is_gpu"),
     [

@@ -24,10 +24,11 @@ def usage(study: TuningStudy, summary: StudySummary) -> Usage:
     counts, seconds = summary.counts, summary.durations
     mean = seconds.complete / counts.complete if counts.complete else 0.0
     saved = max(0.0, counts.pruned * mean - seconds.pruned)
+    ended, gpu_time = _ended(summary), _ended_gpu_seconds(study, summary)
     return Usage(
-        trial_seconds=round(_ended(summary)),
-        gpu_seconds=round(_ended_gpu_seconds(study, summary)),
-        saved_gpu_seconds=round(gpus(study) * saved),
+        trial_seconds=round(ended),
+        gpu_seconds=round(gpu_time),
+        saved_gpu_seconds=round(saved * gpu_time / ended) if ended else 0,
     )
 
 
@@ -41,7 +42,10 @@ def _ended_gpu_seconds(study: TuningStudy, summary: StudySummary) -> float:
     rounding = (rate + 1) / 2
     if old is None or abs(old.gpu_seconds - rate * old.trial_seconds) <= rounding:
         return rate * ended
-    return old.gpu_seconds + rate * max(0, round(ended) - old.trial_seconds)
+    # Rounded at both ends, so that the remainders of many passes cancel out.
+    return (
+        old.gpu_seconds + round(rate * max(round(ended), old.trial_seconds)) - round(rate * old.trial_seconds)
+    )
 
 
 def _ended(summary: StudySummary) -> float:
