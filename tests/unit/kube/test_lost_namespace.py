@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from typing import Any
 
@@ -70,6 +71,12 @@ class ApiServer:
             changed = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata}
             await response.write(json.dumps({"type": "MODIFIED", "object": changed}).encode() + b"\n")
         return response
+
+
+def test_new_studies_are_noticed_soon_after_an_outage() -> None:
+    delays = list(itertools.islice(handlers.Backoffs(), 1000))
+    assert len(delays) == 1000, "kopf would end after the last one"
+    assert max(delays) <= 15
 
 
 async def test_studies_of_other_namespaces_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,9 @@ from tuning_operator.resource import names
 
 WATCH_SECONDS = 1.0
 """The shortest time between two watches: kopf does not wait before it repeats one that has ended."""
-FIRST_BACKOFFS = (1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0, 21.0)
-LAST_BACKOFF = 60.0  # seconds
+FIRST_BACKOFFS = (1.0, 1.0, 2.0, 3.0, 5.0, 8.0, 13.0)
+LAST_BACKOFF = 15.0
+"""Seconds: a study that is applied after an outage of the API server is noticed this much later at most."""
 
 
 def register(registry: kopf.OperatorRegistry, queue: WorkQueue[StudyKey]) -> None:
