@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -212,6 +213,34 @@ async def test_namespaces_are_watched_each() -> None:
     assert {namespace for namespace, _, _ in kube.asked} == {"ml", "research"}
     assert mirror.select("Job", KEY) == []
     assert mirror.select("Job", StudyKey("other", "a")) is None
+
+
+@pytest.mark.looptime
+async def test_a_lost_namespace_is_asked_for_less_and_less(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """There is one warning, and what was known of it is not used until it may be read again."""
+    lost = [KubeError(403, "Forbidden", "no rights")] * 12
+    kube = Watches(lost[0], lists=[[job("a-0", 3)], [job("a-1", 9)]])
+    snapshot = kube.snapshot
+
+    async def refused(kind: str, *where: str) -> tuple[list[Json], str]:
+        if kind == "Job" and len(kube.asked) > 1 and len(lost) > 1:
+            kube.asked.append(("ml", "refused", asyncio.get_running_loop().time()))
+            raise lost.pop()
+        return await snapshot(kind, *where)
+
+    monkeypatch.setattr(kube, "snapshot", refused)
+    mirror = Mirror(kube, ["ml"])  # type: ignore[arg-type]
+    async with watching(Followed(mirror), lambda _: None):  # type: ignore[arg-type]
+        await asyncio.sleep(60)
+        assert mirror.select("Job", KEY) is None
+        await asyncio.sleep(600)
+        assert names_in(mirror) == ["a-1"]
+    times = [at for _, _, at in kube.asked][1:]
+    pauses = [round(later - at) for at, later in itertools.pairwise(times)]
+    assert pauses == [2, 4, 8, 16, 32, 60, 60, 60, 60, 60, 60, 60, 0]
+    assert caplog.text.count("can't be watched") == 1
 
 
 def names_in(mirror: Mirror) -> list[str]:

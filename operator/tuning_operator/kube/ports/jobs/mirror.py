@@ -18,7 +18,10 @@ POD_FIELDS = ("activeDeadlineSeconds", "nodeName")
 """What is read of a Job's pod template."""
 GONE = 410
 """The API server no longer knows the version from which to watch."""
+FORBIDDEN = 403
+"""The namespace was deleted, or the operator's Role in it."""
 REWATCH_SECONDS = 2.0
+LAST_REWATCH = 60.0  # seconds
 
 
 @dataclass
@@ -61,10 +64,14 @@ class _Copy:
             self.studies.setdefault(key, {})[body["metadata"]["name"]] = body
             self.keys[key.namespace, body["metadata"]["name"]] = key
 
-    def end(self, body: Json) -> None:
-        """Note that the watch has reported the last change of an object."""
-        self.dropped.discard(body["metadata"]["uid"])
-        self._forget(body)
+    def take(self, event: str, body: Json) -> None:
+        """Take over what the watch reports."""
+        if event == "DELETED":
+            self.dropped.discard(body["metadata"]["uid"])
+            self._forget(body)
+        elif event != "BOOKMARK":
+            self.store(body)
+        self.version = _version(body)
 
     def _forget(self, body: Json) -> bool:
         """Remove the version of an object that is known, if any; return False if that is a newer one."""
@@ -135,30 +142,30 @@ class Mirror:
     ) -> Never:
         """List, then watch; again from the last change whenever the connection ends.
 
-        If the API server has forgotten that change, begin with a list again.
+        If the API server has forgotten that change, or refuses to be read, begin with a list again.
         """
-        version = ""
+        version, refusals = "", 0
         while True:
             pause = REWATCH_SECONDS
             try:
-                if not version:
-                    version = await self._list(kind, namespace, copy, changed)
+                version = version or await self._list(kind, namespace, copy, changed)
                 async for event, body in self._kube.watch(
                     kind, namespace, names.LABEL_STUDY, NOT_SUCCEEDED[kind], version
                 ):
-                    if event == "DELETED":
-                        copy.end(body)
-                    elif event != "BOOKMARK":
-                        copy.store(_trimmed(kind, body))
+                    copy.take(event, _trimmed(kind, body))
                     if event != "BOOKMARK":
                         changed(_study_of(body))
                     version = body["metadata"]["resourceVersion"]
-                    copy.version = int(version)
+                refusals = 0
             except KubeError as error:
+                refusals = refusals + 1 if error.status == FORBIDDEN else 0
+                if refusals:
+                    copy.version = 0  # it gets old until it may be read again
+                    pause = min(pause * 2.0 ** min(refusals - 1, 16), LAST_REWATCH)
                 pause = max(pause, error.retry_after or 0)
-                if error.status == GONE:
+                if error.status in (GONE, FORBIDDEN):
                     version = ""
-                else:
+                if error.status != GONE and refusals <= 1:
                     log.warning("%ss can't be watched; retrying in %.0f s: %s", kind, pause, error)
             await asyncio.sleep(pause)
 
