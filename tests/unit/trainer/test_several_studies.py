@@ -870,3 +870,25 @@ def test_another_study_of_the_script_between_ask_and_tell_is_rejected(
     """)
     assert pod.run("script", "train.py", python=FULL, timeout=120).code == 1
     assert "the study other between ask and tell of the study outer" in twin.failure.message
+
+
+@pytest.mark.parametrize(
+    ("named", "config", "python"),
+    [("study_name=study.study_name", {"study": "1"}, BARE), ("study_name=None", {}, FULL)],
+    ids=["by its name", "without a name"],
+)
+def test_the_study_that_asked_may_be_loaded_to_tell(
+    pod: Pod, twin: Twin, named: str, config: dict[str, str], python: tuple[str, ...]
+) -> None:
+    pod.environ["TUNING_CONFIG"] = json.dumps(config)
+    pod.write(f"""
+        import optuna
+
+        URL = "sqlite:////nowhere/study.db"
+        study = optuna.create_study(direction="maximize", storage=URL)
+        trial = study.ask()
+        optuna.load_study({named}, storage=URL).tell(trial, 1.0)
+    """)
+    ended = pod.run("script", "train.py", python=python)
+    assert ended.code == 0, ended
+    assert twin.study.trials[0].value == 1.0

@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 import threading
-import uuid
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -93,12 +92,15 @@ class TrialBridge:
         """
         if (code := self._workers.exit_code()) is not None:
             self._stop_script(code)
-        elif self._workers.in_owning_thread:
-            owner = self._workers.owner()
-            if owner is not None and arguments.get("study_name") != owner.study:
+        elif self._workers.in_owning_thread and (owner := self._workers.owner()) is not None:
+            if not _is_opened(owner.study, original, arguments):
                 return self._nested(original, arguments)
+            return self._empty({**arguments, "study_name": owner.study})
         if (other := self.choice.left_alone(arguments, self.inside)) is not None:
             return other
+        return self._empty(arguments)
+
+    def _empty(self, arguments: dict[str, Any]) -> Any:
         if calling_module().startswith(INTEGRATIONS):  # OptunaSearchCV's sampler has a new seed each time
             arguments.pop("sampler", None)
         trial, _ = self._open()
@@ -111,7 +113,7 @@ class TrialBridge:
         with self.inside:
             study = sys.modules["optuna"].create_study(directions=directions, **kept)
         # kept on the study itself, which may be sent to other processes
-        study._tuning_key = arguments.get("study_name") or uuid.uuid4().hex  # noqa: SLF001
+        study._tuning_key = study.study_name  # noqa: SLF001
         study._tuning_created = {"sampler": study.sampler, "pruner": study.pruner}  # noqa: SLF001
         return study
 
@@ -427,6 +429,15 @@ def calling_module() -> str:
     """Return the name of the module that called the runtime: `__main__` for the script, or a library's."""
     frame = calling_frame()
     return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
+
+
+def _is_opened(study: str, original: Callable[..., Any], arguments: dict[str, Any]) -> bool:
+    """Return whether a call of create_study or load_study opens the study with this name.
+
+    A study that is loaded without a name is the only one of its storage.
+    """
+    name = arguments.get("study_name")
+    return name == study or (name is None and original.__name__ == "load_study")
 
 
 def _several_studies(name: str) -> Failure:

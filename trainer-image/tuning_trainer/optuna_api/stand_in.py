@@ -11,6 +11,7 @@ import copy
 import enum
 import logging
 import sys
+import uuid
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -83,7 +84,7 @@ class Study:
 
     def __init__(self, **arguments: Any) -> None:
         directions = arguments.get("directions") or [arguments.get("direction") or "minimize"]
-        self.study_name = arguments.get("study_name") or "no-name"
+        self.study_name = arguments.get("study_name") or f"no-name-{uuid.uuid4()}"
         self.directions = [StudyDirection[str(getattr(one, "name", one)).upper()] for one in directions]
         self.sampler, self.pruner = arguments.get("sampler"), arguments.get("pruner")
         self.user_attrs: dict[str, Any] = {}
