@@ -261,13 +261,16 @@ def test_a_worker_that_is_stopped_does_not_wait_until_the_code_is_imported(worke
         """
         import os, pathlib, time
 
-        (pathlib.Path(os.environ["SEEN"]) / "imports").touch()
+        (pathlib.Path(os.environ["SEEN"]) / "imports").write_text(f"{os.getpgrp()}\\n")
         time.sleep(600)
         """
     )
     worker.ask(1)
     worker.start()
-    worker.wait("the code is being imported", (worker.seen / "imports").exists)
+    worker.wait("the code is being imported", lambda: bool(worker.lines("imports")))
+    assert worker.process
+    group = os.getpgid(worker.process.pid)
+    assert worker.lines("imports") != [f"{group}"], "a signal to the supervisor's group does not end it"
     code, _, err = worker.stop()
     assert code == 143, err
     assert worker.states() == ["RUNNING"]

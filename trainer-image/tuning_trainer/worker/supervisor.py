@@ -392,7 +392,8 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         environ = {**os.environ, self._descriptor: str(theirs.fileno())}
         theirs.set_inheritable(True)
-        pid = os.posix_spawn(self._command[0], self._command, environ)
+        # in a group of its own: while it imports the code, a signal to the group of this process would end it
+        pid = os.posix_spawn(self._command[0], self._command, environ, setpgroup=0)
         theirs.close()
         threading.Thread(target=self._listen, args=(ours,), daemon=True).start()
         return pid, ours
