@@ -16,6 +16,7 @@ import psutil
 import pytest
 from tuning_operator.studies.storage.base import MemoryStore
 from tuning_trainer.log import log_end
+from tuning_trainer.worker.preload import _foreign_modules
 
 from tests.support.study_server import RunningServer, running_server, study_server  # noqa: F401
 from tests.unit.trainer.pod import BARE, FULL, Pod, wait_until_gone
@@ -612,6 +613,73 @@ def test_packages_see_the_variables_that_the_code_sets_before_it_imports_them(
     one, other = [trial["userAttrs"] for trial in worker.record()]
     assert one["backends"] == ["jax"] * 4
     assert one["drew"] == other["drew"], "the code's seed is kept"
+
+
+@pytest.mark.parametrize(
+    "statement", ["DATA = os.environ.get('DATA')", "for name in ['DATA']: os.environ[name] = 'x'"]
+)
+def test_a_seed_that_a_package_sets_is_kept(worker: Worker, tmp_path: Path, statement: str) -> None:
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "seeding.py").write_text("import numpy\ndef set_seed(seed): numpy.random.seed(seed)\n")
+    worker.pod.environ["PYTHONPATH"] = str(packages)
+    worker.pod.write(f"""
+        import os
+        {statement}
+        import seeding
+        seeding.set_seed(1)
+
+        def objective(trial):
+            import numpy
+            trial.set_user_attr("drew", numpy.random.rand())
+            return 1.0
+    """)
+    worker.start(python=FULL)
+    worker.run(2)
+    one, other = [trial["userAttrs"] for trial in worker.record()]
+    assert one["drew"] == other["drew"]
+
+
+def test_code_that_is_imported_sees_the_pods_variables(worker: Worker) -> None:
+    worker.pod.environ.update(HOME="/given", TOKEN="t", KEY="k")
+    worker.pod.write("""
+        import os
+        home = os.getenv("HOME")
+        os.environ["HOME"] = "/tmp/scratch"
+        token: str = os.environ.pop("TOKEN", "")
+        key = os.environ.pop("KEY")
+        import decimal
+
+        def objective(trial):
+            trial.set_user_attr("seen", [home, token, key, os.environ["HOME"]])
+            return 1.0
+    """)
+    worker.start()
+    worker.run(1)
+    assert worker.record()[0]["userAttrs"] == {"seen": ["/given", "t", "k", "/tmp/scratch"]}
+
+
+@pytest.mark.parametrize(
+    ("statement", "imported"),
+    [
+        ("x = os.environ.get('X', '/data')", True),
+        ("x = os.getenv('X') or os.environ['HOME']", True),
+        ("if 'X' in os.environ: print('X')", True),
+        ("os.environ['X'] = '1'", True),
+        ("os.environ['X'] = os.environ['HOME']", False),
+        ("os.environ.pop('X')", False),
+        ("x = set_up(os.environ)", False),
+        ("if 'X' not in os.environ: os.environ['X'] = '1'", False),
+    ],
+)
+def test_packages_are_imported_ahead_unless_the_code_may_set_unknown_variables(
+    tmp_path: Path, statement: str, imported: bool
+) -> None:
+    (tmp_path / "train.py").write_text(f"import os\n{statement}\nimport package\nimport decimal\n")
+    given = dict(os.environ)
+    found = list(_foreign_modules(tmp_path / "train.py", [tmp_path]))
+    assert found == ["os", *(["package", "decimal"] if imported else ["decimal", "numpy", "torch"])]
+    assert dict(os.environ) == given
 
 
 def test_trials_run_side_by_side_and_each_has_its_share_of_the_memory(worker: Worker) -> None:

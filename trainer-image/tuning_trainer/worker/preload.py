@@ -31,9 +31,12 @@ USED_LATER = {"torch": "torch._dynamo"}
 
 WITH_GENERATORS = ("numpy", "torch")
 """Packages whose state must be known before the user's code runs."""
-CHANGES = ("__setitem__", "setdefault", "update", "pop")
+STANDARD = getattr(sys, "stdlib_module_names", sys.builtin_module_names)  # known from Python 3.10 on
+CHANGES = ("__setitem__", "setdefault", "update")
 """Methods of os.environ that can be called ahead, with the arguments that the code has literally."""
 CHANGED_THROUGH = {"environ", "environb", "putenv", "unsetenv"}
+READS = {"get", "copy", "items", "keys", "values"}
+"""Methods of os.environ that change nothing."""
 
 
 class Preloaded:
@@ -146,22 +149,32 @@ def _import_all(names: Iterator[str]) -> None:
 def _foreign_modules(file: Path | None, folders: list[Path]) -> Iterator[str]:
     """Yield the modules that a file imports at its top level, directly or through others of these folders.
 
-    They come in order, each once the variables are set that the code sets before it. After a statement that
-    may set others, only packages with generators come.
+    They come in order, each once the variables are set that the code sets before it; at the end, these are
+    what they were. Other packages do not come after a statement that may set variables of unknown values:
+    since they may import those with generators, the latter come in any case.
     """
-    files, seen, foreseen = [_steps(file)] if file else [], {file}, True
+    files, seen, foreseen, withheld = [_steps(file)] if file else [], {file}, True, False
+    given: dict[str, str | None] = {}
     while files:
         step = next(files[-1], None)
         if step is None:
             files.pop()
         elif isinstance(step, ast.stmt):
-            foreseen = foreseen and _foresee(step)
+            foreseen = foreseen and _foresee(step, given)
         elif (own := _find(step, folders)) is None:
-            if foreseen or step.partition(".")[0] in WITH_GENERATORS:
+            if foreseen or step.partition(".")[0] in (*WITH_GENERATORS, *STANDARD):
                 yield step
+            else:
+                withheld = True
         elif own not in seen:
             seen.add(own)
             files.append(_steps(own))
+    if withheld:
+        yield from WITH_GENERATORS
+    for name, value in given.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
 
 
 def _steps(file: Path) -> Iterator[str | ast.stmt]:
@@ -176,29 +189,59 @@ def _steps(file: Path) -> Iterator[str | ast.stmt]:
                 yield node.module
 
 
-def _foresee(statement: ast.stmt) -> bool:
-    """Set the variables that a statement sets; return False if it may set others, of unknown values."""
-    names = {getattr(node, "attr", getattr(node, "id", None)) for node in ast.walk(statement)}
-    if not names & CHANGED_THROUGH:
+def _foresee(statement: ast.stmt, given: dict[str, str | None]) -> bool:
+    """Set the variables that a statement sets; return False if it may set others, of unknown values.
+
+    Adds to `given` what they were before, None if they were not set.
+    """
+    if not _may_set(statement):
         return True
     try:
         owner, method, arguments, named = _call(statement)
         if ast.unparse(owner) not in ("os.environ", "environ") or method not in CHANGES:
             return False
-        given = {name: ast.literal_eval(value) for name, value in named.items()}
-        getattr(os.environ, method)(*map(ast.literal_eval, arguments), **given)
-    except (AttributeError, KeyError, TypeError, ValueError):
+        values = {name: ast.literal_eval(value) for name, value in named.items()}
+        changed = dict(os.environ)
+        getattr(changed, method)(*map(ast.literal_eval, arguments), **values)
+        for name in [name for name in changed if changed[name] != os.environ.get(name)]:
+            given.setdefault(name, os.environ.get(name))
+            os.environ[name] = changed[name]
+    except (AttributeError, TypeError, ValueError):
         return False
     return True
 
 
+def _may_set(statement: ast.stmt) -> bool:
+    """Return whether a statement uses the environment other than to read it."""
+    nodes = list(ast.walk(statement))
+    read = {part for node in nodes for part in _parts_read(node)}
+    return any(_name(node) in CHANGED_THROUGH and node not in read for node in nodes)
+
+
+def _parts_read(node: ast.AST) -> list[ast.expr]:
+    """Return the parts of an expression which it reads, and neither changes nor passes on."""
+    if isinstance(node, ast.Compare):
+        return node.comparators
+    if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+        return [node.value]
+    if isinstance(node, ast.Attribute) and node.attr in READS:
+        return [node.value]
+    return []
+
+
+def _name(node: ast.AST) -> str | None:
+    return getattr(node, "attr", getattr(node, "id", None))
+
+
 def _call(statement: Any) -> tuple[ast.expr, str, list[ast.expr], dict[str, ast.expr]]:
-    """Return a statement as the call of a method. Raises AttributeError or ValueError if it is none."""
+    """Return a statement as the call of a method. Raises AttributeError, TypeError or ValueError."""
     if isinstance(statement, ast.Assign):
         target: Any
         (target,) = statement.targets
         return target.value, "__setitem__", [target.slice, statement.value], {}
-    call = statement.value
+    if not isinstance(statement, ast.Expr):
+        raise TypeError
+    call: Any = statement.value
     return (
         call.func.value,
         call.func.attr,
