@@ -1,13 +1,19 @@
-"""The fork server learns of each trial's end, whenever the signal comes and whichever thread gets it."""
+"""The fork server learns of each trial's end, and a trial's processes end as Python's do."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 SECONDS = 60
 SERVER = """
@@ -44,24 +50,75 @@ fork_server.socket.socket = Late
 HAS_A_THREAD = "threading.Thread(target=threading.Event().wait, daemon=True).start()"
 
 
+FORKS = """
+import atexit, os, sys
+from tuning_trainer.worker import fork_server
+
+def main(_):
+    pid = os.fork()
+    if pid == 0:
+        atexit.register(print, "goodbye")
+        raise {error}
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+fork_server.ForkServer(int(sys.argv[1]), ["command"], main, []).serve()
+"""
+
+
+class Server:
+    """A fork server that runs."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines = connection.makefile("r")
+
+    def run(self, number: int, output: Path | None = None) -> int:
+        """Run a trial and return its status, as os.waitpid does."""
+        order = [number, {}, None, False, None if output is None else str(output)]
+        self._connection.sendall(json.dumps(order).encode() + b"\n")
+        started, ended = next(self._lines).split(), next(self._lines).split()
+        assert started[:2] == ["started", str(number)]
+        assert ended[:2] == ["ended", started[2]]
+        return int(ended[2])
+
+
+@contextlib.contextmanager
+def serving(code: str) -> Iterator[Server]:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-c", code, str(theirs.fileno())]
+    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as process:
+        theirs.close()
+        ours.settimeout(SECONDS)
+        try:
+            yield Server(ours)
+        finally:
+            process.kill()
+
+
 @pytest.mark.parametrize(
     ("before", "in_parent"),
     [(RECEIVES_LATE, ""), (HAS_A_THREAD, "if pid: forks[-1]()")],
     ids=["just before it waits", "before fork has returned, in another thread"],
 )
 def test_a_trial_that_ends_at_any_moment_is_reported(before: str, in_parent: str) -> None:
-    ours, theirs = socket.socketpair()
-    code = SERVER.format(before=before, in_parent=in_parent)
-    command = [sys.executable, "-c", code, str(theirs.fileno())]
-    with ours, subprocess.Popen(command, pass_fds=[theirs.fileno()]) as server:
-        theirs.close()
-        ours.settimeout(SECONDS)
-        lines = ours.makefile("r")
-        try:
-            for number in range(2):
-                ours.sendall(json.dumps([number, {}, None, False, None]).encode() + b"\n")
-                started, ended = next(lines).split(), next(lines).split()
-                assert started[:2] == ["started", str(number)]
-                assert ended == ["ended", started[2], "0"]
-        finally:
-            server.kill()
+    with serving(SERVER.format(before=before, in_parent=in_parent)) as server:
+        assert [server.run(number) for number in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        ("SystemExit", 0, ""),
+        ("SystemExit('no data')", 1, "no data"),
+        ("ValueError('no data')", 1, "Traceback"),
+    ],
+)
+def test_a_process_that_a_trial_forks_ends_as_python_does(
+    tmp_path: Path, error: str, code: int, says: str
+) -> None:
+    output = tmp_path / "output"
+    with serving(FORKS.format(error=error)) as server:
+        assert server.run(0, output) == code << 8
+    shown = output.read_text()
+    assert says in shown
+    assert "goodbye" in shown

@@ -18,6 +18,7 @@ import socket
 import sys
 import tempfile
 import threading
+import traceback
 import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -164,8 +165,13 @@ class ForkServer:
             _forget_exit_functions()
             if self._preloaded:
                 self._preloaded.reseed()
-            code = self._main(self._arguments)
-            exit_within(EXIT_GRACE, code)
+            try:
+                code = self._main(self._arguments)
+                exit_within(EXIT_GRACE, code)
+            except SystemExit as end:  # of a process that the user's code has forked, as other exceptions
+                code = _exit_code(end)
+            except BaseException:  # noqa: BLE001
+                traceback.print_exc()
             _exit_as_python_does()
         finally:
             os._exit(code)
@@ -204,6 +210,14 @@ def _forget_exit_functions() -> None:
     for info in weakref.finalize._registry.values():  # type: ignore[attr-defined]  # noqa: SLF001
         info.atexit = False
     weakref.finalize._registered_with_atexit = False  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _exit_code(end: SystemExit) -> int:
+    """Return the exit code for an exception as Python does: it prints one that is no number."""
+    if end.code is None or isinstance(end.code, int):
+        return end.code or 0
+    sys.stderr.write(f"{end.code}\n")
+    return 1
 
 
 def _exit_as_python_does() -> None:
