@@ -379,4 +379,17 @@ def test_a_thread_that_asks_again_leaves_the_owner_as_it_is(tmp_path: Path) -> N
     workers = Workers(tmp_path, os.getpid())
     assert workers.take_trial("first")
     assert not workers.take_trial("second")
-    assert workers.owner() == (os.getpid(), "first")
+    assert workers.owner() == (os.getpid(), "first", False)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_who_waits_for_study_tell_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], asked: bool
+) -> None:
+    monkeypatch.setattr("tuning_trainer.modes.workers.ASK_SECONDS", 0.0)
+    asks, waits = (Workers(tmp_path, 0) for _ in range(2))
+    assert asks.take_trial("shared", asked)
+    polls = iter([lambda: None, lambda: None, lambda: asks.finish(0)])
+    monkeypatch.setattr("tuning_trainer.modes.workers.time.sleep", lambda _: next(polls)())
+    assert waits.wait() == 0
+    assert capsys.readouterr().err.count(f"process {os.getpid()} has asked for the trial") == asked

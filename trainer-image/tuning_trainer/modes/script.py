@@ -157,7 +157,7 @@ class TrialBridge:
         """
         if is_left_alone(study):
             refuse_ask(study)
-        trial = self._take(study)
+        trial = self._take(study, asked=True)
         if trial is None:
             raise TrialOverInWorker(TRIAL_IS_OVER)
         for name, distribution in (arguments.get("fixed_distributions") or {}).items():
@@ -191,7 +191,7 @@ class TrialBridge:
                 raise (over if self._workers.in_main_process else TrialOverInWorker(TRIAL_IS_OVER)) from None
             return self._opened
 
-    def _take(self, study: Any) -> Trial | None:
+    def _take(self, study: Any, asked: bool = False) -> Trial | None:
         """Return the trial; None in a process of the script's once another worker has run the trial.
 
         Raises:
@@ -202,7 +202,7 @@ class TrialBridge:
         trial, _ = self._open()
         if not self._workers.in_owning_thread:
             self._check_study(study)
-            if not self._workers.take_trial(key):
+            if not self._workers.take_trial(key, asked):
                 self._leave(study, key)
                 return None
         elif (code := self._workers.exit_code()) is not None:

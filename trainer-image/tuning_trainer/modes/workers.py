@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from tuning_trainer.log import log
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.runner import TrialOver
 
@@ -31,6 +32,8 @@ IN_OBJECTIVE = "TUNING_IN_OBJECTIVE"
 """Environment variable: set while the objective runs, whose processes use plain Optuna."""
 WAKE_UP = signal.SIGURG  # ignored by default, and hardly used by anyone
 POLL = 0.1  # seconds
+ASK_SECONDS = 60.0
+"""How long to wait for a trial that a worker asked for before that is logged."""
 
 
 class Owner(NamedTuple):
@@ -38,6 +41,8 @@ class Owner(NamedTuple):
 
     process: int
     study: str
+    asked: bool
+    """Whether by study.ask: its code may end without study.tell, while its process or thread goes on."""
 
 
 class TrialOverInWorker(Exception):  # noqa: N818  not an error: it ends the worker's code
@@ -63,11 +68,11 @@ class Workers:
         """Whether this process runs the script, rather than one that the script started."""
         return os.getpid() == self._main_process
 
-    def take_trial(self, study: str) -> bool:
+    def take_trial(self, study: str, asked: bool = False) -> bool:
         """Return whether the caller gets the trial, for the study with this key."""
         draft = self._trial.with_name(f"trial-{os.getpid()}-{threading.get_ident()}")
         try:
-            draft.write_text(f"{os.getpid()}\n{study}")
+            draft.write_text(f"{os.getpid()} {int(asked)}\n{study}")
             os.link(draft, self._trial)
         except (FileExistsError, FileNotFoundError):  # not found: the script's process has ended
             return False
@@ -84,10 +89,11 @@ class Workers:
     def owner(self) -> Owner | None:
         """Return who runs the trial, or has run it; None if nobody has asked for it."""
         try:
-            process, _, study = self._trial.read_text().partition("\n")
+            first, _, study = self._trial.read_text().partition("\n")
         except FileNotFoundError:
             return None
-        return Owner(int(process), study)
+        process, asked = map(int, first.split())
+        return Owner(process, study, bool(asked))
 
     def finish(self, exit_code: int) -> int:
         """Let all workers know that the trial's result is delivered; return the code of the first result.
@@ -119,7 +125,15 @@ class Workers:
         None also if it is the current thread, which would wait for itself.
         """
         owner = self.owner()
+        log_at: float | None = time.monotonic() + ASK_SECONDS
         while (code := self.exit_code()) is None and owner is not None and self._goes_on(owner):
+            if owner.asked and log_at is not None and time.monotonic() >= log_at:
+                log(
+                    f"this worker waits for the trial's result: process {owner.process} has asked for the "
+                    "trial (study.ask), but has not called study.tell yet; if its code raises an exception "
+                    "in between, it has to call study.tell with state=TrialState.FAIL"
+                )
+                log_at = None
             time.sleep(POLL)
         if code is None:
             code = (
