@@ -53,10 +53,10 @@ class RunningServer:
             raise self._failure
 
     def wait_until(self, what: str, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not condition():
             assert self.thread.is_alive(), f"the server ended before it {what}: {self._failure!r}"
-            assert time.monotonic() < deadline, f"not within 120 s: the server {what}"
+            assert time.monotonic() < deadline, f"not within 240 s: the server {what}"
             time.sleep(0.001)
 
     def operator_token(self) -> str:

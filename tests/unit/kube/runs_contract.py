@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FIRST, SECOND = Trial(0), Trial(1)
 WORKER = Worker(0)
 REFIT = Refit.of(RefitSpec(), 0)
-SECONDS = 120
+SECONDS = 240
 """How long a test waits for what it expects."""
 
 

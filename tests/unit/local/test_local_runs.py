@@ -250,7 +250,7 @@ async def test_what_a_program_leaves_behind_ends_with_it(place: Place, runs: Loc
 
 async def test_stop_gives_time_and_then_none(place: Place, runs: LocalRuns) -> None:
     template = body()["spec"]["trial"]["template"]
-    template["spec"]["terminationGracePeriodSeconds"] = 1.0
+    template["spec"]["terminationGracePeriodSeconds"] = 5
     given = study(trial={"template": template})
     await runs.start(given, FIRST)
     await place.send(FIRST, "trap 'echo stopping' TERM; echo ready; while :; do sleep 0.05; done")

@@ -99,7 +99,7 @@ def test_postgres_where_process_1_reaps_nothing() -> None:
     """As `sleep infinity` in a container."""
     with tempfile.TemporaryDirectory(prefix="tuning-local-", ignore_cleanup_errors=True) as folder:
         arguments = [REAPS_NOTHING, STARTS_AND_STOPS, f"{folder}/postgres"]
-        subprocess.run([sys.executable, "-c", *arguments], check=True, timeout=120)
+        subprocess.run([sys.executable, "-c", *arguments], check=True, timeout=500)
 
 
 def test_a_postgres_that_runs_is_stopped(data: Path, run: Callable[..., None]) -> None:

@@ -99,7 +99,7 @@ async def test_no_reply_before_the_record_is_durable(
     reply = asyncio.ensure_future(REQUESTS[request_](engine))
     assert await is_pending(reply)
     store.let_go()
-    await asyncio.wait_for(reply, 30)
+    await asyncio.wait_for(reply, 240)
 
 
 async def test_a_summary_waits_for_a_result_that_another_request_sent(

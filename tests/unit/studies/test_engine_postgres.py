@@ -172,9 +172,9 @@ def test_a_summary_follows_the_record(
         assert not done
         resume()
         for summary in summaries:
-            counts = summary.result(30).json()["counts"]
+            counts = summary.result(240).json()["counts"]
             assert (counts["complete"], counts["fail"]) == (1, 1)
-        assert [result.result(30).json()["state"] for result in results] == ["FAIL", "COMPLETE"]
+        assert [result.result(240).json()["state"] for result in results] == ["FAIL", "COMPLETE"]
 
 
 def test_a_record_that_others_deleted_is_not_known(server: RunningServer, database_url: str) -> None:

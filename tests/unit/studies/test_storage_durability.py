@@ -20,7 +20,7 @@ from tests.support.postgres import EmbeddedPostgres
 
 MINIMIZE = [StudyDirection.MINIMIZE]
 NewStorage = Callable[..., PostgresStorage]
-DEADLINE = 60.0
+DEADLINE = 240.0
 
 
 def kill_writer(url: str) -> int:

@@ -135,7 +135,7 @@ def test_a_refused_result_is_not_the_best(storage: PostgresStorage, plain: RDBSt
     with storage.deferred(wait=False) as writes:
         storage.set_trial_state_values(contested, TrialState.COMPLETE, [1.0])
     with pytest.raises(UpdateFinishedTrialError):
-        writes.wait(30)
+        writes.wait(240)
     assert storage.get_best_trial(study_id)._trial_id == good
     assert storage.counts(study_id)[TrialState.FAIL] == 1
     assert storage.get_all_trials(study_id) == plain.get_all_trials(study_id)
@@ -167,7 +167,7 @@ async def test_a_refused_write_raises_for_the_caller_that_waits(
         storage.set_trial_intermediate_value(trial_id, 0, 1.0)
         storage.set_study_user_attr(study_id, "key", 1)
     with pytest.raises(UpdateFinishedTrialError):
-        await asyncio.wait_for(writes.durable(), 30)
+        await asyncio.wait_for(writes.durable(), 240)
     assert plain.get_study_user_attrs(study_id) == {"key": 1}
     assert storage.get_trial(trial_id).intermediate_values == {}
 

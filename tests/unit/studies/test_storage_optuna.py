@@ -93,7 +93,7 @@ def test_several_objectives(storage: PostgresStorage, plain: RDBStorage) -> None
 
 
 def test_the_database_is_current_for_optunas_own_tools(database_url: str, storage: PostgresStorage) -> None:
-    storage.wait_for_lock(30)
+    storage.wait_for_lock(240)
     plain = RDBStorage(database_url)  # checks the version, and would make tables
     assert plain.get_current_version() == plain.get_head_version()
     plain.engine.dispose()

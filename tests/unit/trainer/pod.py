@@ -86,7 +86,7 @@ class Ended:
 
 def wait_until_gone(pid: int) -> None:
     """Wait until a process has ended, also if its parent has not heard of it yet."""
-    give_up = time.monotonic() + 120
+    give_up = time.monotonic() + 240
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         while ") Z " not in (status := Path(f"/proc/{pid}/stat").read_text()):
             assert time.monotonic() < give_up, status

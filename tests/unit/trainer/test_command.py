@@ -188,7 +188,7 @@ def test_a_program_written_in_python_is_read_at_once(pod: Pod, twin: Twin) -> No
     process = pod.start("command", "--", sys.executable, "train.py", python=BARE)
     twin.wait_for(lambda: bool(twin.of("/report")))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 143
+    assert process.wait(240) == 143
     assert twin.result is None
 
 
@@ -241,7 +241,7 @@ def test_an_unpromising_program_that_goes_on_is_killed_with_its_children(pod: Po
     child = f"{sys.executable} -c 'import time; time.sleep(600)'"
     ended = shell(
         pod,
-        f"trap '' TERM; echo accuracy=0.1; echo accuracy=0.1; {child} & echo $! > child; {child}; {child}",
+        f"trap '' TERM; {child} & echo $! > child; echo accuracy=0.1; echo accuracy=0.1; {child}; {child}",
     )
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "PRUNED"
@@ -252,7 +252,7 @@ def test_sigterm_reaches_the_program_and_nothing_is_reported(pod: Pod, twin: Twi
     process = pod.start("command", "--", "sh", "-c", SAVES_AND_STOPS, python=BARE)
     twin.wait_for(lambda: bool(twin.of("/report")))
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 143
+    assert process.wait(240) == 143
     assert (pod.folder / "checkpoint").read_text() == "saved\n"
     assert twin.result is None
 
@@ -315,7 +315,7 @@ def test_several_objectives_take_the_last_of_each(pod: Pod, twin: Twin) -> None:
 def test_a_full_disk_loses_output_but_no_values(pod: Pod, twin: Twin, to: str) -> None:
     line = f"(echo loading; echo step=1 accuracy=0.1; echo step=2 accuracy=0.2) {to}"
     with Path("/dev/full").open("w") as full:
-        pod.start("command", "--", "sh", "-c", line, python=BARE, output=full).wait(120)
+        pod.start("command", "--", "sh", "-c", line, python=BARE, output=full).wait(240)
     assert twin.study.trials[0].intermediate_values == {1: 0.1, 2: 0.2}
 
 

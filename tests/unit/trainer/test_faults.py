@@ -76,7 +76,7 @@ def test_the_server_comes_up_after_the_pod(pod: Pod, twin: Twin, tmp_path: Path)
     assert process.stderr
     assert "does not answer" in process.stderr.readline()
     with serving(twin, port):
-        assert process.wait(120) == 0, process.stderr.read()
+        assert process.wait(240) == 0, process.stderr.read()
     assert twin.study.trials[0].state.name == "COMPLETE"
 
 
@@ -416,7 +416,7 @@ def test_threads_share_an_outbox(away: tuple[str, int], twin: Twin, tmp_path: Pa
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(120)
+            thread.join(240)
     assert sorted(twin.study.trials[0].intermediate_values) == list(range(20))
 
 
@@ -523,7 +523,7 @@ def test_a_request_that_times_out_is_not_sent_again_within_the_attempt(twin: Twi
 
     def hang(_: Handler) -> bool:
         twin.requests.append(("GET", "hangs", None))
-        return over.wait(60)
+        return over.wait(240)
 
     twin.faults.extend([lambda _: False, hang, hang])
     with serving(twin) as url:

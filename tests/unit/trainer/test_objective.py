@@ -270,6 +270,6 @@ FORKING = """
 def test_a_process_that_the_objective_forks_ends_without_a_result(pod: Pod, twin: Twin, end: str) -> None:
     pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 50}'
     pod.write(FORKING.replace("END", end))
-    ended = pod.run(python=BARE, timeout=120)
+    ended = pod.run(python=BARE, timeout=240)
     assert ended.code == 0, ended
     assert twin.of("/result") == [{"state": "COMPLETE", "values": [1.0]}]

@@ -51,7 +51,7 @@ def test_a_thread_of_the_script_may_train_the_model(refit: Pod, twin: Twin) -> N
 
         threading.Thread(target=train).start()
     """)
-    ended = refit.run("script", "train.py", timeout=120)
+    ended = refit.run("script", "train.py", timeout=240)
     assert ended.code == 0, ended
     assert twin.study.trials[-1].user_attrs == {"model": "/models/final"}
 

@@ -164,7 +164,7 @@ WITHOUT_TELL = {
 @pytest.mark.parametrize(("code", "says"), WITHOUT_TELL.values(), ids=WITHOUT_TELL)
 def test_a_script_that_asks_and_does_not_call_tell_fails(pod: Pod, twin: Twin, code: str, says: str) -> None:
     pod.write(textwrap.dedent(ASKED) + code)
-    ended = pod.run("script", "train.py", timeout=120)
+    ended = pod.run("script", "train.py", timeout=240)
     assert ended.code == 1, ended
     assert says in twin.failure.message
     assert len(twin.of("/result")) == 1
@@ -183,7 +183,7 @@ def test_a_thread_may_tell_after_the_scripts_end(pod: Pod, twin: Twin) -> None:
 
         threading.Thread(target=train, args=(study.ask(),)).start()
     """)
-    ended = pod.run("script", "train.py", timeout=120)
+    ended = pod.run("script", "train.py", timeout=240)
     assert ended.code == 0, ended
     assert twin.study.trials[0].value == 0.5
 
@@ -191,7 +191,7 @@ def test_a_thread_may_tell_after_the_scripts_end(pod: Pod, twin: Twin) -> None:
 def test_a_script_whose_study_the_server_refuses_fails(pod: Pod, twin: Twin) -> None:
     twin.faults.extend([lambda _: False, status(409)])  # the view is served, the attribute refused
     pod.write(textwrap.dedent(ASKED) + "study.optimize(print)")
-    ended = pod.run("script", "train.py", timeout=120)
+    ended = pod.run("script", "train.py", timeout=240)
     assert ended.code == 1, ended
     assert "try again" in twin.failure.message
 
@@ -224,7 +224,7 @@ def test_a_process_that_the_script_forks_ends_without_a_result(pod: Pod, twin: T
         assert os.waitpid(child, 0)[1] == 0
         optuna.create_study(direction="maximize").optimize(lambda trial: 1.0)
     """)
-    ended = pod.run("script", "train.py", timeout=120)
+    ended = pod.run("script", "train.py", timeout=240)
     assert ended.code == 0, ended
     assert twin.of("/result") == [{"state": "COMPLETE", "values": [1.0]}]
 

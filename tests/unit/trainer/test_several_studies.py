@@ -848,7 +848,7 @@ NESTED = """
 def test_a_study_between_ask_and_tell_is_the_users_own(pod: Pod, twin: Twin, config: dict[str, str]) -> None:
     pod.environ["TUNING_CONFIG"] = json.dumps(config)
     pod.write(NESTED)
-    ended = pod.run("script", "train.py", python=FULL, timeout=120)
+    ended = pod.run("script", "train.py", python=FULL, timeout=240)
     assert ended.code == 0, ended
     record = twin.study.trials[0]
     assert record.params.keys() == {"x"}
@@ -868,7 +868,7 @@ def test_another_study_of_the_script_between_ask_and_tell_is_rejected(
         other.{call}
         outer.tell(trial, 0.5)
     """)
-    assert pod.run("script", "train.py", python=FULL, timeout=120).code == 1
+    assert pod.run("script", "train.py", python=FULL, timeout=240).code == 1
     assert "the study other between ask and tell of the study outer" in twin.failure.message
 
 

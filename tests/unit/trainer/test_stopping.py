@@ -32,7 +32,7 @@ def test_sigterm_ends_the_pod_at_once_and_reports_nothing(pod: Pod, twin: Twin) 
     process = pod.start(python=BARE)
     begun(twin)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 143
+    assert process.wait(240) == 143
     assert twin.result is None
     assert twin.study.trials[0].state.name == "RUNNING"
     assert pod.log.read_bytes() == b""
@@ -53,7 +53,7 @@ def test_sigterm_lets_finally_blocks_run(pod: Pod, twin: Twin) -> None:
     process = pod.start(python=BARE)
     begun(twin)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 143
+    assert process.wait(240) == 143
     assert (pod.folder / "checkpoint").read_text() == "saved"
 
 
@@ -72,7 +72,7 @@ def test_sigterm_handled_by_the_users_code_reports_nothing_either(pod: Pod, twin
     process = pod.start(python=BARE)
     begun(twin)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(120) == 143
+    assert process.wait(240) == 143
     assert twin.result is None
 
 
@@ -81,7 +81,7 @@ def test_sigterm_leaves_time_to_deliver_a_result(pod: Pod, twin: Twin) -> None:
 
     def hold(handler: Handler) -> bool:
         held.set()
-        assert go.wait(120)
+        assert go.wait(240)
         return False
 
     twin.faults.extend([lambda _: False, hold])  # the view is served, the result is held up
@@ -94,10 +94,10 @@ def test_sigterm_leaves_time_to_deliver_a_result(pod: Pod, twin: Twin) -> None:
             return 0.5
     """)
     process = pod.start(python=BARE)
-    assert held.wait(120)
+    assert held.wait(240)
     process.send_signal(signal.SIGTERM)
     go.set()
-    assert process.wait(120) == 0
+    assert process.wait(240) == 0
     assert twin.study.trials[0].value == 0.5
 
 
@@ -172,7 +172,7 @@ from tuning_trainer.stopping import exit_within
 threading.Thread(target=threading.Event().wait).start()
 exit_within(0.1, 5)
 """
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 5
+    assert subprocess.run([sys.executable, "-c", code], timeout=240).returncode == 5
 
 
 def test_sigterm_while_the_process_forks_stops_the_trial(pod: Pod, twin: Twin) -> None:
@@ -196,7 +196,7 @@ def test_sigterm_while_the_process_forks_stops_the_trial(pod: Pod, twin: Twin) -
                 Path("checkpoint").write_text("saved")
             return 1.0
     """)
-    assert pod.run(python=BARE, timeout=120).code == 143
+    assert pod.run(python=BARE, timeout=240).code == 143
     assert (pod.folder / "checkpoint").read_text() == "saved"
     assert twin.result is None
 
@@ -218,5 +218,5 @@ def test_sigterm_handled_by_asyncio_reports_nothing_either(pod: Pod, twin: Twin)
     process = pod.start(python=BARE)
     begun(twin)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 143
+    assert process.wait(240) == 143
     assert twin.result is None

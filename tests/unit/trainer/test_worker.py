@@ -82,7 +82,7 @@ class Worker:
         for other in others:  # as in a container, whose other processes end with process 1
             with contextlib.suppress(psutil.NoSuchProcess):
                 other.kill()
-        out, err = self.process.communicate(timeout=60)
+        out, err = self.process.communicate(timeout=240)
         return code, out, err
 
     def lines(self, name: str) -> list[str]:
@@ -807,7 +807,7 @@ def test_a_worker_is_stopped_while_it_reports_an_end_to_a_study_server_that_is_g
     worker.wait("the end is reported", lambda: "trial 0: FAIL" in (tmp_path / "out").read_text())
     assert worker.process
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(60) == 143
+    assert worker.process.wait(240) == 143
     assert (tmp_path / "cleaned").exists(), "the other trial has got SIGTERM"
 
 

@@ -183,9 +183,9 @@ def test_workers_run_the_trial_once(pod: Pod, twin: Twin, workers: str) -> None:
 
 
 def test_a_forked_worker_delivers_the_result_of_a_trial_with_a_timeout(pod: Pod, twin: Twin) -> None:
-    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 50}'
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 500}'
     pod.write(OBJECTIVE + textwrap.dedent(WORKERS["pool, fork"]))
-    ended = pod.run("script", "train.py", python=FULL, timeout=120)
+    ended = pod.run("script", "train.py", python=FULL, timeout=240)
     assert ended.code == 0, ended
     assert [result["state"] for result in twin.of("/result")] == ["COMPLETE"]
 
@@ -371,7 +371,7 @@ def test_a_stopped_pod_whose_worker_runs_the_trial_reports_nothing(pod: Pod, twi
     process = pod.start("script", "train.py", python=FULL)
     twin.wait_for(lambda: bool(twin.of("/attributes")))
     process.terminate()
-    assert process.wait(120) == 143
+    assert process.wait(240) == 143
     assert twin.result is None
 
 

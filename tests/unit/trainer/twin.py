@@ -65,7 +65,7 @@ class Twin:
         """Return the bodies that were sent to a path."""
         return [body for _, where, body in self.requests if where == path]
 
-    def wait_for(self, predicate: Callable[[], bool], seconds: float = 120) -> None:
+    def wait_for(self, predicate: Callable[[], bool], seconds: float = 240) -> None:
         with self.seen:
             assert self.seen.wait_for(predicate, seconds), self.requests
 
