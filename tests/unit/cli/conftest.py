@@ -82,6 +82,8 @@ class StudyServer:
     def __init__(self, http: ThreadingHTTPServer, ca: str | None) -> None:
         self.port, self.ca = http.server_address[1], ca
         self.replies: dict[str, tuple[int, bytes]] = {}
+        self.token: str | None = None
+        """The only token that is accepted; None: any."""
         self.headers: dict[str, str] = {}
 
     def record(self, study: FinishedStudy) -> None:
@@ -99,6 +101,8 @@ def study_server(host: str | None) -> Iterator[StudyServer]:
         def do_GET(self) -> None:
             serving.headers = dict(self.headers)
             status, body = serving.replies.get(self.path, (500, self.path.encode()))
+            if serving.token and self.headers["Authorization"] != f"Bearer {serving.token}":
+                status, body = 401, b'{"detail": "the token has expired"}'
             self.send_response(status)
             self.end_headers()
             self.wfile.write(body)

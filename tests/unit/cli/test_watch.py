@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.study_server import RunningServer
+    from tests.unit.cli.conftest import StudyServer
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GPUS = {"resources": {"limits": {"nvidia.com/gpu": 2, "memory": "1Gi"}}}
@@ -229,6 +230,31 @@ def test_a_server_that_goes_away_is_connected_to_again(
     assert ran.out.startswith("no connection, trying again: can't connect to the study server")
     assert ran.out.splitlines()[-1] == "mnist: Failed, 7/7 trials finished"
     assert ran.code == 1
+
+
+def test_a_study_that_runs_for_longer_than_a_token_is_valid(
+    cluster: Cluster, server: StudyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.study(phase="Running")
+    cluster.serve(server)
+    server.record(FinishedStudy(directions=["minimize"], trials=[]))
+
+    def expire() -> None:
+        cluster.answer("create-token", "another-token")
+        server.token = "another-token"
+        cluster.study(phase="Completed")
+
+    run_after_each_wait(monkeypatch, [expire])
+    ran = Ran("watch", "mnist")
+    assert (ran.code, ran.error) == (0, None)
+    assert [line.partition(",")[0] for line in ran.out.splitlines()] == ["mnist: Running", "mnist: Completed"]
+
+
+def test_a_token_that_is_never_accepted_is_an_error(cluster: Cluster, server: StudyServer) -> None:
+    cluster.study(phase="Running")
+    cluster.serve(server)
+    server.token = "another-token"
+    assert Ran("watch", "mnist").error == "the study server replied 401: the token has expired"
 
 
 def test_before_the_first_trial(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -26,6 +27,10 @@ REPLY_SECONDS = 120.0
 T = TypeVar("T", bound=BaseModel)
 
 _HOST = re.compile(r"(?:(?P<pod>[^.]+)\.)?(?P<service>[^.]+)\.(?P<namespace>[^.]+)\.svc(?:\..+)?")
+
+
+class UnauthenticatedError(PluginError):
+    """The study server does not accept the token."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,21 @@ class StudyServer:
 
 
 class ServedRecord:
-    """The record of a study, read from the study server."""
+    """The record of a study, read from the study server for as long as the connection lasts."""
 
-    def __init__(self, server: StudyServer, path: str, token: str) -> None:
-        self._server, self._path, self._token = server, path, token
+    def __init__(self, server: StudyServer, path: str, make_token: Callable[[], str]) -> None:
+        self._server, self._path, self._make_token = server, path, make_token
+        self._token = make_token()
 
     def read(self, first: int = 0) -> FinishedStudy:
         """Return the trials from this number on. Raises PluginError."""
+        try:
+            return self._read(first)
+        except UnauthenticatedError:  # a study runs for longer than a token is valid
+            self._token = self._make_token()
+            return self._read(first)
+
+    def _read(self, first: int) -> FinishedStudy:
         parameters = {"first": first} if first else {}
         return self._server.get(self._path, FinishedStudy, self._token, **parameters)
 
@@ -102,9 +115,9 @@ def served_record(kubectl: Kubectl, namespace: str, study: str) -> Iterator[Serv
     """Connect to the record of a study. Raises PluginError with a fix."""
     kubectl = kubectl.within(namespace)
     address = find_address(kubectl, study)
-    token = _token(kubectl, namespace)
     with _connected(kubectl, address) as server:
-        yield ServedRecord(server, f"/v1/studies/{namespace}/{study}/record", token)
+        path = f"/v1/studies/{namespace}/{study}/record"
+        yield ServedRecord(server, path, partial(_token, kubectl, namespace))
 
 
 @contextlib.contextmanager
@@ -227,7 +240,12 @@ def _certificate_hint(error: Exception) -> str:
 
 def _read(response: httpx.Response, model: type[T]) -> T:
     if response.status_code != httpx.codes.OK:
-        errors = {404: NotFoundError, 403: NotPermittedError, 503: NotReachableError}
+        errors = {
+            401: UnauthenticatedError,
+            403: NotPermittedError,
+            404: NotFoundError,
+            503: NotReachableError,
+        }
         kind = errors.get(response.status_code, PluginError)
         raise kind(f"the study server replied {response.status_code}: {_detail(response)}")
     try:
