@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -9,7 +10,7 @@ import plotly.graph_objects as go
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from tuning_operator.cli.commands.plot import PlotName
+from tuning_operator.cli.commands.plot import PlotName, save_plots
 from tuning_operator.cli.plots import kinds as plots
 from tuning_operator.cli.plots.drawing import Drawing, log_ticks
 from tuning_operator.cli.plots.kinds import PLOTS, Missing, drawings, write
@@ -169,6 +170,41 @@ def test_parallel_coordinates_show_pruned_trials(monkeypatch: pytest.MonkeyPatch
     complete = found(records.study(records.one, 5))["parallel-coordinate"]
     assert isinstance(complete, Drawing)
     assert "state" not in complete.study.trials[0].params
+
+
+def diverging(trial: optuna.Trial) -> float:
+    """An objective of which trial 1 is pruned after 0.5 and NaN, and trial 2 after NaN alone."""
+    x = trial.suggest_float("x", 0, 1) + trial.suggest_float("y", 0, 1)
+    for step, value in enumerate({1: (0.5, math.nan), 2: (math.nan,)}.get(trial.number, ())):
+        trial.report(value, step)
+    if trial.number in (1, 2):
+        raise optuna.TrialPruned
+    return x
+
+
+def test_a_pruned_trial_has_its_last_value_that_is_a_number() -> None:
+    drawing = found(records.study(diverging, 5))["parallel-coordinate"]
+    assert isinstance(drawing, Drawing)
+    states = {trial.number: trial.params.get("state") for trial in drawing.study.trials}
+    assert states == {0: "complete", 1: "pruned", 2: None, 3: "complete", 4: "complete"}
+    assert drawing.study.trials[1].value == 0.5
+
+
+def huge(trial: optuna.Trial) -> float:
+    """Values that are finite, but whose differences are not: Optuna's parallel coordinates raise an error."""
+    trial.suggest_float("x", 0, 1)
+    return 1e308 if trial.number % 2 else -1e308
+
+
+def test_a_run_ends_with_the_plots_that_can_be_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objectives = [{"metric": "loss", "direction": "minimize"}]
+    resource = {"metadata": {"name": "mnist"}, "spec": {"objectives": objectives}}
+    save_plots(records.record(records.study(huge, 4)), resource, tmp_path)
+    assert "no parallel-coordinate: " in capsys.readouterr().err
+    assert (tmp_path / "optimization-history.html").exists()
+    assert (tmp_path / "timeline.html").exists()
 
 
 def darkness(color: str) -> float:

@@ -200,6 +200,10 @@ def test_a_plot_that_breaks_leaves_the_others(ready: Cluster, monkeypatch: pytes
     assert "no slice.html: RuntimeError: torn" in ran.err
     assert ran.out.splitlines() == ["mnist-plots/optimization-history.html"]
     assert ran.code == 0
+    assert Ran("report", "mnist").out == "mnist-report.html\n"
+    page = Path("mnist-report.html").read_text()
+    assert "No slice: RuntimeError: torn" in page
+    assert "optimization history" in page
 
 
 def test_plain_http(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from tuning_operator.cli.text.status_text import metrics_of
 
 if TYPE_CHECKING:
     from tuning_operator.cli.plots.drawing import Drawing
+    from tuning_operator.cli.plots.kinds import Missing
     from tuning_operator.protocol import FinishedStudy
 
 PLOTLY = "plotly.min.js"
@@ -106,14 +107,18 @@ def save_plots(record: "FinishedStudy", study: Resource, folder: Path) -> None:
     """Draw all plots as HTML, without a word about those that the study has no data for."""
     import optuna
 
-    from tuning_operator.cli.plots.kinds import Missing, drawings, write
+    from tuning_operator.cli.plots.kinds import Missing, drawings, failed, write
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / PLOTLY).unlink(missing_ok=True)
     for drawing in drawings(record, study["metadata"]["name"], metrics_of(study), ALL):
-        if not isinstance(drawing, Missing):
+        if isinstance(drawing, Missing):
+            continue
+        try:
             write(drawing, folder, Format.html.value)
+        except Exception as error:  # noqa: BLE001  whatever Optuna's plots raise; the others are still drawn
+            _say_missing(failed(drawing.name, error))
 
 
 def _draw(
@@ -132,7 +137,7 @@ def _draw(
     name, metrics = study["metadata"]["name"], metrics_of(study)
     for drawing in drawings(record, name, metrics, plots):
         if isinstance(drawing, Missing):
-            typer.echo(f"no {drawing.name}: {drawing.reason}", err=True)
+            _say_missing(drawing)
         else:
             written += _write(drawing, folder, formats)
     return written
@@ -140,6 +145,8 @@ def _draw(
 
 def _write(drawing: "Drawing", folder: Path, formats: list[Format]) -> int:
     """Draw a plot in each format and print the file, or the plot itself; return how many were drawn."""
+    from tuning_operator.cli.plots.kinds import failed
+
     if drawing.remark:
         typer.echo(f"{drawing.name}: {drawing.remark}", err=True)
     written = 0
@@ -147,7 +154,7 @@ def _write(drawing: "Drawing", folder: Path, formats: list[Format]) -> int:
         try:
             _show(drawing, folder, file_format)
         except Exception as error:  # noqa: BLE001  whatever Optuna's plots raise; the others are still drawn
-            typer.echo(f"no {drawing.name}.{file_format}: {type(error).__name__}: {error}", err=True)
+            _say_missing(failed(f"{drawing.name}.{file_format}", error))
         else:
             written += 1
     return written
@@ -162,9 +169,13 @@ def _show(drawing: "Drawing", folder: Path, file_format: Format) -> None:
     width = min(shutil.get_terminal_size().columns, WIDEST)
     text = text_of(drawing, width, colors=sys.stdout.isatty())
     if isinstance(text, Missing):
-        typer.echo(f"no {text.name}: {text.reason}", err=True)
+        _say_missing(text)
     else:
         typer.echo(f"{text}\n")
+
+
+def _say_missing(plot: "Missing") -> None:
+    typer.echo(f"no {plot.name}: {plot.reason}", err=True)
 
 
 def _formats(text: str) -> list[Format]:

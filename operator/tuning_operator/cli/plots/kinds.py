@@ -84,6 +84,11 @@ def drawings(
             yield _drawing(plot, plot.name, title, metrics[0], partial(study, None))
 
 
+def failed(name: str, error: Exception) -> Missing:
+    """Return that a plot can't be drawn, since a function of Optuna, plotly or matplotlib raised this."""
+    return Missing(name, f"{type(error).__name__}: {error}")
+
+
 def _drawing(
     plot: Plot,
     name: str,
@@ -92,6 +97,19 @@ def _drawing(
     make: Callable[[frozenset[int] | None], optuna.Study],
 ) -> Drawing | Missing:
     """Return a plot; `make` returns the study with the given trials, or with all for None."""
+    try:
+        return _possible(plot, name, title, metric, make)
+    except Exception as error:  # noqa: BLE001  whatever Optuna raises; the others are still drawn
+        return failed(name, error)
+
+
+def _possible(
+    plot: Plot,
+    name: str,
+    title: str,
+    metric: str,
+    make: Callable[[frozenset[int] | None], optuna.Study],
+) -> Drawing | Missing:
     study = make(None)
     if reason := plot.lacks(study):
         return Missing(name, reason)

@@ -1,6 +1,7 @@
 """A study's record as an in-memory Optuna study, for Optuna's own plots and functions."""
 
 import json
+import math
 import warnings
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -52,12 +53,13 @@ def study_of(
 def with_pruned(study: optuna.Study) -> optuna.Study:
     """Return a study with one objective whose pruned trials are complete, with the last values they reported.
 
-    Another parameter, `state`, distinguishes them. It exists only if there are such trials.
+    Another parameter, `state`, distinguishes them. It exists only if there are such trials. A report of NaN
+    is no value.
     """
     last = {
-        trial.number: trial.intermediate_values[max(trial.intermediate_values)]
+        trial.number: value
         for trial in study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
-        if trial.intermediate_values
+        if (value := _last_value(trial)) is not None
     }
     if not last or len(study.directions) > 1:
         return study
@@ -76,6 +78,11 @@ def with_pruned(study: optuna.Study) -> optuna.Study:
         else:
             changed.add_trial(create_trial(state=TrialState.WAITING))
     return changed
+
+
+def _last_value(trial: FrozenTrial) -> float | None:
+    reported = {step: value for step, value in trial.intermediate_values.items() if not math.isnan(value)}
+    return reported[max(reported)] if reported else None
 
 
 _STATE = CategoricalDistribution(["complete", "pruned"])

@@ -10,7 +10,7 @@ import yaml
 from plotly.offline import get_plotlyjs
 
 from tuning_operator.cli.plots.html import figure_of
-from tuning_operator.cli.plots.kinds import Missing, drawings
+from tuning_operator.cli.plots.kinds import Missing, drawings, failed
 from tuning_operator.cli.text import status_text
 from tuning_operator.cli.text.values import shown, span
 from tuning_operator.cli.trials import Trial
@@ -82,10 +82,16 @@ def _plots(study: Mapping[str, Any], record: FinishedStudy, plots: Sequence[str]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for drawing in drawings(record, study["metadata"]["name"], status_text.metrics_of(study), plots):
-            if not isinstance(drawing, Missing):
+            if isinstance(drawing, Missing):
+                continue
+            try:
                 figure = figure_of(drawing).to_html(full_html=False, include_plotlyjs=False)
-                yield f"<div class=wide>{figure}</div>"
-                yield f"<p class=note>{html.escape(drawing.remark)}</p>" if drawing.remark else ""
+            except Exception as error:  # noqa: BLE001  whatever Optuna raises; the others are still drawn
+                missing = failed(drawing.name, error)
+                yield f"<p class=note>No {html.escape(f'{missing.name}: {missing.reason}')}</p>"
+                continue
+            yield f"<div class=wide>{figure}</div>"
+            yield f"<p class=note>{html.escape(drawing.remark)}</p>" if drawing.remark else ""
 
 
 def _table(study: Mapping[str, Any], trials: Sequence[Trial]) -> Iterator[str]:
