@@ -17,6 +17,10 @@ STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"} | {
 """Optuna's names of states, and those of `status.trials`."""
 
 
+_FAILURE_FIELDS = {FAILURE + field: field for field in Failure.model_fields}
+"""The user attributes that say why a trial failed, and the fields of Failure that they hold."""
+
+
 class Trial:
     """A trial and the names of its study's metrics."""
 
@@ -62,11 +66,8 @@ class Trial:
     @property
     def attributes(self) -> dict[str, Any]:
         """The user attributes that the trial's own code set."""
-        return {
-            name: value
-            for name, value in self.record.user_attrs.items()
-            if name != PRUNE_REASON and not name.startswith(FAILURE)
-        }
+        hidden = {PRUNE_REASON, *(_FAILURE_FIELDS if self.failure else ())}
+        return {name: value for name, value in self.record.user_attrs.items() if name not in hidden}
 
     @property
     def prune_reason(self) -> str | None:
@@ -77,12 +78,8 @@ class Trial:
     @property
     def failure(self) -> Failure | None:
         """Why the trial failed, or was stopped."""
-        given = {
-            name.removeprefix(FAILURE): str(value)
-            for name, value in self.record.user_attrs.items()
-            if name.startswith(FAILURE)
-        }
-        fields = {name: given[name] for name in Failure.model_fields if name in given}
+        given = self.record.user_attrs
+        fields = {field: str(given[name]) for name, field in _FAILURE_FIELDS.items() if name in given}
         if "message" not in fields or self.record.state not in ("FAIL", "PRUNED"):
             return None
         return Failure(**{"category": "Unknown", **fields})

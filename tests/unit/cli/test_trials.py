@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from tuning_operator.cli.text.curve import curve
+from tuning_operator.cli.trials import Trial
+from tuning_operator.protocol import FinishedTrial
 
 from tests.unit.cli.conftest import Cluster, Ran
 
@@ -136,6 +138,18 @@ def test_a_failure_with_its_fix_and_traceback(mnist: Cluster, mnist_server: Runn
     assert done.status_code == 200
     out = Ran("trial", "mnist", "6").out
     assert "OutOfMemory: Killed.\n  How to fix it: Raise limits.\n  a\n  b\n" in out
+
+
+@pytest.mark.parametrize("state", ["COMPLETE", "FAIL"])
+def test_attributes_whose_names_begin_like_those_of_a_failure(state: str) -> None:
+    """The message of a failure is shown as such; in a trial that did not fail, it is the code's own."""
+    attributes = {"failure_rate": 0.02, "failure_message": "none", "prune_reason": "x"}
+    record = FinishedTrial.model_validate(
+        {"number": 0, "state": state, "values": [1] if state == "COMPLETE" else None}
+        | {"userAttrs": attributes}
+    )
+    expected = {"failure_rate": 0.02} | ({"failure_message": "none"} if state == "COMPLETE" else {})
+    assert Trial(record, ["loss"]).as_data()["userAttributes"] == expected
 
 
 def test_a_copied_trial(mnist: Cluster, mnist_server: RunningServer) -> None:
