@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import optuna
+import psutil
 import pyarrow.parquet
 import pytest
 from optuna.storages import JournalStorage
@@ -126,6 +128,28 @@ def test_the_logs_of_all_trials_that_failed_with_their_reasons(mnist: Cluster) -
     assert several.out.endswith("Traceback\n\n==> trial 5, complete <==\n")
     assert "(Trial 5 has no pod." in several.err
     assert Ran("logs", "mnist", "--state", "waiting").err == "No waiting trials.\n"
+
+
+@pytest.mark.parametrize("reason", ["SIGTERM", "closed pipe"])
+def test_following_ends_when_asked_to_and_leaves_no_kubectl(mnist: Cluster, reason: str) -> None:
+    mnist.answer("logs-mnist-6-b", "epoch\n" * 100_000)  # more than a pipe holds
+    program = Path(sys.executable).with_name("kubectl-tuning")
+    with subprocess.Popen(
+        [program, "logs", "mnist", "-f"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stdout.readline() == "[trial 6] epoch\n"
+            started = psutil.Process(process.pid).children()
+            assert started
+            if reason == "SIGTERM":
+                process.terminate()
+            else:
+                process.stdout.close()
+            assert process.wait(300) == (143 if reason == "SIGTERM" else 1)
+        finally:
+            process.kill()
+    assert psutil.wait_procs(started, 300)[1] == []
 
 
 def test_following_several_trials(mnist: Cluster) -> None:

@@ -1,5 +1,6 @@
 """kubectl as a subprocess, so that the cluster is reached as with the user's own kubectl."""
 
+import atexit
 import collections
 import contextlib
 import io
@@ -9,11 +10,11 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tuning_operator.cli import NotFoundError, NotPermittedError, NotReachableError, PluginError
 
@@ -81,16 +82,11 @@ class Kubectl:
 
     def lines(self, *arguments: str) -> Iterator[str]:
         """Yield the lines that kubectl prints while it runs. Raises as `run`."""
-        command, pipe = self._command(*arguments), subprocess.PIPE
         with (
             tempfile.TemporaryFile("w+") as errors,
-            subprocess.Popen(command, stdout=pipe, stderr=errors, text=True, errors="replace") as process,  # noqa: S603
+            _running(self._command(*arguments), errors) as process,
         ):
-            try:
-                yield from process.stdout or ()
-            except GeneratorExit:  # its reader needs no more
-                process.terminate()
-                raise
+            yield from process.stdout or ()
             if process.wait():
                 errors.seek(0)
                 raise KubectlError(" ".join(arguments[:2]), errors.read())
@@ -128,24 +124,24 @@ class Kubectl:
             local: the local port; 0 for any that is free.
         """
         arguments = ["port-forward", target, f"{local or ''}:{port}", "--address=127.0.0.1"]
-        command, pipe = self._command(*arguments), subprocess.PIPE
         with (
             tempfile.TemporaryFile("w+") as errors,
-            subprocess.Popen(command, stdout=pipe, stderr=errors, text=True) as process,  # noqa: S603
-            ThreadPoolExecutor(max_workers=1) as reader,
+            _running(self._command(*arguments), errors) as process,
         ):
             output = process.stdout or io.StringIO()
+            first = output.readline()  # when it listens; it waits for the pod for a minute at most
+            listening = re.search(r"127\.0\.0\.1:(\d+)", first)
+            if listening is None:
+                errors.seek(0)
+                raise KubectlError(" ".join(arguments[:2]), first + errors.read())
+            # It prints a line for each connection, and forwards no more once the pipe is full.
+            reader = threading.Thread(target=collections.deque, args=[output, 0], daemon=True)
+            reader.start()
             try:
-                first = output.readline()  # when it listens; it waits for the pod for a minute at most
-                listening = re.search(r"127\.0\.0\.1:(\d+)", first)
-                if listening is None:
-                    errors.seek(0)
-                    raise KubectlError(" ".join(arguments[:2]), first + errors.read())
-                # It prints a line for each connection, and forwards no more once the pipe is full.
-                reader.submit(collections.deque, output, 0)
                 yield int(listening[1]), process
             finally:
                 process.kill()
+                reader.join()
 
     def _command(self, *arguments: str) -> list[str]:
         program = shutil.which("kubectl")
@@ -153,3 +149,16 @@ class Kubectl:
             raise PluginError("kubectl not found: install it, or add its folder to the PATH")
         chosen = {"namespace": self.namespace, "context": self.context, "kubeconfig": self.kubeconfig}
         return [program, *arguments, *(f"--{flag}={value}" for flag, value in chosen.items() if value)]
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str], errors: IO[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run kubectl until the end of the block, or of the program: the blocks of daemon threads do not end."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=errors, text=True, errors="replace") as process:  # noqa: S603
+        atexit.register(process.kill)
+        try:
+            yield process
+        finally:
+            process.kill()
+            atexit.unregister(process.kill)
