@@ -130,6 +130,15 @@ def test_the_logs_of_all_trials_that_failed_with_their_reasons(mnist: Cluster) -
     assert Ran("logs", "mnist", "--state", "waiting").err == "No waiting trials.\n"
 
 
+def test_only_the_pods_of_the_trials_whose_logs_are_shown_are_asked_for(mnist: Cluster) -> None:
+    """A study may have thousands of pods."""
+    mnist.answer("logs-mnist-5-b", "epoch 1\n")
+    assert Ran("logs", "mnist", "--state", "complete").code == 0
+    listed = [argument for call in mnist.calls() if call[:2] == ["get", "pods"] for argument in call[2:]]
+    selectors = [argument for argument in listed if argument.startswith("--selector=")]
+    assert selectors == [f"--selector=tuning.dev/study=mnist,tuning.dev/trial={n}" for n in (0, 3, 4, 5)]
+
+
 @pytest.mark.parametrize("reason", ["SIGTERM", "closed pipe"])
 def test_following_ends_when_asked_to_and_leaves_no_kubectl(mnist: Cluster, reason: str) -> None:
     mnist.answer("logs-mnist-6-b", "epoch\n" * 100_000)  # more than a pipe holds

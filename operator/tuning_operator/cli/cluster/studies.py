@@ -56,7 +56,12 @@ class ClusterStudies:
 
     def runs(self, study: Resource) -> Mapping[Run, str]:
         """Return the name of each run's newest pod, as far as it still exists."""
-        pods = self._pods(study)
+        return self._newest_pods(study, names.LABEL_ROLE)
+
+    def _newest_pods(self, study: Resource, label: str) -> dict[Run, str]:
+        kubectl = self.kubectl.within(study["metadata"]["namespace"])
+        selector = f"--selector={names.LABEL_STUDY}={study['metadata']['name']},{label}"
+        pods = kubectl.json("get", "pods", selector)["items"]
         oldest_first = sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
         named = ((_run(pod["metadata"]["labels"]), pod["metadata"]["name"]) for pod in oldest_first)
         return {run: name for run, name in named if run is not None}
@@ -129,15 +134,11 @@ class ClusterStudies:
     def _pod(self, study: Resource, run: Run) -> str | None:
         """Return a run's newest pod; of a worker's trial, the pod that the record has."""
         if run == "refit" or not _reuses_pods(study):
-            return self.runs(study).get(run)
+            of_refit = f"{names.LABEL_ROLE}={names.ROLE_FINAL}"
+            label = of_refit if run == "refit" else f"{names.LABEL_TRIAL}={run}"
+            return self._newest_pods(study, label).get(run)
         with self.record(study) as reader:
             return next((found.pod for found in reader.read(run).trials if found.number == run), None)
-
-    def _pods(self, study: Resource) -> list[Any]:
-        kubectl = self.kubectl.within(study["metadata"]["namespace"])
-        label = f"--selector={names.LABEL_STUDY}={study['metadata']['name']},{names.LABEL_ROLE}"
-        found: list[Any] = kubectl.json("get", "pods", label)["items"]
-        return found
 
     def change(self, study: Resource, spec: Mapping[str, Any]) -> None:
         """Replace these fields of the study's spec."""
