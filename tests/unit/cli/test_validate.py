@@ -167,7 +167,23 @@ def test_scalars_are_read_as_by_kubectl() -> None:
         - yes
         - "1"
         - 1_000.5
+        - [y, N, "y"]
+        - [12:30, 190:20:30]
+        - [0o7, 010, 0X1F, -0x1f, 0b11, 1_000, +12, 0, 089, 0o8]
+        - {1: 2, n: 3, 1.5: 4}
     """)
     [document] = documents(text)
-    assert document.data == [1e-5, "2026-01-01", True, "1", "1_000.5"]
+    assert document.data == [
+        *(1e-5, "2026-01-01", True, "1", "1_000.5"),
+        [True, False, "y"],
+        ["12:30", "190:20:30"],
+        [7, 8, 31, -31, 3, 1000, 12, 0, 89, "0o8"],
+        {"1": 2, "false": 3, "1.5": 4},
+    ]
     assert yaml.safe_load("1e-5") == "1e-5", "PyYAML reads this as a string, unlike kubectl"
+
+
+def test_a_key_that_is_no_string_is_an_unknown_field(tmp_path: Path) -> None:
+    ran = validated(tmp_path, "spec:\n", "spec:\n  1: 2\n")
+    assert ran.code == 1
+    assert "spec.1: unknown field" in ran.out + ran.err + (ran.error or "")

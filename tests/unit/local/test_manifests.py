@@ -36,11 +36,11 @@ def test_a_folder_has_its_generated_config_maps(tmp_path: Path) -> None:
     )
     (tmp_path / "more").mkdir()
     (tmp_path / "more" / "kustomization.yaml").write_text(
-        "configMapGenerator: [{name: n, literals: [x=y]}]\n"
+        "configMapGenerator: [{name: other, literals: [x=1]}]\n"
     )
     manifest = read(tmp_path)
     assert manifest.config_maps == {
-        "code": {"train.py": "code", "other.py": "code", "A": "1", "B": "2", "C": "3"}, "n": {"x": "y"}
+        "code": {"train.py": "code", "other.py": "code", "A": "1", "B": "2", "C": "3"}, "other": {"x": "1"}
     }  # fmt: skip
     assert manifest.document.data["spec"]["maxTrials"] == 10
     assert read(tmp_path / "study.yaml").config_maps.keys() == {"code"}

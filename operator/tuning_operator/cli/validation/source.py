@@ -1,5 +1,6 @@
 """YAML with the line of each field."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,13 +12,34 @@ PART = re.compile(r"([^.\[\]]+)|\[(\d+)\]")
 
 
 class Loader(yaml.SafeLoader):
-    """Reads scalars as kubectl does: 1e-5 is a number, and dates are strings."""
+    """Reads scalars as kubectl does: 1e-5 is a number, y is true, dates and times are strings."""
+
+    bool_values = yaml.SafeLoader.bool_values | {"y": True, "n": False}
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        """Return the mapping as in JSON, whose keys are strings."""
+        found = super().construct_mapping(node, deep=deep)
+        return {key if isinstance(key, str) else json.dumps(key): value for key, value in found.items()}
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Return an integer; one that starts with 0 is octal."""
+        text = self.construct_scalar(node).replace("_", "")
+        return int(re.sub(r"^([-+]?)0(?=[0-9])", r"\g<1>0o", text), 0)
 
 
+Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)
 Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":float"))]
+    first: [
+        (tag, pattern) for tag, pattern in resolvers if not tag.endswith((":timestamp", ":int", ":float"))
+    ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"[yYnN]$"), list("yYnN"))
+Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(0b[01][01_]*|0o?[0-7][0-7_]*|0x[0-9a-f][0-9a-f_]*|0|[1-9][0-9_]*)$", re.IGNORECASE),
+    list("-+0123456789"),
+)
 Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(
