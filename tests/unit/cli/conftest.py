@@ -39,8 +39,9 @@ class Cluster:
         text = answer if isinstance(answer, str) else json.dumps(answer)
         (self.folder / question).write_text(text)
 
-    def refuse(self, question: str, stderr: str) -> None:
+    def refuse(self, question: str, stderr: str, stdout: str = "") -> None:
         self.answer(f"{question}.refused", stderr)
+        self.answer(f"{question}.refused.stdout", stdout)
 
     def asked(self, question: str) -> list[str]:
         """Return the arguments of the single call that started like this."""

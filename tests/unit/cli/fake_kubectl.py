@@ -17,6 +17,8 @@ if arguments[0] in ("port-forward", "kustomize"):  # the next argument varies
 for asked_for in (answer, "-".join(arguments[:3])):
     refusal = f"{folder}/{asked_for}.refused"
     if os.path.exists(refusal):
+        if os.path.exists(f"{refusal}.stdout"):
+            sys.stdout.write(open(f"{refusal}.stdout").read())
         sys.exit(open(refusal).read())
 sys.stdout.write(open(f"{folder}/{answer}").read())
 sys.stdout.flush()

@@ -201,6 +201,28 @@ def test_a_quota_counts_if_trials_need_what_it_limits(
     assert found == [f"FAIL  quota: quota team is used up: {full}" if full else NOT_USED_UP]
 
 
+def test_a_quota_with_scopes_may_not_be_that_of_the_trials(healthy: Cluster) -> None:
+    critical = {
+        "operator": "In",
+        "scopeName": "PriorityClass",
+        "values": ["system-cluster-critical"],
+    }
+    quotas = [
+        {"metadata": {"name": name}, "spec": spec, "status": {"hard": {"pods": "0"}, "used": {"pods": "0"}}}
+        for name, spec in {
+            "critical": {"scopeSelector": {"matchExpressions": [critical]}},
+            "idle": {"scopes": ["BestEffort"]},
+        }.items()
+    ]
+    healthy.answer("get-resourcequotas", {"items": quotas})
+    ran = Ran("doctor")
+    assert ran.code == 0
+    assert [line.partition(" (")[0] for line in ran.out.splitlines() if " quota: " in line] == [
+        f"note  quota: quota {name} is used up: pods; it counts only the pods in its scopes"
+        for name in ("critical", "idle")
+    ]
+
+
 def test_in_a_pod_without_a_kubeconfig(
     healthy: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,11 +254,24 @@ def test_images_quota_and_blocked_studies(healthy: Cluster) -> None:
 
 def test_missing_permissions_are_notes(healthy: Cluster) -> None:
     healthy.refuse("get-nodes", "Error from server (Forbidden): nodes is forbidden")
-    healthy.refuse("auth-can-i", "")
+    warning = "Warning: the server doesn't have a resource type 'tuningstudies'\n"
+    healthy.refuse("auth-can-i", warning, "no - no RBAC policy matched\n")
     ran = Ran("doctor")
     assert ran.code == 0
     assert "note  GPUs: not checked, since you lack a permission" in ran.out
     assert "note  permissions: you may not create tuningstudies" in ran.out
+
+
+def test_a_check_that_fails_leaves_the_others(healthy: Cluster) -> None:
+    away = "Error from server (ServiceUnavailable): the server is currently unable to handle the request"
+    log = 'E0102 10:00:00.000000       1 memcache.go:287] "Unhandled Error"\n'
+    healthy.refuse("auth-can-i", f"{log}{away}\n")
+    healthy.refuse("get-nodes", f"{log}{away}\n")
+    ran = Ran("doctor")
+    assert ran.code == 0
+    assert f"note  permissions: not checked: {away}" in ran.out
+    assert f"note  GPUs: not checked: {away}" in ran.out
+    assert "ok    studies: 1 study, none blocked" in ran.out
 
 
 def test_no_cluster(healthy: Cluster) -> None:

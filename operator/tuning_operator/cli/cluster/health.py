@@ -50,10 +50,9 @@ def findings(kubectl: Kubectl) -> Iterator[Finding]:
         try:
             yield from (Finding(name, *found) for found in check(kubectl.within(namespace)))
         except KubectlError as error:
-            if not error.forbidden:
-                raise
-            reason = error.stderr.splitlines()[0]
-            yield Finding(name, None, f"not checked, since you lack a permission: {reason}")
+            why = "not checked, since you lack a permission" if error.forbidden else "not checked"
+            reason = error.stderr.partition("\n")[0]
+            yield Finding(name, None, f"{why}: {reason}")
 
 
 Found = Iterator[tuple[bool | None, str, str]]
@@ -139,20 +138,26 @@ def _gpus(kubectl: Kubectl) -> Found:
 
 def _quota(kubectl: Kubectl) -> Found:
     quotas = kubectl.json("get", "resourcequotas")["items"]
-    for quota in quotas:
-        hard, used = (quota.get("status", {}).get(part) or {} for part in ("hard", "used"))
-        limits = {name: quantity(limit) for name, limit in hard.items()}
-        full = [
-            name
-            for name, limit in limits.items()
-            if _limits_trials(name, limit) and quantity(used.get(name, 0)) >= limit
-        ]
-        if full:
-            name = quota["metadata"]["name"]
-            fix = f"See `kubectl describe resourcequota {name}`; delete finished Jobs, or ask for more."
-            yield False, f"quota {name} is used up: {', '.join(full)}", fix
-            return
-    yield True, f"{count(len(quotas), 'quota')} in the namespace, none used up" if quotas else "no quota", ""
+    used_up = [(quota, full) for quota in quotas if (full := ", ".join(_used_up(quota)))]
+    for quota, full in used_up:
+        name, spec = quota["metadata"]["name"], quota.get("spec", {})
+        see = f"See `kubectl describe resourcequota {name}`"
+        if spec.get("scopes") or spec.get("scopeSelector"):
+            yield None, f"quota {name} is used up: {full}; it counts only the pods in its scopes", f"{see}."
+        else:
+            yield False, f"quota {name} is used up: {full}", f"{see}; delete finished Jobs, or ask for more."
+    if not used_up:
+        found = f"{count(len(quotas), 'quota')} in the namespace, none used up" if quotas else "no quota"
+        yield True, found, ""
+
+
+def _used_up(quota: Json) -> Iterator[str]:
+    """Yield what a quota has no more of and trials need."""
+    hard, used = (quota.get("status", {}).get(part) or {} for part in ("hard", "used"))
+    for name, most in hard.items():
+        limit = quantity(most)
+        if _limits_trials(name, limit) and quantity(used.get(name, 0)) >= limit:
+            yield name
 
 
 def _limits_trials(name: str, limit: Decimal) -> bool:
@@ -184,9 +189,9 @@ def _may(kubectl: Kubectl, *asked: str) -> bool:
     try:
         return kubectl.run("auth", "can-i", *asked).strip() == "yes"
     except KubectlError as error:
-        if error.stderr:
+        if not error.stdout.startswith("no"):  # which it prints with a reason, and exits with 1
             raise
-        return False  # kubectl prints `no` and exits with 1
+        return False
 
 
 def _admission(kubectl: Kubectl) -> Found:

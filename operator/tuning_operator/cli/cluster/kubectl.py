@@ -35,9 +35,10 @@ POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class KubectlError(PluginError):
-    """kubectl failed; `stderr` is what it printed."""
+    """kubectl failed; `stderr` and `stdout` are what it printed."""
 
-    def __init__(self, command: str, stderr: str) -> None:
+    def __init__(self, command: str, stderr: str, stdout: str = "") -> None:
+        self.stdout = stdout
         self.stderr = KLOG.sub("", stderr).strip() or stderr.strip()
         away = UNREACHABLE.search(self.stderr) is not None
         hint = f"\n{ROLES}" if self.forbidden else f"\n{CHECK_CONTEXT}" if away else ""
@@ -73,7 +74,7 @@ class Kubectl:
         command = self._command(*arguments)
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
-            raise KubectlError(" ".join(arguments[:3]), done.stderr)
+            raise KubectlError(" ".join(arguments[:3]), done.stderr, done.stdout)
         return done.stdout
 
     def json(self, *arguments: str) -> Any:
