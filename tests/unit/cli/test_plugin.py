@@ -47,6 +47,11 @@ def test_best(cluster: Cluster) -> None:
     assert {"--namespace=ml", "--context=mine", "--kubeconfig=/k"} <= {*asked}
 
 
+def test_values_that_look_like_the_name_of_an_emoji(cluster: Cluster) -> None:
+    cluster.study(phase="Running", best=BEST | {"parameters": {"ratio": "1:100:2"}})
+    assert "  ratio    1:100:2\n" in Ran("best", "mnist").out
+
+
 def test_best_as_json_and_yaml(cluster: Cluster) -> None:
     cluster.study(best=BEST)
     whole = BEST | {"values": {"loss": 0.25}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import json
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from tuning_operator.cli.cluster.studies import _of_trial
 from tuning_operator.cli.commands import logs, watch
+from tuning_operator.cli.commands.best import best
 from tuning_trainer.log import log_end
 
 from tests.unit.cli.conftest import Cluster, Ran
@@ -43,6 +45,27 @@ def test_best_for_a_shell(cluster: Cluster) -> None:
         "0.125",
         "it's",
     ]
+
+
+@pytest.mark.parametrize("output", ["args", "env"])
+def test_the_examples_of_the_help_pass_values_with_spaces(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    cluster.study(best=BEST | {"parameters": {"layers": "64, 32", "lr": 0.1}})
+    lines = inspect.cleandoc(best.__doc__ or "").splitlines()
+    [line] = [line.strip() for line in lines if f"-o {output}" in line]
+    train = {
+        "args": "import sys; print(*sys.argv[1:], sep='\\n')",
+        "env": "from os import environ as e; print(e['TUNING_PARAM_LAYERS'], e['TUNING_PARAM_LR'], sep='\\n')",
+    }[output]
+    (tmp_path / "train.py").write_text(train)
+    (tmp_path / "train.sh").write_text(f"#!/bin/sh\n{sys.executable} train.py\n")
+    (tmp_path / "train.sh").chmod(0o755)
+    (tmp_path / "bin" / "python").symlink_to(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    program = str(Path(sys.executable).with_name("kubectl-tuning"))
+    shown = _in_shell(line.replace("{program}", program))
+    assert shown == {"args": ["--layers=64, 32", "--lr=0.1"], "env": ["64, 32", "0.1"]}[output]
 
 
 def _in_shell(program: str) -> list[str]:

@@ -43,9 +43,9 @@ def best(
 
         {program} best mnist
 
-        python train.py $({program} best mnist -o args)
+        eval "python train.py $({program} best mnist -o args)"
 
-        env $({program} best mnist -o env) ./train.sh
+        (set -a; eval "$({program} best mnist -o env)"; ./train.sh)
 
         {program} best mnist -o json | jq .parameters.lr
     """

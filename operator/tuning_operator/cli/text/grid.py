@@ -24,8 +24,8 @@ GAP = 3
 
 
 def console() -> Console:
-    """Return a console for standard output, on which long lines are wrapped by the terminal."""
-    return Console(highlight=False, soft_wrap=True)
+    """Return a console for standard output: the terminal wraps long lines, and `:100:` is no emoji."""
+    return Console(highlight=False, soft_wrap=True, emoji=False)
 
 
 def print_pairs(out: Console, pairs: Iterable[tuple[str, str]]) -> None:

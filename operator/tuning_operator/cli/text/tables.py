@@ -7,7 +7,7 @@ from rich.console import Console
 
 from tuning_operator.cli.studies import Resource
 from tuning_operator.cli.text import status_text
-from tuning_operator.cli.text.grid import print_grid, print_pairs
+from tuning_operator.cli.text.grid import console, print_grid, print_pairs
 from tuning_operator.cli.text.values import NOTHING, shown
 
 Trial = Mapping[str, Any]
@@ -15,29 +15,29 @@ Trial = Mapping[str, Any]
 
 def show_best(study: Resource, trials: Trial | Sequence[Trial], program: str) -> None:
     """Print the best trial, or the Pareto front, below the study's status."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(status_text.headline(study), markup=False)
+    out = console()
+    out.print(status_text.headline(study), markup=False)
     if isinstance(trials, Mapping):
-        _show_trial(console, trials)
+        _show_trial(out, trials)
     else:
-        _show_front(console, trials, program)
+        _show_front(out, trials, program)
     refit = study.get("status", {}).get("refit") or {}
     if refit.get("phase") not in (None, "Failed"):
         model = f", model {refit['model']}" if refit.get("model") else ""
         message = f". {refit['message']}" if refit.get("message") else ""
-        console.print(f"Refit: {refit['phase']}{model}{message}", markup=False)
+        out.print(f"Refit: {refit['phase']}{model}{message}", markup=False)
     for condition in status_text.blocking_conditions(study):
-        console.print(condition, markup=False)
+        out.print(condition, markup=False)
 
 
-def _show_trial(console: Console, trial: Trial) -> None:
+def _show_trial(out: Console, trial: Trial) -> None:
     values = ", ".join(f"{metric} {shown(value)}" for metric, value in trial["values"].items())
-    console.print(f"Best trial {trial['number']}: {values}", markup=False)
-    print_pairs(console, ((name, shown(value)) for name, value in trial["parameters"].items()))
+    out.print(f"Best trial {trial['number']}: {values}", markup=False)
+    print_pairs(out, ((name, shown(value)) for name, value in trial["parameters"].items()))
 
 
-def _show_front(console: Console, trials: Sequence[Trial], program: str) -> None:
-    console.print(f"Pareto front, {len(trials)} {'trial' if len(trials) == 1 else 'trials'}:")
+def _show_front(out: Console, trials: Sequence[Trial], program: str) -> None:
+    out.print(f"Pareto front, {len(trials)} {'trial' if len(trials) == 1 else 'trials'}:")
     metrics = list(trials[0]["values"])
     parameters = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
     rows = []
@@ -48,4 +48,4 @@ def _show_front(console: Console, trials: Sequence[Trial], program: str) -> None
         rows.append([str(trial["number"]), *values])
     print_grid(["TRIAL", *metrics, *parameters], rows)
     if len(trials) == status_text.SHOWN_FRONT:
-        console.print(f"(showing the first {status_text.SHOWN_FRONT}; `{program} plot` shows all)")
+        out.print(f"(showing the first {status_text.SHOWN_FRONT}; `{program} plot` shows all)")
