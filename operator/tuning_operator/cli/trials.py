@@ -5,6 +5,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from tuning_trainer.wire.codec import from_wire
+
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.studies import Run
 from tuning_operator.cli.text.status_text import metrics_of
@@ -67,7 +69,8 @@ class Trial:
     def attributes(self) -> dict[str, Any]:
         """The user attributes that the trial's own code set."""
         hidden = {PRUNE_REASON, *(_FAILURE_FIELDS if self.failure else ())}
-        return {name: value for name, value in self.record.user_attrs.items() if name not in hidden}
+        given = from_wire(self.record.user_attrs)
+        return {name: value for name, value in given.items() if name not in hidden}
 
     @property
     def prune_reason(self) -> str | None:

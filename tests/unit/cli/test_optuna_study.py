@@ -79,3 +79,18 @@ def test_a_choice_that_json_lacks_is_exported_and_plotted(choice: object, tmp_pa
     for study in (study_of(record, ["loss"]), *loaded):
         assert repr(study.best_params) == repr({"c": choice})
         assert study.trials[0].distributions == ran.trials[0].distributions
+
+
+def test_an_attribute_that_json_lacks_is_exported_and_plotted(tmp_path: Path) -> None:
+    def diverged(trial: optuna.Trial) -> float:
+        trial.set_user_attr("loss", [math.nan, -math.inf])
+        return 1.0
+
+    ran = records.study(diverged, 1)
+    ran.set_user_attr("baseline", math.inf)
+    record = records.record(ran)
+    save_study(record, "s", ["loss"], tmp_path / "study.db", journal=False)
+    loaded = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    for study in (study_of(record, ["loss"]), loaded):
+        assert repr(study.trials[0].user_attrs) == "{'loss': [nan, -inf]}"
+        assert study.user_attrs == {"baseline": math.inf}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import inspect
 import json
+import math
 import subprocess
 import sys
 import time
@@ -22,6 +23,9 @@ from optuna.trial import TrialState
 from tuning_operator.cli.cluster.studies import _of_trial
 from tuning_operator.cli.commands import logs, watch
 from tuning_operator.cli.commands.best import best
+from tuning_operator.cli.commands.export import _write_parquet
+from tuning_operator.cli.trials import Trial
+from tuning_operator.protocol import FinishedStudy, FinishedTrial
 from tuning_trainer.log import log_end
 
 from tests.unit.cli.conftest import Cluster, Ran
@@ -310,6 +314,22 @@ def test_export_as_parquet(mnist: Cluster, tmp_path: Path, monkeypatch: pytest.M
     assert rows[1]["params_kind"] == "null"  # the choices are of several types
     assert [row["loss"] is None for row in rows] == [n in (1, 2, 6) for n in range(7)]
     assert rows[2]["reason"] == "Exception: CUDA out of memory"
+
+
+@pytest.mark.parametrize(
+    ("given", "exported"),
+    [
+        ([0.123456789012, None, math.inf], [0.123456789012, None, math.inf]),
+        ([0.123456789012, "a", None], ["0.123456789012", "a", "null"]),
+        ([2**64 + 1, 1, True], ["18446744073709551617", "1", "true"]),
+    ],
+)
+def test_parquet_has_the_values_of_attributes(tmp_path: Path, given: list[Any], exported: list[Any]) -> None:
+    attributes = [FinishedTrial(number=n, state="FAIL", user_attrs={"a": a}) for n, a in enumerate(given)]
+    wire = FinishedStudy(directions=["minimize"], trials=attributes).model_dump_json(by_alias=True)
+    trials = [Trial(trial, ["loss"]) for trial in FinishedStudy.model_validate_json(wire).trials]
+    _write_parquet(trials, ["loss"], tmp_path / "a.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "a.parquet")["user_attrs_a"].to_pylist() == exported
 
 
 def test_a_report_is_one_page(mnist: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from tuning_operator.cli import PluginError
 from tuning_operator.cli.commands.options import Study
 from tuning_operator.cli.commands.plot import ALL, require_plot_libraries
 from tuning_operator.cli.commands.plot import Format as PlotFormat
-from tuning_operator.cli.commands.trials import table_rows, write_csv
+from tuning_operator.cli.commands.trials import NULL, table_rows, write_csv
 from tuning_operator.cli.studies import Resource, Studies
 from tuning_operator.cli.text import status_text
 from tuning_operator.cli.text.values import shown
@@ -170,19 +170,30 @@ def _write(record: "FinishedStudy", study: Resource, file: Path, chosen: Format)
 
 
 def _write_parquet(trials: "Sequence[Trial]", metrics: list[str], file: Path) -> None:
-    """Write trials as a table whose columns have types; a column with values of several kinds has text."""
+    """Write trials as a table whose columns have types."""
     import pyarrow as pa
     import pyarrow.parquet
 
     rows = [*table_rows(trials, metrics)]
-    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-    made = {}
-    for name, values in columns.items():
-        try:
-            made[name] = pa.array(values)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            made[name] = pa.array([None if value is None else shown(value) for value in values])
-    pyarrow.parquet.write_table(pa.table(made), file)
+    columns = {name: _column([row[name] for row in rows]) for name in rows[0]} if rows else {}
+    pyarrow.parquet.write_table(pa.table(columns), file)
+
+
+def _column(values: list[Any]) -> Any:
+    """Return a column of a Parquet file: numbers, of which some may be null, or text for several kinds."""
+    import pyarrow as pa
+
+    numbers = [None if value == NULL else value for value in values]
+    if all(value is None or isinstance(value, int | float) for value in numbers):
+        values = numbers
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):  # the last: an integer of more than 64 bits
+        return pa.array([None if value is None else _text(value) for value in values])
+
+
+def _text(value: Any) -> str:
+    return str(value) if isinstance(value, float) else shown(value)
 
 
 def _name(study: Resource) -> str:

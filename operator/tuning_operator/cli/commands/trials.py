@@ -245,8 +245,12 @@ def _metric_column(metric: str) -> str:
     return f"values_{metric}" if fixed or metric.startswith(PREFIXES) else metric
 
 
+NULL = "null"
+"""What is in a table for a value that is null, unlike one that is not there."""
+
+
 def _known(value: Any) -> Any:
-    """Return a value for a table; null, unlike a value that is not there, is written as in JSON."""
+    """Return a value for a table: what is neither text nor a number is written as in JSON."""
     return value if isinstance(value, str | float | int) else shown(value)
 
 

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Table, create_engine, insert
-from tuning_trainer.wire.codec import parameters_from_wire
+from tuning_trainer.wire.codec import from_wire, parameters_from_wire
 
 from tuning_operator.protocol import FinishedStudy, FinishedTrial
 from tuning_operator.studies.storage import schema
@@ -38,7 +38,7 @@ def save_study(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a choice may be a list, and metric names are experimental
         study.set_metric_names([*metrics])
-        for key, value in record.user_attrs.items():
+        for key, value in from_wire(record.user_attrs).items():
             study.set_user_attr(key, value)
         trials = [_faithful(trial) for trial in sorted(record.trials, key=lambda trial: trial.number)]
     if isinstance(storage, RDBStorage):
@@ -115,7 +115,7 @@ def _faithful(trial: FinishedTrial) -> FrozenTrial:
         distributions={
             name: json_to_distribution(json.dumps(form)) for name, form in trial.distributions.items()
         },
-        user_attrs=trial.user_attrs,
+        user_attrs=from_wire(trial.user_attrs),
         intermediate_values=trial.reported,
         constraints=trial.constraints,
     )

@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, json_to_distribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from tuning_trainer.wire.codec import parameters_from_wire
+from tuning_trainer.wire.codec import from_wire, parameters_from_wire
 
 from tuning_operator.protocol import FinishedStudy, FinishedTrial
 
@@ -37,7 +37,7 @@ def study_of(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names([metrics[i] for i in chosen])
-    for name, value in record.user_attrs.items():
+    for name, value in from_wire(record.user_attrs).items():
         study.set_user_attr(name, value)
     study.add_trials(
         [
@@ -99,7 +99,7 @@ def _trial(trial: FinishedTrial, objectives: Collection[int]) -> FrozenTrial:
         values=None if trial.values is None else [trial.values[i] for i in objectives],
         params=params,
         distributions=distributions,
-        user_attrs=trial.user_attrs,
+        user_attrs=from_wire(trial.user_attrs),
         intermediate_values=trial.reported,
         constraints=trial.constraints,
     )
