@@ -23,6 +23,13 @@ def spec(cluster: Cluster, **fields: Any) -> None:
     cluster.answer("get-tuningstudies", study)
 
 
+def total(cluster: Cluster, trials: int) -> None:
+    """Change how many trials of the study have started."""
+    study = json.loads((cluster.folder / "get-tuningstudies").read_text())
+    study["status"]["trials"] = {"total": trials}
+    cluster.answer("get-tuningstudies", study)
+
+
 def patch(cluster: Cluster) -> Any:
     """Return what was changed in the spec."""
     call = cluster.asked("patch")
@@ -146,6 +153,24 @@ def test_retry_in_a_study_that_is_over(mnist: Cluster) -> None:
     assert patch(mnist)["maxTrials"] == 11
     assert "maxTrials was raised to 11." in ran.out
     assert "The study has failed, and continues once that is fixed:\nmnist: Failed" in ran.out
+
+
+def test_several_retries_all_have_room(mnist: Cluster) -> None:
+    """One trial is left, and none of them has started."""
+    total(mnist, 9)
+    for number in ("1", "2", "0"):
+        assert Ran("retry", "mnist", number).code == 0
+        changed = patch(mnist)
+        spec(mnist, **changed)
+        (mnist.folder / "asked").unlink()
+    assert len(changed["initialTrials"]) == 3
+    assert changed["maxTrials"] == 12
+
+
+def test_a_retry_after_max_trials_were_lowered_has_room(mnist: Cluster) -> None:
+    total(mnist, 150)
+    assert "maxTrials was raised to 151." in Ran("retry", "mnist", "2").out
+    assert patch(mnist)["maxTrials"] == 151
 
 
 def test_what_can_not_be_retried(mnist: Cluster) -> None:

@@ -156,7 +156,7 @@ def _running(studies: Studies, study: Resource) -> list[int]:
 def retry(studies: Studies, study: Study, number: TrialNumber) -> None:
     """Try the parameters of a finished trial again, in a new trial: they are added to initialTrials.
 
-    If the study has used up its maxTrials, they are raised by one.
+    If the trials of initialTrials may use up maxTrials before, it is raised by one.
 
     Examples:
 
@@ -177,9 +177,9 @@ def retry(studies: Studies, study: Study, number: TrialNumber) -> None:
             f"the parameters of trial {number} are in {INITIAL} already, and each of these is tried once"
         )
     changes: dict[str, Any] = {"initialTrials": [*initial, parameters]}
-    counts = found.get("status", {}).get("trials") or {}
-    if counts.get("total", 0) >= found["spec"]["maxTrials"]:
-        changes["maxTrials"] = found["spec"]["maxTrials"] + 1
+    most, total = found["spec"]["maxTrials"], (found.get("status", {}).get("trials") or {}).get("total", 0)
+    if total + len(initial) >= most:  # the others, earlier retries too, may wait as well, and start first
+        changes["maxTrials"] = max(most, total) + 1
     studies.change(found, changes)
     typer.echo(f"{study} tries the parameters of trial {number} again, in its next trial.")
     if "maxTrials" in changes:
