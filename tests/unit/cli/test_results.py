@@ -60,7 +60,7 @@ def test_the_examples_of_the_help_pass_values_with_spaces(
     [line] = [line.strip() for line in lines if f"-o {output}" in line]
     train = {
         "args": "import sys; print(*sys.argv[1:], sep='\\n')",
-        "env": "from os import environ as e; print(e['TUNING_PARAM_LAYERS'], e['TUNING_PARAM_LR'], sep='\\n')",
+        "env": "from os import environ as e; print(e['TUNING_PARAM_LAYERS']); print(e['TUNING_PARAM_LR'])",
     }[output]
     (tmp_path / "train.py").write_text(train)
     (tmp_path / "train.sh").write_text(f"#!/bin/sh\n{sys.executable} train.py\n")

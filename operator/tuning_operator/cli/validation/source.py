@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ class Loader(yaml.SafeLoader):
 
     bool_values = yaml.SafeLoader.bool_values | {"y": True, "n": False}
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return the mapping as in JSON, whose keys are strings."""
         found = super().construct_mapping(node, deep=deep)
         return {key if isinstance(key, str) else json.dumps(key): value for key, value in found.items()}
