@@ -143,12 +143,10 @@ def make_keys(settings: StudySettings) -> Keys:
 def make_store(settings: StudySettings) -> Store:
     """Return where studies are kept."""
     url = settings.database_url.get_secret_value()
+    if url == MEMORY:
+        return MemoryStore()
     _let_sslmode_take_precedence(url)
-    return (
-        MemoryStore()
-        if url == MEMORY
-        else PostgresStore(url, shard=settings.shard, pod=settings.pod, write_timeout=COMMIT_SECONDS)
-    )
+    return PostgresStore(url, shard=settings.shard, pod=settings.pod, write_timeout=COMMIT_SECONDS)
 
 
 def _let_sslmode_take_precedence(url: str) -> None:

@@ -25,7 +25,14 @@ def job(name: str, version: int, study: str = "a", uid: str = "", **status: int)
     return {"metadata": {**metadata, "labels": {"tuning.dev/study": study}}, "status": status}
 
 
-BOOKMARK = {"metadata": {"resourceVersion": "9"}}
+BOOKMARK = {
+    "kind": "Pod",
+    "apiVersion": "v1",
+    "metadata": {"resourceVersion": "9", "creationTimestamp": None},
+    "spec": {"containers": None},
+    "status": {},
+}
+"""As the API server sends it."""
 
 
 class Watches:

@@ -65,13 +65,12 @@ class _Copy:
             self.keys[key.namespace, body["metadata"]["name"]] = key
 
     def take(self, event: str, body: Json) -> None:
-        """Take over what the watch reports."""
+        """Take over a change that the watch reports."""
         if event == "DELETED":
             self.dropped.discard(body["metadata"]["uid"])
             self._forget(body)
-        elif event != "BOOKMARK":
+        else:
             self.store(body)
-        self.version = _version(body)
 
     def _forget(self, body: Json) -> bool:
         """Remove the version of an object that is known, if any; return False if that is a newer one."""
@@ -152,10 +151,11 @@ class Mirror:
                 async for event, body in self._kube.watch(
                     kind, namespace, names.LABEL_STUDY, NOT_SUCCEEDED[kind], version
                 ):
-                    copy.take(event, _trimmed(kind, body))
-                    if event != "BOOKMARK":
+                    if event != "BOOKMARK":  # whose object has nothing but a version
+                        copy.take(event, _trimmed(kind, body))
                         changed(_study_of(body))
                     version = body["metadata"]["resourceVersion"]
+                    copy.version = int(version)
                 refusals = 0
             except KubeError as error:
                 refusals = refusals + 1 if error.status == FORBIDDEN else 0
