@@ -145,10 +145,6 @@ WITHOUT_TELL = {
     "ends": ("study.ask()", "ended without reporting a result"),
     "calls optimize": ("study.ask()\nstudy.optimize(print, n_jobs=2)", "n_jobs=2"),
     "in a thread": ("threading.Thread(target=work).start()", "ended without a result"),
-    "and its thread calls optimize": (
-        "trial = study.ask()\nthreading.Thread(target=study.optimize, args=(print,)).start()",
-        "ended without reporting a result",
-    ),
     "in an executor": (
         "with ThreadPoolExecutor(2) as pool:\n"
         "    for done in as_completed([pool.submit(work) for _ in 'ab']): done.result()",

@@ -1,7 +1,6 @@
 """Worker processes and threads of a script: the first that asks runs the pod's trial, the others wait for it.
 
-The workers of a pod share a folder of up to three files: `trial` says who runs the trial, `result` how it
-ended, and `left` that the script's end is reached in the thread that asked for it.
+The workers of a pod share a folder of two files: `trial` says who runs the trial, `result` how it ended.
 """
 
 from __future__ import annotations
@@ -61,7 +60,6 @@ class Workers:
         self._thread: threading.Thread | None = None  # the one that runs the trial, if it is this process's
         self._trial = folder / "trial"
         self._result = folder / "result"
-        self._left = folder / "left"
 
     @property
     def in_main_process(self) -> bool:
@@ -142,16 +140,12 @@ class Workers:
         return code
 
     def _goes_on(self, owner: Owner) -> bool:
-        if self._left.exists():
-            return False
         if owner.process == os.getpid() and self._thread is not None:
             return not self.in_owning_thread and self._thread.is_alive()
         return _runs(owner.process)
 
     def wait_for_leftovers(self) -> None:
-        """Wait until there is a result or all workers are gone; they do not wait for this thread's result."""
-        if self.in_owning_thread:
-            self._left.touch()
+        """Wait until there is a result or all workers are gone."""
         wait_for_leftovers(lambda: self.exit_code() is not None)
 
 
