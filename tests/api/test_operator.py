@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -978,7 +979,7 @@ async def test_a_seed_gives_the_same_trials_on_a_cluster_and_on_a_machine(
         }},
     }  # fmt: skip
     code = {"kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"train.py": TRIAL}}
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump_all([body, code]))
+    (tmp_path / "study.yaml").write_text("\n---\n".join(map(json.dumps, [body, code])))  # n is no boolean
     with tempfile.TemporaryDirectory(prefix="tuning-local-", ignore_cleanup_errors=True) as home:
         command = [Path(sys.executable).with_name("tuning"), "run", "study.yaml", "--data", home]
         await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, check=True, timeout=600)

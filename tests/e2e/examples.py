@@ -20,8 +20,9 @@ ENDED = phase("Completed", "Failed")
 
 
 def load(name: str, overlay: dict[str, Any] | None = None, manifest: str = "study.yaml") -> dict[str, Any]:
-    """Return an example's study with the overlay merged into its spec."""
+    """Return an example's study with the overlay merged into its spec; slow pods keep their logs."""
     study = yaml.safe_load((EXAMPLES / name / manifest).read_text())
+    study["spec"]["trial"].setdefault("pruneGrace", "10m")
     return study | {"spec": merged(study["spec"], overlay or {})}
 
 

@@ -51,12 +51,13 @@ class Kubectl:
 
     def run(self, *args: str, stdin: str | None = None, check: bool = True, timeout: float = LIMIT) -> str:
         command = [self.kubectl, "--kubeconfig", self.kubeconfig, "--namespace", self.namespace, *args]
-        deadline = time.monotonic() + BUSY_SECONDS
+        deadline = None
         while True:
             done = subprocess.run(
                 command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
             )
             busy = args[0] in REPEATABLE and any(error in done.stderr for error in BUSY)
+            deadline = deadline or time.monotonic() + BUSY_SECONDS
             if not (done.returncode and busy) or time.monotonic() > deadline:
                 break
             time.sleep(1)
@@ -247,6 +248,7 @@ def trainer_study(name: str, **spec: Any) -> dict[str, Any]:
     manifest = study(name, TRAINER, **spec)
     del manifest["spec"]["searchSpace"]
     [container] = manifest["spec"]["trial"]["template"]["spec"]["containers"]
+    manifest["spec"]["trial"].setdefault("pruneGrace", "10m")  # a pod that exits slowly keeps its log
     container["imagePullPolicy"] = "Never"  # the image is loaded into the node
     container["resources"] = {
         "limits": {GPU: 1, "memory": "3Gi"},

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -164,10 +166,10 @@ def test_the_dashboard(kubectl: Kubectl, plugin: Plugin, image: str) -> None:
         with plugin.start("dashboard", "--port", "0", "--no-browser") as started:
             assert started.stdout
             [address, *_] = started.stdout.readline().split()
-            shown = shown_trials(address, f"{kubectl.namespace}/shown")
-            forwarding = psutil.Process(started.pid).children()
-            os.killpg(started.pid, signal.SIGINT)
-            rest = started.communicate()
+            with shown_trials(address, f"{kubectl.namespace}/shown") as shown:
+                forwarding = psutil.Process(started.pid).children()
+                os.killpg(started.pid, signal.SIGINT)
+                rest = started.communicate()
         assert (started.returncode, rest) == (0, ("", ""))
         assert len(forwarding) == 1
         assert not forwarding[0].is_running()
@@ -187,8 +189,12 @@ def test_the_dashboard(kubectl: Kubectl, plugin: Plugin, image: str) -> None:
     assert [trial["state"] for trial in shown].count("Fail") == 1
 
 
-def shown_trials(address: str, name: str) -> list[dict[str, Any]]:
-    """Return what the dashboard shows of a study's trials."""
+@contextlib.contextmanager
+def shown_trials(address: str, name: str) -> Iterator[list[dict[str, Any]]]:
+    """Yield what the dashboard shows of a study's trials, while the connection is open.
+
+    kubectl may end a port-forward when a connection is closed.
+    """
     with httpx.Client(base_url=address.removesuffix("/dashboard"), trust_env=False, timeout=120) as client:
         assert "<title>Optuna Dashboard</title>" in client.get("/dashboard").text
         [found] = [
@@ -196,19 +202,18 @@ def shown_trials(address: str, name: str) -> list[dict[str, Any]]:
             for summary in client.get("/api/studies").json()["study_summaries"]
             if summary["study_name"] == name
         ]
-        trials = client.get(f"/api/studies/{found}").json()["trials"]
-    return [
-        {
-            "number": trial["number"],
-            "state": trial["state"],
-            "values": trial.get("values"),
-            "params": {param["name"]: param["param_external_value"] for param in trial["params"]},
-            "intermediate_values": {
-                report["step"]: report["value"] for report in trial["intermediate_values"]
-            },
-        }
-        for trial in trials
-    ]
+        yield [
+            {
+                "number": trial["number"],
+                "state": trial["state"],
+                "values": trial.get("values"),
+                "params": {param["name"]: param["param_external_value"] for param in trial["params"]},
+                "intermediate_values": {
+                    report["step"]: report["value"] for report in trial["intermediate_values"]
+                },
+            }
+            for trial in client.get(f"/api/studies/{found}").json()["trials"]
+        ]
 
 
 def running(number: int) -> Any:

@@ -76,5 +76,5 @@ def on_three_nodes(three_nodes: Kubectl, image: str) -> Iterator[Kubectl]:
         }
         within.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": node}, "spec": spec})
     pods = [f"pod/{node}" for node in THREE_NODES.nodes]
-    within.run("wait", *pods, "--for=condition=Ready", "--timeout=110s")
+    within.run("wait", *pods, "--for=condition=Ready", "--timeout=600s")
     three_nodes.run("delete", "namespace", namespace, "--wait=false")

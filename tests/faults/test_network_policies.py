@@ -33,7 +33,7 @@ TRAINER = "def objective(trial):\n    return trial.params['x']\n"
 
 
 @pytest.mark.matrix
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600)
 def test_only_those_that_need_it_reach_the_components(on_three_nodes: Kubectl, image: str) -> None:
     release = on_three_nodes.within(SYSTEM)
     try:
@@ -67,7 +67,7 @@ def _check(release: Kubectl, elsewhere: Kubectl, image: str) -> None:
         "a stranger in the namespace of the release": (release, "stranger"),
     }
     for where in (release, elsewhere, prometheus):
-        where.run("wait", "pod", "-l", SELECTOR, "--for=condition=Ready", "--timeout=60s")
+        where.run("wait", "pod", "-l", SELECTOR, "--for=condition=Ready", "--timeout=600s")
     operator = release.items("pods", "app.kubernetes.io/component=operator")[0]["status"]["podIP"]
     targets = {
         f"{RELEASE}-study-server.{SYSTEM}.svc:8443": "the study server",

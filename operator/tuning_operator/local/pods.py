@@ -174,7 +174,7 @@ class _Reading:
         self._fields_of(self._pod, self._path, POD, POD_IGNORED, POD_REFUSED)
         self._fields_of(self._container, self._own, CONTAINER, CONTAINER_IGNORED, CONTAINER_REFUSED)
         self._other_containers()
-        self._place.grace = self._pod.get("terminationGracePeriodSeconds", GRACE_SECONDS)
+        self._place.grace = int(self._pod.get("terminationGracePeriodSeconds", GRACE_SECONDS))
         self._source()
         self._mount()
         self._resources()

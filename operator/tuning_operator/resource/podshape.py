@@ -6,7 +6,7 @@ The CRD lets most fields of a template pass as they are, since they depend on th
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, StrictInt, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StrictInt, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -35,6 +35,12 @@ def _checked(amount: Any) -> Any:
     return amount
 
 
+def _whole(number: Any) -> Any:
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+_Integer = Annotated[StrictInt, BeforeValidator(_whole)]
+"""60.0 is an integer in JSON, as kubectl sends it."""
 _Quantity = Annotated[Any, AfterValidator(_checked)]
 
 
@@ -132,7 +138,7 @@ class _Pod(_Shape):
     containers: list[_Container]
     init_containers: list[_Container] = []
     volumes: list[_Volume] = []
-    termination_grace_period_seconds: StrictInt = 0
+    termination_grace_period_seconds: _Integer = 0
     security_context: dict[str, Any] = {}
     affinity: _Affinity = _Affinity()
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SECONDS = 60
+SECONDS = 240
 SERVER = """
 import ctypes, functools, operator, os, signal, socket, sys, threading
 from tuning_trainer.worker import fork_server

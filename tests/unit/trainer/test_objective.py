@@ -268,7 +268,7 @@ FORKING = """
 
 @pytest.mark.parametrize("end", ["sys.exit()", "return 2.0"])
 def test_a_process_that_the_objective_forks_ends_without_a_result(pod: Pod, twin: Twin, end: str) -> None:
-    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 50}'
+    pod.environ["TUNING_CONFIG"] = '{"timeoutSeconds": 500}'
     pod.write(FORKING.replace("END", end))
     ended = pod.run(python=BARE, timeout=240)
     assert ended.code == 0, ended

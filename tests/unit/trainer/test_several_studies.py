@@ -873,21 +873,19 @@ def test_another_study_of_the_script_between_ask_and_tell_is_rejected(
 
 
 @pytest.mark.parametrize(
-    ("named", "config", "python"),
-    [("study_name=study.study_name", {"study": "1"}, BARE), ("study_name=None", {}, FULL)],
-    ids=["by its name", "without a name"],
+    ("config", "python"), [({"study": "1"}, BARE), ({}, FULL)], ids=["chosen", "the only one"]
 )
 def test_the_study_that_asked_may_be_loaded_to_tell(
-    pod: Pod, twin: Twin, named: str, config: dict[str, str], python: tuple[str, ...]
+    pod: Pod, twin: Twin, config: dict[str, str], python: tuple[str, ...]
 ) -> None:
     pod.environ["TUNING_CONFIG"] = json.dumps(config)
-    pod.write(f"""
+    pod.write("""
         import optuna
 
         URL = "sqlite:////nowhere/study.db"
         study = optuna.create_study(direction="maximize", storage=URL)
         trial = study.ask()
-        optuna.load_study({named}, storage=URL).tell(trial, 1.0)
+        optuna.load_study(study_name=study.study_name, storage=URL).tell(trial, 1.0)
     """)
     ended = pod.run("script", "train.py", python=python)
     assert ended.code == 0, ended

@@ -191,7 +191,7 @@ def test_sigterm_while_the_process_forks_stops_the_trial(pod: Pod, twin: Twin) -
             try:
                 if not os.fork():
                     os._exit(0)
-                threading.Event().wait(60)
+                threading.Event().wait(600)
             finally:
                 Path("checkpoint").write_text("saved")
             return 1.0

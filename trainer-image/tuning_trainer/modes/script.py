@@ -93,7 +93,7 @@ class TrialBridge:
         if (code := self._workers.exit_code()) is not None:
             self._stop_script(code)
         elif self._workers.in_owning_thread and (owner := self._workers.owner()) is not None:
-            if not _is_opened(owner.study, original, arguments):
+            if arguments.get("study_name") != owner.study:
                 return self._nested(original, arguments)
             return self._empty({**arguments, "study_name": owner.study})
         if (other := self.choice.left_alone(arguments, self.inside)) is not None:
@@ -429,15 +429,6 @@ def calling_module() -> str:
     """Return the name of the module that called the runtime: `__main__` for the script, or a library's."""
     frame = calling_frame()
     return str(frame.f_globals.get("__name__", "")) if frame is not None else ""
-
-
-def _is_opened(study: str, original: Callable[..., Any], arguments: dict[str, Any]) -> bool:
-    """Return whether a call of create_study or load_study opens the study with this name.
-
-    A study that is loaded without a name is the only one of its storage.
-    """
-    name = arguments.get("study_name")
-    return name == study or (name is None and original.__name__ == "load_study")
 
 
 def _several_studies(name: str) -> Failure:

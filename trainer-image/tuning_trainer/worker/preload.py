@@ -31,7 +31,6 @@ USED_LATER = {"torch": "torch._dynamo"}
 
 WITH_GENERATORS = ("numpy", "torch")
 """Packages whose state must be known before the user's code runs."""
-STANDARD = getattr(sys, "stdlib_module_names", sys.builtin_module_names)  # known from Python 3.10 on
 CHANGES = ("__setitem__", "setdefault", "update")
 """Methods of os.environ that can be called ahead, with the arguments that the code has literally."""
 CHANGED_THROUGH = {"environ", "environb", "putenv", "unsetenv"}
@@ -150,10 +149,10 @@ def _foreign_modules(file: Path | None, folders: list[Path]) -> Iterator[str]:
     """Yield the modules that a file imports at its top level, directly or through others of these folders.
 
     They come in order, each once the variables are set that the code sets before it; at the end, these are
-    what they were. Other packages do not come after a statement that may set variables of unknown values:
-    since they may import those with generators, the latter come in any case.
+    what they were. After a statement that may set variables of unknown values, only packages with generators
+    come.
     """
-    files, seen, foreseen, withheld = [_steps(file)] if file else [], {file}, True, False
+    files, seen, foreseen = [_steps(file)] if file else [], {file}, True
     given: dict[str, str | None] = {}
     while files:
         step = next(files[-1], None)
@@ -162,15 +161,11 @@ def _foreign_modules(file: Path | None, folders: list[Path]) -> Iterator[str]:
         elif isinstance(step, ast.stmt):
             foreseen = foreseen and _foresee(step, given)
         elif (own := _find(step, folders)) is None:
-            if foreseen or step.partition(".")[0] in (*WITH_GENERATORS, *STANDARD):
+            if foreseen or step.partition(".")[0] in WITH_GENERATORS:
                 yield step
-            else:
-                withheld = True
         elif own not in seen:
             seen.add(own)
             files.append(_steps(own))
-    if withheld:
-        yield from WITH_GENERATORS
     for name, value in given.items():
         os.environ.pop(name, None)
         if value is not None:

@@ -74,6 +74,6 @@ def print_data(data: Any, output: str) -> None:
     if output == "json":
         typer.echo(json.dumps(data, indent=2))
     else:
-        import yaml
+        from tuning_operator.cli.text.yaml_text import yaml_of
 
-        typer.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True).rstrip())
+        typer.echo(yaml_of(data).rstrip())

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import optuna
-import yaml
 from plotly.offline import get_plotlyjs
 
 from tuning_operator.cli.plots.html import figure_of
 from tuning_operator.cli.plots.kinds import Missing, drawings, failed
 from tuning_operator.cli.text import status_text
 from tuning_operator.cli.text.values import shown, span
+from tuning_operator.cli.text.yaml_text import yaml_of
 from tuning_operator.cli.trials import Trial
 from tuning_operator.protocol import FinishedStudy
 
@@ -126,4 +126,4 @@ def _manifest(study: Mapping[str, Any]) -> str:
     metadata = {name: study["metadata"][name] for name in ("name", "namespace") if name in study["metadata"]}
     kept = {name: study[name] for name in ("apiVersion", "kind") if name in study}
     manifest = {**kept, "metadata": metadata, "spec": study["spec"]}
-    return str(yaml.safe_dump(manifest, sort_keys=False, allow_unicode=True))
+    return yaml_of(manifest)

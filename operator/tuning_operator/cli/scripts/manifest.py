@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
 from pydantic import Field, ValidationError
 
 from tuning_operator.cli import PluginError
+from tuning_operator.cli.text.yaml_text import yaml_of
 from tuning_operator.cli.validation.study import study_server_problems
 from tuning_operator.protocol import StudyDefinition
 from tuning_operator.resource import names
@@ -25,22 +25,8 @@ REFIT = """\
   # refit: {}
 """
 
-_AMBIGUOUS = re.compile(r"[yYnN]|[-+]?\.?[0-9][0-9._]*([eE][-+]?[0-9]+)?|[-+]?0[bBoOxX][0-9a-fA-F_]+")
-"""Strings that PyYAML leaves unquoted, but that kubectl reads as booleans or numbers."""
-
 _METRIC = re.compile(r"^(?=[0-9])|^[^A-Za-z0-9_]|[^A-Za-z0-9_.\-/()\[\]@:%+' ]|[^A-Za-z0-9_)\]%]+$")
 """What a MetricName can't have."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes strings that kubectl would read as something else."""
-
-    def represent_string(self, text: str) -> yaml.ScalarNode:
-        quote = "'" if _AMBIGUOUS.fullmatch(text) else None
-        return self.represent_scalar("tag:yaml.org,2002:str", text, quote)
-
-
-_Dumper.add_representer(str, _Dumper.represent_string)
 
 
 class ScriptStudy(Model):
@@ -111,9 +97,7 @@ def manifest(study: ScriptStudy, options: Options) -> str:
         "spec": spec,
     }
     head = [f"Created from {options.script}. Its suggest calls define the search space.", *study.notes]
-    text = yaml.dump(
-        resource, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
-    )
+    text = yaml_of(resource, default_flow_style=None, width=100)
     return (
         "".join(f"# {' '.join(line.split())}\n" for line in head) + _commented(text, _comments(study)) + REFIT
     )

@@ -19,12 +19,18 @@ class Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Return the mapping as in JSON, whose keys are strings."""
         found = super().construct_mapping(node, deep=deep)
-        return {key if isinstance(key, str) else json.dumps(key): value for key, value in found.items()}
+        try:
+            return {key if isinstance(key, str) else json.dumps(key): value for key, value in found.items()}
+        except TypeError as error:  # for example a date
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         """Return an integer; one that starts with 0 is octal."""
         text = self.construct_scalar(node).replace("_", "")
-        return int(re.sub(r"^([-+]?)0(?=[0-9])", r"\g<1>0o", text), 0)
+        try:
+            return int(re.sub(r"^([-+]?)0(?=[0-9])", r"\g<1>0o", text), 0)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 
 Loader.add_constructor("tag:yaml.org,2002:int", Loader.construct_yaml_int)

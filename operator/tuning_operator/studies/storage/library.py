@@ -245,6 +245,7 @@ class Library:
             )
         schema.skip_ids(connection, schema.studies.c.study_id, max(gone, default=0))
         schema.skip_ids(connection, schema.trials.c.trial_id, 0)
+        schema.leave_gap_after_loss(connection)
         return len(records)
 
     def known_trials(self, study_id: int) -> Known:

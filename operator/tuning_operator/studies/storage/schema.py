@@ -59,11 +59,15 @@ writers = Table(
 
 GAP = 10_000
 """More ids than several shards use within the seconds that a standby may lag behind."""
+GAP_AFTER_LOSS = 100 * GAP
+"""More than the gaps of many connections, since those before the loss are lost as well."""
 KEY_CHARACTERS = models.MAX_INDEXED_STRING_LENGTH
 _LARGEST_STEP = 2**31 - 1
 # "tune": the class of our advisory locks, so that a shard's number is no other application's lock.
 _LOCK_CLASS = 0x74756E65
 _SCHEMA_LOCK = 0x74756E65_00000001  # one number: PostgreSQL keeps those apart from the locks of two numbers
+_GAP_LOCK = _SCHEMA_LOCK + 1
+_IDS = (studies.c.study_id, trials.c.trial_id)
 
 
 def database_url(url: str) -> URL:
@@ -105,9 +109,21 @@ def leave_gap(connection: Connection) -> None:
     A database that has lost transactions would give their ids again. Each shard writes back what it has in
     memory, under the former ids, but does not know those of the others.
     """
-    if (connection.execute(select(func.count()).select_from(writers)).scalar() or 0) > 1:
-        for column in (studies.c.study_id, trials.c.trial_id):
+    if _has_several_shards(connection):
+        for column in _IDS:
             connection.execute(select(func.max(_next_id(column))).select_from(func.generate_series(1, GAP)))
+
+
+def leave_gap_after_loss(connection: Connection) -> None:
+    """Leave out more ids than the gaps that are lost as well, unless this is the only shard."""
+    if _has_several_shards(connection):
+        connection.execute(select(func.pg_advisory_xact_lock(_GAP_LOCK)))  # never back, see `skip_ids`
+        for column in _IDS:
+            connection.execute(select(func.setval(_sequence(column), _next_id(column) + GAP_AFTER_LOSS)))
+
+
+def _has_several_shards(connection: Connection) -> bool:
+    return (connection.execute(select(func.count()).select_from(writers)).scalar() or 0) > 1
 
 
 def _next_id(column: Column[int]) -> Function[int]:
