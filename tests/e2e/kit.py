@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import os
+import signal
 import subprocess
 import textwrap
 import time
@@ -189,6 +190,11 @@ def _is_object(seen: dict[str, Any]) -> bool:
     return seen["kind"] != "Status"
 
 
+def _heed_ctrl_c() -> None:
+    """Undo that a shell has jobs in the background ignore SIGINT, which their children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def condition(study: dict[str, Any], kind: str) -> dict[str, Any]:
     found = [c for c in study.get("status", {}).get("conditions", []) if c["type"] == kind]
     return found[0] if found else {}
@@ -300,6 +306,7 @@ class Plugin:
             stderr=subprocess.PIPE,
             text=True,
             process_group=0,
+            preexec_fn=_heed_ctrl_c,
         )
 
     def _line(self, command: str, *arguments: str) -> list[str]:
