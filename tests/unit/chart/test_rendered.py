@@ -578,16 +578,24 @@ def test_the_dashboard_accepts_no_connections_from_pods(chart: Chart) -> None:
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_the_dashboard_gets_a_url_with_its_driver(chart: Chart, scheme: str, tmp_path: Path) -> None:
     """The URLs of CloudNativePG and of managed databases name none, and SQLAlchemy's default is another."""
+    shown = started_dashboard(
+        chart,
+        tmp_path,
+        'for last; do :; done; printf %s "$last"',
+        DATABASE_URL=f"{scheme}://me:p%40ss@db:5432/tuning",
+    )
+    assert shown == "postgresql+psycopg2://me:p%40ss@db:5432/tuning"
+
+
+def started_dashboard(chart: Chart, folder: Path, script: str, **variables: str) -> str:
+    """Run the dashboard's command with a script in place of optuna-dashboard; return its output."""
     (container,) = pod(chart.render(EVERYTHING).one("Deployment", "dashboard"))["containers"]
-    program = tmp_path / "optuna-dashboard"
-    program.write_text('#!/bin/sh\nfor last; do :; done\nprintf %s "$last"\n')
+    program = folder / "optuna-dashboard"
+    program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    variables = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "DATABASE_URL": f"{scheme}://me:p%40ss@db:5432/tuning",
-    }
-    started = subprocess.run(container["command"], env=variables, capture_output=True, text=True, check=True)
-    assert started.stdout == "postgresql+psycopg2://me:p%40ss@db:5432/tuning"
+    environ = {"PATH": f"{folder}:{os.environ['PATH']}", **variables}
+    done = subprocess.run(container["command"], env=environ, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 @pytest.mark.parametrize(
@@ -603,17 +611,14 @@ def test_the_sslmode_of_the_dashboards_url_takes_precedence(
     chart: Chart, parameters: str, authorities: str, expected: str, tmp_path: Path
 ) -> None:
     """libpq refuses other modes than verify-full with public CAs, which the chart sets by default."""
-    (container,) = pod(chart.render(EVERYTHING).one("Deployment", "dashboard"))["containers"]
-    program = tmp_path / "optuna-dashboard"
-    program.write_text('#!/bin/sh\nprintf %s "$PGSSLROOTCERT"\n')
-    program.chmod(0o755)
-    variables = {
-        "PATH": f"{tmp_path}:{os.environ['PATH']}",
-        "DATABASE_URL": f"postgresql://me:pass@db:5432/tuning{parameters}",
-        "PGSSLROOTCERT": authorities,
-    }
-    started = subprocess.run(container["command"], env=variables, capture_output=True, text=True, check=True)
-    assert started.stdout == expected
+    shown = started_dashboard(
+        chart,
+        tmp_path,
+        'printf %s "$PGSSLROOTCERT"',
+        DATABASE_URL=f"postgresql://me:pass@db:5432/tuning{parameters}",
+        PGSSLROOTCERT=authorities,
+    )
+    assert shown == expected
 
 
 def test_others_can_be_allowed_to_connect(chart: Chart) -> None:

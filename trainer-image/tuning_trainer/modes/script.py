@@ -95,7 +95,7 @@ class TrialBridge:
         elif self._workers.in_owning_thread and (owner := self._workers.owner()) is not None:
             if arguments.get("study_name") != owner.study:
                 return self._nested(original, arguments)
-            return self._empty({**arguments, "study_name": owner.study})
+            return self._empty(arguments)
         if (other := self.choice.left_alone(arguments, self.inside)) is not None:
             return other
         return self._empty(arguments)

@@ -98,31 +98,20 @@ def _drawing(
 ) -> Drawing | Missing:
     """Return a plot; `make` returns the study with the given trials, or with all for None."""
     try:
-        return _possible(plot, name, title, metric, make)
+        study = make(None)
+        if reason := plot.lacks(study):
+            return Missing(name, reason)
+        options = {"target_name": metric} if plot.names_target else {}
+        options |= plot.options(study) if plot.options else {}
+        remark = None
+        shown = with_pruned(study) if plot.pruned else study
+        if plot.lines and len(lines := plot.lines(shown)) > MOST_LINES:
+            kept = _spread(study, lines)
+            shown = with_pruned(make(kept)) if plot.pruned else make(kept)
+            some = f"{len(kept)} of {len(lines)} trials"
+            remark = f"showing {some}, spread evenly over the study and including the best"
     except Exception as error:  # noqa: BLE001  whatever Optuna raises; the others are still drawn
         return failed(name, error)
-
-
-def _possible(
-    plot: Plot,
-    name: str,
-    title: str,
-    metric: str,
-    make: Callable[[frozenset[int] | None], optuna.Study],
-) -> Drawing | Missing:
-    study = make(None)
-    if reason := plot.lacks(study):
-        return Missing(name, reason)
-    options = {"target_name": metric} if plot.names_target else {}
-    options |= plot.options(study) if plot.options else {}
-    remark = None
-    shown = with_pruned(study) if plot.pruned else study
-    if plot.lines and len(lines := plot.lines(shown)) > MOST_LINES:
-        kept = _spread(study, lines)
-        shown = with_pruned(make(kept)) if plot.pruned else make(kept)
-        remark = (
-            f"showing {len(kept)} of {len(lines)} trials, spread evenly over the study and including the best"
-        )
     return Drawing(name, plot.function, shown, title, metric, options, remark)
 
 
