@@ -18,6 +18,10 @@ from tests.unit.kube.faults import Faults
 from tests.unit.kube.world import COMPLETE, FAILED, KEY, RUNTIME, World
 
 
+def job_quota_used_up() -> KubeError:
+    return KubeError(403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q, count/jobs.batch=1')
+
+
 async def test_a_study_runs_to_its_end() -> None:
     world = World(maxTrials=5, parallelism=2)
     await world.settle()
@@ -428,9 +432,7 @@ async def test_starts_make_room_in_a_quota_on_jobs_together(monkeypatch: pytest.
 
     def admit(created: dict[str, Any]) -> None:
         if created["kind"] == "Job" and len(world.jobs) >= 20:
-            raise KubeError(
-                403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q, count/jobs.batch=1'
-            )
+            raise job_quota_used_up()
 
     monkeypatch.setattr(world.kube, "select", counted)
     world.kube.admit = admit
@@ -461,9 +463,7 @@ async def test_a_copy_of_a_job_is_not_deleted_to_make_room(name: str, owned: boo
 
     def admit(created: dict[str, Any]) -> None:
         if created["kind"] == "Job":
-            raise KubeError(
-                403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q, count/jobs.batch=1'
-            )
+            raise job_quota_used_up()
 
     world.kube.admit = admit
     for _ in range(5):
@@ -521,9 +521,7 @@ async def test_finished_jobs_that_do_not_go_away_make_no_room_in_a_quota(
 
     def admit(created: dict[str, Any]) -> None:
         if created["kind"] == "Job" and len(world.kube.named("Job")) >= 17:
-            raise KubeError(
-                403, "Forbidden", 'jobs.batch "x" is forbidden: exceeded quota: q, count/jobs.batch=1'
-            )
+            raise job_quota_used_up()
 
     monkeypatch.setattr(world.kube, "delete_job", delete)
     world.kube.admit = admit
