@@ -22,10 +22,6 @@ from dev.demo import system
 from dev.demo.record import port_forward
 from tests.e2e.kit import LIMIT, Kubectl, code, condition, holds, phase, study
 
-RELEASE = "second"
-NAME = f"{RELEASE}-tuning-operator"
-OF_RELEASE = f"app.kubernetes.io/instance={RELEASE}"
-
 
 @dataclass(frozen=True)
 class Release:
@@ -33,6 +29,19 @@ class Release:
 
     kubectl: Kubectl
     helm: Path
+
+    @property
+    def name(self) -> str:
+        """As its namespace: tests that run at the same time see only their own cluster-wide objects."""
+        return self.kubectl.namespace
+
+    @property
+    def fullname(self) -> str:
+        return f"{self.name}-tuning-operator"
+
+    @property
+    def selector(self) -> str:
+        return f"app.kubernetes.io/instance={self.name}"
 
     def run(self, *arguments: str | Path, values: dict[str, Any] | None = None) -> str:
         command = [
@@ -58,16 +67,16 @@ class Release:
             "watchNamespaces": [self.kubectl.namespace],
             "image": {"tag": system.operator_tag()},
         }
-        command = ("upgrade", "--install", RELEASE, system.CHART, "--wait", "--timeout=15m", "--values=-")
+        command = ("upgrade", "--install", self.name, system.CHART, "--wait", "--timeout=15m", "--values=-")
         return self.run(*command, values=base | values)
 
     def uninstall(self) -> None:
-        self.run("uninstall", RELEASE, "--wait", "--timeout=15m")
-        self.kubectl.wait_for("delete", "pods", "-l", OF_RELEASE)
+        self.run("uninstall", self.name, "--wait", "--timeout=15m")
+        self.kubectl.wait_for("delete", "pods", "-l", self.selector)
 
     def job(self, cron_job: str, name: str) -> str:
         """Run a CronJob once; return its output."""
-        self.kubectl.run("create", "job", f"--from=cronjob/{NAME}-{cron_job}", name)
+        self.kubectl.run("create", "job", f"--from=cronjob/{self.fullname}-{cron_job}", name)
         try:
             self.kubectl.wait_for("condition=complete", f"job/{name}")
         finally:
@@ -75,11 +84,11 @@ class Release:
         return log
 
     def secret(self, name: str) -> dict[str, str]:
-        return self.kubectl.json("get", "secret", f"{NAME}-{name}")["data"]
+        return self.kubectl.json("get", "secret", f"{self.fullname}-{name}")["data"]
 
     def pods(self) -> dict[str, str]:
         """Return the UID of each component's pod."""
-        found = self.kubectl.items("pods", OF_RELEASE)
+        found = self.kubectl.items("pods", self.selector)
         return {
             pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["metadata"]["uid"] for pod in found
         }
@@ -87,14 +96,16 @@ class Release:
     def remains(self) -> set[str]:
         """Return all objects of the release that still exist, namespaced and cluster-wide."""
         kinds = self.kubectl.run("api-resources", "--verbs=list,delete", "-o", "name").split()
-        found = self.kubectl.run("get", ",".join(kinds), "-l", OF_RELEASE, "-o", "name", "--ignore-not-found")
+        found = self.kubectl.run(
+            "get", ",".join(kinds), "-l", self.selector, "-o", "name", "--ignore-not-found"
+        )
         return set(found.split())
 
     @contextlib.contextmanager
     def storage(self) -> Iterator[optuna.storages.RDBStorage]:
         """Open the database with Optuna."""
         url = make_url(base64.b64decode(self.secret("postgres")["url"]).decode())
-        with port_forward(self.kubectl.namespace, f"svc/{NAME}-postgres", 5432) as port:
+        with port_forward(self.kubectl.namespace, f"svc/{self.fullname}-postgres", 5432) as port:
             local = url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
             storage = optuna.storages.RDBStorage(local)
             try:
@@ -135,8 +146,8 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
     assert certificate != (renewed := release.secret("study-server-tls"))
 
     release.uninstall()
-    kept = {f"persistentvolumeclaim/data-{NAME}-postgres-0"} | {
-        f"secret/{NAME}-{name}" for name in ("postgres", "postgres-tls", "study-server-tls")
+    kept = {f"persistentvolumeclaim/data-{release.fullname}-postgres-0"} | {
+        f"secret/{release.fullname}-{name}" for name in ("postgres", "postgres-tls", "study-server-tls")
     }
     assert release.remains() == kept
 
@@ -147,7 +158,7 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
         assert optuna.load_study(study_name="precious", storage=storage).trials[0].system_attrs
 
     release.uninstall()
-    release.kubectl.wait_for("delete", "pvc", "-l", OF_RELEASE)
+    release.kubectl.wait_for("delete", "pvc", "-l", release.selector)
     assert release.remains() == {name for name in kept if name.endswith("-tls")}, "keep: false leaves no data"
 
 
@@ -155,7 +166,7 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
 @pytest.mark.timeout(1800)
 def test_a_second_study_server(release: Release, image: str) -> None:
     """A running study stays at the first one; a server that is gone stalls only its own studies."""
-    kubectl, server = release.kubectl, f"{NAME}-study-server"
+    kubectl, server = release.kubectl, f"{release.fullname}-study-server"
     steps = """
         import time
 
@@ -168,7 +179,7 @@ def test_a_second_study_server(release: Release, image: str) -> None:
 
     def start(name: str, steps_: int) -> None:
         fields = {"searchSpace": None, "initialTrials": [{"steps": steps_}], "maxTrials": 1, "parallelism": 1}
-        ours = study(name, image, installation=f"{kubectl.namespace}/{NAME}", **fields)
+        ours = study(name, image, installation=f"{kubectl.namespace}/{release.fullname}", **fields)
         kubectl.apply(code(f"{name}-code", steps), ours)
         kubectl.wait(name, lambda found: found.get("status", {}).get("trials", {}).get("running") == 1)
 
@@ -219,7 +230,7 @@ def test_backup_and_restore(release: Release) -> None:
         study = optuna.create_study(study_name="precious", storage=storage)
         study.ask({"x": optuna.distributions.FloatDistribution(0, 1)}).report(0.5, 0)
         before = study.get_trials()
-    with port_forward(release.kubectl.namespace, f"svc/{NAME}-postgres", 5432) as port:
+    with port_forward(release.kubectl.namespace, f"svc/{release.fullname}-postgres", 5432) as port:
         plain = {"host": "127.0.0.1", "port": port, "sslmode": "disable"}
         with pytest.raises(psycopg2.OperationalError, match="no encryption"):
             psycopg2.connect(dbname="tuning", user="tuning", password="x", **plain)
@@ -229,11 +240,11 @@ def test_backup_and_restore(release: Release) -> None:
         study.tell(0, 1.0)
         study.ask()
 
-    release.kubectl.run("scale", f"sts/{NAME}-study-server", "--replicas=0")
-    release.kubectl.wait_for("delete", f"pod/{NAME}-study-server-0")
+    release.kubectl.run("scale", f"sts/{release.fullname}-study-server", "--replicas=0")
+    release.kubectl.wait_for("delete", f"pod/{release.fullname}-study-server-0")
     assert "restored /backup/tuning-" in release.job("restore", "restore")
-    release.kubectl.run("scale", f"sts/{NAME}-study-server", "--replicas=1")
-    release.kubectl.run("rollout", "status", f"sts/{NAME}-study-server", "--timeout=900s")
+    release.kubectl.run("scale", f"sts/{release.fullname}-study-server", "--replicas=1")
+    release.kubectl.run("rollout", "status", f"sts/{release.fullname}-study-server", "--timeout=900s")
     with release.storage() as storage:
         assert optuna.load_study(study_name="precious", storage=storage).get_trials() == before
 
