@@ -48,7 +48,7 @@ def kubectl(cluster: Kubectl, request: pytest.FixtureRequest) -> Iterator[Kubect
     """kubectl in a new namespace, which is deleted after the test."""
     namespace = f"e2e-{uuid.uuid4().hex[:8]}"
     with _system(request.node):
-        cluster.run("create", "namespace", namespace)
+        cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
         yield cluster.within(namespace)
         cluster.run("delete", "namespace", namespace, "--wait=false")
 

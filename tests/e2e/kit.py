@@ -20,7 +20,9 @@ from typing import Any
 
 import optuna
 import yaml
+from sqlalchemy.exc import OperationalError
 
+from dev.cluster.run import CommandError
 from dev.demo.record import Record, record
 from dev.demo.system import TRAINER
 
@@ -32,10 +34,14 @@ LIMIT = 900.0
 REQUESTS = {"requests": {"cpu": "50m", "memory": "64Mi"}}
 """A container without them gets hardly any CPU time while others compute."""
 
-BUSY = ("etcdserver: request timed out", "TLS handshake timeout", "http2: client connection lost")
+NOT_SENT = "TLS handshake timeout"
+BUSY = (NOT_SENT, "etcdserver: request timed out", "http2: client connection lost")
 """Errors of an API server that has too little CPU time or a busy disk."""
 BUSY_SECONDS = 120
 REPEATABLE = ("apply", "describe", "get", "logs", "patch", "wait")
+
+PRUNE_GRACE = "10m"
+"""Pods that exit slowly, on a slow machine, are not deleted before a test has read their logs."""
 
 
 class UnexpectedError(AssertionError):
@@ -57,7 +63,8 @@ class Kubectl:
             done = subprocess.run(
                 command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
             )
-            busy = args[0] in REPEATABLE and any(error in done.stderr for error in BUSY)
+            errors = BUSY if args[0] in REPEATABLE else (NOT_SENT,)
+            busy = any(error in done.stderr for error in errors)
             deadline = deadline or time.monotonic() + BUSY_SECONDS
             if not (done.returncode and busy) or time.monotonic() > deadline:
                 break
@@ -208,6 +215,11 @@ def holds(kind: str, status: str = "True") -> Callable[[dict[str, Any]], bool]:
     return lambda study: condition(study, kind).get("status") == status
 
 
+def stalled_for(reason: str) -> Callable[[dict[str, Any]], bool]:
+    """Pods that wait for CPU time on a small node are another reason, for a while."""
+    return lambda study: condition(study, "Stalled").get("reason") == reason
+
+
 def code(name: str, source: str) -> dict[str, Any]:
     """Return a ConfigMap with `train.py`."""
     data = {"train.py": textwrap.dedent(source)}
@@ -219,6 +231,7 @@ def study(name: str, image: str, **spec: Any) -> dict[str, Any]:
     trial = {
         "objective": "train:objective",
         "source": {"configMap": f"{name}-code"},
+        "pruneGrace": PRUNE_GRACE,
         "template": {
             "spec": {
                 "containers": [
@@ -254,7 +267,6 @@ def trainer_study(name: str, **spec: Any) -> dict[str, Any]:
     manifest = study(name, TRAINER, **spec)
     del manifest["spec"]["searchSpace"]
     [container] = manifest["spec"]["trial"]["template"]["spec"]["containers"]
-    manifest["spec"]["trial"].setdefault("pruneGrace", "10m")  # a pod that exits slowly keeps its log
     container["imagePullPolicy"] = "Never"  # the image is loaded into the node
     container["resources"] = {
         "limits": {GPU: 1, "memory": "3Gi"},
@@ -266,7 +278,13 @@ def trainer_study(name: str, **spec: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def optuna_record(kubectl: Kubectl, name: str) -> Iterator[optuna.Study]:
     """Load the study with Optuna from the cluster's Postgres."""
-    yield _database().study(f"{kubectl.namespace}/{name}")
+    study = f"{kubectl.namespace}/{name}"
+    try:
+        found = _database().study(study)
+    except (CommandError, OperationalError, optuna.exceptions.StorageInternalError):
+        _database.cache_clear()  # the port-forward has ended
+        found = _database().study(study)
+    yield found
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.e2e.kit import Kubectl, condition, optuna_record, phase
+from tests.e2e.kit import PRUNE_GRACE, Kubectl, condition, optuna_record, phase
 
 COLOURS = r"""
 kind: ConfigMap
@@ -188,6 +188,7 @@ def manifests(text: str, image: str) -> list[dict[str, Any]]:
         study["spec"].setdefault("sampler", {"name": "RandomSampler", "args": {"seed": 1}})
         resources = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
         container = {"name": "trainer", "image": image, "resources": resources}
+        study["spec"]["trial"].setdefault("pruneGrace", PRUNE_GRACE)
         study["spec"]["trial"]["template"] = {"spec": {"containers": [container]}}
     return found
 

@@ -16,7 +16,7 @@ import yaml
 
 from dev.demo.system import TRAINER
 from tests.e2e.examples import ENDED, completed, refitted
-from tests.e2e.kit import LIMIT, Kubectl, condition, holds, optuna_record
+from tests.e2e.kit import LIMIT, PRUNE_GRACE, Kubectl, condition, holds, optuna_record, stalled_for
 
 CASES = Path(__file__).parent / "cases"
 REQUESTS = {"cpu": "20m", "memory": "64Mi"}
@@ -28,6 +28,7 @@ def objects(name: str, image: str) -> list[dict[str, Any]]:
     found = list(yaml.safe_load_all(text))
     for study in [one for one in found if "spec" in one]:
         study |= {"apiVersion": "tuning.dev/v1alpha1", "kind": "TuningStudy"}
+        study["spec"]["trial"].setdefault("pruneGrace", PRUNE_GRACE)
         template = study["spec"]["trial"].setdefault(
             "template", {"spec": {"containers": [{"name": "trainer"}]}}
         )
@@ -77,14 +78,16 @@ def init_containers_are_named_with_a_command_that_works(kubectl: Kubectl, _: str
     message = failed(kubectl, "init-fails", "AllTrialsFailed")
     assert "Init container git-clone exited with code 128" in message
     assert follow(kubectl, message) == "fatal: Could not resolve host\n"
-    stalled = condition(kubectl.wait("init-never-ends", holds("Stalled")), "Stalled")
-    assert (stalled["reason"], "init container git-sync" in stalled["message"]) == ("InitContainer", True)
-    assert follow(kubectl, stalled["message"]) == "synchronized\n"
+    reported = kubectl.wait("init-never-ends", stalled_for("InitContainer"))
+    message = condition(reported, "Stalled")["message"]
+    assert "init container git-sync" in message
+    assert follow(kubectl, message) == "synchronized\n"
 
 
 def a_crash_is_one_failure_whatever_the_time_to_live(kubectl: Kubectl, _: str) -> None:
     failed(kubectl, "ttl-zero", "AllTrialsFailed")
-    assert len(kubectl.items("pods", "tuning.dev/study=ttl-zero")) == 3
+    with optuna_record(kubectl, "ttl-zero") as record:
+        assert [len(trial.system_attrs["tuning:pods"]) for trial in record.trials] == [1, 1, 1]
 
 
 def a_replaced_study_goes_on(kubectl: Kubectl, image: str) -> None:
@@ -97,10 +100,7 @@ def a_replaced_study_goes_on(kubectl: Kubectl, image: str) -> None:
 
 
 def a_sidecar_that_cannot_start_is_reported_and_the_trial_completes(kubectl: Kubectl, _: str) -> None:
-    reported = kubectl.wait(
-        "sidecar-image-missing",
-        lambda study: condition(study, "Stalled").get("reason") == "SidecarNotRunning",
-    )
+    reported = kubectl.wait("sidecar-image-missing", stalled_for("SidecarNotRunning"))
     assert condition(reported, "Stalled")["status"] == "False"
     assert "log-shipper" in condition(reported, "Stalled")["message"]
     completed(kubectl, "sidecar-image-missing")

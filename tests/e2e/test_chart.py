@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from sqlalchemy import make_url
 from dev.cluster.programs import helm
 from dev.demo import system
 from dev.demo.record import port_forward
-from tests.e2e.kit import LIMIT, Kubectl, code, condition, holds, phase, study
+from tests.e2e.kit import LIMIT, Kubectl, code, condition, phase, study
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,17 @@ class Release:
             pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["metadata"]["uid"] for pod in found
         }
 
-    def remains(self) -> set[str]:
-        """Return all objects of the release that still exist, namespaced and cluster-wide."""
+    def remains(self, expected: set[str]) -> set[str]:
+        """Wait until only these objects of the release are left; return those that are left after 5 minutes.
+
+        Both namespaced and cluster-wide ones. The garbage collector deletes some of them later than Helm.
+        """
         kinds = self.kubectl.run("api-resources", "--verbs=list,delete", "-o", "name").split()
-        found = self.kubectl.run(
-            "get", ",".join(kinds), "-l", self.selector, "-o", "name", "--ignore-not-found"
-        )
-        return set(found.split())
+        get = ("get", ",".join(kinds), "-l", self.selector, "-o", "name", "--ignore-not-found")
+        deadline = time.monotonic() + 300
+        while (found := set(self.kubectl.run(*get).split())) != expected and time.monotonic() < deadline:
+            time.sleep(1)
+        return found
 
     @contextlib.contextmanager
     def storage(self) -> Iterator[optuna.storages.RDBStorage]:
@@ -149,7 +154,7 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
     kept = {f"persistentvolumeclaim/data-{release.fullname}-postgres-0"} | {
         f"secret/{release.fullname}-{name}" for name in ("postgres", "postgres-tls", "study-server-tls")
     }
-    assert release.remains() == kept
+    assert release.remains(kept) == kept
 
     release.upgrade(postgres={"persistence": {"keep": False}})
     assert release.secret("postgres") == password
@@ -159,7 +164,8 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
 
     release.uninstall()
     release.kubectl.wait_for("delete", "pvc", "-l", release.selector)
-    assert release.remains() == {name for name in kept if name.endswith("-tls")}, "keep: false leaves no data"
+    certificates = {name for name in kept if name.endswith("-tls")}
+    assert release.remains(certificates) == certificates, "keep: false leaves no data"
 
 
 @pytest.mark.restart_proof
@@ -207,8 +213,7 @@ def test_a_second_study_server(release: Release, image: str) -> None:
 
     kubectl.run("scale", f"statefulset/{server}", "--replicas=1")
     kubectl.wait_for("delete", f"pod/{server}-1")
-    stalled = condition(kubectl.wait(after, holds("Stalled")), "Stalled")
-    assert f"{server}-1" in stalled["message"]
+    kubectl.wait(after, lambda found: f"{server}-1" in condition(found, "Stalled").get("message", ""))
     assert uid(trial["metadata"]["name"]) == trial["metadata"]["uid"]
     kubectl.patch("before", suspend=True)
     kubectl.wait("before", phase("Suspended"))
@@ -259,7 +264,8 @@ def test_deletion_does_not_wait_for_a_finalizer(cluster: Kubectl, kubectl: Kubec
     assert "finalizers" not in running["metadata"]
     cluster.run("delete", "namespace", kubectl.namespace, "--wait=true", "--timeout=900s")
     assert kubectl.namespace not in json.dumps(cluster.json("get", "namespaces"))
-    cluster.run("create", "namespace", kubectl.namespace)  # the fixture deletes it
+    # the fixture deletes it
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": kubectl.namespace}})
 
 
 def test_pods_run_without_privileges(kubectl: Kubectl) -> None:

@@ -32,9 +32,11 @@ class JobWatch(threading.Thread):
         self.names: set[str] = set()
 
     def run(self) -> None:
-        with self._kubectl.watch("jobs", None, 900, f"tuning.dev/study={self._name}") as jobs:
-            for job in jobs:
-                self.names.add(job["metadata"]["uid"] + "/" + job["metadata"]["name"])
+        while True:
+            with self._kubectl.watch("jobs", None, LIMIT, f"tuning.dev/study={self._name}") as jobs:
+                for job in jobs:
+                    self.names.add(job["metadata"]["uid"] + "/" + job["metadata"]["name"])
+            time.sleep(0.2)  # a watch ends early if the API server does
 
 
 def running_at_once(trials: list[Any]) -> int:
@@ -50,7 +52,7 @@ def running_at_once(trials: list[Any]) -> int:
 def test_study_completes_prunes_and_reports_the_best_trial(kubectl: Kubectl, image: str) -> None:
     kubectl.apply(
         code("sweep-code", PRUNABLE),
-        study("sweep", image, maxTrials=12, parallelism=3, trial={"pruneGrace": "10m"},
+        study("sweep", image, maxTrials=12, parallelism=3,
               pruner={"name": "MedianPruner", "args": {"n_startup_trials": 3, "n_warmup_steps": 2}}),
     )  # fmt: skip
     watch = JobWatch(kubectl, "sweep")

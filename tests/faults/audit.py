@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -68,6 +69,8 @@ def _of(trial: FrozenTrial) -> Iterator[str]:
 def left_behind(study: RunningStudy) -> list[str]:
     """Delete the study; return what of it stays in the cluster."""
     study.kubectl.run("delete", "tuningstudy", study.name, "--timeout=300s")
-    selector = f"tuning.dev/study={study.name}"
-    study.kubectl.run("wait", "--for=delete", "jobs,pods", "-l", selector, "--timeout=300s")
-    return study.kubectl.run("get", "jobs,pods,configmaps,secrets", "-l", selector, "-o", "name").split()
+    get = ("get", "jobs,pods,configmaps,secrets", "-l", f"tuning.dev/study={study.name}", "-o", "name")
+    deadline = time.monotonic() + 300
+    while (left := study.kubectl.run(*get).split()) and time.monotonic() < deadline:
+        time.sleep(1)
+    return left

@@ -92,7 +92,7 @@ class RunningStudy:
         jobs.start()
         manifest = study(
             name, image, maxTrials=max_trials, parallelism=parallelism, maxFailedTrials=0,
-            pruner={"name": "NopPruner"}, trial=dict(trial),
+            pruner={"name": "NopPruner"}, trial={"pruneGrace": "30s", **trial},
         )  # fmt: skip
         kubectl.apply(code(f"{name}-code", STEADY), manifest)
         return cls(kubectl, name, jobs, parallelism, bool(trial.get("reusePods")))

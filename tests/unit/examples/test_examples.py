@@ -3,7 +3,7 @@
 import ast
 import json
 import re
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,6 @@ import yaml
 from tuning_operator.resource import space
 from tuning_operator.resource.study import Parameter, TuningStudySpec
 
-from dev.cluster import programs
 from tests.unit.examples.table import ROWS
 
 ROOT = Path(__file__).parents[3] / "examples"
@@ -41,12 +40,6 @@ MANIFESTS = [manifest for example in EXAMPLES for manifest in manifests(example)
 each_manifest = pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda found: found.name)
 
 
-def kustomized(folder: Path) -> list[dict[str, Any]]:
-    command = [programs.kubectl(), "kustomize", folder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
-    return list(yaml.safe_load_all(done.stdout))
-
-
 @each_example
 def test_study_is_named_after_its_folder_and_the_readme_applies_it(example: Path) -> None:
     assert {found.file.name: found.name for found in manifests(example)}["study.yaml"] == example.name
@@ -71,8 +64,10 @@ def test_study_matches_the_table_of_typical_studies(name: str) -> None:
 
 
 @each_example
-def test_one_command_applies_the_study_and_its_code(example: Path) -> None:
-    objects = kustomized(example)
+def test_one_command_applies_the_study_and_its_code(
+    example: Path, kustomize: Callable[[Path], list[dict[str, Any]]]
+) -> None:
+    objects = kustomize(example)
     code = {found["metadata"]["name"]: found for found in objects if found["kind"] == "ConfigMap"}
     applied = {found["metadata"]["name"] for found in objects if found["kind"] == "TuningStudy"}
     assert applied
