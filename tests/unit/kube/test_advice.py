@@ -106,8 +106,9 @@ def test_the_last_event_about_the_same_image_counts() -> None:
 def test_a_registry_that_refuses_for_a_while_fails_no_trial() -> None:
     """Its rate limit counts hours, and the trial is not at fault. A wrong name fails the trial in the end."""
     for message, fails in (("429 Too Many Requests", False), ("manifest unknown", True)):
-        there = pod(age=600, phase="Pending", **waiting("ErrImagePull", message))
-        run = Run("starting", why_not_started(Evidence(job(), [there])))
+        there = pod(age=600, phase="Pending", **waiting("ImagePullBackOff"))
+        failed = event("Failed", f'Failed to pull image "python:3.12": {message}', 600)
+        run = Run("starting", why_not_started(Evidence(job(), [there], [failed])))
         decided = decision(study(maxTrials=1), seen(summary(0), {0: run}), NOW)
         assert (tell(0, "FAIL", run.diagnosis and run.diagnosis.failure) in decided.actions) == fails
         [stalled] = [c for c in decided.status.conditions if c.type == "Stalled"]

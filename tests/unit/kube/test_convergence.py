@@ -23,7 +23,7 @@ from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import RefitSpec, TuningStudy
 
-from tests.unit.kube.builders import NOW, decision, diagnosis, pod, study, summary, trial, waiting
+from tests.unit.kube.builders import NOW, decision, diagnosis, study, summary, trial
 from tests.unit.kube.faults import Faults, can_fail
 from tests.unit.kube.history import ERRORS, FAULTS, History, steps
 from tests.unit.kube.world import COMPLETE, FAILED, KEY, REFIT, World
@@ -124,8 +124,7 @@ class RefitHistory(History):
             case "is deleted":
                 world.delete_job(number)
             case "hangs on its image":
-                stuck = pod(number, age=0, phase="Pending", **waiting("ImagePullBackOff"))
-                world.kube.put({**stuck, "kind": "Pod"})
+                world.fail_pull(number)
 
     def _node(self, event: str, number: int) -> None:
         match event:

@@ -4,16 +4,32 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
 from tuning_operator.kube.jobs.ended import why_ended
 from tuning_operator.kube.jobs.evidence import Evidence, is_unscheduled
 from tuning_operator.kube.jobs.starting import why_not_started
+from tuning_operator.kube.plan.observation import Run
+from tuning_operator.kube.plan.waiting import START_GRACE
 from tuning_operator.kube.plan.work import Refit, program
 from tuning_operator.resource.times import rfc3339
 
-from tests.unit.kube.builders import GPU, NOW, ago, failed_job, job, pod, study, terminated, waiting
+from tests.unit.kube.builders import (
+    GPU,
+    NOW,
+    ago,
+    decision,
+    failed_job,
+    job,
+    pod,
+    seen,
+    study,
+    summary,
+    terminated,
+    waiting,
+)
 
 
 def unschedulable(message: str) -> dict[str, Any]:
@@ -237,17 +253,56 @@ def test_an_unreachable_node() -> None:
 
 
 def test_since_when() -> None:
-    image = why_not_started(Evidence(job(), [pod(age=77, **waiting("ErrImagePull"))]))
+    image = why_not_started(Evidence(job(), [pod(age=77, **waiting("InvalidImageName"))]))
     full = why_not_started(Evidence(job(), [pod(age=600, **unschedulable(FULL))]))
     scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-21T11:59:30Z"}
     queued = why_not_started(
-        Evidence(job(), [pod(age=3600, **waiting("ErrImagePull"), conditions=[scheduled])])
+        Evidence(job(), [pod(age=3600, **waiting("InvalidImageName"), conditions=[scheduled])])
     )
     assert queued is not None
     assert queued.since == ago(30), "the wait for a GPU does not count"
     assert image is not None
     assert full is not None
     assert (image.since, full.since) == (ago(77), ago(60))
+
+
+RESET = "read tcp 10.0.0.2:58132->10.0.0.7:443: read: connection reset by peer"
+NO_SECRET = 'secret "hf-token" not found'
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "events", "since"),
+    [
+        ("ErrImagePull", RESET, [], None),
+        ("ImagePullBackOff", "Back-off", [], None),
+        ("ImagePullBackOff", "Back-off",
+         [event("Failed", f'Failed to pull image "python:3.12": {RESET}', 5), event("Failed", "Error: ErrImagePull", 5),
+          event("Failed", 'Failed to pull image "python:3.12": not found', 0)], ago(5)),
+        ("CreateContainerConfigError", NO_SECRET, [], None),
+        ("CreateContainerConfigError", NO_SECRET,
+         [event("Failed", "Error: ErrImagePull", 60), event("Failed", "Error: ImagePullBackOff", 60),
+          event("Failed", f"Error: {NO_SECRET}", 5)], ago(5)),
+        ("CreateContainerError", 'failed to generate container "2b" spec',
+         [event("Failed", 'Error: failed to generate container "1a" spec', 20),
+          event("Failed", 'Error: failed to generate container "2b" spec', 5)], ago(20)),
+    ],
+)  # fmt: skip
+def test_a_failure_after_a_long_pull_counts_from_its_first_event(
+    reason: str, message: str, events: list[dict[str, Any]], since: datetime | None
+) -> None:
+    """Large images take minutes; the trial waits for its user, or for the next attempt, from then on."""
+    types = ("PodScheduled", "PodReadyToStartContainers", "Initialized")
+    before = [{"type": t, "status": "True", "lastTransitionTime": rfc3339(ago(430))} for t in types]
+    there = pod(age=440, phase="Pending", conditions=before, **waiting(reason, message))
+    found = why_not_started(Evidence(job(), [there], events))
+    assert found is not None
+    assert found.since == since
+    runs = {0: Run("starting", found), 1: Run("running")}
+    decided = decision(study(), seen(summary(0, 1), runs), NOW)
+    assert decided.actions == ()
+    assert decided.requeue_after == ((since + START_GRACE - NOW).total_seconds() if since else None)
+    [stalled] = [c for c in decided.status.conditions if c.type == "Stalled"]
+    assert stalled.status == "True"
 
 
 def test_a_condition_counts_by_its_type_and_status() -> None:
@@ -263,7 +318,7 @@ def test_a_condition_counts_by_its_type_and_status() -> None:
         },
         {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-21T11:59:30Z"},
     ]
-    there = pod(phase="Pending", conditions=conditions, **waiting("ErrImagePull"))
+    there = pod(phase="Pending", conditions=conditions, **waiting("InvalidImageName"))
     assert not is_unscheduled(there)
     found = why_not_started(Evidence(job(), [there]))
     assert found is not None

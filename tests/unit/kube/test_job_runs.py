@@ -195,6 +195,8 @@ SET_UP = [{"type": "PodReadyToStartContainers", "status": "True", "lastTransitio
                      id="the status has the reason"),
         pytest.param([job(), pod(**SCHEDULED, conditions=SET_UP, **waiting("ImagePullBackOff"))], True,
                      id="the status does not have the last attempt's reason"),
+        pytest.param([job(), pod(**SCHEDULED, conditions=SET_UP, **waiting("CreateContainerError"))], True,
+                     id="the status does not have the first attempt's time"),
         pytest.param([job(ready=1), pod(**SCHEDULED)], False, id="it runs"),
     ],
 )  # fmt: skip

@@ -293,9 +293,7 @@ async def test_a_deleted_job_comes_back_with_the_same_trial() -> None:
 async def test_an_unpullable_image_is_reported_and_given_up() -> None:
     world = World(parallelism=1, maxTrials=1)
     await world.settle()
-    world.kube.put(
-        {**pod(0, age=0, phase="Pending", **waiting("ImagePullBackOff", "Back-off")), "kind": "Pod"}
-    )
+    world.fail_pull(0)
     assert await world.tick() == 300
     stalled = world.condition("Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "ImagePull")

@@ -18,7 +18,7 @@ from tuning_operator.protocol import Failure, StudyKey
 from tuning_operator.resource import names
 from tuning_operator.resource.times import rfc3339
 
-from tests.unit.kube.builders import NOW, body, pod
+from tests.unit.kube.builders import NOW, body, pod, waiting
 from tests.unit.kube.fake_kube import FakeKube
 from tests.unit.kube.faults import Faults, Killed
 from tests.unit.kube.model_server import ModelServer
@@ -120,6 +120,22 @@ class World:
     def lose(self, trial: int) -> None:
         """The pod is deleted while it runs, and killed before it has ended by itself."""
         self.end_job(trial, failed=1, conditions=[{**FAILED[0], "reason": "PodFailurePolicy"}])
+
+    def fail_pull(self, trial: int) -> None:
+        """The image of the pod can't be pulled."""
+        waits = {**pod(trial, phase="Pending", **waiting("ImagePullBackOff", "Back-off")), "kind": "Pod"}
+        self.kube.put(waits)
+        event = {
+            "kind": "Event",
+            "metadata": {"name": f"{waits['metadata']['name']}.pull", "namespace": "ml"},
+            "involvedObject": {"kind": "Pod", "uid": waits["metadata"]["uid"]},
+            "type": "Warning",
+            "reason": "Failed",
+            "message": 'Failed to pull image "python:3.12": not found',
+            "firstTimestamp": rfc3339(self.now),
+            "lastTimestamp": rfc3339(self.now),
+        }
+        self.kube.put(event)
 
     def reject(self, trial: int, node: str, reason: str = "UnexpectedAdmissionError") -> None:
         """A node rejects the pod; the Job makes another one after a while."""

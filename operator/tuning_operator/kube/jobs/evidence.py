@@ -294,6 +294,11 @@ def last_event(evidence: Evidence, *reasons: str) -> Json | None:
     return max(found, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime")), default=None)
 
 
+def began(event: Json) -> datetime | None:
+    """Return when what an Event reports happened first."""
+    return parse_time(event.get("firstTimestamp") or event.get("eventTime"))
+
+
 def start_advice(container: Container, message: str, evidence: Evidence) -> Advice:
     """Return how to fix a container that can't be created or started, by the container runtime's message."""
     template, text = evidence.fields.template, message.replace('\\"', '"')

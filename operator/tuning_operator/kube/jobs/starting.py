@@ -1,7 +1,7 @@
 """Why a Job does not start, or not completely. The messages follow "Trial 3 cannot start: "."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -19,6 +19,7 @@ from tuning_operator.kube.jobs.evidence import (
     Container,
     Evidence,
     Json,
+    began,
     containers,
     created,
     diagnosis,
@@ -56,7 +57,11 @@ IMAGE_REASONS = (
     "RegistryUnavailable",
     "SignatureValidationFailed",
 )
+FAILED_PULLS = ("ErrImagePull", "RegistryUnavailable", "SignatureValidationFailed")
+"""Why a container waits right after a pull failed; after that, it is ImagePullBackOff until the next one."""
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError")
+CONFIG_ERROR = rf"Error: (?!{'|'.join(IMAGE_REASONS)})"
+"""How an Event begins that reports such an error. Its message may differ from one attempt to the next."""
 SYSTEM_TAINTS = (
     r"\{(?:node(?:-role)?(?:\.cloudprovider)?\.kubernetes\.io/|karpenter\.sh/|ToBeDeletedByClusterAutoscaler)"
 )
@@ -91,14 +96,15 @@ def in_need_of_events(evidence: Evidence) -> Json | None:
     """Return the object whose Events may explain what no status shows; None if the status shows it all.
 
     A Job does not show why its pod is refused, and a pod that has a node does not show why it is not set up,
-    nor how pulling its image failed before the kubelet waits for its next attempt.
+    nor how pulling its image failed before the kubelet waits for its next attempt, nor since when that or
+    creating a container fails.
     """
     pod = evidence.pod
     if pod is None:
         return None if evidence.job.get("spec", {}).get("suspend") else evidence.job
     is_set_up = pod_condition(pod, "PodReadyToStartContainers")
     silent = "nodeName" in pod["spec"] and not is_set_up
-    return pod if silent or _waiting(pod, ("ImagePullBackOff",)) else None
+    return pod if silent or _waiting(pod, ("ImagePullBackOff", *CONFIG_REASONS)) else None
 
 
 def why_incomplete(evidence: Evidence) -> Diagnosis | None:
@@ -149,11 +155,12 @@ def _image(evidence: Evidence) -> Diagnosis | None:
         found.waiting.get("message", ""),
         evidence.fields.template,
     )
+    since = None if reason in FAILED_PULLS else last_progress(pod)
     if reason == "ImagePullBackOff":  # the Event of the last attempt has the cause
         of_image = f'Failed to pull image "{found.image}"'
         failed = [e for e in evidence.events if e.get("message", "").startswith(of_image)]
         event = last_event(replace(evidence, events=failed), "Failed")
-        message = event["message"] if event else message
+        message, since = event["message"] if event else message, _first_time(failed)
     advice = advise(IMAGES, f"{reason}: {message}", template) or Advice(
         "",
         f"Check the image's name and tag in {template}, and that the image exists. If the registry is "
@@ -163,8 +170,16 @@ def _image(evidence: Evidence) -> Diagnosis | None:
         advice.category or "ImagePull",
         f"the image {found.image} of {found.described} cannot be pulled ({reason}): {message}",
         advice.remedy,
-        last_progress(pod),
+        since,
     )
+
+
+def _first_time(events: Iterable[Json]) -> datetime | None:
+    """Return since when a container fails, by the Events about it; None while none is known.
+
+    The conditions of its pod do not show it: an image may be pulled for minutes before that fails.
+    """
+    return min((time for event in events if (time := began(event))), default=None)
 
 
 def _container_config(evidence: Evidence) -> Diagnosis | None:
@@ -172,12 +187,13 @@ def _container_config(evidence: Evidence) -> Diagnosis | None:
     if pod is None or found is None:
         return None
     reason, message = found.waiting["reason"], found.waiting.get("message", "")
+    failed = (e for e in evidence.events if re.match(CONFIG_ERROR, e.get("message", "")))
     advice = start_advice(found, message, evidence)
     return diagnosis(
         advice.category or "ContainerConfig",
         f"{found.described} cannot be created ({reason}): {message}",
         _create_missing(message, evidence.fields.template) or advice.remedy,
-        last_progress(pod),
+        _first_time(failed),
     )
 
 
@@ -324,13 +340,13 @@ def _volume(evidence: Evidence) -> Diagnosis | None:
     if missing and any(f'"{volume}"' in message for volume in (names.TRAINER_VOLUME, names.CA_VOLUME)):
         text = f"the operator's ConfigMap {missing[1]} was deleted; it is created again."
         return diagnosis("TrainerMissing", text, since=since)
-    began = parse_time(event.get("firstTimestamp") or event.get("eventTime"))
+    first_time = began(event)
     latest = parse_time(event.get("lastTimestamp")) or parse_time(
         (event.get("series") or {}).get("lastObservedTime")
     )
     advice = advise(VOLUMES, message, evidence.fields.template)
     category = (advice and advice.category) or "Volume"
-    if category == "Volume" and (began is None or latest is None or latest - began < LASTING):
+    if category == "Volume" and (first_time is None or latest is None or latest - first_time < LASTING):
         return None
     missing_object = _create_missing(message, evidence.fields.source, evidence.fields.template)
     remedy = missing_object or (
