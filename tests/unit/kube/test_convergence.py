@@ -49,7 +49,7 @@ class RefitHistory(History):
 
     def due(self) -> Refit | None:
         record = self.world.server.summarize(KEY)
-        return due(self.study, record, judge(self.study, record, self.world.now))
+        return due(self.study, record, judge(self.study, record, 0, self.world.now))
 
     # --- what must hold
 
@@ -77,7 +77,7 @@ class RefitHistory(History):
     def check_begin(self, request: RefitRequest) -> None:
         """What no refit may begin without."""
         record = self.world.server.summarize(KEY)
-        verdict = judge(self.study, record, self.world.now)
+        verdict = judge(self.study, record, 0, self.world.now)
         assert verdict, "a refit of a study that continues"
         assert verdict.phase == "Completed"
         assert not record.running, "trials still run"

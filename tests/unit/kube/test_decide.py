@@ -280,6 +280,17 @@ def test_a_timeout_holds_until_it_is_raised_above_what_the_study_ran() -> None:
         assert again.status.phase == phase, spec
 
 
+def test_trials_that_wait_for_their_gpus_use_none() -> None:
+    """In a queue, or until the cluster has another node; one whose node pulls its image has its GPU."""
+    record = summary(*(trial(n, started=ago(1200)) for n in range(8)))
+    waits = {n: Run("starting", diagnosis("Queued", ago(1190))) for n in range(8)}
+    queued = decision(study(maxGpuHours=1, parallelism=8), seen(record, waits), NOW)
+    assert (queued.plan.verdict, queued.actions, queued.requeue_after) == (None, (), None)
+    two = {**waits, 0: started(), 1: Run("starting", has_node=True)}
+    running = decision(study(maxGpuHours=1, parallelism=8), seen(record, two), NOW)
+    assert (running.plan.verdict, running.actions, running.requeue_after) == (None, (), (3600 - 2400) / 2)
+
+
 def test_max_gpu_hours_stay_reached_until_they_are_raised() -> None:
     """The study server measures the time of a trial when it ends; its clock may be behind the operator's."""
 

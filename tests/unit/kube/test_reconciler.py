@@ -52,6 +52,7 @@ async def test_a_wait_for_this_moment_does_not_spin_and_a_long_one_has_an_end(
 ) -> None:
     world = World(maxGpuHours=hours)
     await world.settle()
+    world.begin(0)
     assert await world.tick() == wait
 
 

@@ -56,7 +56,8 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     parallelism = allowed_trials(study, seen)
     if seen.limit is not None:
         parallelism = min(parallelism, seen.limit)
-    context = Context(study, seen, summary, judge(study, summary, now), parallelism, now)
+    verdict = judge(study, summary, gpu_seconds(study, seen, now), now)
+    context = Context(study, seen, summary, verdict, parallelism, now)
     refit = due(study, summary, context.verdict)
     found = waiting(seen, now)
     steps = [
@@ -233,9 +234,9 @@ def _timeout(context: Context) -> Iterator[Wait]:
 def _gpu_hours(context: Context) -> Iterator[Wait]:
     """Decide again when the running trials will have used the rest of maxGpuHours."""
     allowed, study = context.study.spec.max_gpu_hours, context.study
-    rate = gpus(study) * len(context.summary.running)
+    rate = gpus(study) * len(context.seen.placed_trials)
     if allowed is not None and rate and not context.verdict:
-        left = allowed * 3600 - gpu_seconds(study, context.summary, context.now)
+        left = allowed * 3600 - gpu_seconds(study, context.seen, context.now)
         yield Wait(context.now + timedelta(seconds=min(left / rate, LONGEST_WAIT)))
 
 

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.protocol import StudySummary
 from tuning_operator.resource.gpus import gpus_of
 from tuning_operator.resource.study import TuningStudy, Usage
@@ -13,10 +14,13 @@ def gpus(study: TuningStudy) -> float:
     return gpus_of(trial.gpus, trial.template, trial.trials_per_pod)
 
 
-def gpu_seconds(study: TuningStudy, summary: StudySummary, now: datetime) -> float:
-    """Return the GPU time that all trials have used until now, running ones included."""
-    running = ((now - trial.started).total_seconds() for trial in summary.running if trial.started)
-    return _ended_gpu_seconds(study, summary) + gpus(study) * sum(running)
+def gpu_seconds(study: TuningStudy, seen: Observation, now: datetime) -> float:
+    """Return the GPU time that all trials have used until now, running ones included.
+
+    Those that wait for their GPUs have used none.
+    """
+    running = ((now - trial.started).total_seconds() for trial in seen.placed_trials if trial.started)
+    return _ended_gpu_seconds(study, seen.summary or StudySummary()) + gpus(study) * sum(running)
 
 
 def usage(study: TuningStudy, summary: StudySummary) -> Usage:

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 
 from tuning_trainer.failure import CAUGHT
 
-from tuning_operator.kube.plan.usage import gpu_seconds
 from tuning_operator.protocol import StudySummary, TrialRecord
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import Objective, TuningStudy, TuningStudyStatus
@@ -30,13 +29,20 @@ class Verdict:
     message: str
 
 
-def judge(study: TuningStudy, summary: StudySummary, now: datetime) -> Verdict | None:
+def judge(study: TuningStudy, summary: StudySummary, gpu_seconds: float, now: datetime) -> Verdict | None:
     """Return why the study is over; None while it is not.
 
     Judged from scratch each time, so that a study resumes as soon as the reason for its end is gone, for
     example when maxTrials is raised.
+
+    Args:
+        study: the study.
+        summary: its record.
+        gpu_seconds: the GPU time that its trials have used until now.
+        now: the time.
     """
-    return next((verdict for rule in RULES if (verdict := rule(study, summary, now))), None)
+    found = next((verdict for rule in RULES if (verdict := rule(study, summary, now))), None)
+    return found or _gpu_hours(study, gpu_seconds)
 
 
 def finished(summary: StudySummary) -> int:
@@ -149,7 +155,7 @@ def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | No
     return Verdict("Completed", "TimeoutReached", f"The study's timeout ({timeout}) elapsed.")
 
 
-def _gpu_hours(study: TuningStudy, summary: StudySummary, now: datetime) -> Verdict | None:
+def _gpu_hours(study: TuningStudy, used: float) -> Verdict | None:
     """Once reported, the end holds until maxGpuHours changes.
 
     The time of running trials is measured here, that of ended ones at the study server, whose clock may be
@@ -160,7 +166,7 @@ def _gpu_hours(study: TuningStudy, summary: StudySummary, now: datetime) -> Verd
         return None
     message = f"The trials have used the {allowed:g} GPU hours that maxGpuHours allows."
     verdict = Verdict("Completed", "GpuHoursUsed", message)
-    reached = gpu_seconds(study, summary, now) >= allowed * 3600 or _is_reported(study.status, verdict)
+    reached = used >= allowed * 3600 or _is_reported(study.status, verdict)
     return verdict if reached else None
 
 
@@ -179,7 +185,6 @@ RULES: tuple[Callable[[TuningStudy, StudySummary, datetime], Verdict | None], ..
     _no_improvement,
     _exhausted,
     _timeout,
-    _gpu_hours,
 )
 
 

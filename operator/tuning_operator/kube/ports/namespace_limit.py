@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.plan.parallelism import allowed_trials, wanted_trials
+from tuning_operator.kube.plan.usage import gpu_seconds
 from tuning_operator.kube.plan.verdict import judge
 from tuning_operator.kube.ports.kube_api import KubeApi
 from tuning_operator.kube.ports.runs import key_of
@@ -55,7 +56,7 @@ class NamespaceLimit:
         # Nothing is awaited from here on: passes over other studies see either no claim or the whole one.
         claims, summary = self._claims[namespace], seen.summary or StudySummary()
         running = summary.counts.running
-        over = judge(study, summary, now) is not None
+        over = judge(study, summary, gpu_seconds(study, seen, now), now) is not None
         wanted = running if over else wanted_trials(study, seen, allowed_trials(study, seen))
         claims[name] = Claim(running, wanted)
         allowed = share(self._trials, name, claims)
