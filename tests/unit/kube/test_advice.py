@@ -288,6 +288,23 @@ def test_the_summary_of_all_volumes_hides_no_cause() -> None:
     assert message in found(mounting(event("FailedMount", message))).failure.message
 
 
+@pytest.mark.parametrize(("mounted", "category"), [(True, "Node"), (False, "Volume")])
+def test_volumes_are_mounted_once_the_node_sets_up_the_pods_network(mounted: bool, category: str) -> None:
+    """On a new node, one after the other is not ready yet. A volume fails a trial, and the node doesn't."""
+    volume = event(
+        "FailedMount", "driver name efs.csi.aws.com not found in the list of registered CSI drivers", 318
+    )
+    network = event("FailedCreatePodSandBox", "failed to assign an IP address to container", 285)
+    earlier = volume if mounted else network
+    earlier["lastTimestamp"] = rfc3339(ago(280))
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": rfc3339(ago(320))}
+    there = pod(age=400, phase="Pending", conditions=[scheduled], **waiting("ContainerCreating"))
+    diagnosis = found(Evidence(job(), [there], [volume, network]))
+    assert diagnosis.failure.category == category
+    decided = decision(study(maxTrials=1), seen(summary(0), {0: Run("starting", diagnosis)}), NOW)
+    assert (decided.actions == ()) is mounted
+
+
 @pytest.mark.parametrize(
     ("message", "advice"),
     [

@@ -43,6 +43,7 @@ from tuning_operator.resource.times import parse_time, rfc3339
 QUOTA_REMEDY = "Wait until other work has ended, lower spec.parallelism, or ask for a larger ResourceQuota."
 RESUME = '{"spec":{"suspend":false}}'
 VOLUME_EVENTS = ("FailedMount", "FailedAttachVolume")
+SANDBOX_EVENT = "FailedCreatePodSandBox"
 VOLUMES_SUMMARY = r"Unable to attach or mount volumes"
 EVICTIONS = 3
 """After so many evictions, the next pod of a trial is not expected to survive either."""
@@ -332,9 +333,12 @@ def _volume(evidence: Evidence) -> Diagnosis | None:
     # A summary follows the message with the cause.
     specific = [e for e in evidence.events if not re.match(VOLUMES_SUMMARY, e.get("message", ""))]
     cause = last_event(replace(evidence, events=specific), *VOLUME_EVENTS)
-    event, pod = cause or last_event(evidence, *VOLUME_EVENTS), evidence.pod
-    if event is None or pod is None or pod_condition(pod, "PodReadyToStartContainers"):
-        return None  # the volumes are mounted before the pod's sandbox is ready
+    newest, pod = last_event(evidence, *VOLUME_EVENTS, SANDBOX_EVENT), evidence.pod
+    if newest is None or pod is None or pod_condition(pod, "PodReadyToStartContainers"):
+        return None
+    if newest["reason"] == SANDBOX_EVENT:
+        return None  # the volumes are mounted before the kubelet creates the pod's sandbox
+    event = cause or newest
     message, since = event.get("message", ""), last_progress(pod)
     missing = re.search(r'configmap "([^"]+)" not found', message)
     if missing and any(f'"{volume}"' in message for volume in (names.TRAINER_VOLUME, names.CA_VOLUME)):
@@ -356,7 +360,7 @@ def _volume(evidence: Evidence) -> Diagnosis | None:
 
 
 def _sandbox(evidence: Evidence) -> Diagnosis | None:
-    event, pod = last_event(evidence, "FailedCreatePodSandBox"), evidence.pod
+    event, pod = last_event(evidence, SANDBOX_EVENT), evidence.pod
     if event is None or pod is None or pod_condition(pod, "PodReadyToStartContainers"):
         return None
     remedy = "Ask the cluster's administrator to check the node's container runtime and network."
