@@ -360,6 +360,35 @@ async def test_running_pods_get_a_new_ca(work: Work) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("call", "kind"), [("patch", "ConfigMap"), ("create", "ConfigMap"), ("get", "Namespace")]
+)
+async def test_no_study_waits_for_the_requests_of_another_namespace(
+    monkeypatch: pytest.MonkeyPatch, call: str, kind: str
+) -> None:
+    """An admission webhook, for example, takes up to half a minute to fail, and that at each start."""
+    kube, hangs = FakeKube(), asyncio.Event()
+    request = getattr(kube, call)
+
+    async def requested(*args: Any, **fields: Any) -> Any:
+        about = args if call != "create" else (args[0]["kind"], args[0]["metadata"]["namespace"])
+        if about[0] == kind and "broken" in about:
+            hangs.set()
+            await asyncio.Event().wait()
+        return await request(*args, **fields)
+
+    monkeypatch.setattr(kube, call, requested)
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
+    broken = study().model_copy(update={"metadata": {**study().metadata, "namespace": "broken"}})
+    start = asyncio.create_task(runs.start(broken, Trial(0)))
+    async with asyncio.timeout(SECONDS):
+        await hangs.wait()
+        assert await runs.check(study()) == ()
+        await runs.start(study(), Trial(0))
+        assert set(await runs.list_runs(study(), {Trial(0)})) == {Trial(0)}
+    start.cancel()
+
+
 async def test_pods_meet_the_standard_that_their_namespace_enforces() -> None:
     """Unless the template says otherwise; elsewhere, images that run as root still work."""
     kube = FakeKube()

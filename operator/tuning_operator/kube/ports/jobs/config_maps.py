@@ -1,6 +1,7 @@
 """The ConfigMaps that pods mount: for each study the trainer, and for each namespace the CA."""
 
 import asyncio
+from collections import defaultdict
 
 from tuning_operator.kube.jobs.manifests import Runtime, ca_config_map, trainer_config_map, trainer_name
 from tuning_operator.kube.ports.kube_api import KubeApi
@@ -18,14 +19,18 @@ class ConfigMaps:
         """Those that were created: the study's uid and the ConfigMap's name."""
         self._ca: dict[str, str] = {}
         """The CA that each namespace has."""
-        self._lock = asyncio.Lock()
-        """Runs start side by side, and one request is enough."""
+        self._providing: defaultdict[StudyKey | str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        """Runs start side by side, and one request is enough for each study, and for each namespace.
+
+        Others do not wait for it: an admission webhook may take half a minute to fail.
+        """
 
     async def provide_trainer(self, study: TuningStudy, runtime: Runtime) -> None:
         """Create the ConfigMap with the trainer, unless that was done before."""
         mark = study.metadata["uid"], trainer_name(study, runtime)
-        async with self._lock:
-            created = self._trainers.setdefault(key_of(study), set())
+        key = key_of(study)
+        async with self._providing[key]:
+            created = self._trainers.setdefault(key, set())
             if mark not in created:
                 await self._kube.create(trainer_config_map(study, runtime))
                 created.add(mark)
@@ -36,7 +41,7 @@ class ConfigMaps:
         One that exists is only updated: a quota, for example, refuses to create it before the API server
         finds that it exists.
         """
-        async with self._lock:
+        async with self._providing[namespace]:
             if runtime.ca and self._ca.get(namespace) != runtime.ca:
                 config = ca_config_map(namespace, runtime)
                 name, data = runtime.ca_config_map, config["data"]
@@ -52,3 +57,4 @@ class ConfigMaps:
     def forget(self, key: StudyKey) -> None:
         """Drop what is remembered of a study that is gone."""
         self._trainers.pop(key, None)
+        self._providing.pop(key, None)

@@ -139,7 +139,7 @@ class JobRuns:
         self._config_maps = ConfigMaps(kube)
         self._restricted: dict[str, tuple[datetime, bool]] = {}
         """When it was last seen whether a namespace enforces the Pod Security Standard `restricted`."""
-        self._reading = asyncio.Lock()
+        self._reading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         """Runs start side by side, and one request for their namespace is enough."""
         self._making_room: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._made_room: dict[str, tuple[datetime, bool]] = {}
@@ -229,7 +229,7 @@ class JobRuns:
     async def _is_restricted(self, namespace: str) -> bool:
         """Return whether the namespace enforces the Pod Security Standard `restricted`."""
         now = self._clock()
-        async with self._reading:
+        async with self._reading[namespace]:
             when, restricted = self._restricted.get(namespace, (now - NAMESPACE_TTL, False))
             if now - when >= NAMESPACE_TTL:
                 found = await self._kube.get("Namespace", "", namespace)
