@@ -355,8 +355,8 @@ async def test_running_pods_get_a_new_ca(work: Work) -> None:
     assert faults.calls.count("patch") == 1
     assert kube.named("ConfigMap") == {
         "study-server-ca",
-        trainer_name(study(), RUNTIME),
-        trainer_name(other, RUNTIME),
+        trainer_name("mnist", RUNTIME),
+        trainer_name("other", RUNTIME),
     }
 
 

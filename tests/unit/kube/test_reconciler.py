@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -564,6 +565,33 @@ async def test_a_deleted_config_map_of_the_operator_is_created_again(volume: str
     world.kube.put(warning(waits, "FailedMount", message))
     await world.settle()
     assert world.kube.named("ConfigMap") == names
+    assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
+
+
+@pytest.mark.parametrize("volume", ["tuning-trainer", "tuning-ca"])
+async def test_a_job_that_waits_for_a_deleted_config_map_of_an_earlier_release_is_replaced(
+    volume: str,
+) -> None:
+    """This release creates the ConfigMaps that its own Jobs mount, and no others."""
+
+    def mounted() -> str:
+        volumes = world.jobs[0]["spec"]["template"]["spec"]["volumes"]
+        return str(next(each["configMap"]["name"] for each in volumes if each["name"] == volume))
+
+    world = World(parallelism=1)
+    await world.settle()
+    before = mounted()
+    world.runtime = dataclasses.replace(RUNTIME, trainer=b"of this release", ca_config_map="of-this-release")
+    world.start_operator()
+    world.kube.remove("ConfigMap", "ml", before)
+    waits = pod(0, spec={"nodeName": "node-1"}, phase="Pending", **waiting("ContainerCreating"))
+    waits["metadata"]["ownerReferences"] = [world.owner(0)]
+    world.kube.put({**waits, "kind": "Pod"})
+    message = f'MountVolume.SetUp failed for volume "{volume}" : configmap "{before}" not found'
+    world.kube.put(warning(waits, "FailedMount", message))
+    await world.settle()
+    assert mounted() != before
+    assert mounted() in world.kube.named("ConfigMap")
     assert [t.state for t in world.server.trials[KEY]] == ["RUNNING"]
 
 

@@ -42,6 +42,7 @@ class World:
         self.denied = False
         """Whether an admission policy refuses all Jobs."""
         self.installation: str | None = None
+        self.runtime = RUNTIME
         self.start_operator()
 
     def clock(self) -> datetime:
@@ -54,7 +55,7 @@ class World:
         """Restart the operator's process: it knows nothing but what it reads."""
         kube = faults.around(self.kube) if faults else self.kube
         server = faults.around(self.server) if faults else self.server
-        runs = JobRuns(kube, lambda _: RUNTIME, self.clock)
+        runs = JobRuns(kube, lambda _: self.runtime, self.clock)
         observer = Observer(kube, runs, server, check)
         actor = Actor(runs, server)
         self.reconciler = Reconciler(kube, server, observer, actor, self.clock, self.installation)

@@ -64,7 +64,7 @@ def trainer_config_map(study: TuningStudy, runtime: Runtime) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(study, trainer_name(study, runtime), {}),
+        "metadata": _metadata(study, trainer_name(study.metadata["name"], runtime), {}),
         "immutable": True,
         "binaryData": {"trainer.zip": base64.b64encode(runtime.trainer).decode()},
         "data": _address(runtime),
@@ -193,9 +193,9 @@ def _metadata(study: TuningStudy, name: str, labels: Mapping[str, str]) -> dict[
     }
 
 
-def trainer_name(study: TuningStudy, runtime: Runtime) -> str:
-    """Return the name of the ConfigMap that carries the trainer."""
-    return f"{study.metadata['name']}-trainer-{_digest(runtime)[:10]}"
+def trainer_name(study: str, runtime: Runtime) -> str:
+    """Return the name of the ConfigMap that carries the trainer to the pods of a study, given its name."""
+    return f"{study}-trainer-{_digest(runtime)[:10]}"
 
 
 @lru_cache(maxsize=64)
@@ -233,7 +233,7 @@ def _volumes(study: TuningStudy, runs: Program, runtime: Runtime) -> list[dict[s
     audience = names.token_audience(study.metadata["uid"])
     token = {"path": "token", "audience": audience, "expirationSeconds": TOKEN_SECONDS}
     volumes: list[dict[str, Any]] = [
-        {"name": names.TRAINER_VOLUME, "configMap": {"name": trainer_name(study, runtime)}},
+        {"name": names.TRAINER_VOLUME, "configMap": {"name": trainer_name(study.metadata["name"], runtime)}},
         {"name": "tuning-token", "projected": {"sources": [{"serviceAccountToken": token}]}},
     ]
     if runtime.ca:

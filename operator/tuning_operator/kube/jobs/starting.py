@@ -329,7 +329,17 @@ def _never_enough(pod: Json, evidence: Evidence) -> tuple[str, str] | None:
     return (too_much, remedy) if too_much else None
 
 
-def _volume(evidence: Evidence) -> Diagnosis | None:
+def missing_config_map(evidence: Evidence) -> str | None:
+    """Return the ConfigMap of the operator that a pod waits for, since it was deleted."""
+    event = _volume_event(evidence)
+    message = event.get("message", "") if event else ""
+    ours = any(f'"{volume}"' in message for volume in (names.TRAINER_VOLUME, names.CA_VOLUME))
+    missing = re.search(r'configmap "([^"]+)" not found', message)
+    return missing[1] if missing and ours else None
+
+
+def _volume_event(evidence: Evidence) -> Json | None:
+    """Return the Event that explains why a pod waits for its volumes; None if it has them."""
     # A summary follows the message with the cause.
     specific = [e for e in evidence.events if not re.match(VOLUMES_SUMMARY, e.get("message", ""))]
     cause = last_event(replace(evidence, events=specific), *VOLUME_EVENTS)
@@ -338,11 +348,16 @@ def _volume(evidence: Evidence) -> Diagnosis | None:
         return None
     if newest["reason"] == SANDBOX_EVENT:
         return None  # the volumes are mounted before the kubelet creates the pod's sandbox
-    event = cause or newest
+    return cause or newest
+
+
+def _volume(evidence: Evidence) -> Diagnosis | None:
+    event, pod = _volume_event(evidence), evidence.pod
+    if event is None or pod is None:
+        return None
     message, since = event.get("message", ""), last_progress(pod)
-    missing = re.search(r'configmap "([^"]+)" not found', message)
-    if missing and any(f'"{volume}"' in message for volume in (names.TRAINER_VOLUME, names.CA_VOLUME)):
-        text = f"the operator's ConfigMap {missing[1]} was deleted; it is created again."
+    if missing := missing_config_map(evidence):
+        text = f"the operator's ConfigMap {missing} was deleted; it is created again."
         return diagnosis("TrainerMissing", text, since=since)
     first_time = began(event)
     latest = parse_time(event.get("lastTimestamp")) or parse_time(

@@ -27,8 +27,8 @@ class ConfigMaps:
 
     async def provide_trainer(self, study: TuningStudy, runtime: Runtime) -> None:
         """Create the ConfigMap with the trainer, unless that was done before."""
-        mark = study.metadata["uid"], trainer_name(study, runtime)
         key = key_of(study)
+        mark = study.metadata["uid"], trainer_name(key.name, runtime)
         async with self._providing[key]:
             created = self._trainers.setdefault(key, set())
             if mark not in created:

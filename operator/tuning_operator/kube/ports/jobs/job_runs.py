@@ -35,9 +35,14 @@ from tuning_operator.kube.jobs.lost import (
     restarts_of,
     why_lost,
 )
-from tuning_operator.kube.jobs.manifests import Runtime, job
+from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_name
 from tuning_operator.kube.jobs.restricted import is_enforced
-from tuning_operator.kube.jobs.starting import QUOTA_REMEDY, why_incomplete, why_not_started
+from tuning_operator.kube.jobs.starting import (
+    QUOTA_REMEDY,
+    missing_config_map,
+    why_incomplete,
+    why_not_started,
+)
 from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import (
@@ -418,9 +423,16 @@ class JobRuns:
             run = replace(run, lost=True, diagnosis=diagnosis("PodFailed", f"{why}. It is started again."))
         elif run.state == "starting" and evidence.pod and is_unscheduled(evidence.pod):
             run = replace(run, outdated=run.outdated or not set(restarts.avoided) <= rejecting.keys())
+        elif run.state == "starting" and (missing := missing_config_map(evidence)):
+            run = replace(run, outdated=run.outdated or missing not in self._provided(key))
         if run.lost or run.outdated:
             self._restarts.setdefault(key, {})[work] = restarts
         return run
+
+    def _provided(self, key: StudyKey) -> tuple[str, ...]:
+        """Return the ConfigMaps that this release brings to a study's pods; others are not created again."""
+        runtime = self._runtime(key)
+        return trainer_name(key.name, runtime), *([runtime.ca_config_map] if runtime.ca else [])
 
     async def others_waiting(self, study: TuningStudy, *, has_minimum: bool) -> str | None:
         """Return the pod of others that has waited longest for the study's kind of GPUs, if any waits."""
