@@ -51,6 +51,12 @@ def test_table_of_examples_is_complete() -> None:
     assert sorted(linked) == [(folder.name, folder.name) for folder in EXAMPLES]
 
 
+@each_example
+def test_images_exist_outside_of_the_demo(example: Path) -> None:
+    """Only the demo's cluster has images with the tag `dev`."""
+    assert not [path.name for path in example.iterdir() if re.search(r"[\w-]:dev\b", path.read_text())]
+
+
 @each_manifest
 def test_search_space_and_initial_trials_are_valid(manifest: Manifest) -> None:
     assert space.problems(manifest.spec.search_space, manifest.spec.initial_trials) == ()
