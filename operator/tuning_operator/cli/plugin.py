@@ -47,7 +47,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """The commands for studies of any place, in the order of the help."""
 
 
-def make_app(program: str, summary: str) -> typer.Typer:
+def make_app(program: str, summary: str, *, of_cluster: bool) -> typer.Typer:
     """Return an app with the commands for studies of any place.
 
     Its context's object has to be a function that returns the studies of a Place.
@@ -55,6 +55,7 @@ def make_app(program: str, summary: str) -> typer.Typer:
     Args:
         program: the name of the command, for its help.
         summary: the first line of its help.
+        of_cluster: whether its studies are those of a cluster, and commands have options that say where.
     """
     app = typer.Typer(
         name=program,
@@ -64,7 +65,7 @@ def make_app(program: str, summary: str) -> typer.Typer:
         help=f"{summary}\n\n{EXIT_CODES}",
     )
     for name, command in COMMANDS.items():
-        add_command(app, on_studies(command), name)
+        add_command(app, on_studies(command, of_cluster=of_cluster), name)
     add_command(app, validate)
     add_command(app, init)
     return app
@@ -82,7 +83,11 @@ EXIT_CODES = (
     "5 cluster or study server not reachable."
 )
 
-app = make_app(PROGRAM, "Tune models on Kubernetes: create studies, follow their trials, use their results.")
+app = make_app(
+    PROGRAM,
+    "Tune models on Kubernetes: create studies, follow their trials, use their results.",
+    of_cluster=True,
+)
 for command in (apply, records, doctor, dashboard):
     add_command(app, on_studies(command))
 

@@ -11,7 +11,11 @@ from tuning_operator.cli.plugin import add_command, make_app
 from tuning_operator.cli.studies import Place, Studies
 from tuning_operator.local import LocalError
 
-app = make_app("tuning", "Tune models on this machine: run studies, follow their trials, use their results.")
+app = make_app(
+    "tuning",
+    "Tune models on this machine: run studies, follow their trials, use their results.",
+    of_cluster=False,
+)
 for command in (run, rm):
     add_command(app, command)
 

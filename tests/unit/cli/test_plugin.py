@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import typer
 import yaml
-from tuning_operator.cli import plugin
+from tuning_operator.cli import plugin, tuning
+from typer.testing import CliRunner
 
 from tests.unit.cli import records
 from tests.unit.cli.conftest import HOST, TOKEN, Cluster, Ran, StudyServer, study_server
@@ -349,6 +350,13 @@ def test_each_command_has_help(command: str) -> None:
     shown = Ran(command, "--help").out
     assert ("kubectl tuning" in shown) or command == "init"
     assert "{program}" not in shown
+
+
+@pytest.mark.parametrize("command", plugin.COMMANDS)
+def test_commands_for_this_machine_have_no_options_of_kubectl(command: str) -> None:
+    shown = CliRunner().invoke(tuning.app, [command, "--help"]).output
+    assert "Usage" in shown
+    assert not {"--namespace", "--context", "--kubeconfig"} & set(shown.replace(",", " ").split())
 
 
 def test_each_command_is_in_the_reference() -> None:

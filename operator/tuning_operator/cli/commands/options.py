@@ -37,8 +37,8 @@ Context = Annotated[str | None, typer.Option(help="Kubeconfig context to use.")]
 Kubeconfig = Annotated[str | None, typer.Option(help="Path of the kubeconfig.")]
 
 
-def on_studies(command: Callable[..., None]) -> Callable[..., None]:
-    """Have a command get the studies as its first argument, and the options that say where they are.
+def on_studies(command: Callable[..., None], *, of_cluster: bool = True) -> Callable[..., None]:
+    """Have a command get the studies as its first argument, and those of a cluster the options of kubectl.
 
     The context's object is the function that returns the studies of a place.
     """
@@ -61,7 +61,7 @@ def on_studies(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.Signature(
         [
             parameter.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
-            for parameter in (ctx, *own, *places)
+            for parameter in (ctx, *own, *(places if of_cluster else ()))
         ]
     )
     run.__signature__ = signature  # type: ignore[attr-defined]
