@@ -18,6 +18,6 @@ def try_lock(file: IO[str], *, shared: bool = False) -> bool:
     except OSError as error:  # the file system has no locks
         raise LocalError(
             f"{file.name} can't be locked: {error}. Use a folder on a local disk for the data of all "
-            "studies, with --data FOLDER or the variable TUNING_HOME."
+            "studies: set the variable TUNING_HOME."
         ) from None
     return True

@@ -208,7 +208,7 @@ def _run(program: Path, arguments: list[str], folder: Path, account: str | None)
         last = "\n".join(lines[-LOG_LINES:])
         raise LocalError(
             f"Postgres can't be started in {folder}: {last}\nCheck that the disk has space and that you can "
-            "write to the folder; --data puts the data of all studies elsewhere."
+            "write to the folder, or set the variable TUNING_HOME to use another one for all studies."
         )
 
 

@@ -60,7 +60,7 @@ PROGRAMS = (
         "The trial sees no GPU: set spec.trial.gpus if it needs one, and check that nvidia-smi shows it.",
     ),
     GPU_MEMORY,
-    Advice(DISK_FULL, "The disk is full: free space, or use another folder with --data."),
+    Advice(DISK_FULL, "The disk is full: free space, or set the variable TUNING_HOME to use another folder."),
 )
 """What advice.PROGRAMS says about pods, for this machine."""
 

@@ -71,14 +71,14 @@ def test_a_gpu_that_nvidia_smi_does_not_list_is_one_of_this_machine() -> None:
 
 
 async def test_gpus_on_a_file_system_without_locks(tmp_path: Path, without_locks: None) -> None:
-    with pytest.raises(LocalError, match=r"GPU-1\.lock can't be locked: .*No locks available.*--data FOLDER"):
+    with pytest.raises(LocalError, match=r"GPU-1\.lock can't be locked: .*No locks available.*TUNING_HOME"):
         async with Gpus({"0": "GPU-1"}, tmp_path).lend(1):
             pass
 
 
 def test_a_study_on_a_file_system_without_locks(tmp_path: Path, without_locks: None) -> None:
     folder = StudyFolder(tmp_path)
-    message = r"run\.lock can't be locked: .*No locks available.*--data FOLDER"
+    message = r"run\.lock can't be locked: .*No locks available.*TUNING_HOME"
     with pytest.raises(LocalError, match=message), folder.locked():
         pass
     with pytest.raises(LocalError, match=message):
