@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import textwrap
-from typing import TYPE_CHECKING, Any
+import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,9 +17,7 @@ from tests.api.manifest import GOOD, MINIMAL, changed
 from tests.api.test_rules import REFUSALS, Refusal
 from tests.unit.cli.conftest import Ran
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+EXAMPLES = Path(__file__).parents[3] / "examples"
 BETTER = {
     "must have at most 0 items": "must not be an object",
     "Unsupported value: 64: supported values: \"the list in quotes, for example '[64, 64]'\"": (
@@ -113,6 +113,13 @@ def test_the_line_of_what_is_wrong(tmp_path: Path, old: str, new: str, line: int
     assert ran.err.startswith(f"{tmp_path}/study.yaml:{line}: ")
     assert message in ran.err
     assert (ran.code, ran.error) == (1, "1 problem was found")
+
+
+def test_a_class_that_is_experimental_in_optuna_gives_no_warning() -> None:
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        ran = Ran("validate", str(EXAMPLES / "any-language" / "study-awk.yaml"))
+    assert (ran.code, ran.err, [str(warning.message) for warning in raised]) == (0, "", [])
 
 
 @pytest.mark.parametrize("sampler", ["GPSampler", "CmaEsSampler"])

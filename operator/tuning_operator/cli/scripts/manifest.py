@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -191,9 +190,7 @@ def _check(spec: Mapping[str, Any]) -> None:
             pruner=valid.pruner,
             initial_trials=valid.initial_trials,
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # some of Optuna's classes are experimental
-            found = [(problem.field, problem.message) for problem in study_server_problems(definition)]
+        found = [(problem.field, problem.message) for problem in study_server_problems(definition)]
     if found:
         problems = "\n".join(f"  spec.{field}: {message}" for field, message in found)
         raise PluginError(f"the script's settings are not valid for a TuningStudy:\n{problems}")

@@ -1,6 +1,7 @@
 """All checks of a TuningStudy: those of the API server, of the operator and of the study server."""
 
 import re
+import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -36,7 +37,9 @@ def study_server_problems(definition: StudyDefinition) -> list[Problem]:
         return []
     from tuning_operator.studies.definition.samplers import manifest_problems
 
-    return manifest_problems(definition)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some of Optuna's classes are experimental
+        return manifest_problems(definition)
 
 
 def is_study(document: Document) -> bool:
