@@ -11,13 +11,18 @@ import typer
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.cluster.kubectl import KubectlError
 from tuning_operator.cli.cluster.studies import ClusterStudies
-from tuning_operator.cli.commands.validate import File, check, check_files
+from tuning_operator.cli.commands.validate import check, check_files
 
 KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 ACCEPTED_SECONDS = 15.0
 
 
-def apply(studies: ClusterStudies, file: File) -> None:
+def apply(
+    studies: ClusterStudies,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Manifest, or folder with manifests or a kustomization.")
+    ],
+) -> None:
     """Check a study's manifest, apply it, and wait until it is accepted.
 
     A folder with a kustomization.yaml is applied as with `kubectl apply -k`.
