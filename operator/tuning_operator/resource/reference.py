@@ -16,7 +16,7 @@ _INTRODUCTION = f"""\
 <!-- Generated from the models in tuning_operator.resource; do not edit. -->
 # {names.KIND} ({names.API_VERSION})
 
-All fields of the resource. `kubectl explain {names.KIND.lower()}.spec --recursive` shows them for the
+All fields of the resource. `kubectl explain {names.KIND.lower()}.spec --recursive` lists those of the
 installed version. Below each table are the validation messages of the API server: what it checks when a
 manifest is applied.
 """
@@ -84,9 +84,10 @@ def _type(field: Schema) -> str:
 
 
 def _bounds(field: Schema) -> list[str]:
-    limits = {"minimum": "At least", "maximum": "At most"}
+    exclusive = field.get("exclusiveMinimum")
+    limits = {"minimum": "More than" if exclusive else "At least", "maximum": "At most"}
     sizes = {"maxItems": "items", "maxLength": "characters"}
-    return [f"{limit} {field[key]}." for key, limit in limits.items() if key in field] + [
+    return [f"{limit} {field[key]:.15g}." for key, limit in limits.items() if key in field] + [
         f"At most {field[key]} {unit}." for key, unit in sizes.items() if key in field and "type" in field
     ]
 

@@ -139,3 +139,5 @@ def test_above_is_a_flag_in_openapi_3_0() -> None:
         "minimum": 0,
         "exclusiveMinimum": True,
     }
+    row = next(line for line in reference.render().splitlines() if line.startswith("| `maxGpuHours`"))
+    assert row.endswith("More than 0. At most 1000000000. |")
