@@ -137,7 +137,7 @@ def several_studies_are_refused_or_one_is_chosen(kubectl: Kubectl, _: str) -> No
     assert best["values"] == [pytest.approx((best["parameters"]["x"] - 8) ** 2)]
     refitted(kubectl, "study-per-target-high")
     x = round(best["parameters"]["x"], 2)
-    printed = f"best by target: {{'low': <unknown: the study low is left alone>, 'high': {x}}}"
+    printed = f"best by target: {{'low': <unknown: the study low is skipped>, 'high': {x}}}"
     assert printed in kubectl.logs_of_job("study-per-target-high-refit")
     completed(kubectl, "imported-tuner-regression")
 

@@ -769,7 +769,7 @@ def test_the_study_that_trial_study_names_is_tuned(
     ended = pod.run("script", "train.py", python=python)
     assert ended.code == 0, ended
     assert twin.study.trials[0].state.name == "COMPLETE"
-    assert ("the study low is left alone, since trial.study is high" in ended.err) == ("low" in code)
+    assert ("the study low is skipped, since trial.study is high" in ended.err) == ("low" in code)
 
 
 def test_a_study_without_a_name_is_chosen_by_its_position(pod: Pod, twin: Twin) -> None:
@@ -777,7 +777,7 @@ def test_a_study_without_a_name_is_chosen_by_its_position(pod: Pod, twin: Twin) 
     pod.write(START + "Tuner('a').run()\ntune_forest()")
     ended = pod.run("script", "train.py", python=FULL)
     assert ended.code == 0, ended
-    assert "the study a is left alone" in ended.err
+    assert "the study a is skipped" in ended.err
 
 
 def test_a_script_without_the_chosen_study_lists_those_that_it_has(pod: Pod, twin: Twin) -> None:
@@ -801,14 +801,14 @@ def test_a_script_without_the_chosen_study_lists_those_that_it_has(pod: Pod, twi
         "low.trials_dataframe().to_csv('a.csv') or [row for row in low.trials_dataframe()]",
     ],
 )
-def test_results_of_a_study_that_is_left_alone_cannot_be_used(pod: Pod, twin: Twin, use: str) -> None:
+def test_results_of_a_study_that_is_skipped_cannot_be_used(pod: Pod, twin: Twin, use: str) -> None:
     pod.environ["TUNING_CONFIG"] = json.dumps({"study": "high"})
     pod.write(f"{START}low = Tuner('low').study\nlow.optimize(objective)\n{use}\nTuner('high').run()")
     assert pod.run("script", "train.py", python=FULL).code == 1
-    assert "of the study low, which is left alone because trial.study is high" in twin.failure.message
+    assert "of the study low, which is skipped because trial.study is high" in twin.failure.message
 
 
-def test_ask_and_tell_cannot_be_left_alone(pod: Pod, twin: Twin) -> None:
+def test_ask_and_tell_cannot_be_skipped(pod: Pod, twin: Twin) -> None:
     pod.environ["TUNING_CONFIG"] = json.dumps({"study": "high"})
     pod.write("import optuna\noptuna.create_study(study_name='low').ask()")
     assert pod.run("script", "train.py", python=FULL).code == 1
@@ -821,7 +821,7 @@ def test_the_refit_has_the_results_of_the_chosen_study_only(refit: Pod, chosen: 
     refit.write(START + "print([round(tune(name), 2) for name in ('low', 'high')])")
     ended = refit.run("script", "train.py", python=FULL)
     assert ended.code == 0, ended
-    other = "<unknown: the study {} is left alone>"
+    other = "<unknown: the study {} is skipped>"
     expected = [0.25, other.format("high")] if chosen == "low" else [other.format("low"), 0.25]
     assert ended.out.strip() == f"[{', '.join(map(str, expected))}]"
 

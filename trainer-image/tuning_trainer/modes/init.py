@@ -21,7 +21,7 @@ from tuning_trainer.modes.script import check_one_trial, execute, find_script, w
 from tuning_trainer.modes.workers import TrialOverInWorker, Workers, start_workers
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import STUDY_ARGUMENTS, Inside
-from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
+from tuning_trainer.optuna_api.choice import Choice, is_skipped, refuse_ask
 from tuning_trainer.runner import TrialOver
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ENVIRONMENT = "TUNING_INIT"
 """Environment variable for processes that the script spawns: the file to record in, and the chosen study."""
 SEVERAL = (
     "Use --study NAME with the study_name of the study to tune (or its position, for example 1, if it has no "
-    "name), so that the others are left alone. If this is the only call that will be executed, use --study "
+    "name), so that the others are skipped. If this is the only call that will be executed, use --study "
     "as well."
 )
 
@@ -134,7 +134,7 @@ class RecordingBridge:
 
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Return a study in memory; the same one for the same name."""
-        if (other := self.choice.left_alone(arguments, self.inside)) is not None:
+        if (other := self.choice.skipped(arguments, self.inside)) is not None:
             return other
         name = arguments.get("study_name")
         if name in self._named:
@@ -150,13 +150,13 @@ class RecordingBridge:
         return study
 
     def optimize(self, study: Any, arguments: dict[str, Any]) -> None:
-        """Record the study and end the script; return if the study is left alone."""
-        if not is_left_alone(study):
+        """Record the study and end the script; return if the study is skipped."""
+        if not is_skipped(study):
             self._record("optimize", study, arguments)
 
     def ask(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
         """Record the study and end the script."""
-        if is_left_alone(study):
+        if is_skipped(study):
             refuse_ask(study)
         self._record("ask", study, arguments)
 

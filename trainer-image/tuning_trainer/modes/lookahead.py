@@ -42,7 +42,7 @@ STUDY = object()
 """A study that the code will create."""
 WAY_OUT = (
     "Set trial.study to the study_name of the study to tune (or its position, for example '1', if it has no "
-    "name), so that the others are left alone, or give each study its own script and TuningStudy."
+    "name), so that the others are skipped, or give each study its own script and TuningStudy."
 )
 
 

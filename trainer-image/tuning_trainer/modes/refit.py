@@ -15,7 +15,7 @@ from tuning_trainer.modes.lookahead import WAY_OUT
 from tuning_trainer.modes.script import execute, find_script
 from tuning_trainer.modes.workers import connect_spawned_processes, wait_for_leftovers
 from tuning_trainer.optuna_api.bridge import Inside
-from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
+from tuning_trainer.optuna_api.choice import Choice, is_skipped, refuse_ask
 from tuning_trainer.optuna_api.finished import trial_of_record
 from tuning_trainer.outcome import Outcome, is_pruned
 from tuning_trainer.wire.codec import from_wire
@@ -114,7 +114,7 @@ class FinishedBridge:
     def create(self, original: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Return the finished study, in the script's storage if that is an object (which is in memory)."""
         del original
-        if (other := self._choice.left_alone(arguments, self.inside)) is not None:
+        if (other := self._choice.skipped(arguments, self.inside)) is not None:
             return other
         self._key = arguments.get("study_name") or object()
         if self._study is not None:
@@ -134,7 +134,7 @@ class FinishedBridge:
         Raises:
             TrialFailure: the script optimizes another study, which this one's result would be wrong for.
         """
-        if is_left_alone(study):
+        if is_skipped(study):
             return
         if self._optimized not in (None, self._key):
             message = "The script optimizes a second study, but the trials are those of the first."
@@ -147,7 +147,7 @@ class FinishedBridge:
     def ask(self, study: Any, arguments: dict[str, Any]) -> NoReturn:
         """Reject ask and tell: a loop of them would not end in a finished study."""
         del arguments
-        if is_left_alone(study):
+        if is_skipped(study):
             refuse_ask(study)
         raise TrialFailure(
             Failure(

@@ -32,7 +32,7 @@ from tuning_trainer.modes.workers import (
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import Inside
 from tuning_trainer.optuna_api.callbacks import chosen, run_callbacks
-from tuning_trainer.optuna_api.choice import Choice, is_left_alone, refuse_ask
+from tuning_trainer.optuna_api.choice import Choice, is_skipped, refuse_ask
 from tuning_trainer.outcome import BAD_VALUE, Outcome, exceptions, outcome_of_exception, outcome_of_value
 from tuning_trainer.runner import TrialOver
 from tuning_trainer.stopping import Stopped
@@ -96,7 +96,7 @@ class TrialBridge:
             if arguments.get("study_name") != owner.study:
                 return self._nested(original, arguments)
             return self._empty(arguments)
-        if (other := self.choice.left_alone(arguments, self.inside)) is not None:
+        if (other := self.choice.skipped(arguments, self.inside)) is not None:
             return other
         return self._empty(arguments)
 
@@ -126,13 +126,13 @@ class TrialBridge:
     def optimize(self, study: Any, arguments: dict[str, Any]) -> None:
         """Run the pod's trial, deliver its result and end the script; return if another worker has run it.
 
-        Does nothing for a study that is left alone.
+        Does nothing for a study that is skipped.
 
         Raises:
             TrialFailure: the script needs something that a pod can't do.
             TrialOver: the trial is over, and this is the script's process.
         """
-        if is_left_alone(study):
+        if is_skipped(study):
             return
         with self._rejecting():
             check_one_trial(arguments)
@@ -155,7 +155,7 @@ class TrialBridge:
         Raises:
             TrialOver, TrialOverInWorker: the trial is over.
         """
-        if is_left_alone(study):
+        if is_skipped(study):
             refuse_ask(study)
         trial = self._take(study, asked=True)
         if trial is None:
@@ -166,7 +166,7 @@ class TrialBridge:
 
     def tell(self, study: Any, arguments: dict[str, Any]) -> None:
         """End the trial as `study.tell` does, and the script with it; once it has ended, do nothing."""
-        if is_left_alone(study):
+        if is_skipped(study):
             refuse_ask(study)
         if self.over is not None or self._workers.exit_code() is not None:
             return

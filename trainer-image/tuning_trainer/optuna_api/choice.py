@@ -1,4 +1,4 @@
-"""`trial.study`: which of a script's studies is tuned. The others are left alone, their results unknown."""
+"""`trial.study`: which of a script's studies is tuned. The others are skipped, their results unknown."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tuning_trainer.optuna_api.bridge import STUDY_ARGUMENTS
 if TYPE_CHECKING:
     from tuning_trainer.optuna_api.bridge import Inside
 
-LEFT_ALONE = "_tuning_left_alone"
-"""An attribute of the studies that are left alone: the name of the chosen one."""
+SKIPPED = "_tuning_skipped"
+"""An attribute of the studies that are skipped: the name of the chosen one."""
 
 
 class Choice:
@@ -24,8 +24,8 @@ class Choice:
         self.created: list[str] = []
         """The names of the script's studies, or else their positions, in the order of their creation."""
 
-    def left_alone(self, arguments: dict[str, Any], inside: Inside) -> Any:
-        """Return a study that is left alone; None if create_study or load_study gets the chosen one."""
+    def skipped(self, arguments: dict[str, Any], inside: Inside) -> Any:
+        """Return a study that is skipped; None if create_study or load_study gets the chosen one."""
         name = arguments.get("study_name") or str(len(self.created) + 1)
         if name not in self.created:
             self.created.append(name)
@@ -34,14 +34,14 @@ class Choice:
         kept = {key: arguments[key] for key in STUDY_ARGUMENTS if arguments.get(key)}
         with inside:
             study = sys.modules["optuna"].create_study(**kept)
-        setattr(study, LEFT_ALONE, self.wanted)
-        log(f"the study {name} is left alone, since trial.study is {self.wanted}")
+        setattr(study, SKIPPED, self.wanted)
+        log(f"the study {name} is skipped, since trial.study is {self.wanted}")
         return study
 
 
-def is_left_alone(study: Any) -> bool:
+def is_skipped(study: Any) -> bool:
     """Return whether a study is not the one that trial.study names."""
-    return LEFT_ALONE in vars(study)
+    return SKIPPED in vars(study)
 
 
 def refuse_ask(study: Any) -> NoReturn:
@@ -54,14 +54,14 @@ def refuse_ask(study: Any) -> NoReturn:
         Failure(
             "Script",
             f"The script uses ask and tell with the study {study.study_name}, but trial.study is "
-            f"{vars(study)[LEFT_ALONE]}.",
-            "Only studies that use optimize can be left alone: give each study its own script.",
+            f"{vars(study)[SKIPPED]}.",
+            "Only studies that use optimize can be skipped: give each study its own script.",
         )
     )
 
 
 class Unknown:
-    """A result of a study that is left alone: it can be passed on and printed, but not used."""
+    """A result of a study that is skipped: it can be passed on and printed, but not used."""
 
     def __init__(self, what: str, study: str, chosen: str) -> None:
         self._what = what
@@ -69,7 +69,7 @@ class Unknown:
         self._chosen = chosen
 
     def __repr__(self) -> str:
-        return f"<unknown: the study {self._study} is left alone>"
+        return f"<unknown: the study {self._study} is skipped>"
 
     def __format__(self, spec: str) -> str:
         return repr(self)
@@ -93,7 +93,7 @@ class Unknown:
         raise TrialFailure(
             Failure(
                 "Script",
-                f"The script uses {self._what} of the study {self._study}, which is left alone because "
+                f"The script uses {self._what} of the study {self._study}, which is skipped because "
                 f"trial.study is {self._chosen}.",
                 "Use only the results of the chosen study, or give each study its own script.",
             )
@@ -107,5 +107,5 @@ class Unknown:
 
 
 def unknown(study: Any, what: str) -> Unknown:
-    """Return a result of a study that is left alone."""
-    return Unknown(what, study.study_name, vars(study)[LEFT_ALONE])
+    """Return a result of a study that is skipped."""
+    return Unknown(what, study.study_name, vars(study)[SKIPPED])

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.log import PACKAGE, log
 from tuning_trainer.optuna_api.bridge import IGNORED
-from tuning_trainer.optuna_api.choice import is_left_alone, unknown
+from tuning_trainer.optuna_api.choice import is_skipped, unknown
 from tuning_trainer.optuna_api.storages import replace_storages
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ def _ignoring(original: Callable[..., Any], bridge: Bridge) -> Callable[..., Any
 def _result(original: Callable[..., Any], name: str) -> Callable[..., Any]:
     @functools.wraps(original)
     def get(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return unknown(self, name) if is_left_alone(self) else original(self, *args, **kwargs)
+        return unknown(self, name) if is_skipped(self) else original(self, *args, **kwargs)
 
     return get
 
