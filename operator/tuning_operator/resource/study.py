@@ -215,7 +215,7 @@ Command = Annotated[
 
 
 class Metrics(Model, json_schema_extra=rules.METRICS):
-    """How to read the metrics of a command. If omitted, lines such as `accuracy=0.93`, JSON, tables are read.
+    """How to read a command's metrics. If omitted, lines such as `accuracy=0.93`, JSON and tables are read.
 
     The last value of a metric is the trial's value. The values before it are intermediate values, which the
     pruner uses.
@@ -262,8 +262,8 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     study: str | None = Field(
         None,
         description="Which study to tune, if the script optimizes several: its study_name or, if it has "
-        "none, its position among the studies that the script creates, for example '2'. The others are left "
-        "alone: their `optimize` returns immediately, and their results are unknown.",
+        "none, its position among the studies that the script creates, for example '2'. The others are "
+        "skipped: their `optimize` returns immediately, and their results are unknown.",
         min_length=1,
         max_length=250,
     )
@@ -299,8 +299,8 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
     )
     trials_per_pod: int = Field(
         1,
-        description="How many trials a pod runs side by side, for example to share a GPU. Each of them may "
-        "use an equal share of the memory limit of the container `trainer`. Requires reusePods.",
+        description="Number of trials that a pod runs at the same time, for example to share a GPU. Each of "
+        "them may use an equal share of the memory limit of the container `trainer`. Requires reusePods.",
         ge=1,
         le=64,
     )
@@ -315,13 +315,13 @@ class TrialSpec(Model, json_schema_extra=rules.TRIAL):
         "trial is always seen. They are deleted earlier if a quota on the number of Jobs requires it.",
     )
     job: JobMetadata | None = Field(
-        None, description="Labels and annotations of the Jobs themselves, the refit's included."
+        None, description="Labels and annotations of the Jobs, including the refit's."
     )
     gpus: int | None = Field(
         None,
-        description="GPUs of a trial: the limit of the container `trainer` on the resource that the operator "
-        "is installed with, by default nvidia.com/gpu. Defaults to 1 without a template; with a template, to "
-        "the limits in it.",
+        description="Number of GPUs per trial: the container `trainer`'s limit of the operator's GPU "
+        "resource (nvidia.com/gpu by default). Defaults to the limits in the template, or to 1 without a "
+        "template.",
         ge=0,
         le=1000,
     )
@@ -435,9 +435,9 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     )
     min_parallelism: int | None = Field(
         None,
-        description="Share GPUs with others: beyond this number of trials, another one starts only while "
-        "GPUs are idle, and none does while pods of others wait for GPUs. Running trials finish. If omitted, "
-        "up to `parallelism` trials run, whatever others need.",
+        description="Share GPUs with other workloads: above this number of running trials, a new trial "
+        "starts only if a GPU is idle and no other workload's pod is waiting for one. Running trials finish. "
+        "If omitted, up to `parallelism` trials run regardless of other workloads.",
         ge=0,
         le=10_000,
     )
@@ -460,7 +460,7 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     max_gpu_hours: float | None = Field(
         None,
         description="Complete the study when its trials have used their GPUs for this many hours in total, "
-        "for example 12.5. Trials that run then are stopped.",
+        "for example 12.5. Trials that are still running are stopped.",
         gt=0,
         le=1e9,
     )
@@ -482,8 +482,8 @@ class TuningStudySpec(Model, json_schema_extra=rules.SPEC):
     )
     existing_record: ExistingRecord = Field(
         "Continue",
-        description="What happens when this resource is created and the database has a record that an "
-        "earlier TuningStudy of the same name left. Continue: its trials become the first trials of this "
+        description="What happens when this resource is created and the database still has the record of "
+        "an earlier TuningStudy of the same name. Continue: its trials become the first trials of this "
         "study; if they don't fit objectives and searchSpace, the study is not accepted. Refuse: the study "
         "is not accepted. Replace: the record is deleted, and the study starts from scratch. This field has "
         "no effect once the study has been accepted.",
@@ -540,13 +540,13 @@ class TrialCounts(Model):
 
 
 class Usage(Model):
-    """What the trials that have ended have used."""
+    """Resources used by the trials that have ended."""
 
     trial_seconds: int = Field(description="Total run time of the trials, in seconds.")
-    gpu_seconds: int = Field(description="The same, multiplied by the GPUs of a trial.")
+    gpu_seconds: int = Field(description="Total GPU time of the trials, in seconds.")
     saved_gpu_seconds: int = Field(
-        description="GPU time that pruning has saved, in seconds: the difference to what the pruned trials "
-        "would have used if they had run as long as complete ones do on average."
+        description="GPU time that pruning has saved, in seconds, compared with running the pruned "
+        "trials for as long as complete ones take on average."
     )
 
 
@@ -621,7 +621,7 @@ class TuningStudyStatus(Model):
         None,
         description="Number of trials that may run at the same time at present. Only with minParallelism.",
     )
-    usage: Usage | None = Field(None, description="What the trials that have ended have used.")
+    usage: Usage | None = Field(None, description="Resources used by the trials that have ended.")
     refit: RefitStatus | None = Field(None, description="State of the refit (spec.refit).")
     installation: str | None = Field(
         None, description="The installation of the operator that serves this study, as NAMESPACE/NAME."
