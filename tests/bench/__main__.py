@@ -32,17 +32,17 @@ HEAD = """\
 # Benchmarks
 
 `make bench` and `make bench-scale` write this page, and its tables as [JSON](benchmarks/results.json). Each
-section has the command that measured it, the commit and the machine. What is compared took turns in the same
-run. Compare ratios rather than times, since machines differ and are rarely idle.
+section has the command that measured it, the commit and the machine. Alternatives were measured in turns, in
+the same run. Compare ratios rather than times, since machines differ and are rarely idle.
 
-These aims were missed, on two cores that the control plane, the database and the benchmark share:
+These targets were missed, on two cores that the control plane, the database and the benchmark share:
 
 - The next trial of a `command` with `reusePods` starts after 0.07 s on a cluster, instead of 0.05 s. That
   includes the start of the program, here Python. On one machine, it takes 42 ms.
 - Several study servers can't be faster than one here, since they share the two cores.
 
-These were reached, but not in each run: an ask with five parameters takes 13 ms at 1,000 trials (aim: 15), a
-report of one pod 1.2 to 1.4 ms (1.5), and 50 pods send 4,411 to 4,667 reports a second (3,000). On commit
+These were reached, but not in each run: an ask with five parameters takes 13 ms at 1,000 trials (target: 15),
+a report of one pod 1.2 to 1.4 ms (1.5), and 50 pods send 4,411 to 4,667 reports a second (3,000). On commit
 08e45b2, it was 16 ms, 1.2 to 1.8 ms, and 2,984 to 3,483 a second: such times vary between runs.
 """
 

@@ -53,7 +53,10 @@ def server_again_and_again(study: RunningStudy) -> None:
     study.keep_killing(SERVER, times=6, every=8)
 
 
-@fault("Operator, study server and Postgres are killed at once, three times, every 15 s", "As for each.")
+@fault(
+    "Operator, study server and Postgres are killed at once, three times, every 15 s",
+    "Same as when one of them is killed.",
+)
 def everything(study: RunningStudy) -> None:
     study.keep_killing(OPERATOR, SERVER, POSTGRES, times=3, every=15)
 
@@ -132,7 +135,10 @@ def postgres_killed(study: RunningStudy) -> None:
     study.kill(POSTGRES)
 
 
-@fault("Postgres is away for 60 s", "Trials run on and report afterwards; the study says what is away.")
+@fault(
+    "Postgres is unavailable for 60 s",
+    "Trials run on and report afterwards; the study's condition says so.",
+)
 def postgres_away(study: RunningStudy) -> None:
     study.scale(f"statefulset/{RELEASE}-postgres", 0)
     pause(60)
@@ -324,7 +330,11 @@ WORKERS = {"reusePods": True}
 PACKED = {"reusePods": True, "trialsPerPod": 2}
 
 
-@fault("Operator, study server and Postgres are killed, with reused pods", "As without them.", trial=WORKERS)
+@fault(
+    "Operator, study server and Postgres are killed, with reused pods",
+    "Same as with a pod for each trial.",
+    trial=WORKERS,
+)
 def workers_without_servers(study: RunningStudy) -> None:
     study.kill(OPERATOR)
     study.wait_finished(8)
@@ -332,7 +342,8 @@ def workers_without_servers(study: RunningStudy) -> None:
 
 
 @fault(
-    "The certificate authority of the study server is replaced, with reused pods", "As without them.",
+    "The certificate authority of the study server is replaced, with reused pods",
+    "Same as with a pod for each trial.",
     trial=WORKERS,
 )  # fmt: skip
 def workers_certificate_replaced(study: RunningStudy) -> None:
@@ -368,7 +379,8 @@ def workers_suspended(study: RunningStudy) -> None:
 
 
 @fault(
-    "A study with reused pods is deleted while trials run, and created again", "As without them.",
+    "A study with reused pods is deleted while trials run, and created again",
+    "Same as with a pod for each trial.",
     stops_trials=True, trial=PACKED,
 )  # fmt: skip
 def workers_created_again(study: RunningStudy) -> None:

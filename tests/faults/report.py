@@ -24,7 +24,7 @@ study, and afterwards the record in Postgres, the Jobs and the status are compar
 those of `test_nodes` from one with a control plane and two workers. So that these take less time, Kubernetes
 notices there after 20 s that a node is lost, and deletes its pods 10 s later. Its defaults are 50 s and 5
 minutes. The API server's faults are injected by a proxy between the operator and a real API server, whose
-node is played. The lines of full disks are from a real Postgres, without a cluster.
+node is simulated. The lines of full disks are from a real Postgres, without a cluster.
 
 "Recovery" is the time from the end of the fault until the next trial finished; a trial takes 4 s and its
 pod's start. It is empty if it was not measured, or if the study ended while the fault lasted.
@@ -64,9 +64,9 @@ SOAK = """
 
 Short trials while the operator, the study server or Postgres is killed at random, a few seconds after the
 last one was back. `python -m tests.faults.soak` updates this section. The control plane and the database are
-real; the node and the trainers are played. At the end, each trial must be COMPLETE, with the parameters and
-values that its trainer had, each value once, and with one Job. Nothing is killed in the second half, where
-memory is measured.
+real; the node and the trainers are simulated. At the end, each trial must be COMPLETE, with the parameters
+and values that its trainer had, each value once, and with one Job. Nothing is killed in the second half,
+where memory is measured.
 
 """
 

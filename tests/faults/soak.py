@@ -3,7 +3,7 @@
     uv run python -m tests.faults.soak
 
 A control plane of its own, the operator's and the study server's own processes and a real Postgres; only the
-node and the trainers are played, which repeat a request until it is answered, as the trainer does. In the
+node and the trainers are simulated, which repeat a request until it is answered, as the trainer does. In the
 first half of the trials, one of the processes is killed a few seconds after the last one was back. Nothing is
 killed in the second half, where memory is measured. The audit at the end reads the record with Optuna. The
 result is written to docs/reliability.md.

@@ -116,7 +116,7 @@ def _pod(
 
 
 def _dashboard_policy() -> dict[str, Any]:
-    """Return the dashboard's policy; the dashboard itself, whose image is a public one, is played."""
+    """Return the dashboard's policy; the dashboard itself, whose image is a public one, is simulated."""
     template = ("template", RELEASE, system.CHART, "--show-only=templates/network-policies.yaml")
     rendered = run(helm(), *template, f"--namespace={SYSTEM}", "--set=dashboard.enabled=true")
     [policy] = [
