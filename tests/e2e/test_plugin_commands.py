@@ -71,7 +71,7 @@ def test_a_study_from_apply_to_export(
     kubectl.apply(code("seen-code", OBJECTIVE))
     for _ in range(10):  # on a busy machine, it may not wait until the operator has processed the study
         applied = plugin("apply", str(folder / "study.yaml"))
-        if "not yet processed" not in applied.stderr:
+        if "has not been processed" not in applied.stderr:
             break
     assert "seen is accepted. To follow it: kubectl tuning watch seen" in applied.stdout, applied.stderr
 

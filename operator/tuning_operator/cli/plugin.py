@@ -79,8 +79,8 @@ def add_command(app: typer.Typer, command: Callable[..., None], name: str | None
 
 
 EXIT_CODES = (
-    "Exit codes: 0 success, 1 refused or failed, 2 wrong arguments, 3 not found, 4 permission missing, "
-    "5 cluster or study server not reachable."
+    "Exit codes: 0 success, 1 rejected or failed, 2 wrong arguments, 3 not found, 4 permission denied, "
+    "5 cluster or study server unreachable."
 )
 
 app = make_app(

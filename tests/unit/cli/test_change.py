@@ -39,7 +39,7 @@ def patch(cluster: Cluster) -> Any:
 
 
 def test_suspend_and_resume(mnist: Cluster) -> None:
-    assert Ran("suspend", "mnist").out.startswith("mnist is suspended: no more trials start")
+    assert Ran("suspend", "mnist").out.startswith("mnist is suspended: no new trials start")
     assert patch(mnist) == {"suspend": True}
 
 
@@ -152,7 +152,7 @@ def test_retry_in_a_study_that_is_over(mnist: Cluster) -> None:
     ran = Ran("retry", "mnist", "2")
     assert patch(mnist)["maxTrials"] == 11
     assert "maxTrials was raised to 11." in ran.out
-    assert "The study has failed, and continues once that is fixed:\nmnist: Failed" in ran.out
+    assert "if too many trials failed, raise maxFailedTrials:\nmnist: Failed" in ran.out
 
 
 def test_several_retries_all_have_room(mnist: Cluster) -> None:
@@ -176,5 +176,5 @@ def test_a_retry_after_max_trials_were_lowered_has_room(mnist: Cluster) -> None:
 def test_what_can_not_be_retried(mnist: Cluster) -> None:
     assert Ran("retry", "mnist", "6").error == "trial 6 has not finished: it is running"
     spec(mnist, initialTrials=[{"lr": 0.1, "kind": "a"}])
-    assert (Ran("retry", "mnist", "0").error or "").endswith("and each of these is tried once")
+    assert (Ran("retry", "mnist", "0").error or "").endswith("where each entry is tried only once")
     assert Ran("retry", "mnist", "7").code == 3

@@ -259,7 +259,7 @@ def test_missing_permissions_are_notes(healthy: Cluster) -> None:
     ran = Ran("doctor")
     assert ran.code == 0
     assert "note  GPUs: not checked, since you lack a permission" in ran.out
-    assert "note  permissions: you may not create tuningstudies" in ran.out
+    assert "note  permissions: you don't have permission to create tuningstudies" in ran.out
 
 
 def test_a_check_that_fails_leaves_the_others(healthy: Cluster) -> None:

@@ -121,7 +121,7 @@ def test_the_rate_is_that_of_the_last_trials() -> None:
 def test_nothing_is_known_at_the_start() -> None:
     progress = Progress(study())
     assert (progress.rate(NOW), progress.remaining(NOW), progress.over) == (None, None, False)
-    assert "not yet processed by the operator" in shown(progress)
+    assert "not processed by the operator yet" in shown(progress)
 
 
 def test_copied_trials_are_not_progress() -> None:

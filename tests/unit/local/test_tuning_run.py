@@ -117,7 +117,7 @@ def test_ctrl_c_stops_gently_and_the_same_command_continues(small: LocalStudy) -
     assert small.nothing_runs()
     assert "Stopped" in small.tuning("list").stdout
     watched = small.tuning("watch", "small")
-    assert (watched.returncode, "small does not run: `tuning run`" in watched.stderr) == (1, True)
+    assert (watched.returncode, "small is not running: to continue it" in watched.stderr) == (1, True)
     small.let_go()
     code, output = small.run()
     assert code == 0, output
@@ -220,7 +220,7 @@ def test_commands_change_a_study_that_runs(small: LocalStudy) -> None:
     ended = small.folder.read() or {}
     small.folder.write({**ended, "status": {**ended["status"], "phase": "Running"}})  # as after kill -9
     assert (
-        "small does not run: `tuning run` with its manifest continues it"
+        "small is not running: to continue it, use `tuning run` with its manifest"
         in small.tuning("suspend", "small").stderr
     )
     small.folder.write(ended)

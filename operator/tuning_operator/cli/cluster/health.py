@@ -170,9 +170,9 @@ def _rights(kubectl: Kubectl) -> Found:
     wanted = {
         "create tuningstudies": ("create", RESOURCE),
         "change tuningstudies": ("patch", RESOURCE),
-        "create jobs, which creating and changing studies requires": ("create", "jobs.batch"),
+        "create Jobs (required to create or change studies)": ("create", "jobs.batch"),
         "read the logs of trials": ("get", "pods", "--subresource=log"),
-        "stop single trials (patch jobs)": ("patch", "jobs.batch"),
+        "stop single trials (patch Jobs)": ("patch", "jobs.batch"),
     }
     missing = [name for name, asked in wanted.items() if not _may(kubectl, *asked)]
     if not any(
@@ -180,7 +180,7 @@ def _rights(kubectl: Kubectl) -> Found:
     ):
         missing.append(f"read records (create a token of the service account {ACCOUNTS[0]})")
     for name in missing:
-        yield None, f"you may not {name}", "See docs/guide/kubectl-plugin.md for the Roles."
+        yield None, f"you don't have permission to {name}", "See docs/guide/kubectl-plugin.md for the Roles."
     if not missing:
         yield True, "you may create, change, read and stop studies", ""
 
@@ -200,12 +200,12 @@ def _admission(kubectl: Kubectl) -> Found:
         kubectl.run("create", "job", "tuning-doctor", "--image=busybox", "--dry-run=server")
     except KubectlError as error:
         if error.forbidden and "cannot create resource" in error.stderr:
-            yield None, "not checked, since you may not create Jobs yourself", ""
+            yield None, "not checked, since you don't have permission to create Jobs", ""
             return
         yield (
             None,
-            f"a plain Job would be refused here: {error.stderr}",
-            "A policy of this cluster may ask for fields: set them in spec.trial.template.",
+            f"a plain Job would be rejected here: {error.stderr}",
+            "A policy of this cluster may require certain fields: set them in spec.trial.template.",
         )
         return
     yield True, "Jobs are admitted", ""
@@ -220,7 +220,7 @@ def _pods(kubectl: Kubectl) -> Found:
                 fix = "Correct the image's name, push it, or set imagePullSecrets in spec.trial.template."
                 yield False, f"pod {pod['metadata']['name']} can't pull {status.get('image')}", fix
                 return
-    yield True, "all images of trials' pods could be pulled" if pods else "no trials' pods here", ""
+    yield True, "all images of trial pods could be pulled" if pods else "no trial pods here", ""
 
 
 def _queue(kubectl: Kubectl) -> Found:
@@ -240,7 +240,7 @@ def _studies(kubectl: Kubectl) -> Found:
     for study in studies:
         if study.get("status", {}).get("phase") is None:
             bad = True
-            yield False, f"{study['metadata']['name']} was not yet processed by the operator", ""
+            yield False, f"{study['metadata']['name']} has not been processed by the operator yet", ""
         for line in blocking_conditions(study):
             if not line.startswith("Suspended"):
                 bad = True

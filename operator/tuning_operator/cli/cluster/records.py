@@ -38,11 +38,12 @@ def records(
     studies: ClusterStudies,
     everywhere: Everywhere = False,
     delete: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Delete this record; its TuningStudy must be deleted.")
+        str | None,
+        typer.Option(metavar="NAME", help="Delete this record; its TuningStudy must already be deleted."),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete without asking.")] = False,
 ) -> None:
-    """List the records of studies, also those that deleted TuningStudies left, or delete one.
+    """List the records of studies, including those of deleted TuningStudies, or delete one.
 
     Examples:
 

@@ -16,7 +16,7 @@ INITIAL = "spec.initialTrials"
 
 
 def suspend(studies: Studies, study: Study) -> None:
-    """Start no more trials; those that are running finish.
+    """Suspend a study: no new trials start, and running trials finish.
 
     Examples:
 
@@ -26,7 +26,7 @@ def suspend(studies: Studies, study: Study) -> None:
     if _phase(found) in ENDED:
         raise PluginError(f"{study} has already ended\n{status_text.headline(found)}")
     studies.change(found, {"suspend": True})
-    typer.echo(f"{study} is suspended: no more trials start, and those that are running finish.")
+    typer.echo(f"{study} is suspended: no new trials start, and running trials finish.")
 
 
 def resume(studies: Studies, study: Study) -> None:
@@ -58,7 +58,7 @@ def extend(
         str | None, typer.Option(metavar="N|+N", help="maxFailedTrials: the total, or how many more.")
     ] = None,
 ) -> None:
-    """Raise the limits of a study; one that had reached them continues.
+    """Raise the limits of a study. A study that ended at a limit continues.
 
     Examples:
 
@@ -154,9 +154,9 @@ def _running(studies: Studies, study: Resource) -> list[int]:
 
 
 def retry(studies: Studies, study: Study, number: TrialNumber) -> None:
-    """Try the parameters of a finished trial again, in a new trial: they are added to initialTrials.
+    """Retry the parameters of a finished trial in a new trial, by adding them to initialTrials.
 
-    If the trials of initialTrials may use up maxTrials before, it is raised by one.
+    If maxTrials leaves no room for the new trial, it is raised by one.
 
     Examples:
 
@@ -174,7 +174,7 @@ def retry(studies: Studies, study: Study, number: TrialNumber) -> None:
     initial = found["spec"].get("initialTrials") or []
     if parameters in initial:
         raise PluginError(
-            f"the parameters of trial {number} are in {INITIAL} already, and each of these is tried once"
+            f"the parameters of trial {number} are already in {INITIAL}, where each entry is tried only once"
         )
     changes: dict[str, Any] = {"initialTrials": [*initial, parameters]}
     most, total = found["spec"]["maxTrials"], (found.get("status", {}).get("trials") or {}).get("total", 0)
@@ -185,7 +185,10 @@ def retry(studies: Studies, study: Study, number: TrialNumber) -> None:
     if "maxTrials" in changes:
         typer.echo(f"maxTrials was raised to {changes['maxTrials']}.")
     if _phase(found) == "Failed":
-        typer.echo(f"The study has failed, and continues once that is fixed:\n{status_text.headline(found)}")
+        typer.echo(
+            "The study has failed. To continue it, fix the cause and, if too many trials failed, raise "
+            f"maxFailedTrials:\n{status_text.headline(found)}"
+        )
 
 
 def _phase(study: Resource) -> str | None:

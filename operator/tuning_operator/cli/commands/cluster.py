@@ -50,7 +50,7 @@ def _wait_until_accepted(studies: ClusterStudies, name: str) -> None:
     while (condition := _accepted(study)) is None:
         if time.monotonic() > deadline:
             raise PluginError(
-                f"{name} was not yet processed by the operator; `{studies.program} doctor` says why"
+                f"{name} has not been processed by the operator yet; `{studies.program} doctor` says why"
             )
         time.sleep(0.5)
         study = _applied(studies, name)
@@ -111,7 +111,7 @@ def dashboard(
 ) -> None:
     """Open optuna-dashboard, if the chart was installed with dashboard.enabled=true, until Ctrl-C.
 
-    It is looked for in the namespace that you name, then in all.
+    The command looks for it in the given namespace, then in all namespaces.
 
     Examples:
 

@@ -12,7 +12,8 @@ def init(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ARGUMENTS]...", help="Of the script, after `--`: init train.py -- --epochs 3."
+            metavar="[ARGUMENTS]...",
+            help="Arguments of the script, after `--`, for example init train.py -- --epochs 3.",
         ),
     ] = None,
     out: Annotated[
@@ -38,7 +39,7 @@ def init(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Create a study's manifest from an Optuna script, by running it up to its `study.optimize`."""
+    """Create a study's manifest from an Optuna script. The script runs until it calls `study.optimize`."""
     from tuning_operator.cli.scripts.init import Request
     from tuning_operator.cli.scripts.init import init as make
 

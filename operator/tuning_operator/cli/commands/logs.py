@@ -42,7 +42,7 @@ def logs(
         ),
     ] = False,
 ) -> None:
-    """Print the logs of trials or of the refit, also after they have finished, while their pods exist.
+    """Print the logs of trials or the refit, including finished ones as long as their logs are kept.
 
     If there are several, each log has a header that says how the trial ended. With `-f`, lines are printed as
     they come, with the number of their trial.

@@ -66,7 +66,7 @@ def list_studies(
     everywhere: Everywhere = False,
     output: Annotated[ListOutput | None, typer.Option("--output", "-o", help="Output format.")] = None,
 ) -> None:
-    """List the studies: how far they are, and their best values.
+    """List studies with their progress and best values.
 
     Examples:
 
@@ -124,7 +124,7 @@ def trials(
             "started, or a parameter."
         ),
     ] = "number",
-    reverse: Annotated[bool, typer.Option("--reverse", help="Sort the other way round.")] = False,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Reverse the order.")] = False,
     state: Annotated[
         list[State] | None, typer.Option(help="Only trials in this state; can be repeated.")
     ] = None,
@@ -267,7 +267,7 @@ def trial(
     number: TrialNumber,
     output: Annotated[TrialOutput | None, typer.Option("--output", "-o", help="Output format.")] = None,
 ) -> None:
-    """Show all of a trial: parameters, reports, user attributes, and why it was pruned or failed.
+    """Show everything about a trial: parameters, reports, user attributes, and why it was pruned or failed.
 
     Examples:
 

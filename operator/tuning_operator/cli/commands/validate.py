@@ -20,7 +20,8 @@ MANIFESTS = ("*.yaml", "*.yml", "*.json")
 
 
 def validate(file: File) -> None:
-    """Check a study's manifest without a cluster: what the API server and the study server would refuse.
+    """Check a study's manifest without a cluster, for anything that the API server or the study server would
+    reject.
 
     Examples:
 

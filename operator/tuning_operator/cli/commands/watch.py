@@ -39,7 +39,7 @@ def watch(
         progress = _follow_live(studies, study, interval) if console.is_terminal else None
         progress = progress or _follow_in_lines(studies, study, interval)
         if progress.phase == STOPPED:
-            raise PluginError(f"{study} does not run: `tuning run` with its manifest continues it")
+            raise PluginError(f"{study} is not running: to continue it, use `tuning run` with its manifest")
         if progress.failed:
             raise typer.Exit(1)
 

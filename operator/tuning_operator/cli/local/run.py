@@ -38,7 +38,9 @@ def run(
     gpus: Annotated[
         int | None,
         typer.Option(
-            min=0, help="GPUs to use; 0: trials run without, whatever they request.", show_default="all"
+            min=0,
+            help="Number of GPUs to use. With 0, trials run without GPUs, whatever they request.",
+            show_default="all",
         ),
     ] = None,
     python: Annotated[
@@ -51,12 +53,13 @@ def run(
     ] = None,
     data: Data = None,
 ) -> None:
-    """Run a study on this machine: the same manifest as on a cluster, and its trials are processes.
+    """Run a study on this machine, from the same manifest as on a cluster. Trials run as processes.
 
     STUDY is a manifest, or a folder with a kustomization.yaml: the ConfigMaps that it generates are the
-    study's code. Ctrl-C stops the trials; the same command continues the study. So does a higher maxTrials.
+    study's code. Ctrl-C stops the trials. Run the same command again to continue. To run more trials after
+    the study has completed, raise maxTrials.
 
-    Exit codes: 0 the study completed, and its refit, 1 one of them failed, 2 the manifest can't run on this
+    Exit codes: 0 the study and its refit completed, 1 one of them failed, 2 the manifest can't run on this
     machine, 128 + N signal N stopped it (130: Ctrl-C).
 
     Examples:
@@ -172,13 +175,13 @@ def _run(view: "View", folder: "StudyFolder", manifest: "Manifest", settings: "S
 
     def stopping(number: int) -> None:
         view.say(
-            f"{signal.Signals(number).name}: stopping the trials; the same signal again ends them at once",
+            f"{signal.Signals(number).name}: stopping the trials. Send it again to end them immediately.",
             "yellow",
         )
 
     listener = Listener(
         on_event=view.event,
-        on_waiting=lambda: view.say("Waiting for the trials of a command that was killed to end"),
+        on_waiting=lambda: view.say("Waiting for trials to end that a killed `tuning run` left behind"),
         on_stopping=stopping,
     )
     with opened(folder, manifest, settings, listener) as session:

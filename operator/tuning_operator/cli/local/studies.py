@@ -117,12 +117,12 @@ class LocalStudies:
             self._wait_for(name, spec)
             return
         if "suspend" in spec:
-            raise PluginError(f"{name} does not run: `tuning run` with its manifest continues it")
+            raise PluginError(f"{name} is not running: to continue it, use `tuning run` with its manifest")
         with folder.locked():
             folder.change(spec)
             body = folder.read() or {}
             folder.write({**body, "spec": {**body["spec"], **spec}})
-        typer.echo(f"{name} does not run: the next `tuning run` with its manifest has this change.", err=True)
+        typer.echo(f"{name} is not running: the change takes effect with the next `tuning run`.", err=True)
 
     def _wait_for(self, name: str, spec: Mapping[str, Any]) -> None:
         """Return when the command that runs the study has the changes."""

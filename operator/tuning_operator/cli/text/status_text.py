@@ -45,7 +45,7 @@ def headline(study: Resource) -> str:
     status = study.get("status", {})
     name, phase = study["metadata"]["name"], status.get("phase")
     if phase is None:
-        return f"{name}: not yet processed by the operator"
+        return f"{name}: not processed by the operator yet"
     counts = status.get("trials") or {}
     kinds = ("complete", "pruned", "failed", "running", "copied")
     listed = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts.get(kind))
