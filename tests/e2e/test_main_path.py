@@ -30,13 +30,13 @@ class JobWatch(threading.Thread):
         super().__init__(daemon=True)
         self._kubectl, self._name = kubectl, name
         self.names: set[str] = set()
+        self.over = threading.Event()
 
     def run(self) -> None:
-        while True:
+        while not self.over.wait(0.2):  # a watch ends early if the API server does
             with self._kubectl.watch("jobs", None, LIMIT, f"tuning.dev/study={self._name}") as jobs:
                 for job in jobs:
                     self.names.add(job["metadata"]["uid"] + "/" + job["metadata"]["name"])
-            time.sleep(0.2)  # a watch ends early if the API server does
 
 
 def running_at_once(trials: list[Any]) -> int:
@@ -83,6 +83,7 @@ def test_study_completes_prunes_and_reports_the_best_trial(kubectl: Kubectl, ima
     deadline = time.monotonic() + LIMIT
     while len(watch.names) < 12 and time.monotonic() < deadline:
         time.sleep(0.1)  # kubectl prints a moment later
+    watch.over.set()
     by_name = {name.partition("/")[2] for name in watch.names}
     assert by_name == {f"sweep-{n}" for n in range(12)}
     assert len(watch.names) == 12, "a trial had two Jobs"

@@ -286,6 +286,10 @@ def test_trials_that_wait_for_their_gpus_use_none() -> None:
     waits = {n: Run("starting", diagnosis("Queued", ago(1190))) for n in range(8)}
     queued = decision(study(maxGpuHours=1, parallelism=8), seen(record, waits), NOW)
     assert (queued.plan.verdict, queued.actions, queued.requeue_after) == (None, (), None)
+    stopping = decision(
+        study(maxGpuHours=1, parallelism=8), seen(record, {n: Run("stopping") for n in range(8)}), NOW
+    )
+    assert stopping.plan.verdict is None, "Jobs that wait are replaced if the template changes"
     two = {**waits, 0: started(), 1: Run("starting", has_node=True)}
     running = decision(study(maxGpuHours=1, parallelism=8), seen(record, two), NOW)
     assert (running.plan.verdict, running.actions, running.requeue_after) == (None, (), (3600 - 2400) / 2)

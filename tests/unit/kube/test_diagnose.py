@@ -278,6 +278,8 @@ NO_SECRET = 'secret "hf-token" not found'
         ("ImagePullBackOff", "Back-off",
          [event("Failed", f'Failed to pull image "python:3.12": {RESET}', 5), event("Failed", "Error: ErrImagePull", 5),
           event("Failed", 'Failed to pull image "python:3.12": not found', 0)], ago(5)),
+        ("ImagePullBackOff", 'Back-off pulling image "quay.io/weights:v1"',
+         [event("Failed", 'Failed to pull image "quay.io/weights:v1": not found', 5)], ago(5)),
         ("CreateContainerConfigError", NO_SECRET, [], None),
         ("CreateContainerConfigError", NO_SECRET,
          [event("Failed", "Error: ErrImagePull", 60), event("Failed", "Error: ImagePullBackOff", 60),

@@ -158,8 +158,9 @@ def _image(evidence: Evidence) -> Diagnosis | None:
     )
     since = None if reason in FAILED_PULLS else last_progress(pod)
     if reason == "ImagePullBackOff":  # the Event of the last attempt has the cause
-        of_image = f'Failed to pull image "{found.image}"'
-        failed = [e for e in evidence.events if e.get("message", "").startswith(of_image)]
+        pulls = [e for e in evidence.events if e.get("message", "").startswith("Failed to pull image")]
+        # A container also waits for the images of its volumes.
+        failed = [e for e in pulls if f'image "{found.image}"' in e["message"]] or pulls
         event = last_event(replace(evidence, events=failed), "Failed")
         message, since = event["message"] if event else message, _first_time(failed)
     advice = advise(IMAGES, f"{reason}: {message}", template) or Advice(

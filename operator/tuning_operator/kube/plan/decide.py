@@ -13,7 +13,7 @@ from tuning_operator.kube.plan.actions import Action, Ask, Finish, Plan, Start, 
 from tuning_operator.kube.plan.observation import Observation, Run
 from tuning_operator.kube.plan.parallelism import allowed_trials, wanted_trials
 from tuning_operator.kube.plan.refit import due, refit_steps
-from tuning_operator.kube.plan.usage import gpu_seconds, gpus
+from tuning_operator.kube.plan.usage import gpu_seconds, gpus, trials_with_gpus
 from tuning_operator.kube.plan.verdict import Verdict, elapsed, judge
 from tuning_operator.kube.plan.waiting import give_up, needs_start, waiting
 from tuning_operator.kube.plan.work import Trial
@@ -234,7 +234,7 @@ def _timeout(context: Context) -> Iterator[Wait]:
 def _gpu_hours(context: Context) -> Iterator[Wait]:
     """Decide again when the running trials will have used the rest of maxGpuHours."""
     allowed, study = context.study.spec.max_gpu_hours, context.study
-    rate = gpus(study) * len(context.seen.placed_trials)
+    rate = gpus(study) * len(trials_with_gpus(context.seen))
     if allowed is not None and rate and not context.verdict:
         left = allowed * 3600 - gpu_seconds(study, context.seen, context.now)
         yield Wait(context.now + timedelta(seconds=min(left / rate, LONGEST_WAIT)))

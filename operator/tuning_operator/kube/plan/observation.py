@@ -1,6 +1,6 @@
 """What `decide` sees: the record's trials and their runs. A run is a Job, or a local process."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -62,11 +62,6 @@ class Run:
         """Whether it holds resources and nothing ends it yet."""
         return self.state in ("starting", "running")
 
-    @property
-    def placed(self) -> bool:
-        """Whether it has, or had, what its pod requests."""
-        return self.state != "starting" or self.has_node
-
 
 @dataclass(frozen=True)
 class Observation:
@@ -83,13 +78,6 @@ class Observation:
     """How many trials the operator's limit for the namespace allows; None: as many as the study wants."""
     others_wait: str | None = None
     """A pod of others that waits for GPUs which the study should give back, as NAMESPACE/NAME."""
-
-    @property
-    def placed_trials(self) -> Sequence[TrialRecord]:
-        """The running trials whose runs have what their pods request; the others wait for it."""
-        running = self.summary.running if self.summary else ()
-        runs = ((trial, self.runs.get(Trial.numbered(trial.number))) for trial in running)
-        return [trial for trial, run in runs if run and run.placed]
 
     @property
     def refit_run(self) -> tuple[Refit, Run] | None:

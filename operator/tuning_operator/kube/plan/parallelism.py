@@ -23,7 +23,7 @@ def allowed_trials(study: TuningStudy, seen: Observation) -> int:
     if seen.others_wait:
         return least
     runs = _runs(seen)
-    placed, waiting = len(seen.placed_trials), sum(map(_waits, runs))
+    placed, waiting = sum(map(_is_placed, runs)), sum(map(_waits, runs))
     before = min(max(study.status.parallelism or 0, least, len(runs)), most)
     if waiting:
         return max(least, min(before, placed + 1))
@@ -49,12 +49,16 @@ def wanted_trials(study: TuningStudy, seen: Observation, allowed: int) -> int:
 def has_minimum(study: TuningStudy, seen: Observation) -> bool:
     """Return whether as many pods as the minimum have a node, so that the others are beyond it."""
     least = study.spec.min_parallelism
-    return least is not None and len(seen.placed_trials) >= least
+    return least is not None and sum(map(_is_placed, _runs(seen))) >= least
 
 
 def _runs(seen: Observation) -> list[Run | None]:
     running = seen.summary.running if seen.summary else []
     return [seen.runs.get(Trial.numbered(trial.number)) for trial in running]
+
+
+def _is_placed(run: Run | None) -> bool:
+    return run is not None and (run.state != "starting" or run.has_node)
 
 
 def _waits(run: Run | None) -> bool:

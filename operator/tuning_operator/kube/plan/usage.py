@@ -3,7 +3,8 @@
 from datetime import datetime
 
 from tuning_operator.kube.plan.observation import Observation
-from tuning_operator.protocol import StudySummary
+from tuning_operator.kube.plan.work import Trial
+from tuning_operator.protocol import StudySummary, TrialRecord
 from tuning_operator.resource.gpus import gpus_of
 from tuning_operator.resource.study import TuningStudy, Usage
 
@@ -15,12 +16,19 @@ def gpus(study: TuningStudy) -> float:
 
 
 def gpu_seconds(study: TuningStudy, seen: Observation, now: datetime) -> float:
-    """Return the GPU time that all trials have used until now, running ones included.
-
-    Those that wait for their GPUs have used none.
-    """
-    running = ((now - trial.started).total_seconds() for trial in seen.placed_trials if trial.started)
+    """Return the GPU time that all trials have used until now, those that have their GPUs included."""
+    running = ((now - trial.started).total_seconds() for trial in trials_with_gpus(seen) if trial.started)
     return _ended_gpu_seconds(study, seen.summary or StudySummary()) + gpus(study) * sum(running)
+
+
+def trials_with_gpus(seen: Observation) -> list[TrialRecord]:
+    """Return the running trials whose pods are known to have their GPUs.
+
+    The others wait for them. A run that is being stopped may have waited, too.
+    """
+    running = seen.summary.running if seen.summary else ()
+    runs = ((trial, seen.runs.get(Trial.numbered(trial.number))) for trial in running)
+    return [trial for trial, run in runs if run and (run.state == "running" or run.has_node)]
 
 
 def usage(study: TuningStudy, summary: StudySummary) -> Usage:
