@@ -55,7 +55,9 @@ def follow(kubectl: Kubectl, message: str) -> str:
 
 def a_killed_trainer_is_out_of_memory_though_the_proxy_lives_on(kubectl: Kubectl, _: str) -> None:
     message = failed(kubectl, "proxy-outlives-trainer", "AllTrialsFailed")
-    assert re.search(r"All 2 trials failed\. Trial \d \(OutOfMemory\)", message), message
+    # Under load, the container runtime may report the exit before it knows the reason.
+    reason = r"\(OutOfMemory\)|It may have run out of memory"
+    assert re.search(rf"All 2 trials failed\. Trial \d .*({reason})", message), message
 
 
 def the_host_network_reaches_the_study_server(kubectl: Kubectl, _: str) -> None:

@@ -63,7 +63,7 @@ def test_from_the_manifest_to_the_best_parameters(small: LocalStudy) -> None:
 
     changed = small.tuning("extend", "small", "--trials", "+1")
     assert changed.stdout == "small: maxTrials=5\n"
-    assert "the next `tuning run` with its manifest has this change" in changed.stderr
+    assert "the change takes effect with the next `tuning run`" in changed.stderr
     code, output = small.run()
     assert code == 0, output
     assert "5/5 trials finished" in output
