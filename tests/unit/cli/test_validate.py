@@ -92,6 +92,13 @@ def test_a_valid_file(tmp_path: Path) -> None:
         ),
         ("{seed: 42}", "{sede: 42}", 16, "spec.sampler.args.sede: "),
         ("maxTrials: 10", "maxTrials: ten", 17, 'spec.maxTrials: must be of type integer, not string: "ten"'),
+        (
+            "name: mnist",
+            "name: y",
+            4,
+            "metadata.name: Required value: the name of the study, as a string: put it in",
+        ),
+        ("metric: accuracy", "metric: on", 7, "must be of type string, not boolean: True (put it in quotes)"),
         ("maxTrials: 10", "maxTrials: 10\n  maxTrials: 20", 18, "maxTrials: is set twice"),
         ("  maxTrials: 10\n", "", 5, "spec.maxTrials: Required value"),
         ("name: mnist", "name: m.nist", 4, "metadata.name: m.nist contains a dot"),

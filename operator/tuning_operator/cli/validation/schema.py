@@ -18,6 +18,8 @@ INT_OR_STRING = "x-kubernetes-int-or-string"
 UNKNOWN = "x-kubernetes-preserve-unknown-fields"
 RULES = "x-kubernetes-validations"
 LIST_TYPE = "x-kubernetes-list-type"
+QUOTE = "put it in quotes"
+"""YAML reads y, no, on and 1.0 as booleans and numbers, unless they are quoted."""
 TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -75,6 +77,8 @@ def _flaws(data: Any, schema: Schema, field: str) -> Iterator[Flaw]:
     kind = schema.get("type")
     if kind and not _is(data, kind):
         hint = f" (should match '{schema['pattern']}')" if "pattern" in schema else ""
+        if kind == "string" and isinstance(data, bool | int | float):
+            hint = f" ({QUOTE}){hint}"
         yield Flaw(field, f"must be of type {kind}, not {_kind(data)}: {_shown(data)}{hint}")
         return
     if schema.get(INT_OR_STRING) and not (_is(data, "integer") or _is(data, "string")):

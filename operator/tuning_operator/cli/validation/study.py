@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from tuning_operator.cli.validation.schema import Flaw, schema_flaws
+from tuning_operator.cli.validation.schema import QUOTE, Flaw, schema_flaws
 from tuning_operator.cli.validation.source import Document
 from tuning_operator.kube.plan.validation import check, definition
 from tuning_operator.protocol import Problem, StudyDefinition
@@ -58,7 +58,9 @@ def _problems(data: Any) -> Iterator[tuple[str, str]]:
     if data.get("apiVersion") != names.API_VERSION:
         yield "apiVersion", f"must be {names.API_VERSION}"
     if not isinstance(data.get("metadata"), dict) or not isinstance(data["metadata"].get("name"), str):
-        yield "metadata.name", "Required value: the name of the study"
+        name = data["metadata"].get("name") if isinstance(data.get("metadata"), dict) else None
+        quote = "" if name is None else f", as a string: {QUOTE}"
+        yield "metadata.name", f"Required value: the name of the study{quote}"
         return
     name, flaws = data["metadata"]["name"], schema_flaws(data)
     if not re.fullmatch(r"[a-z0-9]([-.a-z0-9]*[a-z0-9])?", name):
