@@ -282,7 +282,13 @@ class LocalRuns:
                 command = [python, str(self._trainer()), *arguments]
                 where = _working_dir(runs, self._machine, found, folder)
                 where.mkdir(parents=True, exist_ok=True)
-                run.program = await Program.start(command, where, environ, mark, output)
+                starting = asyncio.ensure_future(Program.start(command, where, environ, mark, output))
+                try:
+                    run.program = await asyncio.shield(starting)
+                except asyncio.CancelledError:
+                    with contextlib.suppress(OSError):
+                        run.program = await starting  # it runs already, and gets time to stop
+                    raise
                 break
             except OSError as error:
                 if error.errno not in FULL:

@@ -301,6 +301,30 @@ async def test_a_stopped_run_keeps_its_gpu_until_its_program_has_ended(place: Pl
     await runs.close()
 
 
+async def test_a_program_that_is_stopped_while_it_starts_gets_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may run, and have processes of its own, before asyncio has noted that it was started."""
+    noted, create = asyncio.Event(), asyncio.create_subprocess_exec
+
+    async def create_and_note(*command: str, **fields: Any) -> asyncio.subprocess.Process:
+        process = await create(*command, **fields)
+        await noted.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", create_and_note)
+    given, runs = study(), place.runs()
+    await runs.start(given, FIRST)
+    await place.send(FIRST, "trap 'echo stopping; exit 0' TERM; echo ready; while :; do sleep 0.05; done")
+    await until_logged(place, "ready")
+    await runs.stop(KEY, FIRST)
+    await asyncio.sleep(0)  # the run's task takes note of it
+    noted.set()
+    await until_logged(place, "stopping")
+    await until(runs, given, FIRST, "gone")
+    await runs.close()
+
+
 async def test_files_of_volumes(place: Place, runs: LocalRuns) -> None:
     place.config_maps["settings"] = {"app.yaml": "size: 3", "b": "unused"}
     place.volumes["data"] = place.pipes
