@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from sqlalchemy.exc import DBAPIError
 from tuning_operator.studies.storage import PostgresStore, schema
@@ -37,6 +39,7 @@ def postgres(disk: SmallDisk) -> Iterator[EmbeddedPostgres]:
     "The disk of Postgres is full: it refuses writes, and then crashes and can't start",
     "Requests wait; nothing that was acknowledged is lost. All continues once there is space.",
 )
+@pytest.mark.timeout(1200)
 def test_a_full_disk(disk: SmallDisk, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tuning_operator.studies.study.context.COMMIT_SECONDS", 0.3)
     url = schema.database_url(postgres.url).render_as_string(hide_password=False)
@@ -61,9 +64,13 @@ def test_a_full_disk(disk: SmallDisk, postgres: EmbeddedPostgres, monkeypatch: p
         assert 503 in [write(number, "full") for number in range(TRIALS)]
         server.wait_until("is not ready", lambda: operator.get("/readyz").status_code == 503)
         postmaster = postgres.processes()[0]
-        with pytest.raises(DBAPIError):
-            execute(url, "SELECT pg_switch_wal(), pg_current_xact_id()")  # the log needs a new file
-        postmaster.wait(120)
+        for _ in range(100):  # it may recover, and find space for another file of its log, before it ends
+            with contextlib.suppress(DBAPIError):
+                execute(url, "SELECT pg_switch_wal(), pg_current_xact_id()")  # the log needs a new file
+            with contextlib.suppress(psutil.TimeoutExpired):
+                postmaster.wait(6)
+                break
+        assert not postmaster.is_running()
         assert write(0, "away") == 503
         disk.make_room()
         postgres.start()
