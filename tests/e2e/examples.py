@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dev.demo.system import TRAINER
-from tests.e2e.kit import LIMIT, REQUESTS, Kubectl, phase
+from tests.e2e.kit import LIMIT, PRUNE_GRACE, REQUESTS, Kubectl, phase
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ENDED = phase("Completed", "Failed")
@@ -22,7 +22,7 @@ ENDED = phase("Completed", "Failed")
 def load(name: str, overlay: dict[str, Any] | None = None, manifest: str = "study.yaml") -> dict[str, Any]:
     """Return an example's study with the overlay merged into its spec; slow pods keep their logs."""
     study = yaml.safe_load((EXAMPLES / name / manifest).read_text())
-    study["spec"]["trial"].setdefault("pruneGrace", "10m")
+    study["spec"]["trial"].setdefault("pruneGrace", PRUNE_GRACE)
     return study | {"spec": merged(study["spec"], overlay or {})}
 
 

@@ -215,9 +215,17 @@ def holds(kind: str, status: str = "True") -> Callable[[dict[str, Any]], bool]:
     return lambda study: condition(study, kind).get("status") == status
 
 
-def stalled_for(reason: str) -> Callable[[dict[str, Any]], bool]:
-    """Pods that wait for CPU time on a small node are another reason, for a while."""
-    return lambda study: condition(study, "Stalled").get("reason") == reason
+def stalled_for(cause: str) -> Callable[[dict[str, Any]], bool]:
+    """Match a study that is stalled, with this text in the reason or message.
+
+    For a while, another cause may come first, such as pods that wait for CPU time on a small node.
+    """
+
+    def matches(study: dict[str, Any]) -> bool:
+        found = condition(study, "Stalled")
+        return found.get("status") == "True" and cause in f"{found['reason']}: {found['message']}"
+
+    return matches
 
 
 def code(name: str, source: str) -> dict[str, Any]:

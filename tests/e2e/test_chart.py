@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import subprocess
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from sqlalchemy import make_url
 from dev.cluster.programs import helm
 from dev.demo import system
 from dev.demo.record import port_forward
-from tests.e2e.kit import LIMIT, Kubectl, code, condition, phase, study
+from tests.e2e.kit import LIMIT, Kubectl, code, phase, stalled_for, study
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,8 @@ class Release:
 
     def uninstall(self) -> None:
         self.run("uninstall", self.name, "--wait", "--timeout=15m")
-        self.kubectl.wait_for("delete", "pods", "-l", self.selector)
+        # Helm does not wait for what the garbage collector and controllers delete.
+        self.kubectl.wait_for("delete", "pods,endpointslices,controllerrevisions", "-l", self.selector)
 
     def job(self, cron_job: str, name: str) -> str:
         """Run a CronJob once; return its output."""
@@ -94,17 +94,11 @@ class Release:
             pod["metadata"]["labels"]["app.kubernetes.io/component"]: pod["metadata"]["uid"] for pod in found
         }
 
-    def remains(self, expected: set[str]) -> set[str]:
-        """Wait until only these objects of the release are left; return those that are left after 5 minutes.
-
-        Both namespaced and cluster-wide ones. The garbage collector deletes some of them later than Helm.
-        """
+    def remains(self) -> set[str]:
+        """Return all objects of the release that still exist, namespaced and cluster-wide."""
         kinds = self.kubectl.run("api-resources", "--verbs=list,delete", "-o", "name").split()
         get = ("get", ",".join(kinds), "-l", self.selector, "-o", "name", "--ignore-not-found")
-        deadline = time.monotonic() + 300
-        while (found := set(self.kubectl.run(*get).split())) != expected and time.monotonic() < deadline:
-            time.sleep(1)
-        return found
+        return set(self.kubectl.run(*get).split())
 
     @contextlib.contextmanager
     def storage(self) -> Iterator[optuna.storages.RDBStorage]:
@@ -154,7 +148,7 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
     kept = {f"persistentvolumeclaim/data-{release.fullname}-postgres-0"} | {
         f"secret/{release.fullname}-{name}" for name in ("postgres", "postgres-tls", "study-server-tls")
     }
-    assert release.remains(kept) == kept
+    assert release.remains() == kept
 
     release.upgrade(postgres={"persistence": {"keep": False}})
     assert release.secret("postgres") == password
@@ -164,8 +158,7 @@ def test_install_upgrade_uninstall_and_install_again(release: Release) -> None:
 
     release.uninstall()
     release.kubectl.wait_for("delete", "pvc", "-l", release.selector)
-    certificates = {name for name in kept if name.endswith("-tls")}
-    assert release.remains(certificates) == certificates, "keep: false leaves no data"
+    assert release.remains() == {name for name in kept if name.endswith("-tls")}, "keep: false leaves no data"
 
 
 @pytest.mark.restart_proof
@@ -213,7 +206,7 @@ def test_a_second_study_server(release: Release, image: str) -> None:
 
     kubectl.run("scale", f"statefulset/{server}", "--replicas=1")
     kubectl.wait_for("delete", f"pod/{server}-1")
-    kubectl.wait(after, lambda found: f"{server}-1" in condition(found, "Stalled").get("message", ""))
+    kubectl.wait(after, stalled_for(f"{server}-1"))
     assert uid(trial["metadata"]["name"]) == trial["metadata"]["uid"]
     kubectl.patch("before", suspend=True)
     kubectl.wait("before", phase("Suspended"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.e2e import examples
-from tests.e2e.kit import Kubectl, optuna_record
+from tests.e2e.kit import PRUNE_GRACE, Kubectl, optuna_record
 
 GOOD = [
     {"learning_rate": 0.1, "momentum": 0.9, "l2": 1e-4},
@@ -13,7 +13,7 @@ UNPROMISING = {"learning_rate": 1e-4, "momentum": 0.0, "l2": 1e-4}
 PERL = {
     "maxTrials": 4,
     "parallelism": 1,
-    "trial": {"pruneGrace": "10m"},
+    "trial": {"pruneGrace": PRUNE_GRACE},
     "initialTrials": [*GOOD, UNPROMISING],
     "pruner": {"name": "MedianPruner", "args": {"n_startup_trials": 2, "n_warmup_steps": 500}},
 }

@@ -54,7 +54,7 @@ def test_unpullable_image_is_reported_with_a_fix(kubectl: Kubectl) -> None:
     image = "localhost:1/no-such-image:v1"
     manifest = study("typo", image, maxTrials=1, parallelism=1)
     kubectl.apply(code("typo-code", GOOD), manifest)
-    kubectl.wait("typo", lambda found: image in condition(found, "Stalled").get("message", ""))
+    kubectl.wait("typo", stalled_for(image))
 
 
 def test_unsatisfiable_gpu_request_is_reported_with_a_fix(kubectl: Kubectl, image: str) -> None:

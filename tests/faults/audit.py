@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -69,8 +68,6 @@ def _of(trial: FrozenTrial) -> Iterator[str]:
 def left_behind(study: RunningStudy) -> list[str]:
     """Delete the study; return what of it stays in the cluster."""
     study.kubectl.run("delete", "tuningstudy", study.name, "--timeout=300s")
-    get = ("get", "jobs,pods,configmaps,secrets", "-l", f"tuning.dev/study={study.name}", "-o", "name")
-    deadline = time.monotonic() + 300
-    while (left := study.kubectl.run(*get).split()) and time.monotonic() < deadline:
-        time.sleep(1)
-    return left
+    ours = ("jobs,pods,configmaps,secrets", "-l", f"tuning.dev/study={study.name}")
+    study.kubectl.run("wait", "--for=delete", *ours, "--timeout=300s", check=False)
+    return study.kubectl.run("get", *ours, "-o", "name").split()

@@ -46,7 +46,9 @@ def test_the_events_of_a_watch_end_when_it_expires(kubectl, tmp_path):
 
 def test_a_study_that_waits_for_another_reason_first(kubectl, tmp_path):
     def stalled(reason):
-        return STUDY | {"status": {"conditions": [{"type": "Stalled", "status": "True", "reason": reason}]}}
+        return STUDY | {
+            "status": {"conditions": [{"type": "Stalled", "status": "True", "reason": reason, "message": ""}]}
+        }
 
     (tmp_path / "kubectl.next").write_text(json.dumps(stalled("Capacity"), indent=4) + "\n")
     (tmp_path / "kubectl.last").write_text(json.dumps(stalled("ImagePull"), indent=4) + "\n")

@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -159,11 +159,16 @@ async def test_an_invalid_token_is_refused_with_the_reason(
 
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
-async def test_a_token_that_is_not_valid_yet_can_be_sent_again(verifier: Verifier, claim: str) -> None:
+async def test_a_token_that_is_not_valid_yet_can_be_sent_again(
+    verifier: Verifier, claim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The clocks differ: it becomes valid."""
+    now = datetime.now(UTC)
+    late, soon = (token(**{claim: int(now.timestamp()) + seconds}) for seconds in (11, 9))
+    monkeypatch.setattr("jwt.api_jwt.datetime", SimpleNamespace(now=lambda tz: now.astimezone(tz)))
     with pytest.raises(Unavailable, match="the clock of the study server's node is behind"):
-        await verifier.identify(token(**{claim: int(time.time()) + 60}))
-    assert isinstance(await verifier.identify(token(**{claim: int(time.time()) + 9})), TrialPod)
+        await verifier.identify(late)
+    assert isinstance(await verifier.identify(soon), TrialPod)
 
 
 async def test_a_pod_is_bound_to_its_study_by_the_audience(verifier: Verifier) -> None:
