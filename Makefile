@@ -60,7 +60,7 @@ bench: sync ## Run the benchmarks that take minutes, and write docs/benchmarks.m
 bench-scale: sync ## Run the benchmarks of many trials and studies at once (12 minutes), and write docs/benchmarks.md (not part of test)
 	$(RUN) --group bench python -m tests.bench --scale
 
-bench-gpu: uv ## Run the benchmarks that need an NVIDIA GPU (3 minutes), and write docs/benchmarks.md (not part of test)
+bench-gpu: uv ## Run the benchmarks that need an NVIDIA GPU (5 minutes), and write docs/benchmarks.md (not part of test)
 	UV_PROJECT_ENVIRONMENT=.venv-gpu $(RUN) --group gpu python -m tests.bench --gpu
 
 mutants: sync ## Plant 100 small faults, one at a time: the unit tests must notice 95 (not part of test)

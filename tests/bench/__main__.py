@@ -2,7 +2,7 @@
 
     uv run --group bench python -m tests.bench          # what takes minutes
     uv run --group bench python -m tests.bench --scale  # many trials at once, on simulated nodes: 12 minutes
-    uv run --group gpu python -m tests.bench --gpu      # on a machine with an NVIDIA GPU: 3 minutes
+    uv run --group gpu python -m tests.bench --gpu      # on a machine with an NVIDIA GPU: 5 minutes
 
 Sections of benchmarks that did not run are kept as they are. The tables are also written as JSON, and some as
 plots, to docs/benchmarks.
