@@ -12,7 +12,7 @@ from rich.live import Live
 
 from dev.cluster.console import RequirementError, console, step
 from dev.cluster.kind import DEVELOPMENT
-from dev.cluster.run import CommandError, wait
+from dev.cluster.run import CommandError
 from dev.demo import system, view
 from dev.demo.record import Record, record
 
@@ -31,26 +31,23 @@ def demo() -> None:
     """
     console.print("[bold]Starting a Kubernetes cluster and installing the operator[/]")
     system.up()
+    start()
     with record() as trials:
-        start(trials)
         study = follow(trials)
     if study["status"]["phase"] != "Completed" or "best" not in study["status"]:
         raise CommandError(f"The study failed. See `kubectl describe tuningstudy {NAME}`.")
     console.print("", view.ending(study))
 
 
-def start(trials: Record) -> None:
-    """Apply the example after deleting the study of an earlier run, with its record."""
-    if DEVELOPMENT.kubectl("get", "tuningstudy", NAME, "-n", NAMESPACE, "--ignore-not-found", "-o", "name"):
+def start() -> None:
+    """Apply the example after deleting the study of an earlier run, whose record the new one replaces."""
+    existing = ("tuningstudy", NAME, "-n", NAMESPACE)
+    if DEVELOPMENT.kubectl("get", *existing, "--ignore-not-found", "-o", "name"):
         with step("delete the study of an earlier run"):
-            policy = json.dumps({"spec": {"deletionPolicy": "Delete"}})
-            DEVELOPMENT.kubectl(
-                "patch", "tuningstudy", NAME, "-n", NAMESPACE, "--type=merge", f"--patch={policy}"
-            )
-            DEVELOPMENT.kubectl("delete", "tuningstudy", NAME, "-n", NAMESPACE, "--timeout=60s")
-            wait("the operator to delete the record", lambda: not trials.has(f"{NAMESPACE}/{NAME}"), 60)
+            DEVELOPMENT.kubectl("delete", *existing, "--timeout=60s")
     with step("kubectl apply -k dev/demo (examples/mnist with 20 trials, four at a time)"):
         DEVELOPMENT.kubectl("apply", "-n", NAMESPACE, "-k", str(MANIFESTS))
+        DEVELOPMENT.kubectl("wait", *existing, "--for=condition=Accepted", "--timeout=60s")
 
 
 def follow(trials: Record) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dev.demo.__main__ import MANIFESTS, NAME
 from dev.demo.system import ROOT
 
 
-def test_demo_is_the_example_with_twenty_trials_four_at_a_time(
+def test_demo_is_the_example_with_twenty_trials_four_at_a_time_from_scratch(
     kustomize: Callable[[Path], list[dict[str, Any]]],
 ) -> None:
     demo, example = [
@@ -16,7 +16,11 @@ def test_demo_is_the_example_with_twenty_trials_four_at_a_time(
         for folder in (MANIFESTS, ROOT / "examples" / "mnist")
     ]
     assert demo["metadata"]["name"] == NAME
-    assert demo["spec"] == example["spec"] | {"maxTrials": 20, "parallelism": 4}
+    assert demo["spec"] == example["spec"] | {
+        "maxTrials": 20,
+        "parallelism": 4,
+        "existingRecord": "Replace",
+    }
     assert demo["spec"]["pruner"]["name"] == "MedianPruner"
     (container,) = demo["spec"]["trial"]["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
