@@ -91,7 +91,7 @@ BENCHMARKS = (
     ),
     Benchmark("The time of a pruning decision", "pruning", ("--trials", "1000", "--trials", "20000")),
     Benchmark("Writing and loading trials", "storage"),
-    Benchmark("The quality of the results, and what pruning saves", "quality", ("--seeds", "20")),
+    Benchmark("The quality of the results, and what pruning saves", "quality", ("--seeds", "20"), scale=True),
     Benchmark("Several study servers", "shards", scale=True),
     Benchmark(
         "Many trials at once",

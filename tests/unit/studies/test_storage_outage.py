@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -341,3 +342,26 @@ def test_the_operator_hears_of_a_database_that_is_away(
         server.wait_until(
             "has its database", lambda: operator.get("/v1/changes").json()["unavailable"] is None
         )
+
+
+def test_whether_the_database_answers_is_asked_while_a_transaction_ends(
+    new_storage: NewStorage, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other threads ask, and the transaction may end at any moment."""
+    storage = new_storage()
+    study_id = storage.create_new_study(MINIMIZE)
+    asked = []
+
+    def after_the_transaction() -> float:
+        if threading.current_thread() is threading.main_thread():
+            asked.append(hung.close())
+            written.result(60)
+        return time.monotonic()
+
+    clock = SimpleNamespace(monotonic=after_the_transaction)
+    monkeypatch.setattr("tuning_operator.studies.storage.committer.time", clock)
+    with ThreadPoolExecutor() as pool, ExitStack() as hung:
+        hung.enter_context(hung_writer(database_url))
+        written = pool.submit(storage.set_study_user_attr, study_id, "a", 1)
+        while not asked:
+            assert storage.writable()

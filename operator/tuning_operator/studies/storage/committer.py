@@ -88,7 +88,8 @@ class Committer:
     @property
     def is_open(self) -> bool:
         """Whether the lock is held as far as is known, and the database answers."""
-        hangs = self._began is not None and time.monotonic() - self._began > HUNG_SECONDS
+        began = self._began  # the committer's thread may change it at any moment
+        hangs = began is not None and time.monotonic() - began > HUNG_SECONDS
         return self._end is None and self._fenced_connection.is_open and not hangs
 
     @property
