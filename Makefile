@@ -57,7 +57,7 @@ gpu: uv ## Run the tests that need an NVIDIA GPU, with PyTorch: 5 GB in .venv-gp
 bench: sync ## Run the benchmarks that take minutes, and write docs/benchmarks.md (not part of test)
 	$(RUN) --group bench python -m tests.bench
 
-bench-scale: sync ## Run the benchmarks of many trials and studies at once (12 minutes), and write docs/benchmarks.md (not part of test)
+bench-scale: sync ## Run the benchmarks of many trials and studies (30 minutes), and write docs/benchmarks.md (not part of test)
 	$(RUN) --group bench python -m tests.bench --scale
 
 bench-gpu: uv ## Run the benchmarks that need an NVIDIA GPU (5 minutes), and write docs/benchmarks.md (not part of test)
