@@ -213,6 +213,11 @@ class StudySummary(Model):
         description="The sampler has tried all values (for example, GridSampler): there are no more trials "
         "to ask for.",
     )
+    leaving: list[int] | None = Field(
+        None,
+        description="The workers that get no further trials, as of the last AskRequest. Older study servers "
+        "don't send it.",
+    )
 
 
 class AskRequest(Model):
@@ -224,6 +229,12 @@ class AskRequest(Model):
 
     parallelism: int = Field(ge=0)
     max_trials: int = Field(ge=0)
+    leaving: list[int] = Field(
+        default_factory=list,
+        description="The workers that get no further trials, until the next request. Not sent if it is "
+        "empty, since older study servers reject it.",
+        exclude_if=lambda leaving: not leaving,
+    )
 
 
 class AttributesRequest(FromPods):

@@ -76,7 +76,7 @@ def summary(
 ) -> StudySummary:
     trials = [trial(t) if isinstance(t, int) else t for t in running]
     counts = Counts(running=len(trials), complete=complete, pruned=pruned, fail=fail)
-    return StudySummary(counts=counts, running=trials, **fields)
+    return StudySummary(**{"counts": counts, "running": trials, "leaving": [], **fields})
 
 
 def seen(
@@ -93,8 +93,8 @@ def diagnosis(
     return Diagnosis(Failure(category=category, message=message, remedy=remedy), since)
 
 
-def ask(parallelism: int, max_trials: int) -> Ask:
-    return Ask(AskRequest(parallelism=parallelism, max_trials=max_trials))
+def ask(parallelism: int, max_trials: int, *leaving: int) -> Ask:
+    return Ask(AskRequest(parallelism=parallelism, max_trials=max_trials, leaving=list(leaving)))
 
 
 def tell(work: Work | int, state: str, failure: Failure | None = None) -> Tell:

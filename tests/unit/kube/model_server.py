@@ -31,6 +31,7 @@ class ModelServer:
 
     def __init__(self) -> None:
         self.trials: dict[StudyKey, list[TrialRecord]] = {}
+        self.leaving: dict[StudyKey, list[int]] = {}
         self.refits: dict[StudyKey, RefitRecord] = {}
         self.begun: list[RefitRequest] = []
         self.on_begin: Callable[[RefitRequest], None] = lambda _: None
@@ -59,6 +60,7 @@ class ModelServer:
     async def ask(self, key: StudyKey, request: AskRequest) -> StudySummary:
         if key not in self.trials:
             raise StudyServerUnavailable("404: no such study")
+        self.leaving[key] = request.leaving
         trials, started = self.trials[key], 0
         while (
             started < self.per_ask
@@ -130,7 +132,8 @@ class ModelServer:
     def take(self, key: StudyKey, slot: int, capacity: int) -> list[int]:
         """Give a pod of a worker what the study server would; return all trials that it has then."""
         held = [trial.number for trial in self.running(key) if trial.worker == slot]
-        free = [trial.number for trial in self.running(key) if trial.worker is None]
+        leaves = slot in self.leaving.get(key, [])
+        free = [trial.number for trial in self.running(key) if trial.worker is None and not leaves]
         held += free[: max(capacity - len(held), 0)]
         for number in held:
             old = self.trials[key][number]
@@ -178,4 +181,5 @@ class ModelServer:
             trials_since_best=sum(1 for t in complete if best and t.number > best.number),
             recent_failures=failed[-10:],
             refit=self.refits.get(key),
+            leaving=self.leaving.get(key, []),
         )

@@ -137,6 +137,15 @@ async def test_ask_and_tell(stub: HttpStub, server: HttpStudyServer) -> None:
     assert stub.asked[1][2]["failure"]["category"] == "OutOfMemory"
 
 
+async def test_workers_that_leave(stub: HttpStub, server: HttpStudyServer) -> None:
+    """Older study servers don't know them, and reject what they don't know."""
+    stub.reply(200, SUMMARY)
+    assert (await server.ask(KEY, AskRequest(parallelism=3, max_trials=9))).leaving is None
+    stub.reply(200, SUMMARY | {"leaving": [2]})
+    assert (await server.ask(KEY, AskRequest(parallelism=3, max_trials=9, leaving=[2]))).leaving == [2]
+    assert [body.get("leaving") for _, _, body in stub.asked] == [None, [2]]
+
+
 @pytest.mark.parametrize("status", [204, 404])
 async def test_forget(stub: HttpStub, server: HttpStudyServer, status: int) -> None:
     stub.reply(status, "")

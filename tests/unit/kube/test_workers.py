@@ -17,13 +17,13 @@ from tuning_operator.kube.plan.work import Trial, Work, Worker, work_of
 from tuning_operator.protocol import Failure, StudySummary, TrialRecord
 from tuning_operator.resource import names
 
-from tests.unit.kube.builders import NOW, ago, ask, decision, diagnosis, study, summary, tell, trial
+from tests.unit.kube.builders import NOW, ago, ask, body, decision, diagnosis, study, summary, tell, trial
 from tests.unit.kube.faults import Faults
 from tests.unit.kube.history import FAULTS, History, steps
 from tests.unit.kube.world import FAILED, KEY, RUNTIME, World
 
 LATE = ago(START_GRACE.total_seconds() + 1)
-RUNS, STARTS = Run("running"), Run("starting")
+RUNS, STARTS, OUTDATED = Run("running"), Run("starting"), Run("running", outdated=True)
 OOM = diagnosis("OutOfMemory")
 GONE = diagnosis("PodDeleted")
 ASK = ask(2, 10)
@@ -79,7 +79,7 @@ TABLE: dict[str, Row] = {
         seen(summary(held(0, 0), held(1, 1)), {0: Run("ended", OOM, lost=True), 1: RUNS}), [Stop(Worker(0))]),
     "a worker whose node rejects its pods moves": Row(
         seen(summary(0, 1), {0: Run("starting", OOM, lost=True), 1: RUNS}),
-        [Stop(Worker(0)), Start(Worker(2))]),
+        [ask(0, 10, 0), Stop(Worker(0)), Start(Worker(2))]),
     "a slot with a trial gets its worker back": Row(
         seen(summary(held(0, 3), held(1, 1)), {1: RUNS}), [Start(Worker(3))]),
     "a slot with a trial is waited for while its worker goes": Row(
@@ -91,15 +91,43 @@ TABLE: dict[str, Row] = {
         seen(summary(0, held(1, 1)), {0: Run("ended", GONE), 1: RUNS}), [Stop(Worker(0)), Start(Worker(2))]),
     "a worker whose image can't be pulled fails a trial after some time": Row(
         seen(summary(0, held(1, 1)), {0: Run("starting", diagnosis("ImagePull", LATE)), 1: RUNS}),
-        [tell(0, "FAIL", diagnosis("ImagePull").failure), Stop(Worker(0)), Start(Worker(2))]),
+        [tell(0, "FAIL", diagnosis("ImagePull").failure), ask(0, 10, 0), Stop(Worker(0)), Start(Worker(2))]),
     "an outdated worker that has not started is replaced": Row(
         seen(summary(0, held(1, 1)), {0: Run("starting", outdated=True), 1: RUNS}),
-        [Stop(Worker(0)), Start(Worker(2))]),
-    "an outdated worker leaves when it is idle": Row(
-        seen(summary(held(1, 1), complete=1), {0: Run("running", outdated=True), 1: RUNS}),
-        [ASK, Stop(Worker(0)), Start(Worker(2))]),
+        [ask(0, 10, 0), Stop(Worker(0)), Start(Worker(2))]),
+    "an outdated worker leaves when it is idle, and gets no trial while it does": Row(
+        seen(summary(held(1, 1), complete=1), {0: OUTDATED, 1: RUNS}),
+        [ask(2, 10, 0), Stop(Worker(0)), Start(Worker(2))]),
     "and finishes its trial": Row(
-        seen(summary(held(0, 0), held(1, 1)), {0: Run("running", outdated=True), 1: RUNS}), []),
+        seen(summary(held(0, 0), held(1, 1)), {0: OUTDATED, 1: RUNS}), []),
+    "an outdated worker finishes its trials, and another one takes the next": Row(
+        seen(summary(held(1, 0), held(2, 0), complete=1), {0: OUTDATED}, per_worker=3),
+        [ask(3, 10, 0), Start(Worker(1))], {"parallelism": 3}),
+    "which is waited for": Row(
+        seen(summary(held(1, 0), held(2, 0), 3, complete=1, leaving=[0]), {0: OUTDATED, 1: STARTS},
+             per_worker=3), [], {"parallelism": 3}),
+    "older study servers have no workers that leave": Row(
+        seen(summary(held(1, 0), held(2, 0), complete=1, leaving=None), {0: OUTDATED}, per_worker=3),
+        [ask(3, 10)], {"parallelism": 3}),
+    "with fewer trials, the fullest workers take the next one": Row(
+        seen(summary(held(2, 0), held(3, 1), held(4, 1), complete=2), {0: RUNS, 1: RUNS}, per_worker=4),
+        [ask(4, 10, 0)], {"parallelism": 4}),
+    "a worker that leaves does so until it is idle": Row(
+        seen(summary(held(2, 0), held(3, 1), held(4, 1), complete=2, leaving=[1]), {0: RUNS, 1: RUNS},
+             per_worker=4), [ask(4, 10, 1)], {"parallelism": 4}),
+    "unless more trials may run again": Row(
+        seen(summary(held(2, 0), held(3, 1), held(4, 1), complete=2, leaving=[1]), {0: RUNS, 1: RUNS},
+             per_worker=4), [ask(5, 10)], {"parallelism": 5}),
+    "or the others are gone, and a trial waits": Row(
+        seen(summary(5, held(3, 1), held(4, 1), complete=3, leaving=[1]), {1: RUNS}, per_worker=3),
+        [ask(0, 10)], {"parallelism": 3}),
+    "a worker of a slot that is used again takes trials": Row(
+        seen(summary(5, complete=5, leaving=[0]), {0: STARTS}), [ask(0, 10)], {"parallelism": 1}),
+    "of several idle workers, only the one that stays gets trials": Row(
+        seen(summary(complete=6), {0: RUNS, 1: RUNS}, per_worker=4), [ask(8, 10, 1), Stop(Worker(1))],
+        {"parallelism": 8}),
+    "a worker that is being deleted gets no trial": Row(
+        seen(summary(held(5, 1), complete=4), {0: Run("stopping"), 1: RUNS, 2: RUNS}), [ask(2, 10, 0)]),
     "a pruned trial has its grace, and its worker stays": Row(
         seen(summary(held(0, 0, prune_requested=ago(31)), held(1, 1)), {0: RUNS, 1: RUNS}),
         [tell(0, "PRUNED")]),
@@ -126,6 +154,14 @@ def test_decide(name: str) -> None:
 def test_trials_without_a_started_worker_are_pending() -> None:
     given = study(trial={"reusePods": True})
     counts = decision(given, seen(summary(held(0, 0), 1), {0: RUNS, 1: STARTS}), NOW).status.trials
+    assert counts
+    assert (counts.running, counts.pending) == (1, 1)
+
+
+def test_a_worker_that_leaves_is_not_expected_to_take_a_trial() -> None:
+    given = study(trial={"reusePods": True, "trialsPerPod": 2})
+    waits = summary(held(0, 0), 1, leaving=[0])
+    counts = decision(given, seen(waits, {0: OUTDATED, 1: STARTS}, per_worker=2), NOW).status.trials
     assert counts
     assert (counts.running, counts.pending) == (1, 1)
 
@@ -170,6 +206,76 @@ async def test_a_pass_asks_for_no_jobs_of_trials() -> None:
     assert len([call for call in faults.calls if "select" in str(call)]) == 1, faults.calls
 
 
+# --- workers that leave
+
+
+def begin(world: World, slot: int, capacity: int) -> list[int]:
+    """Let a worker's pod run, and take what it may; return its trials."""
+    world.kube.set_status("Job", "ml", f"mnist-w{slot}", active=1, ready=1)
+    return world.server.take(KEY, slot, capacity)
+
+
+def jobs(world: World) -> set[str]:
+    return {name for kind, _, name in world.kube.objects if kind == "Job"}
+
+
+async def test_each_worker_is_replaced_after_an_edit_once_its_trials_have_ended() -> None:
+    world = World(maxTrials=40, parallelism=4, trial={"reusePods": True, "trialsPerPod": 4})
+    await world.settle()
+    before = begin(world, 0, 4)
+    assert len(before) == 4
+    edited = {"reusePods": True, "trialsPerPod": 4, "objective": "train:other"}
+    world.edit(trial=body(trial=edited)["spec"]["trial"])
+    await world.settle()
+    for number in before:
+        assert "mnist-w0" in jobs(world), "it finishes its trials"
+        world.server.end(KEY, number, "COMPLETE", 0.5)
+        await world.settle()
+        if "mnist-w0" in jobs(world):
+            world.server.take(KEY, 0, 4)
+        assert begin(world, 1, 4), "the next trials run with the new program"
+        await world.settle()
+    assert jobs(world) == {"mnist-w1"}
+    assert {trial.worker for trial in world.server.running(KEY)} == {1}
+
+
+async def test_a_pod_that_is_not_needed_is_given_back_once_its_trials_have_ended() -> None:
+    world = World(maxTrials=100, parallelism=8, trial={"reusePods": True, "trialsPerPod": 4})
+    await world.settle()
+    before = [begin(world, slot, 4) for slot in (0, 1)]
+    world.edit(parallelism=4)
+    await world.settle()
+    for ended in zip(*before, strict=True):
+        for slot, number in enumerate(ended):
+            world.server.end(KEY, number, "COMPLETE", 0.5)
+            await world.settle()
+            for asks in (slot, 1 - slot):  # the pod whose trial has ended is the first to send a request
+                if f"mnist-w{asks}" in jobs(world):
+                    world.server.take(KEY, asks, 4)
+            await world.settle()
+    assert len(jobs(world)) == 1
+    assert len(world.server.running(KEY)) == 4
+
+
+async def test_a_pod_that_is_being_deleted_gets_no_trial() -> None:
+    world = World(maxTrials=50, parallelism=2, trial={"reusePods": True})
+    await world.settle()
+    for slot in (0, 1):
+        begin(world, slot, 1)
+    world.edit(trial=body(trial={"reusePods": True, "objective": "train:other"})["spec"]["trial"])
+    await world.settle()
+    world.kube.slow |= {"mnist-w0"}
+    world.server.end(KEY, 0, "COMPLETE", 0.5)
+    await world.tick()
+    assert "deletionTimestamp" in world.kube.objects["Job", "ml", "mnist-w0"]["metadata"]
+    assert world.server.take(KEY, 0, 1) == []
+    await world.settle()
+    assert begin(world, 2, 1) == [2]
+    world.kube.remove("Job", "ml", "mnist-w0")
+    await world.settle()
+    assert jobs(world) == {"mnist-w1", "mnist-w2"}
+
+
 # --- any history
 
 
@@ -185,10 +291,10 @@ class WorkersHistory(History):
     def workers(self) -> dict[int, dict[str, Any]]:
         """The Jobs of workers that have not ended, by slot."""
         found = {}
-        for (kind, _, _), body in self.world.kube.objects.items():
-            work = work_of(body["metadata"].get("labels", {})) if kind == "Job" else None
-            if isinstance(work, Worker) and not body.get("status", {}).get("conditions"):
-                found[work.slot] = body
+        for (kind, _, _), made in self.world.kube.objects.items():
+            work = work_of(made["metadata"].get("labels", {})) if kind == "Job" else None
+            if isinstance(work, Worker) and not made.get("status", {}).get("conditions"):
+                found[work.slot] = made
         return found
 
     def check(self) -> None:
@@ -197,13 +303,18 @@ class WorkersHistory(History):
 
     def begin(self, slot: int) -> list[int]:
         """The worker's pod runs, and takes what it may; return its trials."""
-        self.world.kube.set_status("Job", "ml", f"mnist-w{slot}", active=1, ready=1)
-        return self.world.server.take(KEY, slot, self.per_pod)
+        return begin(self.world, slot, self.per_pod)
 
     def end(self, slot: int, **status: Any) -> None:
         self.world.kube.set_status("Job", "ml", f"mnist-w{slot}", active=0, ready=0, **status)
 
     def happens(self, event: str, pick: int) -> None:
+        match event:
+            case "code changes":
+                trial = self.world.kube.study()["spec"]["trial"]
+                self.world.edit(trial={**trial, "objective": f"train:version_{pick}"})
+            case "study server restarts":
+                self.world.server.leaving.clear()
         if alive := sorted(self.workers):
             self.worker(event, alive[pick % len(alive)], pick)
 
@@ -254,6 +365,8 @@ STEPS = steps(
     "is to be pruned",
     "crashes",
     "is deleted",
+    "code changes",
+    "study server restarts",
 )
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
-from tuning_operator.protocol import TellRequest, WorkReply, WorkRequest
+from tuning_operator.protocol import AskRequest, TellRequest, WorkReply, WorkRequest
 from tuning_operator.studies.errors import NotFound
 from tuning_operator.studies.study.engine import StudyEngine
 from tuning_operator.studies.study.registry import Registry
@@ -146,6 +146,29 @@ async def test_a_worker_waits_for_trials_to_start_and_to_end(registry: Registry)
     await engine.tell(0, TellRequest.model_validate({"state": "PRUNED", "failure": stop}))
     reply = await waiting
     assert (reply.ended, reply.stopped) == ([0], [0])
+
+
+async def test_a_worker_that_leaves_gets_no_further_trials(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    await ask(engine, 1)
+    assert (await work(engine, "w0", capacity=2)).start == [0]
+    leaves = asyncio.create_task(work(engine, "w0", 0, capacity=2, seconds=60))
+    await asyncio.sleep(0)
+    summary = await engine.ask(AskRequest(parallelism=2, max_trials=9, leaving=[0]))
+    assert (summary.leaving, [trial.worker for trial in summary.running]) == ([0], [0, None])
+    assert (await work(engine, "mnist-w0-later", capacity=2)).start == [0], "its successor gets its trials"
+    stays = asyncio.create_task(work(engine, "mnist-w0-later", 0, capacity=2, seconds=60))
+    await asyncio.sleep(0)
+    assert (await engine.ask(AskRequest(parallelism=0, max_trials=9))).leaving == []
+    assert (await stays).start == [1], "once it is to stay, it takes what waits"
+    assert await leaves == ([], [], [])
+
+
+async def test_another_worker_takes_what_one_that_leaves_does_not(registry: Registry) -> None:  # noqa: F811
+    engine = await declared(registry)
+    await engine.ask(AskRequest(parallelism=1, max_trials=9, leaving=[0]))
+    assert (await work(engine, "w0")).start == []
+    assert (await work(engine, "w1")).start == [0]
 
 
 async def test_a_trial_is_a_pods_only_once_that_is_durable(threads: object) -> None:  # noqa: F811

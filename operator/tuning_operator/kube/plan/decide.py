@@ -17,7 +17,7 @@ from tuning_operator.kube.plan.usage import gpu_seconds, gpus, trials_with_gpus
 from tuning_operator.kube.plan.verdict import Verdict, elapsed, judge
 from tuning_operator.kube.plan.waiting import give_up, needs_start, waiting
 from tuning_operator.kube.plan.work import Trial
-from tuning_operator.kube.plan.workers import worker_steps
+from tuning_operator.kube.plan.workers import WorkerPlan, plan_workers
 from tuning_operator.protocol import AskRequest, Failure, StudySummary, TellRequest, TrialRecord
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
@@ -42,6 +42,7 @@ class Context:
     verdict: Verdict | None
     parallelism: int
     """How many trials may run now."""
+    workers: WorkerPlan
     now: datetime
 
     @property
@@ -57,7 +58,8 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     if seen.limit is not None:
         parallelism = min(parallelism, seen.limit)
     verdict = judge(study, summary, gpu_seconds(study, seen, now), now)
-    context = Context(study, seen, summary, verdict, parallelism, now)
+    workers = plan_workers(study, seen, verdict, parallelism, now) if seen.per_worker else WorkerPlan()
+    context = Context(study, seen, summary, verdict, parallelism, workers, now)
     refit = due(study, summary, context.verdict)
     found = waiting(seen, now)
     steps = [
@@ -75,7 +77,7 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     ]
     if seen.per_worker:
         steps = [step for step in steps if not _concerns_the_run_of_a_trial(step)]
-        steps += worker_steps(study, seen, context.verdict, parallelism, now)
+        steps += workers.steps
     actions = tuple(step for step in steps if not isinstance(step, Wait))
     wake = min((step.until for step in steps if isinstance(step, Wait)), default=None)
     allowed = parallelism if study.spec.min_parallelism is not None and not context.verdict else None
@@ -218,10 +220,18 @@ def _exited(context: Context) -> Iterator[Step]:
 
 
 def _ask(context: Context) -> Iterator[Ask]:
-    wanted = wanted_trials(context.study, context.seen, context.parallelism)
-    if not context.verdict and wanted > context.summary.counts.running:
-        most = context.study.spec.max_trials
-        yield Ask(AskRequest(parallelism=context.parallelism, max_trials=most))
+    """Ask for trials, and name the workers that get none of them.
+
+    While a trial waits for a worker, the study server has to know these even if no other trial is asked for.
+    """
+    if context.verdict:
+        return
+    most, summary = context.study.spec.max_trials, context.summary
+    leaving = [] if summary.leaving is None else list(context.workers.leaving)
+    if wanted_trials(context.study, context.seen, context.parallelism) > summary.counts.running:
+        yield Ask(AskRequest(parallelism=context.parallelism, max_trials=most, leaving=leaving))
+    elif summary.leaving not in (None, leaving) and any(trial.worker is None for trial in summary.running):
+        yield Ask(AskRequest(parallelism=0, max_trials=most, leaving=leaving))
 
 
 def _timeout(context: Context) -> Iterator[Wait]:

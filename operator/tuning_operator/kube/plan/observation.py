@@ -122,14 +122,15 @@ def workers_in(runs: Mapping[Work, Run]) -> dict[int, Run]:
 def with_trials(seen: Observation) -> Observation:
     """Return the observation with a run for each running trial, in a study with workers.
 
-    It is the run of the worker that has the trial, or that is expected to take it.
+    It is the run of the worker that has the trial, or that is expected to take it: not one that leaves.
     """
     if not seen.per_worker or seen.summary is None:
         return seen
     workers, running = workers_in(seen.runs), seen.summary.running
     to_stop = frozenset[int]().union(*(run.trials_to_stop for run in workers.values()))
     taken = [trial.worker for trial in running]
-    by_turn = sorted(workers.items(), key=lambda worker: (TAKES_FIRST.index(worker[1].state), worker[0]))
+    staying = ((slot, run) for slot, run in workers.items() if slot not in (seen.summary.leaving or ()))
+    by_turn = sorted(staying, key=lambda worker: (TAKES_FIRST.index(worker[1].state), worker[0]))
     idle = (run for slot, run in by_turn for _ in range(seen.per_worker - taken.count(slot)))
     runs: dict[Work, Run] = {w: run for w, run in seen.runs.items() if not isinstance(w, Trial)}
     for trial in running:

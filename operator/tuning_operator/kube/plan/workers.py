@@ -1,10 +1,11 @@
 """The rules of workers: how many there are, and which leave (trial.reusePods).
 
 Trials are asked for and end by the same rules as without workers. The study server hands each running trial
-to a worker, so only workers are started and stopped here.
+to a worker that does not leave, so workers are only started and stopped here.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 
@@ -18,10 +19,19 @@ from tuning_operator.protocol import StudySummary
 from tuning_operator.resource.study import TuningStudy
 
 
-def worker_steps(
+@dataclass(frozen=True)
+class WorkerPlan:
+    """What to do about the workers of a study."""
+
+    steps: tuple[Step, ...] = ()
+    leaving: tuple[int, ...] = ()
+    """The workers that get no further trials: they are stopped, those with trials once these have ended."""
+
+
+def plan_workers(
     study: TuningStudy, seen: Observation, verdict: Verdict | None, parallelism: int, now: datetime
-) -> Iterator[Step]:
-    """Yield what to do about the workers.
+) -> WorkerPlan:
+    """Return what to do about the workers: the fullest ones stay.
 
     Args:
         study: the study.
@@ -31,22 +41,33 @@ def worker_steps(
         now: the time.
     """
     summary, workers = seen.summary or StudySummary(), workers_in(seen.runs)
-    busy = {trial.worker for trial in summary.running if trial.worker is not None} if not verdict else set()
-    staying: list[int] = []
-    for slot, run in workers.items():
-        replaced = _replaced(slot, run, now, is_busy=slot in busy)
-        yield from replaced
-        if run.active and Stop(Worker(slot)) not in replaced:
-            staying.append(slot)
-    wanted = 0 if verdict else -(-wanted_trials(study, seen, parallelism) // seen.per_worker)
-    staying.sort(key=lambda slot: (slot not in busy, TAKES_FIRST.index(workers[slot].state), slot))
-    surplus = staying[max(wanted, len(busy.intersection(staying))) :]
-    yield from (Stop(Worker(slot)) for slot in surplus)
-    away = busy.difference(staying)
-    unused = (slot for slot in count() if slot not in workers and slot not in busy)
-    new = [next(unused) for _ in range(wanted - len(staying) - len(away))]
-    incomplete = (slot for slot in staying if slot not in surplus and needs_start(workers[slot]))
-    yield from (Start(Worker(slot)) for slot in [*sorted(away - workers.keys()), *new, *incomplete])
+    held = Counter[int]() if verdict else Counter(t.worker for t in summary.running if t.worker is not None)
+    steps = [
+        step for slot, run in workers.items() for step in _replaced(slot, run, now, is_busy=slot in held)
+    ]
+    active = {slot for slot, run in workers.items() if run.active and Stop(Worker(slot)) not in steps}
+    finishing = {slot for slot in active if workers[slot].outdated}
+    if summary.leaving is None:  # older study servers give trials to all workers
+        finishing.clear()
+    trials = 0 if verdict else wanted_trials(study, seen, parallelism) - sum(held[slot] for slot in finishing)
+    wanted = -(-trials // seen.per_worker)
+
+    def turn(slot: int) -> tuple[bool, bool, int, int, int]:
+        left = slot in (summary.leaving or ())  # it has only earlier trials, so it is idle first
+        state = workers[slot].state if slot in workers else "ended"
+        return not held[slot], left, -held[slot], TAKES_FIRST.index(state), slot
+
+    usable = sorted((active | held.keys()) - finishing, key=turn)  # those that are gone come back
+    surplus = [slot for slot in usable[wanted:] if not held[slot]]
+    steps += (Stop(Worker(slot)) for slot in surplus)
+    again = sorted(held.keys() - workers.keys())
+    unused = (slot for slot in count() if slot not in workers and slot not in held)
+    new = [next(unused) for _ in range(wanted - len(usable))]
+    incomplete = sorted(slot for slot in active.difference(surplus) if needs_start(workers[slot]))
+    steps += (Start(Worker(slot)) for slot in [*again, *new, *incomplete])
+    staying = active.intersection(usable[:wanted])
+    pods = {slot for slot, run in workers.items() if run.state != "ended"}
+    return WorkerPlan(tuple(steps), tuple(sorted(pods - staying)))
 
 
 def _replaced(slot: int, run: Run, now: datetime, *, is_busy: bool) -> tuple[Step, ...]:

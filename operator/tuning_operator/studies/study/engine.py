@@ -173,6 +173,7 @@ class StudyEngine:
         if self.gone:
             raise unknown_study(*self.key)
         began = time.monotonic()
+        self.workers.leaving = frozenset(request.leaving)  # before there is a trial that they could take
         await self.pick_up()
         writes: list[Writes] = []
         while await self._start_one(request, writes):
@@ -327,7 +328,12 @@ class StudyEngine:
         targets = [objective.target for objective in self.definition.objectives]
         board = self._board.summary(running, targets, exhausted=self._exhausted)
         continued = self.study.system_attr(CONTINUED)
-        update = {"refit": self.refit.record, "uid": self.definition.uid, "continued": continued}
+        update = {
+            "refit": self.refit.record,
+            "uid": self.definition.uid,
+            "continued": continued,
+            "leaving": sorted(self.workers.leaving),
+        }
         return board.model_copy(update=update)
 
     def _keep(self, trial: FrozenTrial, values: Sequence[tuple[int, float]]) -> bool:

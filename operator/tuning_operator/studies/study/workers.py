@@ -17,6 +17,8 @@ class Workers(Waiters):
 
     def __init__(self, study: ServedStudy) -> None:
         super().__init__()
+        self.leaving: frozenset[int] = frozenset()
+        """The workers that get no further trials."""
         self._study = study
         self._pods: dict[tuple[str, int] | None, str] = {}
         """The pod that sent the last request, by worker."""
@@ -42,13 +44,13 @@ class Workers(Waiters):
         """Give trials to a pod; the writes are the caller's. Raises UpdateFinishedTrialError.
 
         `running` are the numbers of all running trials. A pod gets the trials of its predecessor in the slot,
-        then those that no pod has, by number.
+        then those that no pod has, by number, unless its worker is to leave.
         """
         worker, asked = names.worker_of_pod(pod), set(request.running)
         start: list[int] = []
         kept: set[int] = set()
         free: list[FrozenTrial] = []
-        room = request.capacity
+        room = 0 if worker and worker[1] in self.leaving else request.capacity
         for trial in map(self._study.frozen, sorted(running)):
             pods = pods_of(trial)
             if trial.state != TrialState.RUNNING:  # a thread has just ended it
