@@ -280,6 +280,14 @@ def test_a_timeout_holds_until_it_is_raised_above_what_the_study_ran() -> None:
         assert again.status.phase == phase, spec
 
 
+def test_a_study_that_timed_out_stays_completed_when_it_is_suspended() -> None:
+    """Until its timeout is raised, as without `suspend`."""
+    for timeout, phase in (("1h", "Completed"), ("61m", "Suspended")):
+        spec = study(status=ended("TimeoutReached"), timeout=timeout, suspend=True)
+        again = decision(spec, seen(summary(complete=1)), NOW)
+        assert (again.status.phase, again.actions) == (phase, ()), timeout
+
+
 def test_trials_that_wait_for_their_gpus_use_none() -> None:
     """In a queue, or until the cluster has another node; one whose node pulls its image has its GPU."""
     record = summary(*(trial(n, started=ago(1200)) for n in range(8)))

@@ -148,7 +148,7 @@ def _timeout(study: TuningStudy, _: StudySummary, now: datetime) -> Verdict | No
     timeout = study.spec.timeout
     if (
         timeout is None
-        or study.spec.suspend
+        or (study.spec.suspend and study.status.phase not in ENDED)
         or elapsed(study.status, now) < timedelta(seconds=seconds(timeout))
     ):
         return None
