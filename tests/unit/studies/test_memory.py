@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import weakref
 from collections.abc import Callable
@@ -113,6 +114,32 @@ async def test_of_many_idle_trials_the_least_recently_used_are_dropped(
     servers.now += 1
     await declared(registry, key=StudyKey("ml", "later"))
     assert in_memory(registry) == ["a", "c", "later", "soon"]
+
+
+async def test_a_study_that_is_loaded_again_while_others_are_dropped_stays(
+    registry: Registry, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("second", "first"):  # the one used last is looked at first
+        await finished(registry, name, 1)
+        servers.now += 1
+    servers.now += IDLE_SECONDS
+    dropping, go_on, drop = asyncio.Event(), asyncio.Event(), registry._drop
+
+    async def slow_drop(engine: StudyEngine) -> None:
+        if engine.key.name == "first":
+            dropping.set()
+            await go_on.wait()
+        await drop(engine)
+
+    monkeypatch.setattr(registry, "_drop", slow_drop)
+    earlier = asyncio.create_task(registry._drop_idle())
+    await dropping.wait()
+    await registry._drop_idle()
+    assert in_memory(registry) == ["first"]
+    again = await registry.find(StudyKey("ml", "second"))
+    go_on.set()
+    await earlier
+    assert registry.loaded(again.key) is again
 
 
 async def test_a_dropped_study_is_freed_without_garbage_collection(

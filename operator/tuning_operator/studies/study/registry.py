@@ -344,8 +344,8 @@ class Registry:
         """Drop studies in which nothing runs, by the limits above; the least recently used go first."""
         room = IDLE_TRIALS
         for engine in sorted(self, key=lambda engine: engine.used_at, reverse=True):
-            if engine.key in self._locks or not engine.idle:
-                continue
+            if engine.gone or engine.key in self._locks or not engine.idle:
+                continue  # gone: dropped by another load while this one waited
             unused = self._clock() - engine.used_at
             room -= engine.trials
             if unused > IDLE_SECONDS or (room < 0 and unused > RECENT_SECONDS):
