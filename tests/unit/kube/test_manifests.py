@@ -12,7 +12,7 @@ from tuning_operator.kube.jobs import manifests
 from tuning_operator.kube.jobs.evidence import STOPPED
 from tuning_operator.kube.jobs.manifests import Runtime, trainer_config_map
 from tuning_operator.kube.plan.validation import definition
-from tuning_operator.kube.plan.work import Refit, Trial, Work, program
+from tuning_operator.kube.plan.work import Refit, Trial, Work, Worker, program
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 from tuning_trainer.stopping import EXIT_CODE
@@ -111,10 +111,7 @@ def test_the_users_template_is_kept() -> None:
 def test_a_command_is_not_pruned_unless_it_says_so() -> None:
     command = {name: value for name, value in SPEC.items() if name != "objective"} | {"command": ["./train"]}
     for pruner, name in ((None, "NopPruner"), ({"name": "MedianPruner"}, "MedianPruner")):
-        one = study(trial=command | {"objective": None}, pruner=pruner)
-        env = {e["name"]: e.get("value") for e in container(trial_job(one, 7, RUNTIME))["env"]}
-        assert json.loads(env["TUNING_CONFIG"])["pruner"]["name"] == name
-        assert definition(one).pruner == one.spec.pruner_in_effect
+        assert definition(study(trial=command | {"objective": None}, pruner=pruner)).pruner.name == name
 
 
 def test_the_chosen_study_applies_to_the_trials_script() -> None:
@@ -143,10 +140,7 @@ def test_the_trainer_container() -> None:
     ]
     env = {e["name"]: e["value"] for e in trainer["env"]}
     assert json.loads(env.pop("TUNING_CONFIG")) == {
-        "pruneGraceSeconds": 30,
         "timeoutSeconds": 1200,
-        "sampler": {"name": "TPESampler", "args": {}},
-        "pruner": {"name": "MedianPruner", "args": {}},
         "storage": {
             "field": "spec.trial.template",
             "outlastPod": {"/": False, "/dev/shm": False, "/data": True},
@@ -469,6 +463,82 @@ def test_the_digest_of_what_a_job_runs() -> None:
         {"template": {"spec": {"containers": [{"name": "trainer", "image": "torch:3"}]}}},
     ]  # fmt: skip
     assert len({base, *(digest(trial={**SPEC, **change}) for change in changes)}) == 7
+
+
+OBJECTIVE: dict[str, Any] = {"objective": "train:objective"}
+SCRIPT: dict[str, Any] = {"objective": None, "script": "train.py"}
+COMMAND: dict[str, Any] = {"objective": None, "command": ["./train"]}
+
+
+@pytest.mark.parametrize("work", [Trial(0), Worker(0)], ids=str)
+@pytest.mark.parametrize(
+    ("code", "digest"),
+    [(OBJECTIVE, "d448dfff96e69317"), (SCRIPT, "95ba8a28b764c12d"), (COMMAND, "2f6eb122e70a7109")],
+)
+def test_jobs_of_an_earlier_version_are_current(work: Work, code: dict[str, Any], digest: str) -> None:
+    """An upgrade of the operator replaces no Job whose study keeps to the defaults, written out or not."""
+    pruner = "NopPruner" if "command" in code else "MedianPruner"
+    written_out = study(
+        trial={**code, "pruneGrace": "30s"}, sampler={"name": "TPESampler"}, pruner={"name": pruner}
+    )
+    assert {program(one, work).digest for one in (study(trial=code), written_out)} == {digest}
+
+
+CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "metrics.pattern": ({}, {"metrics": {"pattern": "acc (.+)"}}),
+    "metrics.file": ({}, {"metrics": {"file": "log"}}),
+    "sampler": ({"sampler": {"name": "RandomSampler"}}, {}),
+    "sampler.args": ({"sampler": {"name": "TPESampler", "args": {"seed": 1}}}, {}),
+    "pruner": ({"pruner": {"name": "HyperbandPruner"}}, {}),
+    "pruner.args": ({"pruner": {"name": "MedianPruner", "args": {"n_warmup_steps": 5}}}, {}),
+    "pruneGrace": ({}, {"pruneGrace": "5m"}),
+}
+"""By field: what it changes of the spec, and of the spec's trial."""
+METRICS = {"metrics.pattern", "metrics.file"}
+COMPONENTS = {"sampler", "sampler.args", "pruner", "pruner.args"}
+
+
+@pytest.mark.parametrize(
+    ("work", "code", "matter"),
+    [
+        (Trial(0), OBJECTIVE, set()),
+        (Trial(0), SCRIPT, COMPONENTS),
+        (Trial(0), COMMAND, {*METRICS, "pruneGrace"}),
+        (Worker(0), OBJECTIVE, {"pruneGrace"}),
+        (Worker(0), SCRIPT, {*COMPONENTS, "pruneGrace"}),
+        (Worker(0), COMMAND, {*METRICS, "pruneGrace"}),
+        (Refit(0, "d"), OBJECTIVE, set()),
+        (Refit(0, "d"), SCRIPT, set()),
+        (Refit(0, "d"), COMMAND, METRICS),
+    ],
+)
+def test_the_digest_follows_the_settings_that_the_run_uses(
+    work: Work, code: dict[str, Any], matter: set[str]
+) -> None:
+    """A corrected one reaches Jobs that wait and workers; another one replaces none of them."""
+
+    def run_of(spec: dict[str, Any], trial: dict[str, Any]) -> tuple[str, str]:
+        one = study(**spec, trial={**code, **trial}, refit={})
+        job = manifests.job(one, work, RUNTIME)
+        config = next(e["value"] for e in container(job)["env"] if e["name"] == "TUNING_CONFIG")
+        return job["metadata"]["annotations"][names.ANNOTATION_PROGRAM], config
+
+    allowed = {name: change for name, change in CHANGES.items() if "command" in code or name not in METRICS}
+    digest, config = run_of({}, {})
+    runs = {name: run_of(*change) for name, change in allowed.items()}
+    assert {name for name, (other, _) in runs.items() if other != digest} == matter
+    assert {name for name, (_, other) in runs.items() if other != config} == matter
+    assert len({digest, *(other for other, _ in runs.values())}) == 1 + len(matter)
+
+
+def test_the_pruner_of_a_script_with_several_objectives_replaces_no_job() -> None:
+    """It can only be the NopPruner, and a pod ignores the script's own."""
+    objectives = [{"metric": name, "direction": "maximize"} for name in ("a", "b")]
+    two = [
+        study(trial=SCRIPT, objectives=objectives, **pruner)
+        for pruner in ({}, {"pruner": {"name": "NopPruner"}})
+    ]
+    assert {program(one, Trial(0)).digest for one in two} == {"95ba8a28b764c12d"}
 
 
 def test_the_digest_depends_on_the_gpus() -> None:

@@ -18,7 +18,7 @@ from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.podshape import source_of
 from tuning_operator.resource.quantity import quantity
-from tuning_operator.resource.study import TuningStudy, TuningStudySpec
+from tuning_operator.resource.study import TuningStudy
 
 TRAINER_PATH = "/var/run/tuning.dev/trainer"
 TOKEN_PATH = "/var/run/tuning.dev/token"  # noqa: S105  a folder, not a secret
@@ -308,18 +308,14 @@ def environment(
         "TUNING_STUDY": f"{namespace}/{name}",
         **({} if isinstance(work, Worker) else {"TUNING_TRIAL_NUMBER": str(work.trial)}),
         "TUNING_ROLE": work.role,
-        "TUNING_CONFIG": json.dumps({**_config(study.spec, runs), **place}),
+        "TUNING_CONFIG": json.dumps({**_config(runs), **place}),
     }
 
 
-def _config(spec: TuningStudySpec, runs: Program) -> dict[str, Any]:
-    """Return what the runtime needs from the spec; a script's own sampler and pruner are compared with it."""
-    metrics = spec.trial.metrics
+def _config(runs: Program) -> dict[str, Any]:
+    """Return what the runtime needs from the spec."""
     return {
-        "pruneGraceSeconds": seconds(spec.trial.prune_grace),
-        "sampler": spec.sampler.model_dump(),
-        "pruner": spec.pruner_in_effect.model_dump(),
-        **({"metrics": metrics.model_dump(exclude_none=True)} if metrics else {}),
+        **runs.settings,
         **({"study": runs.study} if runs.study else {}),
         **({"timeoutSeconds": seconds(runs.timeout)} if runs.timeout else {}),
         **(_shared(runs) if runs.side_by_side > 1 else {}),

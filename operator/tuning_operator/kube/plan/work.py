@@ -12,8 +12,17 @@ from typing import Any, ClassVar
 
 from tuning_operator.protocol import RefitRequest
 from tuning_operator.resource import names
+from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.podshape import without_nulls
-from tuning_operator.resource.study import JobMetadata, RefitSpec, TrialSpec, TuningStudy
+from tuning_operator.resource.study import (
+    JobMetadata,
+    Pruner,
+    RefitSpec,
+    Sampler,
+    TrialSpec,
+    TuningStudy,
+    TuningStudySpec,
+)
 
 
 @dataclass(frozen=True)
@@ -176,6 +185,13 @@ DEFAULT_TEMPLATE: Mapping[str, Any] = {
 }
 """What runs without a template: the trainer image, as the Pod Security Standard `restricted` requires."""
 
+DEFAULT_SETTINGS: Mapping[str, Any] = {
+    "sampler": Sampler().model_dump(),
+    "pruner": Pruner().model_dump(),
+    "pruneGraceSeconds": seconds(TrialSpec.model_fields["prune_grace"].default),
+}
+"""What a spec that says nothing about them comes to."""
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -204,6 +220,8 @@ class Program:
     retries: int
     """How often its pod may be replaced."""
     fields: Fields
+    settings: Mapping[str, Any]
+    """What else of the spec the trainer runtime reads in this run, as TUNING_CONFIG has it."""
     gpus: int | None = None
     """None: as the template says."""
     side_by_side: int = 1
@@ -211,13 +229,18 @@ class Program:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Differs when a user has changed something that a run which has not started should use."""
+        """Differs when a user has changed something that a run which has not started should use.
+
+        Settings left at their defaults do not count, so that Jobs of earlier versions keep their digest.
+        """
         content: list[Any] = [
             list(self.arguments), self.python, self.template, self.job.model_dump(), self.source, self.timeout
         ]  # fmt: skip
         content += [self.study] if self.study else []
         content += [self.gpus] if self.gpus is not None else []
         content += [{"trialsPerPod": self.side_by_side}] if self.side_by_side > 1 else []
+        chosen = {name: v for name, v in self.settings.items() if v != DEFAULT_SETTINGS.get(name)}
+        content += [chosen] if chosen else []
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -234,8 +257,9 @@ def program(study: TuningStudy, work: Work) -> Program:
     source = (own and own.source) or trial.source
     template = (own and own.template) or trial.template
     runs_own = own and (own.objective or own.script or own.command)
+    arguments = _arguments(own if own and runs_own else trial)
     return Program(
-        arguments=_arguments(own if own and runs_own else trial),
+        arguments=arguments,
         study=None if runs_own else trial.study,
         python=trial.python,
         template=without_nulls(template) if template else DEFAULT_TEMPLATE,
@@ -248,9 +272,26 @@ def program(study: TuningStudy, work: Work) -> Program:
             source="spec.refit.source" if own and own.source else Fields.source,
             timeout="spec.refit.timeout" if own else Fields.timeout,
         ),
+        settings=_settings(study.spec, work, arguments[0]),
         gpus=None if own and own.template else _gpus(trial),
         side_by_side=trial.trials_per_pod if isinstance(work, Worker) else 1,
     )
+
+
+def _settings(spec: TuningStudySpec, work: Work, mode: str) -> dict[str, Any]:
+    """Return the settings that have an effect on the work; others would replace its runs for nothing."""
+    settings: dict[str, Any] = {}
+    if mode == "command" and spec.trial.metrics:
+        settings["metrics"] = spec.trial.metrics.model_dump(exclude_none=True)
+    if isinstance(work, Refit):
+        return settings
+    if mode == "script":  # its own sampler and pruner are compared with these
+        settings["sampler"] = spec.sampler.model_dump()
+        if len(spec.objectives) == 1:  # with several, there is no pruning
+            settings["pruner"] = spec.pruner_in_effect.model_dump()
+    if mode == "command" or isinstance(work, Worker):  # elsewhere, only the operator stops a trial
+        settings["pruneGraceSeconds"] = seconds(spec.trial.prune_grace)
+    return settings
 
 
 def _gpus(trial: TrialSpec) -> int | None:
