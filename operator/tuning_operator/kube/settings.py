@@ -74,6 +74,8 @@ class OperatorSettings(BaseSettings):
         gt=0,
         description="/healthz fails when studies have waited this long without a pass coming to its end.",
     )
-    probe_host: str = Field("0.0.0.0", description="Address that /healthz and /metrics listen on.")  # noqa: S104
+    probe_host: str = Field(
+        "", description="Address that /healthz and /metrics listen on. Empty: all, of IPv4 and of IPv6."
+    )
     probe_port: int = Field(8081, description="Port that /healthz and /metrics listen on.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What to log.")

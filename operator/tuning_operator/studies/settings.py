@@ -23,7 +23,7 @@ class StudySettings(BaseSettings):
         description="The ordinal of this study server. It serves the studies that were first declared to it; "
         "server 0 also serves those that other programs created.",
     )
-    host: str = Field("0.0.0.0", description="The address to listen on.")  # noqa: S104
+    host: str = Field("", description="The address to listen on. Empty: all, of IPv4 and of IPv6.")
     port: int = Field(8443, ge=0, le=65_535, description="The port to listen on.")
     tls_cert_file: Path | None = Field(
         None, description="PEM certificate chain. If unset, the server uses plain HTTP."

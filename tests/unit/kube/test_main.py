@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from tuning_operator.kube import main
+from aiohttp import ClientSession
+from tuning_operator.kube import main, probes
 from tuning_operator.kube.main import runtime, wait_for_studies
 from tuning_operator.kube.probes import Metrics
 from tuning_operator.kube.settings import OperatorSettings
 
+from tests.support.loopback import needs_ipv6
 from tests.unit.kube.http_stub import HttpStub, disconnects, running
 from tests.unit.kube.test_kubernetes import client_of
 
@@ -49,6 +52,20 @@ async def test_the_operator_waits_for_the_api_server(
     reasons = "\n".join(record.getMessage() for record in caplog.records)
     for reason in ("does not reply", "etcd is starting", "no role is bound yet", "CRD of TuningStudy"):
         assert reason in reasons
+
+
+@needs_ipv6
+async def test_by_default_the_probes_listen_on_ipv4_and_ipv6(tmp_path: Path) -> None:
+    settings = OperatorSettings(study_server_urls=["https://studies:8443"], token_file=tmp_path / "token")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as free:
+        port = free.getsockname()[1]
+    app = probes.application(lambda: 0, settings.stuck_seconds, Metrics(lambda: 0))
+    listener = await probes.serve(app, settings.probe_host, port)
+    async with ClientSession() as client:
+        for address in ("127.0.0.1", "[::1]"):
+            async with client.get(f"http://{address}:{port}/healthz") as response:
+                assert response.status == 200, address
+    await listener.cleanup()
 
 
 def test_trials_get_the_ca_of_now(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tuning_operator.studies.server import StudyServer, WriterEnded, make_store
 from tuning_operator.studies.settings import StudySettings
 from tuning_operator.studies.storage.base import Fenced, MemoryStore, NothingToWait
 
+from tests.support.loopback import needs_ipv6
 from tests.support.study_server import NO_TLS, SECRET, running_server
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 STUDY = "/v1/studies/ml/mnist"
 DEFINITION = {"objectives": [{"metric": "acc", "direction": "maximize"}]}
-LOCAL = {"TUNING_DATABASE_URL": "memory:", "TUNING_TOKEN_SECRET": SECRET, "TUNING_HOST": "127.0.0.1"}
+LOCAL = {"TUNING_DATABASE_URL": "memory:", "TUNING_TOKEN_SECRET": SECRET}
 
 
 def until(condition: Callable[[], Any], what: str, seconds: float = 240) -> Any:
@@ -148,6 +149,13 @@ def test_the_command_serves_and_ends_on_a_signal() -> None:
         poll.close()
         assert code == -signal.SIGTERM, log
         assert "Traceback" not in log
+
+
+@needs_ipv6
+def test_by_default_the_server_listens_on_ipv4_and_ipv6() -> None:
+    with Process() as server:
+        until(lambda: ready(f"http://127.0.0.1:{server.port}"), "the server is ready")
+        assert ready(f"http://[::1]:{server.port}")
 
 
 def test_tls_with_a_certificate_that_is_renewed(pki: Pki) -> None:
