@@ -14,7 +14,7 @@ from tuning_operator.cli.validation.schema import schema_flaws
 from tuning_operator.cli.validation.source import documents
 
 from tests.api.manifest import GOOD, MINIMAL, changed
-from tests.api.test_rules import REFUSALS, Refusal
+from tests.api.test_rules import FROZEN, REFUSALS, Refusal
 from tests.unit.cli.conftest import Ran
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -61,6 +61,14 @@ def test_what_the_api_server_refuses_is_refused_offline(refusal: Refusal) -> Non
     message = BETTER.get(refusal.message, refusal.message)
     assert any(message in flaw.message for flaw in near), flaws
     assert schema_flaws(changed(refusal.good)) == []
+
+
+@pytest.mark.parametrize("refusal", FROZEN, ids=lambda refusal: refusal.name)
+def test_a_change_that_the_api_server_refuses_is_refused_offline(refusal: Refusal) -> None:
+    [flaw] = schema_flaws(changed(refusal.bad), GOOD)
+    assert flaw.field == refusal.field
+    assert refusal.message in flaw.message
+    assert schema_flaws(changed(refusal.good), GOOD) == []
 
 
 @pytest.mark.parametrize("manifest", [GOOD, MINIMAL], ids=["good", "minimal"])

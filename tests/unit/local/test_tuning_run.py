@@ -195,6 +195,24 @@ def test_a_spec_that_the_study_server_refuses(small: LocalStudy) -> None:
     assert small.nothing_runs()
 
 
+def test_changes_that_its_trials_do_not_fit(small: LocalStudy) -> None:
+    small.write(maxTrials=1)
+    assert small.run()[0] == 0
+    small.write(
+        objectives=[{"metric": "score", "direction": "maximize"}],
+        searchSpace=[{"name": "x", "type": "float", "low": 0, "high": 0.1}],
+    )
+    code, output = small.run()
+    assert code == 2, output
+    assert "delete this one with `tuning rm small`" in output
+    assert re.findall(r"study.yaml:\d+: (\S+): ", output) == ["spec.objectives", "spec.searchSpace"]
+    assert len(small.started()) == 1
+    small.write(maxTrials=2, objectives=[{"metric": "x", "direction": "maximize", "target": 2}])
+    code, output = small.run()
+    assert code == 0, output
+    assert len(small.started()) == 2
+
+
 def test_commands_change_a_study_that_runs(small: LocalStudy) -> None:
     small.hold()
     process = small.start()

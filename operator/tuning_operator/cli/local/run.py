@@ -117,7 +117,7 @@ def _explained(code: int) -> Iterator[None]:
 def _prepare(
     study: Path, gpus: int | None, python: str | None, volumes: list[str], data: Path | None
 ) -> "tuple[Manifest, StudyFolder, Settings]":
-    from tuning_operator.cli.local.manifests import check, read
+    from tuning_operator.cli.local.manifests import check, check_changes, read
     from tuning_operator.cli.local.studies import require_local_mode
 
     require_local_mode()
@@ -129,6 +129,7 @@ def _prepare(
     given, place = read(study), home(data, os.environ)
     check(given)
     folder = place.study(given.document.data["metadata"]["name"])
+    check_changes(given, folder.read())
     manifest = Manifest(given.file, folder.changed(given.document.data))
     devices = [] if gpus == 0 else _chosen(gpus, visible_gpus(os.environ))
     machine = Machine(

@@ -37,14 +37,19 @@ class Flaw(NamedTuple):
     message: str
 
 
-def schema_flaws(manifest: Mapping[str, Any]) -> list[Flaw]:
-    """Return what the API server would refuse in a TuningStudy that does not exist yet.
+def schema_flaws(manifest: Mapping[str, Any], before: Mapping[str, Any] | None = None) -> list[Flaw]:
+    """Return what the API server would refuse in a TuningStudy.
 
     As on the server, the rules are checked only if types and bounds are good.
+
+    Args:
+        manifest: the TuningStudy.
+        before: the one that it changes; None if it does not exist yet.
     """
     root = _schema()
     data = _defaulted(copy.deepcopy(dict(manifest)), root)
-    return [*_flaws(data, root, "")] or [*_broken_rules(data, root, "")]
+    old = None if before is None else _defaulted(copy.deepcopy(dict(before)), root)
+    return [*_flaws(data, root, "")] or [*_broken_rules(data, old, root, "")]
 
 
 @functools.cache
@@ -148,15 +153,17 @@ def _number_flaws(data: float, schema: Schema, field: str) -> Iterator[Flaw]:
         yield Flaw(field, f"should be less than or equal to {schema['maximum']}")
 
 
-def _broken_rules(data: Any, schema: Schema, field: str) -> Iterator[Flaw]:
+def _broken_rules(data: Any, old: Any, schema: Schema, field: str) -> Iterator[Flaw]:
     if data is None:
         return
     for rule in schema.get(RULES, ()):
-        if "oldSelf" in rule["rule"]:
+        if "oldSelf" in rule["rule"] and old is None:
             continue
         try:
-            if not _evaluated(rule["rule"], data):
-                message = _evaluated(rule["messageExpression"], data) if "messageExpression" in rule else None
+            if not _evaluated(rule["rule"], data, old):
+                message = (
+                    _evaluated(rule["messageExpression"], data, old) if "messageExpression" in rule else None
+                )
                 yield Flaw(f"{field}{rule.get('fieldPath', '')}", message or rule["message"])
         except (OverflowError, RuntimeError, TypeError, ValueError) as error:
             yield Flaw(field, f"can't be checked: {error}")
@@ -164,15 +171,17 @@ def _broken_rules(data: Any, schema: Schema, field: str) -> Iterator[Flaw]:
         others = schema.get("additionalProperties")
         for name, value in data.items():
             inner = schema.get("properties", {}).get(name) or (others if isinstance(others, Mapping) else {})
-            yield from _broken_rules(value, inner, _below(field, name))
+            earlier = old.get(name) if isinstance(old, dict) else None
+            yield from _broken_rules(value, earlier, inner, _below(field, name))
     elif isinstance(data, list):
-        for index, item in enumerate(data):
-            yield from _broken_rules(item, schema.get("items", {}), f"{field}[{index}]")
+        for index, item in enumerate(data):  # which of the old list's items it was can't be known
+            yield from _broken_rules(item, None, schema.get("items", {}), f"{field}[{index}]")
 
 
-def _evaluated(expression: str, data: Any) -> Any:
+def _evaluated(expression: str, data: Any, old: Any) -> Any:
     context = cel.Context()
     context.add_variable("self", data)
+    context.add_variable("oldSelf", old)
     context.add_function("format", lambda text, values: text % tuple(map(_formatted, values)))
     context.add_function("replace", lambda text, old, new: text.replace(old, new))
     return cel.evaluate(expression, context)
