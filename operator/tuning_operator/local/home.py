@@ -18,7 +18,7 @@ from tuning_operator.local.locks import try_lock
 from tuning_operator.resource import names
 from tuning_operator.resource.times import rfc3339
 
-NAMESPACE = "local"
+NAMESPACE = names.LOCAL_NAMESPACE
 """The namespace of all local studies, whatever the manifest says."""
 HOME = "TUNING_HOME"
 LOCK_SECONDS = 0.5

@@ -37,6 +37,9 @@ value has the numbers of such trials, separated by commas."""
 ANNOTATION_RESTARTS = f"{GROUP}/restarts"
 """On a Job, as JSON: how often its work was started again after it was lost, and which nodes it avoids."""
 
+LOCAL_NAMESPACE = "local"
+"""The namespace of all studies that run without a cluster."""
+
 REFIT = "refit"
 """Takes the place of the trial's number in the name of the refit's Job."""
 

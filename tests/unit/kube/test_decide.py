@@ -464,6 +464,12 @@ def test_a_search_space_whose_trials_have_all_failed_can_only_be_tried_from_scra
     assert condition
     assert "raise maxTrials" not in condition.message
     assert "apply it again with existingRecord: Replace" in condition.message
+    local = study()
+    local.metadata["namespace"] = "local"
+    condition = find(decision(local, seen(summary(fail=4, exhausted=True)), NOW).status.conditions, "Failed")
+    assert condition
+    assert "delete the study (tuning rm mnist) and run it again" in condition.message
+    assert "existingRecord" not in condition.message
 
 
 def test_each_failed_trial_has_its_own_event() -> None:

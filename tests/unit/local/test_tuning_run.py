@@ -174,12 +174,15 @@ def _audit(small: LocalStudy) -> None:
 
 def test_a_study_that_fails(small: LocalStudy) -> None:
     (small.source / "train.py").write_text("def objective(trial):\n    raise ValueError('boom')\n")
-    small.write(maxTrials=2)
+    space = [{"name": "x", "type": "int", "low": 0, "high": 1}]
+    small.write(sampler={"name": "GridSampler"}, searchSpace=space)
     code, output = small.run()
     assert code == 1
     assert "ValueError: boom" in output
-    assert re.search(r"^\S+: Failed, 2/2 trials finished \(2 failed\)$", output, re.MULTILINE)
+    assert re.search(r"^\S+: Failed, 2/4 trials finished \(2 failed\)$", output, re.MULTILINE)
     assert re.search(r"Failed=True \(AllTrialsFailed\): All 2 trials failed", output)
+    assert "delete the study (tuning rm small) and run it again" in output
+    assert "existingRecord" not in output
     logs = small.tuning("logs", "small", "--state", "failed").stdout
     assert re.findall(r"^==> (.*) <==$", logs, re.MULTILINE) == [
         f"trial {number}, failed: Exception: ValueError: boom" for number in (0, 1)

@@ -631,6 +631,32 @@ async def test_a_study_declared_again_must_be_compatible_with_its_record(registr
     assert (await registry.find(KEY)).definition == wider
 
 
+@pytest.mark.parametrize(
+    ("namespace", "way_out"),
+    [
+        (
+            "ml",
+            "delete the TuningStudy and apply it again with existingRecord: Replace, which deletes the "
+            "record",
+        ),
+        ("local", "delete it with its trials (tuning rm mnist)"),
+    ],
+)
+async def test_how_to_start_over_from_a_record_of_its_own(
+    registry: Registry, namespace: str, way_out: str
+) -> None:
+    key = StudyKey(namespace, "mnist")
+    await registry.declare(key, definition(uid="1"))
+    minimized = definition(uid="1", objectives=[{"metric": "acc", "direction": "minimize"}])
+    with pytest.raises(Conflict) as refused:
+        await registry.declare(key, minimized)
+    assert str(refused.value).endswith(f": keep them, give the study another name, or {way_out}")
+    if namespace == "ml":
+        await registry.forget(key)
+        again = minimized.model_copy(update={"uid": "2", "existing_record": "Replace"})
+        assert (await registry.declare(key, again)).counts.complete == 0
+
+
 async def test_a_study_needs_to_be_declared(registry: Registry, servers: Servers) -> None:
     with pytest.raises(NotFound, match="ml/mnist not found"):
         await registry.find(KEY)

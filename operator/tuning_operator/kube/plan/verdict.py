@@ -7,17 +7,13 @@ from datetime import datetime, timedelta
 from tuning_trainer.failure import CAUGHT
 
 from tuning_operator.protocol import StudySummary, TrialRecord
+from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import Objective, TuningStudy, TuningStudyStatus
 from tuning_operator.resource.text import count, sentence
 from tuning_operator.resource.times import parse_time
 
 ENDED = ("Completed", "Failed")
-START_OVER = (
-    "delete the TuningStudy and apply it again with existingRecord: Replace, because the sampler has tried "
-    "the whole search space"
-)
-"""What to do about a study that can't continue."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +44,14 @@ def judge(study: TuningStudy, summary: StudySummary, gpu_seconds: float, now: da
 def finished(summary: StudySummary) -> int:
     """Return how many trials have ended, whatever their end."""
     return summary.counts.complete + summary.counts.pruned + summary.counts.fail
+
+
+def start_over(study: TuningStudy) -> str:
+    """Return what to do about a study whose sampler has nothing more to propose."""
+    how = "delete the TuningStudy and apply it again with existingRecord: Replace"
+    if study.metadata["namespace"] == names.LOCAL_NAMESPACE:
+        how = f"delete the study (tuning rm {study.metadata['name']}) and run it again"
+    return f"{how}, because the sampler has tried the whole search space"
 
 
 def resumes(before: str | None, phase: str | None) -> bool:
@@ -82,7 +86,8 @@ def _nothing_but_failures(study: TuningStudy, summary: StudySummary, _: datetime
         return None
     failed = summary.counts.fail
     message = "The only trial failed." if failed == 1 else f"All {failed} trials failed."
-    remedy = f"Fix the cause, then {START_OVER if _is_exhausted(summary) else 'raise maxTrials to continue'}."
+    remedy = start_over(study) if _is_exhausted(summary) else "raise maxTrials to continue"
+    remedy = f"Fix the cause, then {remedy}."
     return Verdict(
         "Failed", "AllTrialsFailed", _sentences(message, _failures(summary.recent_failures), remedy)
     )

@@ -9,7 +9,7 @@ from tuning_trainer.workspace import WARNING
 from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, Run
 from tuning_operator.kube.plan.refit import at_its_end, is_new
-from tuning_operator.kube.plan.verdict import START_OVER, Verdict
+from tuning_operator.kube.plan.verdict import Verdict, start_over
 from tuning_operator.kube.plan.work import Refit
 from tuning_operator.kube.status.conditions import MESSAGE_LIMIT
 from tuning_operator.protocol import RefitRecord, StudySummary
@@ -24,7 +24,7 @@ ATTRIBUTE_LIMIT = 500
 MORE_TRIALS = {
     "MaxTrialsReached": "For more trials, raise maxTrials.",
     "TimeoutReached": "For more trials, raise the study's timeout.",
-    "SearchSpaceExhausted": f"To try again, {START_OVER}.",
+    "SearchSpaceExhausted": "To try again, {start_over}.",
 }
 """How a study that completed for a reason gets more trials."""
 
@@ -41,15 +41,15 @@ def refit_status(study: TuningStudy, seen: Observation, plan: Plan) -> RefitStat
     if record:
         return _of_record(record, seen.runs.get(Refit(record.trial, record.digest)), job)
     if at_its_end(study, seen.summary, plan.verdict):
-        return RefitStatus(phase="Failed", job=job, message=_without_best(seen.summary, plan.verdict))
+        return RefitStatus(phase="Failed", job=job, message=_without_best(study, seen.summary, plan.verdict))
     return None
 
 
-def _without_best(summary: StudySummary, verdict: Verdict | None) -> str:
+def _without_best(study: TuningStudy, summary: StudySummary, verdict: Verdict | None) -> str:
     why = "No trial satisfies its constraints" if summary.counts.complete else "No trial completed"
     message = f"{why}, so there are no best parameters to train with."
     remedy = MORE_TRIALS.get(verdict.reason) if verdict else None
-    return f"{message} {remedy}" if remedy else message
+    return f"{message} {remedy.format(start_over=start_over(study))}" if remedy else message
 
 
 def _why_not_yet(study: TuningStudy, seen: Observation) -> str | None:

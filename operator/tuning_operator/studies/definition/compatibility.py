@@ -11,8 +11,8 @@ from optuna.distributions import (
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from tuning_operator.protocol import Problem, StudyDefinition
-from tuning_operator.resource import space
+from tuning_operator.protocol import Problem, StudyDefinition, StudyKey
+from tuning_operator.resource import names, space
 from tuning_operator.resource.space.values import is_number, same, shown
 from tuning_operator.resource.study import Parameter
 from tuning_operator.studies.definition.samplers import to_optuna, uses
@@ -149,12 +149,23 @@ def allows(parameter: Parameter, distribution: BaseDistribution, value: Any) -> 
     )
 
 
-def delete_by_hand(name: str) -> str:
-    """Return the advice to a resource that itself wrote the record of this name."""
-    return (
-        "give the study another name, or delete the record "
-        f"(optuna delete-study --study-name {name} --storage URL)"
-    )
+def ways_out(key: StudyKey, recorded: StudyDefinition | None) -> str:
+    """Return the advice on a record that no earlier resource left.
+
+    Args:
+        key: the study.
+        recorded: the definition in the record; None if plain Optuna wrote it.
+    """
+    if key.namespace == names.LOCAL_NAMESPACE:
+        how = f"delete it with its trials (tuning rm {key.name})"
+    elif recorded and recorded.uid:
+        how = (
+            "delete the TuningStudy and apply it again with existingRecord: Replace, which deletes the record"
+        )
+    else:  # only the record of an earlier resource can be replaced
+        name = names.optuna_study_name(*key)
+        how = f"delete the record (optuna delete-study --study-name {name} --storage URL)"
+    return f"give the study another name, or {how}"
 
 
 def _lacking(declared: list[Parameter], parameters: Mapping[str, Any]) -> str | None:

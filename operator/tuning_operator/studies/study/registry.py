@@ -24,10 +24,10 @@ from tuning_operator.protocol import (
 from tuning_operator.resource import names
 from tuning_operator.studies.definition.compatibility import (
     brute_force_problems,
-    delete_by_hand,
     direction_problems,
     directions_of,
     space_problems,
+    ways_out,
 )
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, problems_of
 from tuning_operator.studies.errors import Conflict, Elsewhere, NotFound, Refused, unknown_study
@@ -262,15 +262,16 @@ class Registry:
         except DuplicatedStudyError:
             study_id = storage.get_study_id_from_name(name)
             self._check_place(key, study_id)
-        if storage.get_study_system_attrs(study_id).get(DELETED_AT):
+        attributes = storage.get_study_system_attrs(study_id)
+        if attributes.get(DELETED_AT):
             storage.set_study_system_attr(study_id, DELETED_AT, None)
         stored = definition.model_dump_json()
-        if storage.get_study_system_attrs(study_id).get(DEFINITION) == stored:
+        if attributes.get(DEFINITION) == stored:
             return source
         recorded = storage.get_study_directions(study_id)
         trials = storage.get_all_trials(study_id, deepcopy=False)
         continued = earlier if trials else None
-        fix = WAYS_OUT if continued else delete_by_hand(name)
+        fix = WAYS_OUT if continued else ways_out(key, definition_in(attributes))
         if problems := (
             (continued.problems(definition) if continued else [])
             or direction_problems(name, recorded, definition, fix)
