@@ -78,6 +78,18 @@ def test_extend(cluster: Cluster, options: list[str], changes: dict[str, Any]) -
     assert patch(cluster) == changes
 
 
+def test_the_timeout_of_a_study_that_has_ended_counts_from_zero(cluster: Cluster) -> None:
+    cluster.study(phase="Running")
+    spec(cluster, timeout="12h")
+    assert Ran("extend", "mnist", "--timeout", "+1h").out == "mnist: timeout=46800s\n"
+    cluster.study(phase="Completed")
+    spec(cluster, timeout="12h")
+    assert Ran("extend", "mnist", "--timeout", "+1h").out.splitlines() == [
+        "mnist: timeout=46800s",
+        "mnist has ended. When it continues, its timeout of 46800s counts from then.",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [

@@ -52,7 +52,11 @@ def extend(
     ] = None,
     timeout: Annotated[
         str | None,
-        typer.Option(metavar="TIME|+TIME", help="timeout: the total, or how much more, for example +2h."),
+        typer.Option(
+            metavar="TIME|+TIME",
+            help="timeout: a new value, or how much to add, for example +2h. If the study has ended, the whole "
+            "timeout counts from now.",
+        ),
     ] = None,
     failed_trials: Annotated[
         str | None, typer.Option(metavar="N|+N", help="maxFailedTrials: the total, or how many more.")
@@ -80,6 +84,10 @@ def extend(
         raise typer.BadParameter("use --trials, --timeout or --failed-trials")
     studies.change(found, changes)
     typer.echo(f"{study}: {pairs(changes.items())}")
+    if "timeout" in changes and _phase(found) in ENDED:
+        typer.echo(
+            f"{study} has ended. When it continues, its timeout of {changes['timeout']} counts from then."
+        )
 
 
 def _raised(option: str, text: str, now: int) -> int:
