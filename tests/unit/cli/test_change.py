@@ -91,6 +91,43 @@ def test_the_timeout_of_a_study_that_has_ended_counts_from_zero(cluster: Cluster
 
 
 @pytest.mark.parametrize(
+    ("end", "note"),
+    [
+        (
+            ("Complete", "TimeoutReached", "The study's timeout (1h) elapsed."),
+            " To continue it, use --timeout.",
+        ),
+        (("Failed", "TooManyFailedTrials", "2 trials failed."), " To continue it, use --failed-trials."),
+        (("Complete", "GpuHoursUsed", "Used."), " To continue it, raise spec.maxGpuHours."),
+        (("Complete", "SearchSpaceExhausted", "It has tried all."), ""),
+        (("Complete", "MaxTrialsReached", "10 trials finished."), None),
+    ],
+    ids=lambda value: value[1] if isinstance(value, tuple) else "",
+)
+def test_a_limit_that_a_study_did_not_reach(
+    cluster: Cluster, end: tuple[str, str, str], note: str | None
+) -> None:
+    kind, reason, message = end
+    condition = {"type": kind, "status": "True", "reason": reason, "message": message}
+    cluster.study(phase="Completed", conditions=[condition])
+    ran = Ran("extend", "mnist", "--trials", "+5")
+    assert ran.out == "mnist: maxTrials=15\n"
+    expected = f"note: mnist ended for another reason, so it doesn't continue: {message}{note}\n"
+    assert ran.err == (expected if note is not None else "")
+
+
+def test_the_limit_among_others_that_a_study_reached(cluster: Cluster) -> None:
+    condition = {"type": "Complete", "status": "True", "reason": "TimeoutReached", "message": "Elapsed."}
+    cluster.study(phase="Completed", conditions=[condition])
+    spec(cluster, timeout="1h")
+    ran = Ran("extend", "mnist", "--trials", "+5", "--timeout", "2h")
+    assert (ran.err, ran.out.splitlines()[1:]) == (
+        "",
+        ["mnist has ended. When it continues, its timeout of 2h counts from then."],
+    )
+
+
+@pytest.mark.parametrize(
     ("options", "code", "message"),
     [
         (["--trials", "10"], 1, "the limit is 10"),

@@ -1,5 +1,6 @@
 """The commands that change a study: `suspend`, `resume`, `extend`, `stop` and `retry`."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,16 @@ from tuning_operator.cli.text.values import pairs
 from tuning_operator.resource.text import count
 
 INITIAL = "spec.initialTrials"
+WAYS_ON = {
+    "MaxTrialsReached": ("maxTrials", "use --trials"),
+    "AllTrialsFailed": ("maxTrials", "use --trials"),
+    "TimeoutReached": ("timeout", "use --timeout"),
+    "TooManyFailedTrials": ("maxFailedTrials", "use --failed-trials"),
+    "GpuHoursUsed": ("maxGpuHours", "raise spec.maxGpuHours"),
+    "NoImprovement": ("maxTrialsWithoutImprovement", "raise spec.maxTrialsWithoutImprovement"),
+    "TargetReached": ("objectives", "change the target in spec.objectives"),
+}
+"""The field that a study which ended for a reason needs changed, and how."""
 
 
 def suspend(studies: Studies, study: Study) -> None:
@@ -54,15 +65,15 @@ def extend(
         str | None,
         typer.Option(
             metavar="TIME|+TIME",
-            help="timeout: a new value, or how much to add, for example +2h. If the study has ended, the whole "
-            "timeout counts from now.",
+            help="timeout: a new value, or how much to add, for example +2h. If the study has ended, the "
+            "whole timeout counts from now.",
         ),
     ] = None,
     failed_trials: Annotated[
         str | None, typer.Option(metavar="N|+N", help="maxFailedTrials: the total, or how many more.")
     ] = None,
 ) -> None:
-    """Raise the limits of a study. A study that ended at a limit continues.
+    """Raise the limits of a study. A study that ended at a limit continues when that limit is raised.
 
     Examples:
 
@@ -84,10 +95,24 @@ def extend(
         raise typer.BadParameter("use --trials, --timeout or --failed-trials")
     studies.change(found, changes)
     typer.echo(f"{study}: {pairs(changes.items())}")
-    if "timeout" in changes and _phase(found) in ENDED:
+    if note := _why_over(found, changes):
+        typer.echo(note, err=True)
+    elif "timeout" in changes and _phase(found) in ENDED:
         typer.echo(
             f"{study} has ended. When it continues, its timeout of {changes['timeout']} counts from then."
         )
+
+
+def _why_over(study: Resource, changes: Mapping[str, Any]) -> str | None:
+    """Return a note on a study that has ended and doesn't continue after these changes."""
+    end = status_text.end_of(study)
+    if end is None:
+        return None
+    field, how = WAYS_ON.get(end["reason"], (None, None))
+    if field in changes:
+        return None
+    note = f"{study['metadata']['name']} ended for another reason, so it doesn't continue: {end['message']}"
+    return f"note: {note}" + (f" To continue it, {how}." if how else "")
 
 
 def _raised(option: str, text: str, now: int) -> int:

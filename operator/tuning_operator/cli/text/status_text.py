@@ -65,6 +65,14 @@ def blocking_conditions(study: Resource) -> Iterator[str]:
             yield f"{condition['type']}={condition['status']} ({condition['reason']}): {condition['message']}"
 
 
+def end_of(study: Resource) -> dict[str, Any] | None:
+    """Return the condition that says why the study has ended; None if it has not."""
+    conditions = study.get("status", {}).get("conditions") or []
+    return next(
+        (c for c in conditions if c["type"] in ("Complete", "Failed") and c["status"] == "True"), None
+    )
+
+
 def failed_refit(study: Resource) -> str | None:
     """Return why the refit failed, as a sentence; None if it did not fail."""
     refit = study.get("status", {}).get("refit") or {}
