@@ -67,7 +67,10 @@ class OperatorSettings(BaseSettings):
         "0: no limit.",
     )
     resync_seconds: float = Field(
-        180, gt=0, description="Each study gets a pass at least this often, even if no event came."
+        180,
+        gt=0,
+        description="Each study gets a pass at least this often, even if no event came; those that are over "
+        "once an hour.",
     )
     stuck_seconds: float = Field(
         300,

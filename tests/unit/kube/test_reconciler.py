@@ -897,6 +897,28 @@ async def test_a_refit_from_the_best_trial_to_its_model() -> None:
     assert world.status["trials"]["total"] == 2, "a refit is no trial"
 
 
+async def test_a_study_is_over_when_nothing_of_it_runs_any_more() -> None:
+    world = World(maxTrials=1, parallelism=1, refit={})
+
+    async def over() -> bool:
+        await world.settle()
+        return (await world.reconciler.reconcile(KEY)).over
+
+    assert not await over(), "a trial is running"
+    world.begin(0)
+    world.server.end(KEY, 0, "COMPLETE", 0.5)
+    assert not await over(), "the refit has not begun"
+    assert world.status["phase"] == "Completed"
+    world.begin_refit()
+    assert not await over(), "the refit is running"
+    world.complete_refit()
+    assert not await over(), "the trial's pod has not ended"
+    world.end_job(0, succeeded=1, conditions=COMPLETE)
+    assert await over()
+    world.edit(maxTrials=2)
+    assert not await over(), "it was resumed"
+
+
 async def test_a_refit_without_a_report_is_diagnosed_from_its_pod() -> None:
     world = World(maxTrials=1, parallelism=1, refit={})
     await world.settle()

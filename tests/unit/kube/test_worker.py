@@ -92,6 +92,16 @@ async def test_each_study_comes_back_at_the_resync() -> None:
     assert reconciler.passes == [("a", 0), ("a", 180), ("a", 360)]
 
 
+async def test_a_study_that_is_over_comes_back_every_hour_and_when_something_happens() -> None:
+    """A pass over it makes the study server read its whole record."""
+    over = Result("waiting", over=True)
+    reconciler = Scripted(a=[over, over, over, Result("waiting", 30, over=True), QUIET])
+    running = await run(reconciler, KEY, seconds=3700)
+    running.queue.add(KEY)
+    await running.wait(3800)
+    assert reconciler.passes == [("a", 0), ("a", 3600), ("a", 3700), ("a", 7300), ("a", 7330)]
+
+
 async def test_at_once_means_at_once() -> None:
     reconciler = Scripted(a=[again(0), again(0), QUIET])
     await run(reconciler, KEY, seconds=1)

@@ -64,10 +64,12 @@ class Result:
         outcome: `gone` if the study no longer exists, `acted` if the pass carried out actions, `waiting` if
             there was nothing to do, `no_progress` if it carried out the same actions as the pass before.
         after: seconds until the study needs another pass; None if it needs one only when something happens.
+        over: whether the study is over and nothing of it is running any more.
     """
 
     outcome: Literal["gone", "waiting", "acted", "no_progress"]
     after: float | None = None
+    over: bool = False
 
 
 class Reconciler:
@@ -160,7 +162,8 @@ class Reconciler:
         if done:
             return Result("no_progress" if repeated else "acted", 0)
         wait = max((plan.wake - now).total_seconds(), SHORTEST_WAIT) if plan.wake else None
-        return Result("waiting", wait)
+        over = _is_over(status) and all(run.state == "ended" for run in seen.runs.values())
+        return Result("waiting", wait, over)
 
     async def _act(
         self, key: StudyKey, study: TuningStudy, seen: Observation, now: datetime

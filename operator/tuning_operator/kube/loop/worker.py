@@ -21,6 +21,14 @@ EXPECTED = (RunsUnavailable, StudyServerUnavailable, ActionsFailed)
 """Errors whose message is enough; others are logged with their traceback."""
 
 
+OVER_SECONDS = 3600.0
+"""How often a study that is over gets a pass at least.
+
+Less often than others, since the study server has its record in memory only while it is used, and reads all
+of its trials again for a pass.
+"""
+
+
 class Reconciles(Protocol):
     """What a worker needs of a reconciler."""
 
@@ -60,7 +68,8 @@ async def _once(
         queue.retry(key)
     else:
         queue.succeeded(key)
-        queue.add_after(key, resync_seconds if result.after is None else min(result.after, resync_seconds))
+        longest = max(resync_seconds, OVER_SECONDS) if result.over else resync_seconds
+        queue.add_after(key, longest if result.after is None else min(result.after, longest))
     return result.outcome
 
 
