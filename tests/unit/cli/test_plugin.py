@@ -169,6 +169,13 @@ def test_plot_into_a_folder_of_both_formats(ready: Cluster, tmp_path: Path) -> N
     assert ran.code == 0
 
 
+def test_plot_without_matplotlib(ready: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n: None if n == "matplotlib" else there(n))
+    ran = Ran("plot", "mnist", "--plot", "optimization-history")
+    assert (ran.code, ran.out) == (0, "mnist-plots/optimization-history.html\n")
+
+
 @pytest.mark.parametrize("out", ["plots.html", "notes.txt", "notes.txt/deeper"])
 def test_plot_needs_a_folder(cluster: Cluster, tmp_path: Path, out: str) -> None:
     (tmp_path / "notes.txt").touch()

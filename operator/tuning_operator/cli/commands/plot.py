@@ -75,9 +75,14 @@ def plot(
         ),
     ] = None,
     formats: Annotated[
-        str,
-        typer.Option("--format", metavar="html,png,terminal", help="File formats, or terminal to print."),
-    ] = "html,png",
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="html,png,terminal",
+            help="File formats, or terminal to print.",
+            show_default="html, and png if matplotlib is installed",
+        ),
+    ] = None,
 ) -> None:
     """Draw Optuna's plots of a study.
 
@@ -89,7 +94,7 @@ def plot(
 
         {program} plot mnist --plot contour --plot timeline --format html
     """
-    chosen, folder = _formats(formats), _plots_folder(out, study)
+    chosen, folder = _formats(formats or _installed_formats()), _plots_folder(out, study)
     require_plot_libraries(chosen)
     found = studies.get(study)
     with studies.record(found) as reader:
@@ -184,6 +189,12 @@ def _formats(text: str) -> list[Format]:
     if unknown or not wanted:
         raise PluginError(f"--format {text}: use html, png, terminal or several of them, such as html,png")
     return [Format(part) for part in dict.fromkeys(wanted)]
+
+
+def _installed_formats() -> str:
+    from importlib.util import find_spec
+
+    return "html,png" if find_spec("matplotlib") else "html"
 
 
 def _plots_folder(out: Path | None, study: str) -> Path:
