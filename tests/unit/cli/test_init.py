@@ -70,12 +70,17 @@ def test_init(tmp_path: Path) -> None:
     assert generated == [{"name": "digits-code", "files": ["train.py", "shapes.py", "sizes.py"]}]
 
 
-def test_init_for_this_machine(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("devices", "gpus"), [("", 0), ("0,1", 1)])
+def test_init_for_this_machine(
+    devices: str, gpus: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", devices)
     (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT).replace("from data import loaders\n", ""))
     (tmp_path / "shapes.py").touch()
     arguments = ["init", f"{tmp_path}/train.py", "--python", sys.executable]
     ran = CliRunner().invoke(tuning.app, arguments, prog_name="tuning", obj=tuning.connect_local)
     assert f"tuning run {tmp_path}   # starts the study digits" in ran.stderr
+    assert load(tmp_path / "study.yaml")["spec"]["trial"]["gpus"] == gpus
 
 
 def test_what_the_manifest_cannot_express_is_printed_and_added_as_a_comment(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The command `init`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +26,12 @@ def init(
     image: Annotated[
         str | None, typer.Option(help="Image of the trials.", show_default="the operator's trainer image")
     ] = None,
-    gpus: Annotated[int, typer.Option(min=0, help="GPUs per trial.")] = 1,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            min=0, help="GPUs per trial.", show_default="1; with `tuning` on a machine without GPUs, 0"
+        ),
+    ] = None,
     python: Annotated[
         str | None, typer.Option(help="Python that runs the script on this machine.", show_default="python")
     ] = None,
@@ -42,11 +48,15 @@ def init(
     """Create a study's manifest from an Optuna script. The script runs until it calls `study.optimize`."""
     from tuning_operator.cli.scripts.init import Request
     from tuning_operator.cli.scripts.init import init as make
+    from tuning_operator.local.gpus import visible_gpus
 
+    here = ctx.find_root().info_name == "tuning"
+    if gpus is None:
+        gpus = 0 if here and not visible_gpus(os.environ) else 1
     result = make(Request(script, arguments or [], out, name, image, gpus, python, study, force))
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
     for file in result.files:
         typer.echo(file)
-    start = "tuning run" if ctx.find_root().info_name == "tuning" else "kubectl apply -k"
+    start = "tuning run" if here else "kubectl apply -k"
     typer.echo(f"{start} {script.parent}   # starts the study {result.name}", err=True)
