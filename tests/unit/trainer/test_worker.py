@@ -493,6 +493,47 @@ def test_code_that_starts_threads_when_it_is_imported_is_imported_for_each_trial
     assert "starts threads when it is imported" in worker.stop()[2]
 
 
+def test_code_that_starts_native_threads_when_it_is_imported_is_imported_for_each_trial(
+    worker: Worker,
+) -> None:
+    """A forked process would wait forever for the threads of OpenMP or TBB that it does not have."""
+    worker.pod.write(
+        """
+        import ctypes, os
+
+        libc = ctypes.CDLL(None)
+        thread, pause = ctypes.c_ulong(), ctypes.cast(libc.pause, ctypes.c_void_p)
+        assert libc.pthread_create(ctypes.byref(thread), None, pause, None) == 0
+
+        def objective(trial):
+            return float(len(os.listdir("/proc/self/task")) > 1)
+        """
+    )
+    worker.start()
+    worker.run(2)
+    assert [trial["values"] for trial in worker.record()] == [[1.0]] * 2, "each trial has the thread"
+    assert "starts threads when it is imported" in worker.stop()[2]
+
+
+def test_trials_are_forked_from_code_that_has_used_numpys_threads(worker: Worker) -> None:
+    worker.pod.environ["OPENBLAS_NUM_THREADS"] = "2"
+    worker.pod.write(
+        """
+        import numpy
+
+        square = numpy.ones((512, 512))
+        square @ square
+
+        def objective(trial):
+            return float((square @ square)[0, 0])
+        """
+    )
+    worker.start(python=FULL)
+    worker.run(2)
+    assert [trial["values"] for trial in worker.record()] == [[512.0]] * 2
+    assert "starts threads" not in worker.stop()[2]
+
+
 def test_code_that_runs_a_program_when_it_is_imported_gets_its_exit_code(worker: Worker) -> None:
     worker.pod.write(
         """

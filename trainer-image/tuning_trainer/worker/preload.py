@@ -79,7 +79,24 @@ def _obstacle() -> str | None:
         return "starts threads"
     if _uses_cuda():
         return "uses CUDA"
+    if _has_native_threads():
+        return "starts threads"
     return None
+
+
+def _has_native_threads() -> bool:
+    """Return whether there are threads that Python does not know, as OpenMP's, which a fork would not copy.
+
+    OpenBLAS, which NumPy uses, ends its own before each fork and starts them again: they are gone after one.
+    """
+    tasks = Path("/proc/self/task")
+    if not tasks.is_dir():  # not on Linux
+        return False
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    return len(os.listdir(tasks)) > 1  # noqa: PTH208
 
 
 def _uses_cuda() -> bool:
