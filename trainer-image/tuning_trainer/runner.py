@@ -48,7 +48,8 @@ class Run:
         self.settings = settings
         self._stopping = stopping
         self._limit = TimeLimit(settings.config.get("timeoutSeconds"), self._announce_timeout)
-        self._client = Client(settings.trial_url, settings.token_file, settings.ca_file)
+        reached = VIEW in os.environ  # by the worker's supervisor, which got the trial
+        self._client = Client(settings.trial_url, settings.token_file, settings.ca_file, reached=reached)
         self._started = time.time()
         self._process = os.getpid()
         self._trial: Trial | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import socket
 import ssl
 import subprocess
@@ -10,8 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tuning_operator.protocol import AttributesRequest, TellRequest
+from tuning_trainer import runner
+from tuning_trainer.outcome import Outcome
+from tuning_trainer.settings import read_settings
+from tuning_trainer.stopping import Stopping
 from tuning_trainer.wire.client import Client, Refused, Unreachable
 from tuning_trainer.wire.outbox import PATIENCE, Outbox
+from tuning_trainer.worker import supervisor
 
 from tests.unit.trainer.pod import BARE, Pod
 from tests.unit.trainer.twin import PATH, Handler, Twin, drop, drop_after, serving, status
@@ -317,6 +324,37 @@ def test_a_server_that_has_been_reached_is_waited_for(
     with pytest.raises(Unreachable):
         client.call("GET", "", patience=1800)
     assert time.now > 1700
+
+
+@pytest.fixture
+def outage(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> Time:
+    """The pod's environment here, and a network that stops resolving names, with the time of all clients."""
+    time, error = Time(), socket.gaierror(-3, "Temporary failure in name resolution")
+    monkeypatch.setattr(Client, "_new_connection", lambda *_: BrokenNetwork(error, False))
+    for module in (runner, supervisor):
+        monkeypatch.setattr(module, "Client", functools.partial(Client, sleep=time.sleep, clock=time))
+    for name, value in pod.environ.items():
+        monkeypatch.setenv(name, value)
+    return time
+
+
+def test_the_result_of_a_workers_trial_waits_for_the_server(
+    pod: Pod, twin: Twin, outage: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its supervisor has reached the server; the trial itself may not have had to."""
+    view = pod.folder / "view.json"
+    view.write_text(twin.view().model_dump_json(by_alias=True))
+    monkeypatch.setenv(runner.VIEW, str(view))
+    run = runner.Run(read_settings(os.environ), Stopping())
+    assert run.execute(lambda *_: Outcome("COMPLETE", [1.0])) == 1
+    assert 1700 < outage.now <= 1800
+
+
+def test_an_end_that_a_worker_reports_for_a_trial_waits_for_the_server(pod: Pod, outage: Time) -> None:
+    settings = read_settings(os.environ)._replace(trial_url="https://studies/v1/studies/ml/mnist/workers/0")
+    trial = supervisor._Trial(0, None, pod.folder)
+    supervisor.Supervisor(settings, [], "")._report(trial, {"state": "COMPLETE", "values": [1.0]})
+    assert 1700 < outage.now <= 1800
 
 
 def test_retry_after_is_heeded(away: tuple[str, int], twin: Twin, tmp_path: Path) -> None:

@@ -72,9 +72,20 @@ class Client:
         token_file: str,
         ca_file: str | None = None,
         *,
+        reached: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Nothing is sent yet.
+
+        Args:
+            url: the trial's address.
+            token_file: has the pod's token, which is renewed.
+            ca_file: has the certificates to trust; None: the system's.
+            reached: whether another client of this pod has reached the server.
+            sleep: waits.
+            clock: measures time.
+        """
         self.trial_started: str | None = None
         """When the trial started, once that is known: another trial may get its number later."""
         self._address = urlsplit(url)
@@ -89,7 +100,7 @@ class Client:
         os.register_at_fork(after_in_child=self._renew_lock)  # another thread may hold it
         self._next_log = clock()
         self._trusted = False
-        self._reached = False  # the network lets the pod reach the server, even if it is down now
+        self._reached = reached  # the network lets the pod reach the server, even if it is down now
         self._untrusted_since: float | None = None
         self._authenticated = False
         self._unauthorized_since: float | None = None

@@ -202,7 +202,7 @@ class Supervisor:
     def _report(self, trial: _Trial, result: dict[str, Any]) -> None:
         """Report the end of a trial that may have had no result; if it has one, that is kept."""
         url = f"{self._study_url}/trials/{trial.number}"
-        client = Client(url, self._settings.token_file, self._settings.ca_file)
+        client = Client(url, self._settings.token_file, self._settings.ca_file, reached=True)
         client.trial_started = trial.started
         try:
             patience = STOP_PATIENCE if self._stopping else PATIENCE
