@@ -534,6 +534,26 @@ def test_trials_are_forked_from_code_that_has_used_numpys_threads(worker: Worker
     assert "starts threads" not in worker.stop()[2]
 
 
+def test_trials_are_forked_from_code_that_imports_pyarrow(worker: Worker) -> None:
+    """Its memory allocator has a thread of its own, which survives a fork."""
+    worker.pod.write(
+        """
+        import pathlib
+
+        import pyarrow
+
+        names = {(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()}
+
+        def objective(trial):
+            return float("jemalloc_bg_thd" in names) + len(pyarrow.array(range(100_000)))
+        """
+    )
+    worker.start(python=FULL)
+    worker.run(2)
+    assert [trial["values"] for trial in worker.record()] == [[100_001.0]] * 2
+    assert "starts threads" not in worker.stop()[2]
+
+
 def test_code_that_runs_a_program_when_it_is_imported_gets_its_exit_code(worker: Worker) -> None:
     worker.pod.write(
         """

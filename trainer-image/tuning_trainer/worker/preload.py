@@ -29,6 +29,8 @@ CUDA_ERROR_NOT_INITIALIZED = 3
 USED_LATER = {"torch": "torch._dynamo"}
 """What a package imports at its first use: for PyTorch's first optimizer, this takes more than a second."""
 
+FORK_SAFE = ("jemalloc_bg_thd",)
+"""Threads that a forked process starts again. pyarrow, which datasets and pandas import, has this one."""
 WITH_GENERATORS = ("numpy", "torch")
 """Packages whose state must be known before the user's code runs."""
 CHANGES = ("__setitem__", "setdefault", "update")
@@ -96,7 +98,8 @@ def _has_native_threads() -> bool:
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    return len(os.listdir(tasks)) > 1  # noqa: PTH208
+    others = (task / "comm" for task in tasks.iterdir() if task.name != str(os.getpid()))
+    return any(name.read_text().strip() not in FORK_SAFE for name in others)
 
 
 def _uses_cuda() -> bool:
