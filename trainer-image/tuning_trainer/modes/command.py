@@ -16,6 +16,7 @@ from tuning_trainer.metrics.steps import Progress
 from tuning_trainer.modes.parameters import fill_in, variables
 from tuning_trainer.modes.process import Program
 from tuning_trainer.outcome import Outcome, outcome_of_value
+from tuning_trainer.temporary import temporary_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +40,7 @@ def run_command(arguments: list[str], settings: Settings, trial: Trial, metrics:
         TrialFailure: the program cannot be run, failed, or did not write its metrics.
     """
     wanted = settings.config.get("metrics") or {}
-    with tempfile.TemporaryDirectory(prefix="tuning-") as folder:
+    with tempfile.TemporaryDirectory(prefix="tuning-", dir=temporary_folder()) as folder:
         file = Path(wanted.get("file") or Path(folder) / "metrics.jsonl")
         source = Path(settings.source) if settings.source else None
         command = fill_in(arguments, trial.params, source)

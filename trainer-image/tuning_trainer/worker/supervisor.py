@@ -25,6 +25,7 @@ from tuning_trainer.failure import Failure, advice, termination_message, write_t
 from tuning_trainer.log import log, log_end, log_prefix, pass_on
 from tuning_trainer.optuna_api.trial import PATIENCE
 from tuning_trainer.stopping import EXIT_CODE
+from tuning_trainer.temporary import temporary_folder
 from tuning_trainer.wire.client import Client, Refused, Unreachable
 from tuning_trainer.worker import memory, orphans
 from tuning_trainer.worker.fork_server import Order
@@ -188,7 +189,7 @@ class Supervisor:
         for view in reply["start"]:
             number = view["trial"]["number"]
             if number not in self._trials and number not in self._reports:
-                folder = _temporary_folder(f"tuning-trial-{number}-")
+                folder = Path(tempfile.mkdtemp(prefix=f"tuning-trial-{number}-", dir=temporary_folder()))
                 (folder / VIEW).write_text(json.dumps(view))
                 self._trials[number] = _Trial(number, view["trial"].get("started"), folder)
         self._taken.release()
@@ -431,13 +432,6 @@ class Supervisor:
             _signal(self._fork_server[0], signal.SIGKILL)
 
 
-def _temporary_folder(prefix: str) -> Path:
-    try:
-        return Path(tempfile.mkdtemp(prefix=prefix))
-    except OSError:  # every usual place is read-only
-        return Path(tempfile.mkdtemp(prefix=prefix, dir="/dev/shm"))
-
-
 def _copy_lines(pipe: Path, trial: int) -> None:
     """Copy a trial's lines to standard output, each at once and with a prefix, and mark their end."""
     prefix = log_prefix(trial).encode()
@@ -476,7 +470,7 @@ def _why_ended(trial: _Trial, status: int) -> Failure:
 
 def _is_private(folder: Path) -> bool:
     """Return whether a folder belongs to this container alone, and is not on a volume."""
-    own = {os.stat(path).st_dev for path in ("/", tempfile.gettempdir())}  # noqa: PTH116
+    own = {os.stat(path).st_dev for path in ("/", temporary_folder())}  # noqa: PTH116
     return folder.stat().st_dev in own
 
 
