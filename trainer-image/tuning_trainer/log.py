@@ -20,10 +20,16 @@ def log(text: str) -> None:
 
 
 def write(text: str) -> None:
-    """Write to the pod's log; without a cluster, that is a file, whose disk may be full."""
+    """Write to the pod's log; without a cluster, that is a file, whose disk may be full.
+
+    The user's code may have closed sys.stderr, or replaced it by any object.
+    """
     with contextlib.suppress(OSError):
-        sys.stderr.write(text)
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stderr, sys.__stderr__)):
+            with contextlib.suppress(ValueError, AttributeError, TypeError):
+                stream.write(text)
+                stream.flush()
+                return
 
 
 def pass_on(output: bytes, sink: IO[bytes]) -> None:

@@ -105,6 +105,24 @@ def test_an_exception_is_reported_with_its_traceback(pod: Pod, twin: Twin) -> No
 
 
 @pytest.mark.parametrize(
+    "replace",
+    [
+        "with open('train.log', 'w') as sys.stderr: print('training', file=sys.stderr)",
+        "sys.stderr = type('Tee', (), {'write': lambda self, text: None})()",
+        "sys.stderr = None",
+        "sys.stderr.close()",
+    ],
+    ids=["a closed file", "an object without flush", "nothing", "itself, closed"],
+)
+def test_standard_error_may_be_replaced(pod: Pod, twin: Twin, replace: str) -> None:
+    pod.write(f"import sys\n\ndef objective(trial):\n    {replace}\n    return 0.5\n")
+    ended = pod.run(python=BARE)
+    assert twin.result, ended
+    assert twin.result.values == [0.5]
+    assert ("tuning: COMPLETE: 0.5\n" in ended.err) == (replace != "sys.stderr.close()")
+
+
+@pytest.mark.parametrize(
     ("body", "message"),
     [
         ("return None", "The value None could not be cast to float."),
