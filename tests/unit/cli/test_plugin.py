@@ -63,12 +63,15 @@ def test_best_as_json_and_yaml(cluster: Cluster) -> None:
 
 def test_the_pareto_front_is_a_table(cluster: Cluster) -> None:
     front = [BEST | {"number": n, "values": [0.5, n]} for n in range(50)]
-    cluster.study("loss", "latency", paretoFront=front)
+    cluster.study("loss", "latency", paretoFront=front, bestValue="front of 51")
     lines = Ran("best", "mnist").out.splitlines()
     assert "Pareto front, 50 trials:" in lines
     assert ["TRIAL", "loss", "latency", "lr", "kind"] in [line.split() for line in lines]
     assert ["49", "0.5", "49", "0.125", "a"] in [line.split() for line in lines]
-    assert "the first 50" in lines[-1]
+    see_all = "kubectl tuning plot mnist --plot pareto-front"
+    assert lines[-1] == f"(showing 50 trials of the front; to see all: {see_all})"
+    cluster.study("loss", "latency", paretoFront=front, bestValue="front of 50")
+    assert "showing" not in Ran("best", "mnist").out
 
 
 def test_a_front_of_one_trial(cluster: Cluster) -> None:

@@ -6,9 +6,6 @@ from typing import Any
 from tuning_operator.cli.studies import Resource
 from tuning_operator.resource.text import sentence
 
-SHOWN_FRONT = 50
-"""The most trials of a Pareto front in the status."""
-
 
 def best_of(study: Resource) -> dict[str, Any] | list[dict[str, Any]] | None:
     """Return the best trial, or a list with the Pareto front for several objectives; None if there is none.
@@ -21,6 +18,12 @@ def best_of(study: Resource) -> dict[str, Any] | list[dict[str, Any]] | None:
         return [_trial(trial, metrics, study) for trial in status.get("paretoFront") or []] or None
     best = status.get("best")
     return _trial(best, metrics, study) if best else None
+
+
+def front_size(study: Resource) -> int:
+    """Return how many trials the Pareto front has; the status lists some of them."""
+    size = (study.get("status", {}).get("bestValue") or "").removeprefix("front of ")
+    return int(size) if size.isdecimal() else 0
 
 
 def metrics_of(study: Resource) -> list[str]:

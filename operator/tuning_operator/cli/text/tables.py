@@ -20,7 +20,7 @@ def show_best(study: Resource, trials: Trial | Sequence[Trial], program: str) ->
     if isinstance(trials, Mapping):
         _show_trial(out, trials)
     else:
-        _show_front(out, trials, program)
+        _show_front(out, study, trials, program)
     refit = study.get("status", {}).get("refit") or {}
     if refit.get("phase") not in (None, "Failed"):
         model = f", model {refit['model']}" if refit.get("model") else ""
@@ -36,7 +36,7 @@ def _show_trial(out: Console, trial: Trial) -> None:
     print_pairs(out, ((name, shown(value)) for name, value in trial["parameters"].items()))
 
 
-def _show_front(out: Console, trials: Sequence[Trial], program: str) -> None:
+def _show_front(out: Console, study: Resource, trials: Sequence[Trial], program: str) -> None:
     out.print(f"Pareto front, {len(trials)} {'trial' if len(trials) == 1 else 'trials'}:")
     metrics = list(trials[0]["values"])
     parameters = list(dict.fromkeys(name for trial in trials for name in trial["parameters"]))
@@ -47,5 +47,6 @@ def _show_front(out: Console, trials: Sequence[Trial], program: str) -> None:
         values += [shown(given[name]) if name in given else NOTHING for name in parameters]
         rows.append([str(trial["number"]), *values])
     print_grid(["TRIAL", *metrics, *parameters], rows)
-    if len(trials) == status_text.SHOWN_FRONT:
-        out.print(f"(showing the first {status_text.SHOWN_FRONT}; `{program} plot` shows all)")
+    if status_text.front_size(study) > len(trials):
+        see_all = f"{program} plot {study['metadata']['name']} --plot pareto-front"
+        out.print(f"(showing {len(trials)} trials of the front; to see all: {see_all})", markup=False)
