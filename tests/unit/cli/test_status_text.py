@@ -66,3 +66,9 @@ def test_no_trial_completed_in_a_study_that_ended(phase: str) -> None:
 
 def test_a_study_that_the_operator_has_not_processed() -> None:
     assert "Is the operator running?" in missing_best(resource(None))
+
+
+def test_a_local_study_that_is_starting() -> None:
+    study = resource(None)
+    study["metadata"]["namespace"] = "local"
+    assert missing_best(study).splitlines() == ["no trial completed yet", "mnist: starting"]

@@ -69,18 +69,13 @@ def _drawn(study: Mapping[str, Any], running: Sequence["RunningTrial"]) -> Rende
     counts = study.get("status", {}).get("trials") or {}
     done, wanted = _done(counts), study["spec"]["maxTrials"]
     head = Table.grid(padding=(0, 1))
-    head.add_row(ProgressBar(total=wanted, completed=done, width=BAR_WIDTH), Text(_headline(study)))
+    head.add_row(ProgressBar(total=wanted, completed=done, width=BAR_WIDTH), Text(headline(study)))
     parts: list[RenderableType] = [head]
     if best := _best(study):
         parts.append(Text(best, style="bold green"))
     if running:
         parts.append(_table(study, running))
     return Group(*parts)
-
-
-def _headline(study: Mapping[str, Any]) -> str:
-    has_begun = study.get("status", {}).get("phase") is not None
-    return headline(study) if has_begun else f"{study['metadata']['name']}: starting"
 
 
 def _done(counts: Mapping[str, int]) -> int:

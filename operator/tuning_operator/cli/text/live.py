@@ -28,7 +28,7 @@ def view(progress: Progress, note: str = "") -> Group:
 
 
 def _title(progress: Progress) -> Text:
-    phase = progress.phase or "not processed by the operator yet"
+    phase = progress.phase or status_text.before_begin(progress.study)
     name = progress.study["metadata"]["name"]
     return Text(f"{name}  ", "bold") + Text(phase, STATE_STYLES.get(phase, "default"))
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tuning_operator.cli.studies import Resource
+from tuning_operator.resource import names
 from tuning_operator.resource.text import sentence
 
 
@@ -48,12 +49,21 @@ def headline(study: Resource) -> str:
     status = study.get("status", {})
     name, phase = study["metadata"]["name"], status.get("phase")
     if phase is None:
-        return f"{name}: not processed by the operator yet"
+        return f"{name}: {before_begin(study)}"
     counts = status.get("trials") or {}
     kinds = ("complete", "pruned", "failed", "running", "copied")
     listed = ", ".join(f"{counts[kind]} {kind}" for kind in kinds if counts.get(kind))
     finished = status.get("progress") or f"0/{study['spec']['maxTrials']}"
     return f"{name}: {phase}, {finished} {_trials(finished)} finished" + (f" ({listed})" if listed else "")
+
+
+def before_begin(study: Resource) -> str:
+    """Return what is shown in place of a phase until the study has one."""
+    return "starting" if _is_local(study) else "not processed by the operator yet"
+
+
+def _is_local(study: Resource) -> bool:
+    return bool(study["metadata"].get("namespace") == names.LOCAL_NAMESPACE)
 
 
 def _trials(progress: str) -> str:
@@ -89,7 +99,7 @@ def missing_best(study: Resource) -> str:
     phase = study.get("status", {}).get("phase")
     ended = phase in ("Completed", "Failed")
     lines = [f"no trial completed{'' if ended else ' yet'}", headline(study), *blocking_conditions(study)]
-    if phase is None:
+    if phase is None and not _is_local(study):
         lines.append(
             "Is the operator running? See `kubectl get pods -A -l app.kubernetes.io/name=tuning-operator`"
         )
