@@ -24,3 +24,11 @@ def field_path(place: Iterable[str | int]) -> str:
 def count(number: int, noun: str) -> str:
     """Return for example `1 trial` or `3 trials`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def installation(extra: str) -> str:
+    """Return how to install an extra, for the end of a sentence; most have this package from a checkout."""
+    return (
+        f"install kubectl-tuning with the extra {extra}, for example uv tool install "
+        f"'./kubectl-tuning[{extra}]' in a checkout (see docs/guide/kubectl-plugin.md)"
+    )

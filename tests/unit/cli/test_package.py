@@ -72,15 +72,23 @@ def test_commands_start_without_what_only_some_need() -> None:
 
 def test_what_needs_an_extra_says_which(programs: Path, cluster: Cluster) -> None:
     example = ROOT / "examples" / "digits"
+
+    def how(extra: str) -> str:
+        return (
+            f"install kubectl-tuning with the extra {extra}, for example uv tool install "
+            f"'./kubectl-tuning[{extra}]' in a checkout (see docs/guide/kubectl-plugin.md)"
+        )
+
     plotted = run(programs, "kubectl-tuning", "plot", "mnist")
-    assert plotted.stderr.endswith("not installed: run pip install 'kubectl-tuning[plot]'\n")
+    assert plotted.stderr == f"error: optuna and plotly are not installed: {how('plot')}\n"
     exported = run(programs, "kubectl-tuning", "export", "mnist")
-    assert exported.stderr == "error: optuna not installed: run pip install 'kubectl-tuning[plot]'\n"
+    assert exported.stderr == f"error: optuna is not installed: {how('plot')}\n"
     ran = run(programs, "tuning", "run", str(example))
-    assert ran.stderr == "error: The local mode is not installed: run pip install 'kubectl-tuning[run]'.\n"
+    assert ran.stderr == f"error: The local mode is not installed: {how('run')}.\n"
     checked = run(programs, "kubectl-tuning", "validate", str(example))
     assert checked.returncode == 0
     assert "The arguments of sampler and pruner were not checked" in checked.stderr
+    assert how("plot") in checked.stderr
 
 
 def test_the_manifest_of_krew_has_what_krew_requires() -> None:

@@ -312,9 +312,7 @@ def test_a_server_that_is_gone(ready: Cluster, server: StudyServer) -> None:
 
 def test_missing_libraries_are_reported_first(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert (Ran("plot", "mnist", "--format", "png").error or "").endswith(
-        "pip install 'kubectl-tuning[plot]'"
-    )
+    assert "uv tool install './kubectl-tuning[plot]'" in (Ran("plot", "mnist", "--format", "png").error or "")
     assert not (cluster.folder / "asked").exists()
 
 

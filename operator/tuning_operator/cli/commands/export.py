@@ -18,6 +18,7 @@ from tuning_operator.cli.studies import Resource, Studies
 from tuning_operator.cli.text import status_text
 from tuning_operator.cli.text.values import shown
 from tuning_operator.resource import names
+from tuning_operator.resource.text import installation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -117,7 +118,7 @@ def report(
 def _require_library(chosen: Format) -> None:
     library, extra = ("pyarrow", "parquet") if chosen is Format.parquet else ("optuna", "plot")
     if chosen is not Format.csv and find_spec(library) is None:
-        raise PluginError(f"{library} not installed: run pip install 'kubectl-tuning[{extra}]'")
+        raise PluginError(f"{library} is not installed: {installation(extra)}")
 
 
 def _refuse_existing(file: Path, *, force: bool) -> None:

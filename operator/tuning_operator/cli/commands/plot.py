@@ -14,6 +14,7 @@ from tuning_operator.cli import PluginError
 from tuning_operator.cli.commands.options import Study
 from tuning_operator.cli.studies import Resource, Studies
 from tuning_operator.cli.text.status_text import metrics_of
+from tuning_operator.resource.text import installation
 
 if TYPE_CHECKING:
     from tuning_operator.cli.plots.drawing import Drawing
@@ -222,4 +223,5 @@ def require_plot_libraries(formats: Sequence[Format]) -> None:
     needed = ["optuna", *(libraries[each] for each in formats)]
     missing = [library for library in needed if find_spec(library) is None]
     if missing:
-        raise PluginError(f"{' and '.join(missing)} not installed: run pip install 'kubectl-tuning[plot]'")
+        are = "is" if len(missing) == 1 else "are"
+        raise PluginError(f"{' and '.join(missing)} {are} not installed: {installation('plot')}")

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from tuning_operator.cli import PluginError
+from tuning_operator.resource.text import installation
 
 File = Annotated[
     str, typer.Argument(metavar="FILE", help="Manifest, folder with manifests, or - for standard input.")
 ]
 UNCHECKED = (
-    "The arguments of sampler and pruner were not checked, since Optuna is not installed: run pip install "
-    "'kubectl-tuning[plot]' to check them, too."
+    "The arguments of sampler and pruner were not checked, since Optuna is not installed. To check them, "
+    f"too, {installation('plot')}."
 )
 MANIFESTS = ("*.yaml", "*.yml", "*.json")
 
