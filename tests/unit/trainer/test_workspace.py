@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tuning_trainer.workspace import prepare
+from tuning_trainer.workspace import lost_files, prepare
 
 from tests.unit.trainer.pod import BARE, Pod
 
@@ -162,6 +162,17 @@ def test_paths_of_files_that_end_with_the_pod_are_reported(mounted: Pod, twin: T
     assert ended.code == 0, ended
     assert ended.err.count(f"tuning: {LOST}\n") == 1
     assert twin.study.trials[0].user_attrs["trainer_warning"] == LOST
+
+
+@pytest.mark.parametrize("value", ["", "."])
+def test_the_working_directory_itself_is_no_lost_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    (tmp_path / "model.pt").touch()
+    monkeypatch.chdir(tmp_path)
+    storage = {"field": "spec.trial.template", "outlastPod": {str(tmp_path): False}}
+    assert lost_files({"note": value}, storage, since=0) is None
+    assert lost_files({"model": "model.pt"}, storage, since=0)
 
 
 @pytest.mark.parametrize(
