@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import itertools
 import os
@@ -63,13 +64,14 @@ def _add(file: Path, folder: Path, *, link: bool) -> bool:
     if file.name.startswith(".."):  # how the kubelet keeps versions of a ConfigMap
         return True
     if not os.path.lexists(target):
-        if link:
-            target.symlink_to(file)
-        elif file.is_dir():
-            shutil.copytree(file, target)
-        else:
-            shutil.copy(file, target)
-        return True
+        with contextlib.suppress(FileExistsError):  # another pod on the volume has just added it
+            if link:
+                target.symlink_to(file)
+            elif file.is_dir():
+                shutil.copytree(file, target)
+            else:
+                shutil.copy(file, target)
+            return True
     return target.is_file() and file.is_file() and filecmp.cmp(file, target, shallow=False)
 
 

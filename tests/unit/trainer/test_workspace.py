@@ -100,6 +100,21 @@ def test_a_volume_gets_links_so_that_it_never_has_old_copies(pod: Pod, twin: Twi
     assert (volume / "config.json").is_symlink()
 
 
+def test_pods_that_start_together_link_the_files_once(
+    tmp_path: Path, volume: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "train.py").write_text("pass")
+    (volume / "train.py").symlink_to(tmp_path / "train.py")
+    monkeypatch.chdir(volume)
+    monkeypatch.setattr(os.path, "lexists", lambda _: False)  # as it was before the other pod made the link
+    assert prepare(str(tmp_path)) == str(tmp_path)
+    assert capsys.readouterr().err == ""
+    (volume / "train.py").unlink()
+    (volume / "train.py").write_text("another")
+    assert prepare(str(tmp_path)) == str(tmp_path)
+    assert "has its own train.py" in capsys.readouterr().err
+
+
 def test_a_read_only_working_directory_is_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
