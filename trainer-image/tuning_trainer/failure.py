@@ -88,7 +88,7 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, TrialFailure):
         return error.failure
     described = "".join(traceback.format_exception_only(type(error), error)).strip()
-    category, remedy = _classify(error)
+    category, remedy = _classify(error, described)
     return Failure(category, described, remedy, format_traceback(error))
 
 
@@ -106,8 +106,8 @@ def skip_own_frames(frames: TracebackType | None) -> TracebackType | None:
     return frames
 
 
-def _classify(error: BaseException) -> tuple[str, str | None]:
-    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in str(error):
+def _classify(error: BaseException, described: str) -> tuple[str, str | None]:
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA out of memory" in described:
         return "OutOfMemory", OUT_OF_GPU_MEMORY
     if isinstance(error, MemoryError):
         return "OutOfMemory", f"Use less memory (for example, a smaller batch size), or {advice().memory}."

@@ -85,6 +85,20 @@ def test_an_exception_has_its_category(error: BaseException, category: str, reme
     assert "test_failure.py" in failure.traceback
 
 
+class ApiError(Exception):
+    response = None
+
+    def __str__(self) -> str:
+        return f"status {self.response.status}"  # type: ignore[attr-defined]
+
+
+def test_an_exception_that_cannot_be_shown_is_reported() -> None:
+    failure = failure_of(raised(ApiError()))
+    assert failure.category == "Exception"
+    assert "ApiError: <" in failure.message
+    assert "raise error" in (failure.traceback or "")
+
+
 def test_advice_fits_where_the_trial_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(LOCAL, "the mark of a run")
     assert "run fewer trials at a time" in (failure_of(raised(MemoryError())).remedy or "")
