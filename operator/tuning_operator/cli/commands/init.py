@@ -48,11 +48,10 @@ def init(
     """Create a study's manifest from an Optuna script. The script runs until it calls `study.optimize`."""
     from tuning_operator.cli.scripts.init import Request
     from tuning_operator.cli.scripts.init import init as make
-    from tuning_operator.local.gpus import visible_gpus
 
     here = ctx.find_root().info_name == "tuning"
     if gpus is None:
-        gpus = 0 if here and not visible_gpus(os.environ) else 1
+        gpus = _default_gpus() if here else 1
     result = make(Request(script, arguments or [], out, name, image, gpus, python, study, force))
     for note in result.notes:
         typer.echo(f"note: {note}", err=True)
@@ -60,3 +59,10 @@ def init(
         typer.echo(file)
     start = "tuning run" if here else "kubectl apply -k"
     typer.echo(f"{start} {script.parent}   # starts the study {result.name}", err=True)
+
+
+def _default_gpus() -> int:
+    """Return how many GPUs a trial gets on this machine unless `--gpus` says otherwise."""
+    from tuning_operator.local.gpus import visible_gpus  # it needs fcntl, which Windows lacks
+
+    return 1 if visible_gpus(os.environ) else 0
