@@ -82,11 +82,30 @@ def test_a_file_that_is_written_again_is_read_again(pod: Pod, twin: Twin) -> Non
         ('{"accuracy": 0.5}', 0.5),
         ('{"accuracy": 0.4321}', 0.4321),
         ('{"accuracy": 1}', 1.0),
+        ('{"accuracy": 1}', 1.0),
     ):
         twin.trial, twin.result = twin.study.ask(), None
         ended = shell(pod, f"echo '{text}' > {file}")
         assert ended.code == 0, ended
         assert twin.study.trials[-1].value == value
+
+
+@pytest.mark.parametrize("wait", ["true", "until [ -e read ]; do sleep 0.05; done"], ids=["before", "after"])
+def test_lines_of_an_earlier_trial_are_not_read_again(pod: Pod, twin: Twin, wait: str) -> None:
+    """The file's time changes after the program's own lines, before and after these are read."""
+    file = pod.folder / "metrics.csv"
+    file.write_text("step=0 accuracy=0.1\nstep=1 accuracy=0.2\n")
+    pod.environ["TUNING_CONFIG"] = json.dumps({"metrics": {"file": str(file)}})
+    lines = f"echo step=0 accuracy=0.5 >> {file}; echo step=1 accuracy=0.6 >> {file}"
+    process = pod.start("command", "--", "sh", "-c", f"{lines}; {wait}; touch {file}", python=BARE)
+    twin.wait_for(lambda: bool(twin.of("/report")))
+    (pod.folder / "read").touch()
+    process.communicate(timeout=240)
+    assert twin.study.trials[0].value == 0.6
+    assert twin.study.trials[0].intermediate_values == {0: 0.5, 1: 0.6}
+    twin.trial, twin.result = twin.study.ask(), None
+    assert shell(pod, "true").code == 1
+    assert twin.failure.category == "MetricMissing"
 
 
 def test_a_file_that_does_not_exist_is_named(pod: Pod, twin: Twin) -> None:

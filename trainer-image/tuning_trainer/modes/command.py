@@ -7,7 +7,7 @@ import os
 import signal
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from tuning_trainer.failure import Failure, TrialFailure, advice
 from tuning_trainer.log import log
@@ -139,9 +139,13 @@ class _Follower:
         self._start = b""
         self._offset = 0
         self._rest = b""
+        self._found: tuple[int, int] | None = None
+        """The version of the file that was there before, until something is read."""
         if file.exists():
-            self._offset = file.stat().st_size
-            self._start = file.read_bytes()[:COMPARED]
+            with file.open("rb") as opened:
+                self._start = opened.read(COMPARED)
+                self._offset = opened.seek(0, os.SEEK_END)
+                self._found = _version(opened)
 
     def new_lines(self, to_the_end: bool) -> Iterator[str]:
         """Yield the new lines, without an unfinished one unless the file has reached its end."""
@@ -149,15 +153,26 @@ class _Follower:
             return
         with self._file.open("rb") as file:
             start = file.read(COMPARED)
-            if file.seek(0, os.SEEK_END) < self._offset or not start.startswith(self._start):
+            size = file.seek(0, os.SEEK_END)
+            # An equal result is all that some programs write. While one runs, it may only touch the file.
+            same = to_the_end and size == self._offset and self._found not in (None, _version(file))
+            if size < self._offset or not start.startswith(self._start) or same:
                 self._offset, self._rest = 0, b""
             self._start = start
             file.seek(self._offset)
             content = file.read()
         self._offset += len(content)
+        if content:
+            self._found = None
         *lines, self._rest = (self._rest + content).split(b"\n")
         for line in [*lines, self._rest] if to_the_end else lines:
             yield line.decode(errors="replace")
+
+
+def _version(file: IO[bytes]) -> tuple[int, int]:
+    """Return what differs after a file was written, even with the same content."""
+    status = os.fstat(file.fileno())
+    return status.st_ino, status.st_mtime_ns
 
 
 def _environment(trial: Trial, folder: Path, metrics_file: Path) -> dict[str, str]:
