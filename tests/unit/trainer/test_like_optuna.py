@@ -6,6 +6,7 @@ import copy
 import datetime as dt
 import math
 import pickle
+import re
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -279,11 +280,13 @@ def test_a_declared_parameter_is_there_and_a_mismatch_names_the_manifest(
 
 
 @pytest.mark.filterwarnings("ignore:Choices for a categorical")
-def test_a_choice_that_is_not_json_is_an_error_with_advice(ours: Callable[[], Trial], twin: Twin) -> None:
-    with pytest.raises(
-        TrialFailure, match="'activation' can't be recorded: its choice <class 'complex'>"
-    ) as no:
-        ours().suggest_categorical("activation", ["relu", complex])
+@pytest.mark.parametrize("choice", [complex, "caf\udce9"])
+def test_a_choice_that_is_not_json_is_an_error_with_advice(
+    ours: Callable[[], Trial], twin: Twin, choice: Any
+) -> None:
+    says = re.escape(f"'activation' can't be recorded: its choice {choice!r}")
+    with pytest.raises(TrialFailure, match=says) as no:
+        ours().suggest_categorical("activation", ["relu", choice])
     assert "Choose by name" in (no.value.failure.remedy or "")
     assert twin.of("/suggest") == []
 

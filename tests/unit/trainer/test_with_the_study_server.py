@@ -238,6 +238,28 @@ def test_a_failure_is_in_the_record(
     assert "train.py" in result["failure"]["traceback"]
 
 
+def test_text_that_is_not_valid_unicode_is_in_the_record(
+    study_server: RunningServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    declare(study_server)()
+    pod = pod_of(study_server, tmp_path)
+    pod.write("""
+        import os
+
+        def objective(trial):
+            name = os.fsdecode(b"caf\\xe9.png")
+            trial.set_user_attr("worst", name)
+            raise ValueError(f"can't decode {name}")
+    """)
+    assert pod.run(python=BARE).code == 1
+    view = study_server.pod("ml", "mnist", 0).get(study_server.trial_url("ml", "mnist", 0)).json()
+    assert view["trial"]["failure"]["category"] == "Exception"
+    assert view["trial"]["failure"]["message"] == "ValueError: can't decode caf?.png"
+    assert view["userAttrs"]["worst"] == "caf?.png"
+    assert pod.termination()["category"] == "Exception"
+
+
 def test_another_trials_token_is_refused(study_server: RunningServer, tmp_path: Path) -> None:  # noqa: F811
     declare(study_server)()
     pod = pod_of(study_server, tmp_path)

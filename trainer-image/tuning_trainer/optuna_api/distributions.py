@@ -130,7 +130,7 @@ def to_wire(distribution: Distribution) -> dict[str, Any]:
 def _checked(choice: Any) -> Any:
     plain = _plain(choice)
     try:
-        json.dumps(plain)
+        json.dumps(plain, ensure_ascii=False).encode()
     except (TypeError, ValueError):
         raise TypeError(f"{choice!r} can't be written as JSON") from None
     return plain

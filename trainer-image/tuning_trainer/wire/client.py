@@ -129,7 +129,8 @@ class Client:
             Refused: the reply was a 4xx, or the server's certificate has never been trusted.
             Unreachable: there was no reply within the patience.
         """
-        payload = None if body is None else json.dumps(body).encode()
+        # The server rejects text that is not valid Unicode, such as a file name that Python could not decode.
+        payload = None if body is None else json.dumps(body, ensure_ascii=False).encode(errors="replace")
         start = self._clock()
         delay = FIRST_DELAY
         while True:
