@@ -94,6 +94,15 @@ def test_a_command_that_gets_its_parameters() -> None:
     assert check(study(**ran(*arguments, refit=["./final", "{{lr}}"]))) == ()
 
 
+def test_trials_of_a_pod_that_would_read_each_others_metrics() -> None:
+    shared = command(None)["trial"] | {"reusePods": True, "trialsPerPod": 2}
+    [problem] = check(study(trial=shared, parallelism=2))
+    assert problem.field == "trial.metrics.file"
+    assert "/tmp/metrics.jsonl" in problem.message
+    assert check(study(trial=shared, parallelism=1)) == ()
+    assert check(study(trial=shared | {"metrics": {"file": "metrics.jsonl"}}, parallelism=2)) == ()
+
+
 def test_an_objective_may_have_any_names() -> None:
     assert check(study(searchSpace=[*SPACE, SPACE[1] | {"name": "n_layers"}])) == ()
 

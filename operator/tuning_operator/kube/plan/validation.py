@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 
 from tuning_trainer.failure import TrialFailure
 from tuning_trainer.metrics.reader import MetricReader
@@ -43,6 +44,7 @@ def check(study: TuningStudy) -> tuple[Problem, ...]:
         *_commands(spec),
         *_scripts(spec),
         *_metrics(spec),
+        *_metrics_file(spec),
         *_warm_start(study),
         *_gpus(study),
         *_templates(spec),
@@ -121,6 +123,18 @@ def _metrics(spec: TuningStudySpec) -> Iterator[Problem]:
             f"The pattern {pattern!r} is too complex for Python's regular expressions ({error}): simplify it."
         )
         yield Problem(field="trial.metrics.pattern", message=message)
+
+
+def _metrics_file(spec: TuningStudySpec) -> Iterator[Problem]:
+    """Yield the problem of trials of a pod that would read each other's metrics."""
+    file = spec.trial.metrics.file if spec.trial.metrics else None
+    if file and PurePosixPath(file).is_absolute() and min(spec.parallelism, spec.trial.trials_per_pod) > 1:
+        message = (
+            f"Trials that share a pod would use the same file, {file}, and read each other's metrics: use a "
+            "relative path, remove this field and have the program write to the file that the variable "
+            "TUNING_METRICS_FILE names, or set trialsPerPod to 1."
+        )
+        yield Problem(field="trial.metrics.file", message=message)
 
 
 def _warm_start(study: TuningStudy) -> Iterator[Problem]:
