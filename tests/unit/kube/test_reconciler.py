@@ -391,6 +391,24 @@ async def test_a_corrected_template_reaches_a_trial_that_cannot_start() -> None:
     assert container["image"] == "python:3.13", "it runs"
 
 
+async def test_a_rejected_edit_replaces_no_run() -> None:
+    """A trial that has not started would otherwise start with what was rejected."""
+    world = World(parallelism=1)
+    await world.settle()
+    image = world.jobs[0]["spec"]["template"]["spec"]["containers"][0]["image"]
+    trial = body()["spec"]["trial"]
+    trial["template"]["spec"]["containers"][0]["image"] = "python:3.13"
+    world.server.refuses = [Problem(field="sampler.args.sede", message="TPESampler has no sede.")]
+    world.edit(trial=trial)
+    await world.settle()
+    assert world.condition("Accepted")["status"] == "False"
+    assert world.jobs[0]["spec"]["template"]["spec"]["containers"][0]["image"] == image
+    world.server.refuses = []
+    world.edit(trial=trial)
+    await world.settle()
+    assert world.jobs[0]["spec"]["template"]["spec"]["containers"][0]["image"] == "python:3.13"
+
+
 async def test_finished_jobs_make_room_in_a_quota_on_jobs() -> None:
     """The quota counts Jobs that have finished, too."""
     world = World(maxTrials=6, parallelism=1)

@@ -53,6 +53,8 @@ class Observer:
             over = {work: run for work, run in over.items() if not isinstance(work, Worker)}
         since = self._since(key, over, now)
         runs = {**runs, **{work: replace(runs[work], lingering_since=when) for work, when in since.items()}}
+        if problems:  # a rejected edit replaces no run of the spec before it
+            runs = {work: replace(run, outdated=False) for work, run in runs.items()}
         seen = with_trials(Observation(summary, runs, problems, per_worker))
         if study.spec.min_parallelism is not None and not problems:
             others = await self._runs.others_waiting(study, has_minimum=has_minimum(study, seen))
