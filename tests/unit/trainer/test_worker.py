@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from ctypes.util import find_library
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -493,26 +494,55 @@ def test_code_that_starts_threads_when_it_is_imported_is_imported_for_each_trial
     assert "starts threads when it is imported" in worker.stop()[2]
 
 
-def test_code_that_starts_native_threads_when_it_is_imported_is_imported_for_each_trial(
-    worker: Worker,
+@pytest.mark.skipif(find_library("gomp") is None, reason="this machine has no libgomp")
+@pytest.mark.parametrize(
+    "when", ["", "signal.signal(signal.SIGCHLD, signal.SIG_IGN)"], ids=["", "no SIGCHLD"]
+)
+def test_code_that_uses_openmp_when_it_is_imported_is_imported_for_each_trial(
+    worker: Worker, when: str
 ) -> None:
-    """A forked process would wait forever for the threads of OpenMP or TBB that it does not have."""
+    """A forked process would wait forever for the threads that it does not have."""
     worker.pod.write(
-        """
-        import ctypes, os
+        f"""
+        import ctypes, signal
 
-        libc = ctypes.CDLL(None)
-        thread, pause = ctypes.c_ulong(), ctypes.cast(libc.pause, ctypes.c_void_p)
-        assert libc.pthread_create(ctypes.byref(thread), None, pause, None) == 0
+        {when}
+        nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
+
+        def compute():
+            ctypes.CDLL({find_library("gomp")!r}).GOMP_parallel(nothing, None, 2, 0)
+
+        compute()
 
         def objective(trial):
-            return float(len(os.listdir("/proc/self/task")) > 1)
+            compute()
+            return 1.0
         """
     )
     worker.start()
     worker.run(2)
-    assert [trial["values"] for trial in worker.record()] == [[1.0]] * 2, "each trial has the thread"
-    assert "starts threads when it is imported" in worker.stop()[2]
+    assert worker.states() == ["COMPLETE"] * 2
+    assert "uses OpenMP when it is imported" in worker.stop()[2]
+
+
+@pytest.mark.skipif(find_library("gomp") is None, reason="this machine has no libgomp")
+def test_trials_are_forked_from_code_that_has_openmp_and_does_not_use_it(worker: Worker) -> None:
+    worker.pod.write(
+        f"""
+        import ctypes
+
+        library = ctypes.CDLL({find_library("gomp")!r})
+        nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
+
+        def objective(trial):
+            library.GOMP_parallel(nothing, None, 2, 0)
+            return 1.0
+        """
+    )
+    worker.start()
+    worker.run(2)
+    assert worker.states() == ["COMPLETE"] * 2
+    assert "when it is imported" not in worker.stop()[2]
 
 
 def test_trials_are_forked_from_code_that_has_used_numpys_threads(worker: Worker) -> None:
@@ -531,27 +561,35 @@ def test_trials_are_forked_from_code_that_has_used_numpys_threads(worker: Worker
     worker.start(python=FULL)
     worker.run(2)
     assert [trial["values"] for trial in worker.record()] == [[512.0]] * 2
-    assert "starts threads" not in worker.stop()[2]
+    assert "when it is imported" not in worker.stop()[2]
 
 
-def test_trials_are_forked_from_code_that_imports_pyarrow(worker: Worker) -> None:
-    """Its memory allocator has a thread of its own, which survives a fork."""
+def test_trials_are_forked_from_code_that_has_read_data_with_pyarrow(worker: Worker) -> None:
+    """Its pools and its memory allocator have threads of their own, which it starts again after a fork."""
     worker.pod.write(
         """
         import pathlib
 
         import pyarrow
+        from pyarrow import parquet
 
-        names = {(task / "comm").read_text().strip() for task in pathlib.Path("/proc/self/task").iterdir()}
+        file = pathlib.Path("data.parquet").absolute()
+        parquet.write_table(pyarrow.table({"x": range(1000), "y": range(1000)}), file)
+
+        def read():
+            return len(parquet.read_table(file))
+
+        read()
+        threads = len(list(pathlib.Path("/proc/self/task").iterdir()))
 
         def objective(trial):
-            return float("jemalloc_bg_thd" in names) + len(pyarrow.array(range(100_000)))
+            return float(read() + (threads > 1))
         """
     )
     worker.start(python=FULL)
     worker.run(2)
-    assert [trial["values"] for trial in worker.record()] == [[100_001.0]] * 2
-    assert "starts threads" not in worker.stop()[2]
+    assert [trial["values"] for trial in worker.record()] == [[1001.0]] * 2
+    assert "when it is imported" not in worker.stop()[2]
 
 
 def test_code_that_runs_a_program_when_it_is_imported_gets_its_exit_code(worker: Worker) -> None:

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tuning_trainer.log import log
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.runner import TrialOver
-from tuning_trainer.temporary import temporary_folder
+from tuning_trainer.temporary import new_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,7 +165,7 @@ def end_executors() -> None:
 
 def start_workers() -> Workers:
     """Return the workers of a script that this process, the main one, is about to run."""
-    folder = tempfile.mkdtemp(prefix="tuning-workers-", dir=temporary_folder())
+    folder = new_folder("tuning-workers-")
     workers = Workers(Path(folder), os.getpid())
     atexit.register(_remove, folder, os.getpid())  # after the threads, which may still ask for the trial
     os.environ[FOLDER] = f"{os.getpid()}:{folder}"

@@ -29,8 +29,8 @@ CUDA_ERROR_NOT_INITIALIZED = 3
 USED_LATER = {"torch": "torch._dynamo"}
 """What a package imports at its first use: for PyTorch's first optimizer, this takes more than a second."""
 
-FORK_SAFE = ("jemalloc_bg_thd",)
-"""Threads that a forked process starts again. pyarrow, which datasets and pandas import, has this one."""
+OPENMP_SECONDS = 5
+"""How long a forked process may take to start the threads of OpenMP."""
 WITH_GENERATORS = ("numpy", "torch")
 """Packages whose state must be known before the user's code runs."""
 CHANGES = ("__setitem__", "setdefault", "update")
@@ -81,25 +81,51 @@ def _obstacle() -> str | None:
         return "starts threads"
     if _uses_cuda():
         return "uses CUDA"
-    if _has_native_threads():
-        return "starts threads"
+    if _uses_openmp():
+        return "uses OpenMP"
     return None
 
 
-def _has_native_threads() -> bool:
-    """Return whether there are threads that Python does not know, as OpenMP's, which a fork would not copy.
+def _uses_openmp() -> bool:
+    """Return whether forked processes would wait for threads that they do not have, by having one try.
 
-    OpenBLAS, which NumPy uses, ends its own before each fork and starts them again: they are gone after one.
+    GNU's OpenMP keeps its threads once the code has used them, and a fork does not copy them: a trial's first
+    parallel loop would never end. Other runtimes (LLVM's, Intel's) and pools (Arrow's) start theirs again.
     """
-    tasks = Path("/proc/self/task")
-    if not tasks.is_dir():  # not on Linux
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
         return False
+    mapped = {line.split(maxsplit=5)[-1] for line in lines}
+    libraries = {file for file in mapped if Path(file).name.startswith("libgomp")}
+    if not libraries:
+        return False
+    answer, answers = os.pipe()
     pid = os.fork()
     if pid == 0:
+        _try_openmp(libraries, answers)
+    os.close(answers)
+    with open(answer, "rb") as pipe:  # noqa: PTH123
+        works = bool(pipe.read())
+    with contextlib.suppress(ChildProcessError):  # the user's code ignores SIGCHLD, or awaits all processes
+        os.waitpid(pid, 0)
+    return not works
+
+
+def _try_openmp(libraries: set[str], answers: int) -> NoReturn:
+    """Run a parallel loop that does nothing with each library; then answer."""
+    try:
+        import ctypes
+        import signal
+
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(OPENMP_SECONDS)
+        nothing = ctypes.cast(ctypes.CDLL(None).free, ctypes.c_void_p)
+        for library in libraries:
+            ctypes.CDLL(library).GOMP_parallel(nothing, None, 2, 0)
+        os.write(answers, b".")
+    finally:
         os._exit(0)
-    os.waitpid(pid, 0)
-    others = (task / "comm" for task in tasks.iterdir() if task.name != str(os.getpid()))
-    return any(name.read_text().strip() not in FORK_SAFE for name in others)
 
 
 def _uses_cuda() -> bool:

@@ -14,7 +14,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from tuning_trainer.failure import Failure, advice, termination_message, write_t
 from tuning_trainer.log import log, log_end, log_prefix, pass_on
 from tuning_trainer.optuna_api.trial import PATIENCE
 from tuning_trainer.stopping import EXIT_CODE
-from tuning_trainer.temporary import temporary_folder
+from tuning_trainer.temporary import new_folder, temporary_folder
 from tuning_trainer.wire.client import Client, Refused, Unreachable
 from tuning_trainer.worker import memory, orphans
 from tuning_trainer.worker.fork_server import Order
@@ -189,7 +188,7 @@ class Supervisor:
         for view in reply["start"]:
             number = view["trial"]["number"]
             if number not in self._trials and number not in self._reports:
-                folder = Path(tempfile.mkdtemp(prefix=f"tuning-trial-{number}-", dir=temporary_folder()))
+                folder = Path(new_folder(f"tuning-trial-{number}-"))
                 (folder / VIEW).write_text(json.dumps(view))
                 self._trials[number] = _Trial(number, view["trial"].get("started"), folder)
         self._taken.release()
