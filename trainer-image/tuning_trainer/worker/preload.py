@@ -92,12 +92,7 @@ def _uses_openmp() -> bool:
     GNU's OpenMP keeps its threads once the code has used them, and a fork does not copy them: a trial's first
     parallel loop would never end. Other runtimes (LLVM's, Intel's) and pools (Arrow's) start theirs again.
     """
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return False
-    mapped = {line.split(maxsplit=5)[-1] for line in lines}
-    libraries = {file for file in mapped if Path(file).name.startswith("libgomp")}
+    libraries = _loaded_libraries("libgomp")
     if not libraries:
         return False
     answer, answers = os.pipe()
@@ -110,6 +105,16 @@ def _uses_openmp() -> bool:
     with contextlib.suppress(ChildProcessError):  # the user's code ignores SIGCHLD, or awaits all processes
         os.waitpid(pid, 0)
     return not works
+
+
+def _loaded_libraries(name: str) -> set[str]:
+    """Return the files of the loaded libraries whose names start like this; none where there is no /proc."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return set()
+    mapped = {line.split(maxsplit=5)[-1] for line in lines}
+    return {file for file in mapped if Path(file).name.startswith(name)}
 
 
 def _try_openmp(libraries: set[str], answers: int) -> NoReturn:
@@ -133,10 +138,7 @@ def _uses_cuda() -> bool:
 
     Open files don't show it: NVML, which only looks for GPUs, opens the same ones.
     """
-    try:
-        if "/libcuda.so" not in Path("/proc/self/maps").read_text():
-            return False
-    except OSError:
+    if not _loaded_libraries("libcuda.so"):
         return False
     pid = os.fork()
     if pid == 0:
