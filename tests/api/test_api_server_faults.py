@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from kubernetes.aio import client
-from tuning_operator.kube.loop.handlers import WATCH_SECONDS
+from tuning_operator.kube.loop.informer import WATCH_SECONDS
 
 from dev.cluster.control_plane import ControlPlane
 from tests.api.api import SETUP_MAY_BUILD, Api

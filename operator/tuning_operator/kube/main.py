@@ -13,7 +13,8 @@ import uvloop
 from tuning_operator.kube import probes
 from tuning_operator.kube.jobs.manifests import Runtime
 from tuning_operator.kube.loop.changes import follow_changes, follow_namespaces, follow_runs
-from tuning_operator.kube.loop.handlers import kopf_settings, register
+from tuning_operator.kube.loop.handlers import register
+from tuning_operator.kube.loop.informer import kopf_settings
 from tuning_operator.kube.loop.leader import Election, LeadershipLost
 from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.loop.server_pod import replace_lost_server

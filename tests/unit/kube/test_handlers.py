@@ -16,7 +16,8 @@ from tuning_operator.kube.loop.changes import (
     follow_namespaces,
     follow_runs,
 )
-from tuning_operator.kube.loop.handlers import kopf_settings, register
+from tuning_operator.kube.loop.handlers import register
+from tuning_operator.kube.loop.informer import kopf_settings
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Changes, StudyKey

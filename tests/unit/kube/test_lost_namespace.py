@@ -10,9 +10,10 @@ from typing import Any
 import kopf
 import pytest
 from aiohttp import web
-from tuning_operator.kube.loop import handlers
+from tuning_operator.kube.loop import informer
 from tuning_operator.kube.loop.changes import follow_namespaces
-from tuning_operator.kube.loop.handlers import kopf_settings, register
+from tuning_operator.kube.loop.handlers import register
+from tuning_operator.kube.loop.informer import kopf_settings
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.kube_api import KubeError
@@ -74,15 +75,15 @@ class ApiServer:
 
 
 def test_new_studies_are_noticed_soon_after_an_outage() -> None:
-    delays = list(itertools.islice(handlers.Backoffs(), 1000))
+    delays = list(itertools.islice(informer.Backoffs(), 1000))
     assert len(delays) == 1000, "kopf would end after the last one"
     assert max(delays) <= 15
 
 
 async def test_studies_of_other_namespaces_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handlers, "FIRST_BACKOFFS", (0.01,) * len(handlers.FIRST_BACKOFFS))
-    monkeypatch.setattr(handlers, "LAST_BACKOFF", 0.01)
-    monkeypatch.setattr(handlers, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(informer, "FIRST_BACKOFFS", (0.01,) * len(informer.FIRST_BACKOFFS))
+    monkeypatch.setattr(informer, "LAST_BACKOFF", 0.01)
+    monkeypatch.setattr(informer, "WATCH_SECONDS", 0.01)
     api, stub = ApiServer(), HttpStub()
     stub.fault = api.handle
     queue: WorkQueue[StudyKey] = WorkQueue()
@@ -111,7 +112,7 @@ async def test_studies_of_other_namespaces_are_watched(monkeypatch: pytest.Monke
             await seen("b", "first")
             api.allowed = False
             api.changes["b"].put_nowait(None)
-            while api.refusals < 2 * len(handlers.FIRST_BACKOFFS):
+            while api.refusals < 2 * len(informer.FIRST_BACKOFFS):
                 assert not operator.done()
                 await asyncio.sleep(0.01)
             await seen("a", "second")
