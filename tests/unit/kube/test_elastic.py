@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from tuning_operator.kube.jobs.contention import WaitingPod, first_of_others, gpu_resources
 from tuning_operator.kube.jobs.manifests import job
 from tuning_operator.kube.plan.actions import Ask, Start, Stop
-from tuning_operator.kube.plan.decide import ELASTIC_CHECK, decide
+from tuning_operator.kube.plan.decide import decide
 from tuning_operator.kube.plan.observation import Observation, Run, with_trials
 from tuning_operator.kube.plan.parallelism import allowed_trials
 from tuning_operator.kube.plan.validation import check
+from tuning_operator.kube.plan.wake import ELASTIC_CHECK
 from tuning_operator.kube.plan.work import Trial, Worker
 from tuning_operator.kube.ports.jobs.capacity import PATIENCE, PENDING_TTL
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuning_operator.kube.loop.reconciler import Reconciler
-from tuning_operator.kube.plan.decide import LIMIT_CHECK
 from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.validation import check
+from tuning_operator.kube.plan.wake import LIMIT_CHECK
 from tuning_operator.kube.ports.act import Actor
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.namespace_limit import Claim, NamespaceLimit, share
