@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from kubernetes.aio import client, config
-from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.jobs.runtime import Runtime
 from tuning_operator.kube.plan.work import Work
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.kubernetes import KubernetesApi

@@ -11,7 +11,7 @@ import kopf
 import uvloop
 
 from tuning_operator.kube import probes
-from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.jobs.runtime import Runtime
 from tuning_operator.kube.loop.changes import follow_changes, follow_namespaces, follow_runs
 from tuning_operator.kube.loop.handlers import register
 from tuning_operator.kube.loop.informer import kopf_settings

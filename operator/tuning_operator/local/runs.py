@@ -18,7 +18,7 @@ from tuning_trainer.failure import ON_THIS_MACHINE
 from tuning_operator.kube.jobs.advice import DISK_FULL, GPU_MEMORY, KILLED, NO_GPU, Advice
 from tuning_operator.kube.jobs.ended import exited, timed_out, without_result
 from tuning_operator.kube.jobs.evidence import STOPPED, diagnosis
-from tuning_operator.kube.jobs.manifests import environment
+from tuning_operator.kube.jobs.pod_template import environment
 from tuning_operator.kube.plan.observation import Diagnosis, Run
 from tuning_operator.kube.plan.work import Program as Executed
 from tuning_operator.kube.plan.work import Refit, Trial, Work, Worker, program

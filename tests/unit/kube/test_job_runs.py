@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tuning_operator.kube.jobs.manifests import trainer_name
+from tuning_operator.kube.jobs.runtime import trainer_name
 from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.jobs.study_objects import MAX_SELECTED

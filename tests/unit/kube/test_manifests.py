@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from tuning_operator.kube.jobs import manifests
 from tuning_operator.kube.jobs.evidence import STOPPED
-from tuning_operator.kube.jobs.manifests import Runtime, trainer_config_map
+from tuning_operator.kube.jobs.manifests import trainer_config_map
+from tuning_operator.kube.jobs.runtime import Runtime
 from tuning_operator.kube.plan.validation import definition
 from tuning_operator.kube.plan.work import Refit, Trial, Work, Worker, program
 from tuning_operator.resource import names

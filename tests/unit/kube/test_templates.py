@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.jobs.runtime import Runtime
 from tuning_operator.kube.jobs.templates import template_problems, trainer_problems
 from tuning_operator.kube.plan.work import Refit, Trial, program
 from tuning_operator.kube.ports.kubernetes import nearest_field

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.jobs.runtime import Runtime
 from tuning_operator.kube.loop.reconciler import ActionsFailed, Reconciler
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from tuning_operator.kube.jobs.manifests import Runtime
+from tuning_operator.kube.jobs.runtime import Runtime
 from tuning_operator.kube.plan.work import Program
 from tuning_operator.protocol import Problem
 from tuning_operator.resource import names

@@ -3,7 +3,8 @@
 import asyncio
 from collections import defaultdict
 
-from tuning_operator.kube.jobs.manifests import Runtime, ca_config_map, trainer_config_map, trainer_name
+from tuning_operator.kube.jobs.manifests import ca_config_map, trainer_config_map
+from tuning_operator.kube.jobs.runtime import Runtime, trainer_name
 from tuning_operator.kube.ports.kube_api import KubeApi
 from tuning_operator.kube.ports.runs import key_of
 from tuning_operator.protocol import StudyKey

@@ -35,8 +35,9 @@ from tuning_operator.kube.jobs.lost import (
     restarts_of,
     why_lost,
 )
-from tuning_operator.kube.jobs.manifests import Runtime, job, trainer_name
-from tuning_operator.kube.jobs.restricted import is_enforced
+from tuning_operator.kube.jobs.manifests import job
+from tuning_operator.kube.jobs.pod_template import is_restricted
+from tuning_operator.kube.jobs.runtime import Runtime, trainer_name
 from tuning_operator.kube.jobs.starting import (
     QUOTA_REMEDY,
     missing_config_map,
@@ -238,7 +239,7 @@ class JobRuns:
             when, restricted = self._restricted.get(namespace, (now - NAMESPACE_TTL, False))
             if now - when >= NAMESPACE_TTL:
                 found = await self._kube.get("Namespace", "", namespace)
-                restricted = found is not None and is_enforced(found)
+                restricted = found is not None and is_restricted(found)
                 self._restricted[namespace] = now, restricted
         return restricted
 
