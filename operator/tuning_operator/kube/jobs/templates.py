@@ -1,12 +1,16 @@
-"""What is wrong with the template of a Job, in terms of the manifest."""
+"""What is wrong with the template of a Job, and why a Job is refused, in terms of the manifest."""
 
 import re
 from collections.abc import Callable
 
+from tuning_operator.kube.jobs.advice import REFUSALS, advise
 from tuning_operator.kube.jobs.runtime import Runtime
-from tuning_operator.kube.plan.work import Program
-from tuning_operator.protocol import Problem
+from tuning_operator.kube.jobs.starting import QUOTA_REMEDY
+from tuning_operator.kube.plan.work import Fields, Program, Refit, Work, program
+from tuning_operator.protocol import Failure, Problem
 from tuning_operator.resource import names
+from tuning_operator.resource.podshape import shape_problems
+from tuning_operator.resource.study import TuningStudy
 
 IN_A_JOB = "spec.template"
 
@@ -56,3 +60,36 @@ def _unknown(path: str, field: str, nearest: str | None) -> Problem:
     return Problem(
         field=path.replace(IN_A_JOB, field, 1), message=f"Kubernetes has no field {name} here: {hint}"
     )
+
+
+def unreadable(runs: Program) -> Failure | None:
+    """Return why a template can't be read: it was changed after the trial began. None: it can."""
+    problem = next(iter(shape_problems(runs.template)), None)
+    if problem is None:
+        return None
+    path, message = problem
+    return Failure(category="JobRefused", message=f"{runs.fields.template}.{path}: {message}")
+
+
+def why_refused(message: str, study: TuningStudy, work: Work) -> Failure:
+    """Return what the API server's message means that refuses the work's Job, and how to fix it."""
+    if "exceeded quota" in message:
+        return Failure(category="Quota", message=message, remedy=QUOTA_REMEDY)
+    template = fields_of(study, work).template
+    if re.search(r"denied (?:the )?request", message):
+        remedy = (
+            f"Set what the policy asks for in {template}, or, for the Job's own labels and annotations, in "
+            "spec.trial.job."
+        )
+    elif advice := advise(REFUSALS, message, template):
+        remedy = advice.remedy
+    else:
+        remedy = f"Correct {template}; `kubectl explain job.spec.template.spec` describes its fields."
+    return Failure(
+        category="JobRefused", message=f"The {work.noun}'s Job is refused: {message}", remedy=remedy
+    )
+
+
+def fields_of(study: TuningStudy, work: Work) -> Fields:
+    """Return where the manifest says what the work runs; a refit that was removed from it ran the trial's."""
+    return Fields() if isinstance(work, Refit) and study.spec.refit is None else program(study, work).fields

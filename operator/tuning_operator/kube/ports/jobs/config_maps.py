@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tuning_operator.kube.jobs.manifests import ca_config_map, trainer_config_map
 from tuning_operator.kube.jobs.runtime import Runtime, trainer_name
-from tuning_operator.kube.ports.kube_api import KubeApi
+from tuning_operator.kube.ports.kube_api import KubeApi, KubeError
 from tuning_operator.kube.ports.runs import key_of
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
@@ -59,3 +61,13 @@ class ConfigMaps:
         """Drop what is remembered of a study that is gone."""
         self._trainers.pop(key, None)
         self._providing.pop(key, None)
+
+
+@contextmanager
+def starts_report_refusals() -> Iterator[None]:
+    """Pass over a refusal: it delays starts, and the next one reports it."""
+    try:
+        yield
+    except KubeError as error:
+        if not error.is_refusal:
+            raise

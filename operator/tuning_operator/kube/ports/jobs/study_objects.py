@@ -13,6 +13,7 @@ from tuning_operator.kube.jobs.evidence import (
     last_progress,
     run_state,
 )
+from tuning_operator.kube.jobs.run_state import DIAGNOSIS_DELAY
 from tuning_operator.kube.jobs.starting import in_need_of_events
 from tuning_operator.kube.plan.work import Fields, Program, Refit, Trial, Work, work_of, work_of_job
 from tuning_operator.kube.ports.jobs.capacity import Nodes
@@ -22,9 +23,6 @@ from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
 
 Json = dict[str, Any]
-
-DIAGNOSIS_DELAY = timedelta(seconds=3)
-"""A Job is not diagnosed before this age; nor are Events read of a pod that has just completed a step."""
 
 EVENTS_TTL = timedelta(seconds=5)
 """How long a list of Events is used, at least."""
