@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tuning_operator.kube.loop.changes import follow_changes
-from tuning_operator.kube.loop.reconciler import Reconciler, Result
+from tuning_operator.kube.loop.reconciler import Reconciler
+from tuning_operator.kube.loop.result import Result
 from tuning_operator.kube.loop.worker import until_first_ends, work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.plan.validation import check

@@ -7,7 +7,7 @@ import dataclasses
 from typing import Any
 
 import pytest
-from tuning_operator.kube.loop.reconciler import ActionsFailed
+from tuning_operator.kube.loop.result import ActionsFailed
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
 from tuning_operator.protocol import Problem, TellRequest

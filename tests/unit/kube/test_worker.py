@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
-from tuning_operator.kube.loop.reconciler import Result
+from tuning_operator.kube.loop.result import Result
 from tuning_operator.kube.loop.worker import work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.kube_api import KubeError

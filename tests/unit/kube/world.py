@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from tuning_operator.kube.jobs.runtime import Runtime
-from tuning_operator.kube.loop.reconciler import ActionsFailed, Reconciler
+from tuning_operator.kube.loop.reconciler import Reconciler
+from tuning_operator.kube.loop.result import ActionsFailed
 from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from tuning_operator.kube.loop.reconciler import ActionsFailed, Result
+from tuning_operator.kube.loop.result import ActionsFailed, Result
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.runs import RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable

@@ -59,6 +59,11 @@ def resumes(before: str | None, phase: str | None) -> bool:
     return before in (*ENDED, "Suspended") and phase in ("Running", "Pending")
 
 
+def is_over(status: TuningStudyStatus) -> bool:
+    """Return whether nothing of a study waits for anything."""
+    return status.phase in ENDED and (status.refit is None or status.refit.phase in ENDED)
+
+
 def elapsed(status: TuningStudyStatus, now: datetime) -> timedelta:
     """Return how long the study has run since its start or last resumption; if it has ended, until then.
 

@@ -38,6 +38,19 @@ class ConfigMaps:
                 await self._kube.create(trainer_config_map(study, runtime))
                 created.add(mark)
 
+    async def provide_or_assume_trainer(self, study: TuningStudy, runtime: Runtime) -> KubeError | None:
+        """Create the trainer's ConfigMap; return the refusal if it most likely exists.
+
+        A quota or a policy refuses to create one that exists, too, and the operator may not read ConfigMaps.
+        """
+        try:
+            await self.provide_trainer(study, runtime)
+        except KubeError as error:
+            if error.is_refusal and _has_run_trials(study):
+                return error
+            raise
+        return None
+
     async def provide_ca(self, namespace: str, runtime: Runtime) -> None:
         """Bring the current CA to a namespace's pods, those that run included.
 
@@ -71,3 +84,8 @@ def starts_report_refusals() -> Iterator[None]:
     except KubeError as error:
         if not error.is_refusal:
             raise
+
+
+def _has_run_trials(study: TuningStudy) -> bool:
+    trials = study.status.trials
+    return trials is not None and trials.total > trials.pending

@@ -111,7 +111,7 @@ class JobRuns:
         namespace, runtime = study.metadata["namespace"], self._runtime(key_of(study))
         try:
             await self._config_maps.provide_ca(namespace, runtime)
-            refusal = await self._provide_trainer(study, runtime)
+            refusal = await self._config_maps.provide_or_assume_trainer(study, runtime)
             restarts = self._examiner.next_restarts(study, work)
             restricted = await self._namespaces.is_restricted(namespace)
             created = await self._kube.create(job(study, work, runtime, restarts, restricted=restricted))
@@ -128,19 +128,6 @@ class JobRuns:
                     f"Finished Jobs were deleted to make room in a quota: {error}"
                 ) from error
             raise RunRefused(work, why_refused(error.message, study, work)) from error
-
-    async def _provide_trainer(self, study: TuningStudy, runtime: Runtime) -> KubeError | None:
-        """Create the trainer's ConfigMap; return the refusal if it most likely exists.
-
-        A quota or a policy refuses to create one that exists, too, and the operator may not read ConfigMaps.
-        """
-        try:
-            await self._config_maps.provide_trainer(study, runtime)
-        except KubeError as error:
-            if error.is_refusal and _has_run_trials(study):
-                return error
-            raise
-        return None
 
     async def stop(self, key: StudyKey, work: Work) -> None:
         """Delete the work's Job, its pods before it."""
@@ -189,8 +176,3 @@ class JobRuns:
         message = f"Job {name} exists already and does not belong to this study."
         remedy = f"Delete it (`kubectl delete job {name}`), or give the study another name."
         raise RunRefused(work, Failure(category="NameTaken", message=message, remedy=remedy))
-
-
-def _has_run_trials(study: TuningStudy) -> bool:
-    trials = study.status.trials
-    return trials is not None and trials.total > trials.pending
