@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning_operator.cli.studies import ENDED, STOPPED, Record, Resource
 from tuning_operator.cli.trials import Trial
-from tuning_operator.resource.gpus import gpus_of
+from tuning_operator.resource.quantity import gpus_of
 
 if TYPE_CHECKING:
     from tuning_operator.protocol import FinishedTrial

@@ -1,7 +1,9 @@
-"""Kubernetes quantities, for example `500m` or `16Gi`."""
+"""Kubernetes quantities, for example `500m` or `16Gi`, and those that are GPUs."""
 
 import re
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
+from typing import Any
 
 _FACTORS = (
     {
@@ -16,6 +18,10 @@ _LARGEST = Decimal(2**63 - 1)
 _QUANTITY = re.compile(
     r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)(?:(?P<exponent>[eE][+-]?[0-9]{1,9})|(?P<suffix>[numkMGTPE]|[KMGTPE]i))?"
 )
+GPU = re.compile(r".*[./-]v?gpu(\..*)?|nvidia\.com/mig-.*|gpu\.intel\.com/(i915|xe)|habana\.ai/gaudi")
+"""Names of resources that are GPUs, or parts of them."""
+MOST_GPUS = 1e9
+"""More than any node has; with it, GPU time is still an integer that the API server stores."""
 
 
 def is_quantity(value: object) -> bool:
@@ -30,3 +36,24 @@ def quantity(value: object) -> Decimal:
         return Decimal()
     number = min(Decimal(found[1] + (found["exponent"] or "")), _LARGEST)
     return min(number * _FACTORS[found["suffix"] or ""], _LARGEST)
+
+
+def gpus_of(gpus: int | None, template: Mapping[str, Any] | None, trials_per_pod: int = 1) -> float:
+    """Return the GPUs of a trial, by these fields of its spec: trials in the same pod share its GPUs."""
+    if gpus is not None:
+        return gpus / trials_per_pod
+    return (sum(_gpu_limits(template)) if template else 1) / trials_per_pod
+
+
+def _gpu_limits(template: Mapping[str, Any]) -> Iterator[float]:
+    for container in template.get("spec", {}).get("containers", []):
+        resources = _fields(container.get("resources"))
+        wanted = {**_fields(resources.get("requests")), **_fields(resources.get("limits"))}
+        for name, amount in wanted.items():
+            if GPU.fullmatch(name):
+                yield min(float(quantity(amount)), MOST_GPUS)
+
+
+def _fields(value: object) -> Mapping[str, Any]:
+    """Return the fields of a part of a template; none if it has another shape, with which no trial starts."""
+    return value if isinstance(value, Mapping) else {}

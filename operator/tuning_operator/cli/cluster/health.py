@@ -11,8 +11,7 @@ from tuning_operator.cli.cluster.study_server import ACCOUNTS
 from tuning_operator.cli.text.status_text import blocking_conditions
 from tuning_operator.resource import names
 from tuning_operator.resource.crdgen import crd
-from tuning_operator.resource.gpus import GPU
-from tuning_operator.resource.quantity import quantity
+from tuning_operator.resource.quantity import GPU, quantity
 from tuning_operator.resource.text import count
 
 Json = Mapping[str, Any]

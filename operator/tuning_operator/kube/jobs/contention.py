@@ -10,7 +10,7 @@ from tuning_operator.kube.jobs.evidence import pod_condition
 from tuning_operator.kube.jobs.resources import excess, requests
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
-from tuning_operator.resource.gpus import GPU
+from tuning_operator.resource.quantity import GPU
 from tuning_operator.resource.times import parse_time
 
 Json = Mapping[str, Any]

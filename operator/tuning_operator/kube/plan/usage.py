@@ -5,7 +5,7 @@ from datetime import datetime
 from tuning_operator.kube.plan.observation import Observation
 from tuning_operator.kube.plan.work import Trial
 from tuning_operator.protocol import StudySummary, TrialRecord
-from tuning_operator.resource.gpus import gpus_of
+from tuning_operator.resource.quantity import gpus_of
 from tuning_operator.resource.study import TuningStudy, Usage
 
 
