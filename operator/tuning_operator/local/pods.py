@@ -16,6 +16,7 @@ from tuning_operator.protocol import Problem
 from tuning_operator.resource import names
 from tuning_operator.resource.podshape import source_of
 from tuning_operator.resource.quantity import quantity
+from tuning_operator.resource.text import count
 
 Json = Mapping[str, Any]
 ConfigMaps = Mapping[str, Mapping[str, str]]
@@ -305,8 +306,8 @@ class _Reading:
                 have += " (by CUDA_VISIBLE_DEVICES and nvidia-smi)"
             self._problem(
                 f"{self._own}.resources.limits" if self._runs.gpus is None else "trial.gpus",
-                f"a {'refit' if 'refit' in self._path else 'trial'} requests {_gpus(requested)}, and {have}. "
-                "To run without GPUs, use --gpus 0.",
+                f"a {'refit' if 'refit' in self._path else 'trial'} requests {count(requested, 'GPU')}, and "
+                f"{have}. To run without GPUs, use --gpus 0.",
             )
 
     def _environ(self) -> None:
@@ -406,10 +407,6 @@ class _Reading:
 
 def _missing_key(config_map: str, key: str) -> str:
     return f"the ConfigMap {config_map} has no key {key}: add it."
-
-
-def _gpus(count: int) -> str:
-    return "1 GPU" if count == 1 else f"{count} GPUs"
 
 
 def _expanded(text: str, environ: Mapping[str, str]) -> str:

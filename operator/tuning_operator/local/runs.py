@@ -234,7 +234,7 @@ class LocalRuns:
 
     async def _attempts(self, study: TuningStudy, run: _LocalRun, name: str) -> None:
         runs, folder = program(study, run.work), self._folder.runs / name
-        found = self._place(study, run.work, runs, folder)
+        found = place(runs, self._machine, folder, _pod_fields(study, run.work))
         run.grace = float(found.grace)
         if found.gpus:
             total = len(self._gpus.devices)
@@ -310,9 +310,6 @@ class LocalRuns:
             code = await ending
         run.diagnosis = _why_ended(run.work, runs, code, expired, folder, _tail(output, start))
         return code
-
-    def _place(self, study: TuningStudy, work: Work, runs: Executed, folder: Path) -> Place:
-        return place(runs, self._machine, folder, _pod_fields(study, work))
 
     def _prepare(self, found: Place, folder: Path) -> None:
         """Make the run's folder as its pod would be at its start."""

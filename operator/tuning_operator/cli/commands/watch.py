@@ -8,7 +8,7 @@ import typer
 
 from tuning_operator.cli import NotFoundError, NotReachableError, PluginError
 from tuning_operator.cli.commands.options import Study
-from tuning_operator.cli.studies import STOPPED, Record, Resource, Studies
+from tuning_operator.cli.studies import STOPPED, Record, Studies
 from tuning_operator.cli.text import status_text
 
 if TYPE_CHECKING:
@@ -97,7 +97,8 @@ class _Connection(contextlib.ExitStack):
     def read(self, progress: "Progress") -> None:
         """Read what is new. Raises PluginError."""
         try:
-            self._record = self._record or self._connected(progress.study)
+            if self._record is None:
+                self._record = self.enter_context(self._studies.record(progress.study))
             progress.read(self._record)
         except NotFoundError:  # before the first trial
             return
@@ -105,6 +106,3 @@ class _Connection(contextlib.ExitStack):
             self.close()
             self._record = None
             raise
-
-    def _connected(self, study: Resource) -> Record:
-        return self.enter_context(self._studies.record(study))

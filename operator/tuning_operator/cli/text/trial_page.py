@@ -25,7 +25,8 @@ def show_trial(console: Console, trial: Trial, study: str, studies: Studies) -> 
         study: the name of its study.
         studies: where it is.
     """
-    console.print(Text(f"Trial {trial.number} of {study}: ", "bold") + Text(trial.state, _style(trial)))
+    state = Text(trial.state, STATE_STYLES.get(trial.state, ""))
+    console.print(Text(f"Trial {trial.number} of {study}: ", "bold") + state)
     print_pairs(console, _facts(trial, study, studies))
     _section(console, "Parameters", trial.record.parameters.items())
     if trial.prune_reason:
@@ -79,7 +80,3 @@ def _section(console: Console, title: str, values: Iterable[tuple[str, Any]]) ->
     if rows:
         console.print(Text(f"\n{title}", "bold"))
         print_pairs(console, rows)
-
-
-def _style(trial: Trial) -> str:
-    return STATE_STYLES.get(trial.state, "")
