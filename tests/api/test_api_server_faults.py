@@ -199,7 +199,7 @@ async def test_watches_are_cut(cluster: Cluster, proxy: FaultyApi, postgres: Emb
 
 @pytest.mark.fault(
     "etcd is compacted and the API server restarts while a list is read in pages and watches are cut",
-    "410 Gone: what there is is read again. A Job that was deleted meanwhile is replaced.",
+    "410 Gone: everything is read again. A Job that was deleted meanwhile is replaced.",
 )
 async def test_forgotten_versions(
     cluster: Cluster, proxy: FaultyApi, plane: ControlPlane, postgres: EmbeddedPostgres

@@ -32,7 +32,7 @@ HEAD = """\
 # Benchmarks
 
 `make bench` and `make bench-scale` write this page, and its tables as [JSON](benchmarks/results.json). Each
-section has the command that measured it, the commit and the machine. Alternatives were measured in turns, in
+section has the command that measured it, the commit and the machine. Alternatives were measured in turn, in
 the same run. Compare ratios rather than times, since machines differ and are rarely idle.
 
 These targets were missed, on two cores that the control plane, the database and the benchmark share:

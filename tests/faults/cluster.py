@@ -371,7 +371,7 @@ def worker_jobs_deleted(study: RunningStudy) -> None:
 
 
 @fault(
-    "A study with reused pods is suspended, and resumed", "Idle pods leave; running trials finish.",
+    "A study with reused pods is suspended, and resumed", "Idle pods end; running trials finish.",
     trial=WORKERS,
 )  # fmt: skip
 def workers_suspended(study: RunningStudy) -> None:

@@ -25,7 +25,7 @@ fault = FAULTS.add
 
 
 @fault(
-    "The worker of the operator that works is lost for 30 s at most, until the other one has taken over",
+    "The active operator's node is lost for 30 s at most, until the other one has taken over",
     "The other operator takes over within 30 s; trials on the lost worker continue when it is back.",
 )
 def leader_lost(study: RunningStudy) -> None:

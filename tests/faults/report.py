@@ -26,7 +26,7 @@ notices there after 20 s that a node is lost, and deletes its pods 10 s later. I
 minutes. The API server's faults are injected by a proxy between the operator and a real API server, whose
 node is simulated. The lines of full disks are from a real Postgres, without a cluster.
 
-"Recovery" is the time from the end of the fault until the next trial finished; a trial takes 4 s and its
+"Recovery" is the time from the end of the fault until the next trial finished; a trial takes 4 s plus its
 pod's start. It is empty if it was not measured, or if the study ended while the fault lasted.
 
 Faults between any two calls of the operator, before and after their effect, are in

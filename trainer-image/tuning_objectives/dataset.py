@@ -73,7 +73,7 @@ def _from_files(settings: Settings) -> Any:
     kinds = sorted({Path(file).suffix for file in settings.files.values()})
     if len(kinds) > 1 or kinds[0] not in KINDS:
         raise SettingsError(
-            f"The data files end with {', '.join(kinds)}. They must all have one of {', '.join(KINDS)}."
+            f"The data files end with {', '.join(kinds)}. Use one type for all of them: {', '.join(KINDS)}."
         )
     options = {"delimiter": "\t"} if kinds == [".tsv"] else {}
     return datasets.load_dataset(KINDS[kinds[0]], data_files=settings.files, **options)

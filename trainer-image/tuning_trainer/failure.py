@@ -47,7 +47,7 @@ IN_POD = Advice(
 )
 ON_THIS_MACHINE = Advice(
     memory="run fewer trials at a time (spec.parallelism)",
-    program="use a program of this machine",
+    program="use a program on this machine",
     package="Install '{package}' for {python}, or choose an interpreter that has it: tuning run --python.",
 )
 

@@ -37,7 +37,7 @@ def prepare(source: str | None) -> str | None:
     on_volume = here.stat().st_dev not in own
     missing = [file.name for file in sorted(Path(source).iterdir()) if not _add(file, here, link=on_volume)]
     if missing:
-        log(f"the working directory {here} has its own {', '.join(missing)}; trial.source's are in {source}")
+        log(f"the working directory {here} already has {', '.join(missing)}: trial.source's are in {source}")
     return source if missing or on_volume else str(here)
 
 

@@ -1,4 +1,4 @@
-"""The command `tuning`: studies of this machine, with the same commands as for those of a cluster."""
+"""The command `tuning`: studies on this machine, with the same commands as for those of a cluster."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ for command in (run, rm):
 
 
 def connect_local(_: Place) -> Studies:
-    """Return the studies of this machine."""
+    """Return the studies on this machine."""
     from tuning_operator.cli.local.studies import LocalStudies
     from tuning_operator.local.home import home
 

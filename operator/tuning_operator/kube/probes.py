@@ -60,7 +60,7 @@ def application(age: Callable[[], float], stuck_seconds: float, metrics: Metrics
     """Return the application.
 
     Args:
-        age: returns how long studies have been waiting without a pass coming to its end.
+        age: returns how long studies have been waiting without a pass finishing.
         stuck_seconds: the age from which on /healthz fails.
         metrics: what /metrics serves.
     """

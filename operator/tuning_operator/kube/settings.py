@@ -75,10 +75,10 @@ class OperatorSettings(BaseSettings):
     stuck_seconds: float = Field(
         300,
         gt=0,
-        description="/healthz fails when studies have waited this long without a pass coming to its end.",
+        description="/healthz fails when studies have waited this long without a pass finishing.",
     )
     probe_host: str = Field(
         "", description="Address that /healthz and /metrics listen on. Empty: all, of IPv4 and of IPv6."
     )
     probe_port: int = Field(8081, description="Port that /healthz and /metrics listen on.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What to log.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Log level.")

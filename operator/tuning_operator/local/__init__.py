@@ -1,4 +1,4 @@
-"""The local mode: studies whose trials are processes of this machine, with the rules of the operator."""
+"""The local mode: studies whose trials are processes on this machine, with the rules of the operator."""
 
 from tuning_operator.resource.text import installation
 

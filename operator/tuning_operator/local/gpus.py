@@ -1,4 +1,4 @@
-"""The GPUs of this machine, shared by all studies that run on it."""
+"""The GPUs on this machine, shared by all studies that run on it."""
 
 import asyncio
 import contextlib
@@ -58,7 +58,7 @@ def devices_in(listing: str) -> list[str]:
 def lock_names(devices: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
     """Return the name of each device's lock: its UUID, since other machines may share the lock files.
 
-    They, or containers of this machine, may have another GPU with the same number.
+    They, or containers on this machine, may have another GPU with the same number.
     """
     if not devices:
         return {}

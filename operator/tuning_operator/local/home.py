@@ -197,7 +197,7 @@ class StudyFolder:
             while not try_lock(lock):
                 if time.monotonic() >= give_up:
                     raise LocalError(
-                        f"Another command is using the study {self.name}: wait for its end, stop it with "
+                        f"Another command is using the study {self.name}: wait until it ends, stop it with "
                         "Ctrl-C, or change metadata.name to start another study."
                     )
                 time.sleep(POLL_SECONDS)
@@ -250,7 +250,7 @@ class LocalResources:
         except OSError as error:
             from tuning_operator.kube.ports.kube_api import KubeError  # most commands need none of it
 
-            message = f"The status of the study can't be written: {error}. It is tried again."
+            message = f"The status of the study can't be written: {error}. Retrying."
             if self._writable:
                 self._on_event({"reason": "NotWritable", "message": message, "type": "Warning"})
             self._writable = False

@@ -117,7 +117,7 @@ class Place:
     working_dir: Path | None = None
     """As in the template; None: the run's own folder."""
     mounts: dict[str, Path] = field(default_factory=dict)
-    """The folders and files of this machine by the path where a pod would mount them."""
+    """The folders and files on this machine by the path where a pod would mount them."""
     files: dict[Path, str] = field(default_factory=dict)
     """The content of the files that `items` selects from ConfigMaps."""
     gpus: int = 0
@@ -128,7 +128,7 @@ class Place:
     """The fields that have no effect here."""
 
     def localized(self, text: str) -> str:
-        """Return a text in which paths below a mount are paths of this machine."""
+        """Return a text in which paths below a mount are paths on this machine."""
         for mount in sorted(self.mounts, key=len, reverse=True):
             pattern = rf"(?<![\w.\-/]){re.escape(mount.rstrip('/'))}(?![\w.\-])"
             text = re.sub(pattern, lambda _, mount=mount: str(self.mounts[mount]), text)  # type: ignore[misc]
@@ -400,7 +400,7 @@ class _Reading:
         if not in_run and not self._place.working_dir.is_dir():
             self._problem(
                 f"{self._own}.workingDir",
-                f"{given} is not a folder of this machine: create it, remove workingDir, or mount a volume "
+                f"{given} is not a folder on this machine: create it, remove workingDir, or mount a volume "
                 "there and use --volume.",
             )
 

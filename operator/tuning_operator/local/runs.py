@@ -1,4 +1,4 @@
-"""Runs as processes of this machine: the same port as Jobs of a cluster."""
+"""Runs as processes on this machine: the same port as Jobs of a cluster."""
 
 import asyncio
 import contextlib
@@ -294,7 +294,7 @@ class LocalRuns:
                 if error.errno not in FULL:
                     raise
                 full = f"The {run.work.noun} can't be started: {error}."
-                self._set(study, run, "starting", diagnosis("DiskFull", full, "Free space; it starts then."))
+                self._set(study, run, "starting", diagnosis("DiskFull", full, "Free up space to start it."))
                 await asyncio.sleep(FULL_SECONDS)
         self._set(study, run, "running")
         timeout = None if isinstance(run.work, Worker) else runs.timeout
@@ -373,7 +373,7 @@ def problems(study: TuningStudy, machine: Machine, python: str | None) -> list[P
         name = python or executed.python
         if shutil.which(name, path=machine.environ.get("PATH")) is None:
             where = "--python" if python else "trial.python"
-            message = f"{name} is not a program of this machine: name the interpreter with --python."
+            message = f"{name} is not a program on this machine: set the interpreter with --python."
             found.append(Problem(field=where, message=message))
     return found
 

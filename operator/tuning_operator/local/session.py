@@ -111,7 +111,7 @@ def check_machine(manifest: Manifest, settings: Settings) -> None:
     study = manifest.study
     found = problems(study, settings.machine, settings.python)
     if study.spec.suspend:
-        found.append(Problem(field="suspend", message="the study is suspended: set it to false to run it."))
+        found.append(Problem(field="suspend", message="the study is suspended: set this to false to run it."))
     if found:
         lines = [
             f"  {p.field if p.field.startswith('--') else f'spec.{p.field}'}: {p.message}" for p in found

@@ -94,7 +94,7 @@ class StudyServer(uvicorn.Server):
             try:
                 await self.service.expire(timedelta(days=days))
             except (StudyError, TimeoutError) as error:
-                log.warning("Old records are deleted later: %s", error)
+                log.warning("Can't delete old records yet: %s", error)
 
     async def _stay_only_writer(self) -> None:
         """Become the only writer; stop the server when that fails, or when it can write no more."""

@@ -14,7 +14,7 @@ from tuning_operator.studies.study.feed import ChangeFeed
 from tuning_operator.studies.study.registry import Registry
 
 AWAY_SECONDS = 1.0
-"""How long it takes at most until a client that waits for changes hears that the database is away."""
+"""How long it takes at most until a client that waits for changes hears that the database is unavailable."""
 
 
 class Service:
@@ -44,7 +44,7 @@ class Service:
     async def changes(self, after: str | None, seconds: float) -> Changes:
         """Return the studies that changed since a cursor. Raises Unavailable until the server is ready.
 
-        It waits for a change, unless the database is away.
+        It waits for a change, unless the database is unavailable.
         """
         self._check_ready()
         end = asyncio.get_running_loop().time() + seconds

@@ -62,7 +62,7 @@ class StudySettings(BaseSettings):
     shutdown_seconds: int = Field(
         20, ge=1, description="Seconds that requests in flight may still take at shutdown."
     )
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="What to log.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Log level.")
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

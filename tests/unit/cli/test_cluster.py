@@ -306,7 +306,7 @@ def test_one_of_several_dashboards(with_dashboard: Cluster) -> None:
     services = [{"metadata": {"name": "tuning-dashboard", "namespace": n}} for n in ("team-a", "team-b")]
     with_dashboard.answer("get-services", {"items": services})
     ran = Ran("dashboard", "--no-browser")
-    assert ran.error == "there are several dashboards: choose one by --namespace (team-a, team-b)"
+    assert ran.error == "there are several dashboards: choose one with --namespace (team-a, team-b)"
     with_dashboard.answer("get-services", {"items": services[1:]})
     with_dashboard.answer("port-forward.lost", "error: lost connection to pod")
     assert Ran("dashboard", "--no-browser", "--namespace", "team-b").code == 5

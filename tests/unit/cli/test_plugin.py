@@ -290,7 +290,7 @@ def test_each_step_fails_with_a_fix(
     [
         (404, '{"detail": "there is no study ml/mnist"}', "404: there is no study ml/mnist"),
         (503, "", "503: Service Unavailable"),
-        (200, '{"directions": []}', "install the version of the operator"),
+        (200, '{"directions": []}', "install the operator's version"),
     ],
 )
 def test_the_servers_reply_is_shown(

@@ -177,7 +177,7 @@ def test_users_who_may_not_list_pods_see_the_rest(mnist: Cluster) -> None:
     mnist.refuse("get-pods", "Error from server (Forbidden): pods is forbidden")
     ran = Ran("trials", "mnist")
     assert (ran.code, len(table(ran.out))) == (0, 8)
-    assert "you may not list them" in ran.err
+    assert "no permission to list them" in ran.err
 
 
 def test_list(mnist: Cluster) -> None:

@@ -62,7 +62,7 @@ IMAGES = [
     ("ImagePull", 'failed to do request: Head "https://10.0.0.5:5000/v2/": http: server gave HTTP response to HTTPS client', "plain HTTP"),
     ("ImagePull", 'failed to do request: Head "https://registry.crop/v2/": dial tcp: lookup registry.crop on 10.0.0.2:53: no such host', "check the registry's name in spec.trial.template"),
     ("Registry", "httpReadSeeker: failed open: unexpected status code https://registry-1.docker.io/v2/pytorch/pytorch/manifests/sha256:aa: 429 Too Many Requests - Server message: toomanyrequests: You have reached your pull rate limit.", "add imagePullSecrets to spec.trial.template, or use a mirror"),
-    ("Registry", "unexpected status from HEAD request to https://registry.corp/v2/train/manifests/v1: 503 Service Unavailable", "does not work at the moment"),
+    ("Registry", "unexpected status from HEAD request to https://registry.corp/v2/train/manifests/v1: 503 Service Unavailable", "The registry is unavailable"),
     ("Node", "failed to extract layer sha256:aa: write /var/lib/containerd/snapshots/1/fs/x: no space left on device", "The node's disk is full"),
 ]  # fmt: skip
 
@@ -208,7 +208,7 @@ WITHOUT_A_NODE = [
     ("Capacity", "3 cannot allocate all claims.", "ResourceClaim"),
     ("VolumeInUse", "3 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode.", "ReadWriteMany"),
     ("Unschedulable", "pod has unbound immediate PersistentVolumeClaims.", "`kubectl describe pvc`"),
-    ("Unschedulable", "3 node(s) had volume node affinity conflict.", "another node or zone"),
+    ("Unschedulable", "3 node(s) had volume node affinity conflict.", "tied to a node or zone"),
     ("Unschedulable", 'persistentvolumeclaim "data" is being deleted', 'PersistentVolumeClaim "data" is being deleted: create it again'),
     ("Unschedulable", "2 node(s) were unschedulable.", "`kubectl get nodes`"),
     ("Unschedulable", "2 node(s) had untolerated taint {node.kubernetes.io/not-ready: }.", "`kubectl get nodes`"),
@@ -308,9 +308,9 @@ def test_volumes_are_mounted_once_the_node_sets_up_the_pods_network(mounted: boo
 @pytest.mark.parametrize(
     ("message", "advice"),
     [
-        ('Internal error occurred: failed calling webhook "mutate.kyverno.svc-fail": failed to call webhook: Post "https://kyverno-svc.kyverno.svc:443/mutate/fail?timeout=10s": context deadline exceeded', "The admission webhook mutate.kyverno.svc-fail does not work: ask the cluster's administrator."),
+        ('Internal error occurred: failed calling webhook "mutate.kyverno.svc-fail": failed to call webhook: Post "https://kyverno-svc.kyverno.svc:443/mutate/fail?timeout=10s": context deadline exceeded', "The admission webhook mutate.kyverno.svc-fail is failing: ask the cluster's administrator."),
         ('pods "mnist-0-x" is forbidden: unable to create new content in namespace ml because it is being terminated', "The namespace is being deleted"),
-        ("Timeout: request did not complete within requested timeout - context deadline exceeded", "Kubernetes tries again"),
+        ("Timeout: request did not complete within requested timeout - context deadline exceeded", "Kubernetes will retry"),
         ('admission webhook "validation.gatekeeper.sh" denied the request: [require-team] you must provide labels: {"team"}', "Change spec.trial.template to meet the cluster's policies"),
         ('pods "mnist-0-x" is forbidden: maximum memory usage per Container is 4Gi, but limit is 8Gi', "the namespace's limits"),
     ],

@@ -110,7 +110,7 @@ def pending(set_up: str, **trainer: Any) -> dict[str, Any]:
 
 def test_a_pod_whose_node_went_down_between_creating_and_starting_its_container() -> None:
     assert never_starts(Evidence(job(), [pending("False", **CREATED)])) == (
-        "its node a went down while it started its pod"
+        "its node a went down while starting its pod"
     )
     assert never_starts(Evidence(job(), [pending("True", **CREATED)])) is None, "it is about to start"
     creating = pending("False", state={"waiting": {"reason": "ContainerCreating"}})

@@ -646,7 +646,7 @@ async def test_an_admission_webhook_that_does_not_work_is_reported(kind: str, ne
     assert world.status["progress"] == ("0/5" if new else "1/5")
     stalled = world.condition("Stalled")
     assert (stalled["status"], stalled["reason"]) == ("True", "JobRefused")
-    assert "connection refused. The admission webhook jobs.policy.io does not work: ask" in stalled["message"]
+    assert "connection refused. The admission webhook jobs.policy.io is failing: ask" in stalled["message"]
     world.kube.admit, world.kube.invalid = lambda _: None, None
     await world.settle()
     assert world.alive() == [int(not new)]

@@ -58,7 +58,7 @@ def test_config_maps_in_the_manifest(tmp_path: Path) -> None:
         ({}, "study.yaml", "does not exist: give a manifest, or a folder with a kustomization.yaml."),
         ({"study.yaml": STUDY}, "", "has no kustomization.yaml: give the manifest itself,"),
         ({"a.yaml": "kind: Job\n"}, "a.yaml", "has no TuningStudy: add `kind: TuningStudy`, or give another"),
-        ({"a.yaml": "- x\n"}, "a.yaml", "a.yaml is not a manifest: it has a list in place of fields."),
+        ({"a.yaml": "- x\n"}, "a.yaml", "a.yaml is not a manifest: it has a list instead of fields."),
         ({"a.yaml": "a: [\n"}, "a.yaml", "a.yaml is not valid YAML:"),
         ({"kustomization.yaml": "resources: [a.yaml]\n"}, "", "the resource a.yaml does not exist"),
         ({"kustomization.yaml": "namePrefix: x-\n"}, "", "`namePrefix` is not known to `tuning run`."),

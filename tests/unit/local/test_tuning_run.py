@@ -107,7 +107,7 @@ def test_ctrl_c_stops_gently_and_the_same_command_continues(small: LocalStudy) -
 
     code, output = small.run()
     assert code == 1
-    assert "Another command is using the study small: wait for its end" in output
+    assert "Another command is using the study small: wait until it ends" in output
 
     process.send_signal(signal.SIGINT)
     code, output = finished(process)

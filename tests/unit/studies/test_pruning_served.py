@@ -120,7 +120,7 @@ REASONS = {
     "SuccessiveHalvingPruner": r"At step (\d) with the value [\d.]+, "
     r"it is not among the best 1/2 of the \d+ trials? that reached rung \d \([\d.]+ or less\)\.",
     "HyperbandPruner": r"At step (\d) with the value [\d.]+, it is not among the best 1/3 of .*",
-    "ThresholdPruner": r"ThresholdPruner decided so at step (\d) with the value [\d.]+, "
+    "ThresholdPruner": r"ThresholdPruner pruned it at step (\d) with the value [\d.]+, "
     r"which is above upper, [\d.]+\.",
 }
 
@@ -190,7 +190,7 @@ async def test_the_wilcoxon_pruner_names_its_threshold(start: Callable[[], Regis
         prune = await engine.report(number, [(step, value + step / 100) for step in range(8)])
         await end(engine, number, pruned=prune)
     assert (await engine.record(1)).prune_reason == (
-        "WilcoxonPruner decided so at step 7 with the value 1.07: the trial's values are worse than those of "
+        "WilcoxonPruner pruned it at step 7 with the value 1.07: the trial's values are worse than those of "
         "the best trial, with p below 0.25 (p_threshold)."
     )
 

@@ -296,6 +296,6 @@ def test_attempts_to_get_the_lock_are_some_time_apart(
 def test_a_read_gives_up_when_the_database_is_away() -> None:
     library = Library(make_url("postgresql+psycopg2://nobody@127.0.0.1:1/nothing"), 0, timeout=0.2)
     library._prepared = True
-    with pytest.raises(StorageUnavailable, match="The database is away"):
+    with pytest.raises(StorageUnavailable, match="The database is unavailable"):
         library.id_of_name("study")
     library.close()

@@ -83,7 +83,7 @@ def test_callbacks_that_concern_the_study_are_not_run_and_the_log_names_the_fiel
         "study.stop is ignored: spec.objectives[].target",
         "study.enqueue_trial is ignored: put known good points into spec.initialTrials",
         "study.set_user_attr('best') is ignored in a callback",
-        "the callback EarlyStopping ended at study.best_value: a trial only knows itself; "
+        "the callback EarlyStopping stopped at study.best_value: a trial can't read other trials; "
         "spec.maxTrialsWithoutImprovement and spec.objectives[].target end a study early",
         "SystemExit: broken",
         "the callback fails failed with the exception above; the trial's result is kept",

@@ -757,7 +757,7 @@ def test_a_pattern_that_matches_nothing_is_to_be_corrected() -> None:
         "MetricMissing",
         r"The program succeeded, but no line of its output matched spec.trial.metrics.pattern (acc: (\S+)) "
         "with a value for accuracy. Similar lines: 'accuracy=0.5'.",
-        "Correct the pattern: it is searched in each line of the output, after colours are removed.",
+        "Correct the pattern: it is searched for in each line of output, after colors are removed.",
     )
 
 

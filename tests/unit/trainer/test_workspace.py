@@ -74,7 +74,7 @@ def test_existing_files_stay(pod: Pod, twin: Twin) -> None:
     ended = pod.run(python=BARE)
     assert ended.code == 0, ended
     assert (pod.folder / "config.json").read_text() == "mine"
-    assert "has its own config.json; trial.source's are in" in ended.err
+    assert "already has config.json: trial.source's are in" in ended.err
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_pods_that_start_together_link_the_files_once(
     (volume / "train.py").unlink()
     (volume / "train.py").write_text("another")
     assert prepare(str(tmp_path)) == str(tmp_path)
-    assert "has its own train.py" in capsys.readouterr().err
+    assert "already has train.py" in capsys.readouterr().err
 
 
 def test_a_read_only_working_directory_is_replaced(

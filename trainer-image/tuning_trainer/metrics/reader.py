@@ -144,7 +144,7 @@ class MetricReader:
                 f"({self._pattern.pattern}) with a value for {' or '.join(absent)}."
             )
             remedy = (
-                "Correct the pattern: it is searched in each line of the output, after colours are removed."
+                "Correct the pattern: it is searched for in each line of output, after colors are removed."
             )
             return Failure("MetricMissing", message + self._clues(), remedy)
         return Failure("MetricMissing", message + self._clues(), _HOW_TO_PRINT % absent[0])

@@ -196,7 +196,7 @@ def _start(command: list[str], environ: dict[str, str]) -> Program:
             Failure(
                 "Command",
                 f"The program {command[0]!r} can't be run: {error.strerror}.",
-                f"Correct its name, or {advice().program}; a line of shell is [sh, -c, '...'].",
+                f"Correct its name, or {advice().program}; for shell syntax, [sh, -c, '...'].",
             )
         ) from None
 

@@ -106,7 +106,7 @@ def _initial_trials(study: Any, notes: list[str]) -> list[dict[str, Any]]:
         left_out = ", ".join(name for name in parameters if name not in plain)
         if left_out:
             notes.append(
-                f"the enqueued trial {number} is written without {left_out}: not a number, string or boolean"
+                f"the enqueued trial {number} omits {left_out}: only numbers, strings and booleans are copied"
             )
         kept.append(plain)
     return kept
@@ -136,7 +136,8 @@ def _further_notes(
         yield "the script uses ask and tell: each pod runs the first trial that the script asks for"
     finished = sum(trial.state.name != "WAITING" for trial in study.trials)
     if finished:
-        yield f"{finished} added by add_trial left out: spec.warmStart continues from another study's trials"
+        calls = "add_trial is" if finished == 1 else f"{finished} calls of add_trial are"
+        yield f"{calls} ignored: spec.warmStart continues from another study's trials"
     if made.has_storage:
         yield "the script's storage is ignored: the study server keeps the study"
     for callback in arguments.get("callbacks") or ():

@@ -95,7 +95,7 @@ def run_callbacks(
         except Stopped:
             raise
         except NeedsOtherTrials as needs:
-            log(f"the callback {name} ended at study.{needs}: a trial only knows itself; {ENDS}")
+            log(f"the callback {name} stopped at study.{needs}: a trial can't read other trials; {ENDS}")
         except BaseException as error:  # noqa: BLE001  whatever it raises, the result stays
             write(format_traceback(error))
             log(f"the callback {name} failed with the exception above; the trial's result is kept")

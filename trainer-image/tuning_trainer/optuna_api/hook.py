@@ -102,7 +102,7 @@ class _Patching(Loader):
         else:  # the loader of zip files, up to Python 3.9
             exec(self._loader.get_code(module.__name__), module.__dict__)  # noqa: S102
         if (module.__file__ or "").startswith(STAND_IN):
-            log("this Python has no Optuna; a stand-in has its names, the study server its algorithms")
+            log("Optuna is not installed: a stand-in provides its API; the study server runs samplers")
         if self._bridge is not None:
             _patch(module, self._bridge)
 

@@ -99,6 +99,6 @@ class TrialStudy:
     def __getattr__(self, name: str) -> NoReturn:
         """Explain why the rest of Optuna's Study is missing; an AttributeError, so that `hasattr` works."""
         raise AttributeError(
-            f"study.{name} is not available in a trial, which only knows itself. "
+            f"study.{name} is not available in a trial, which can't read other trials. "
             "To read the whole study, use `optuna.load_study` with the study's database, or the dashboard."
         )

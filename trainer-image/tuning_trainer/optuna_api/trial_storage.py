@@ -77,7 +77,7 @@ class TrialStorage:
     def __getattr__(self, name: str) -> NoReturn:
         """Explain why the rest of Optuna's storage is missing; an AttributeError, so that `hasattr` works."""
         raise AttributeError(
-            f"storage.{name} is not available in a trial, which only knows itself: "
+            f"storage.{name} is not available in a trial, which can't read other trials: "
             "the study server keeps the study"
         )
 

@@ -44,7 +44,7 @@ def findings(kubectl: Kubectl) -> Iterator[Finding]:
         yield Finding("cluster", False, str(error), "Check --context and --kubeconfig.")
         return
     namespace = kubectl.current_namespace()
-    yield Finding("cluster", True, f"reachable; studies are looked for in namespace {namespace}")
+    yield Finding("cluster", True, f"reachable; looking for studies in namespace {namespace}")
     for name, check in CHECKS.items():
         try:
             yield from (Finding(name, *found) for found in check(kubectl.within(namespace)))
@@ -131,7 +131,7 @@ def _gpus(kubectl: Kubectl) -> Found:
         yield (
             None,
             "no node has GPUs, so trials that request one stay Pending",
-            "Install the device plugin of your GPUs (for example the NVIDIA GPU Operator), or request none.",
+            "Install your GPUs' device plugin (for example the NVIDIA GPU Operator), or request no GPUs.",
         )
 
 
@@ -177,7 +177,7 @@ def _rights(kubectl: Kubectl) -> Found:
     if not any(
         _may(kubectl, "create", f"serviceaccounts/{name}", "--subresource=token") for name in ACCOUNTS
     ):
-        missing.append(f"read records (create a token of the service account {ACCOUNTS[0]})")
+        missing.append(f"read records (create a token for the service account {ACCOUNTS[0]})")
     for name in missing:
         yield None, f"you don't have permission to {name}", "See docs/guide/kubectl-plugin.md for the Roles."
     if not missing:

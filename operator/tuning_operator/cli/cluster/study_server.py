@@ -207,7 +207,7 @@ def _token(kubectl: Kubectl, namespace: str) -> str:
     if not refusals[-1].forbidden:
         raise refusals[-1]
     raise NotPermittedError(
-        f"{refusals[-1]}\nYou need permission to create a token of the service account `{ACCOUNTS[0]}` in "
+        f"{refusals[-1]}\nYou need permission to create a token for the service account `{ACCOUNTS[0]}` in "
         f"namespace {namespace}. An administrator grants it:\n"
         f"  kubectl create serviceaccount {ACCOUNTS[0]} -n {namespace}\n"
         f"  kubectl create role tuning-reader -n {namespace} --verb=create "
@@ -252,7 +252,7 @@ def _read(response: httpx.Response, model: type[T]) -> T:
         return model.model_validate_json(response.content, extra="ignore")
     except ValidationError as error:
         raise PluginError(
-            "this version of the plugin can't read the record: install the version of the operator "
+            "this version of the plugin can't read the record: install the operator's version of it "
             f"({error.errors()[0]['msg']})"
         ) from None
 

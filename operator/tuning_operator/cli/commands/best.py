@@ -34,7 +34,7 @@ def best(
     ] = None,
     metric: Annotated[
         str | None,
-        typer.Option(help="With several objectives: only the trial of the front with the best value of it."),
+        typer.Option(help="With several objectives: only the trial with the best value of this metric."),
     ] = None,
 ) -> None:
     """Show the best trial, or the Pareto front of a study with several objectives.

@@ -64,7 +64,7 @@ def _applied(studies: ClusterStudies, name: str) -> Any:
         return studies.get(name)
     except NotFoundError:
         raise NotFoundError(
-            f"{name} was applied to another namespace than that of the context: use -n to follow it there"
+            f"{name} was applied to a namespace other than the context's: use -n to follow it there"
         ) from None
 
 
@@ -131,7 +131,7 @@ def dashboard(
         )
     if len(services) > 1:
         namespaces = ", ".join(service["metadata"]["namespace"] for service in services)
-        raise PluginError(f"there are several dashboards: choose one by --namespace ({namespaces})")
+        raise PluginError(f"there are several dashboards: choose one with --namespace ({namespaces})")
     metadata = services[0]["metadata"]
     kubectl = studies.kubectl.within(metadata["namespace"])
     try:

@@ -56,7 +56,7 @@ def export(
         ),
     ] = None,
     file_format: Annotated[
-        Format | None, typer.Option("--format", help="File format.", show_default="by the file's ending")
+        Format | None, typer.Option("--format", help="File format.", show_default="by file extension")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:

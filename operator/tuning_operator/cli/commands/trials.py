@@ -168,7 +168,7 @@ def _places(studies: Studies, study: Resource) -> Mapping[Run, str]:
     except PluginError as error:
         if error.code != NotPermittedError.code:
             raise
-        typer.echo(f"note: pods are not shown, since you may not list them ({error})", err=True)
+        typer.echo(f"note: pods are not shown: no permission to list them ({error})", err=True)
         return {}
 
 

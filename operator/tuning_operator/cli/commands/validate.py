@@ -14,7 +14,7 @@ File = Annotated[
     str, typer.Argument(metavar="FILE", help="Manifest, folder with manifests, or - for standard input.")
 ]
 UNCHECKED = (
-    "The arguments of sampler and pruner were not checked, since Optuna is not installed. To check them, "
+    "Sampler and pruner arguments were not checked, since Optuna is not installed. To check them, "
     f"too, {installation('plot')}."
 )
 MANIFESTS = ("*.yaml", "*.yml", "*.json")

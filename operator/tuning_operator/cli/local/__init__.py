@@ -1,1 +1,1 @@
-"""The studies of this machine: `tuning run`, and what the other commands need of them."""
+"""The studies on this machine: `tuning run`, and what the other commands need of them."""

@@ -92,7 +92,7 @@ def check_changes(manifest: Manifest, before: Json | None) -> None:
         name, line = before["metadata"]["name"], manifest.document.line
         lines = [f"{manifest.file}:{line(flaw.field)}: {flaw.field}: {flaw.message}" for flaw in found]
         advice = (
-            f"the study {name} has trials that the manifest does not fit: change metadata.name to start "
+            f"the study {name} has trials that don't fit the manifest: change metadata.name to start "
             f"another study (warmStart can copy trials that fit), or delete this one with `tuning rm {name}`"
         )
         raise LocalError("\n".join([advice, *lines]))
@@ -113,7 +113,7 @@ def _documents(file: Path) -> Iterator[_Found]:
         for document in documents(file.read_text()):
             if not isinstance(document.data, dict):
                 kind = type(document.data).__name__
-                raise LocalError(f"{file} is not a manifest: it has a {kind} in place of fields.")
+                raise LocalError(f"{file} is not a manifest: it has a {kind} instead of fields.")
             yield _Found(file, document.data, document)
     except (OSError, UnicodeDecodeError) as error:
         raise LocalError(f"{file} can't be read: {error}") from None

@@ -168,7 +168,7 @@ def _announce(view: "View", manifest: "Manifest", settings: "Settings") -> None:
     from tuning_operator.local.session import ignored_fields
 
     if fields := ignored_fields(manifest, settings):
-        view.say(f"Without effect on this machine: {', '.join(fields)}", "dim")
+        view.say(f"No effect on this machine: {', '.join(fields)}", "dim")
 
 
 def _run(view: "View", folder: "StudyFolder", manifest: "Manifest", settings: "Settings") -> int:
@@ -182,7 +182,7 @@ def _run(view: "View", folder: "StudyFolder", manifest: "Manifest", settings: "S
 
     listener = Listener(
         on_event=view.event,
-        on_waiting=lambda: view.say("Waiting for trials to end that a killed `tuning run` left behind"),
+        on_waiting=lambda: view.say("Waiting for trials that a killed `tuning run` left behind to end"),
         on_stopping=stopping,
     )
     with opened(folder, manifest, settings, listener) as session:

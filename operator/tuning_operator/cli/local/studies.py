@@ -1,4 +1,4 @@
-"""The studies of this machine, in place of a cluster's: the port that commands use."""
+"""The studies on this machine, in place of a cluster's: the port that commands use."""
 
 import contextlib
 import time
@@ -40,7 +40,7 @@ class LocalRecord:
 
 
 class LocalStudies:
-    """Studies whose trials are processes of this machine."""
+    """Studies whose trials are processes on this machine."""
 
     program = "tuning"
     place_of_runs = "folder"
@@ -129,7 +129,7 @@ class LocalStudies:
         deadline = time.monotonic() + REPLY_SECONDS
         while any(self.get(name)["spec"].get(field) != value for field, value in spec.items()):
             if time.monotonic() > deadline or not self._home.study(name).in_use:
-                raise NotReachableError(f"the command that runs {name} does not answer, or has just ended")
+                raise NotReachableError(f"the command running {name} does not answer or has ended: try again")
             time.sleep(POLL_SECONDS)
 
     def stop(self, study: Resource, trials: Sequence[int]) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-NODES = "The message comes from the node: ask the cluster's administrator if it continues."
+NODES = "The message comes from the node: ask the cluster's administrator if it persists."
 PYTHON = (
     "The image needs Python 3.9 or later: set spec.trial.python to its path (for example, "
     "/opt/conda/bin/python), or use an image that has python3."
@@ -80,7 +80,7 @@ IMAGES = (
     ),
     Advice(
         r"\b50[0234]\b|service unavailable|bad gateway|internal server error|RegistryUnavailable",
-        "The registry does not work at the moment. The image is pulled once it does.",
+        "The registry is unavailable. The image will be pulled once it is back.",
         "Registry",
     ),
     Advice(
@@ -204,12 +204,12 @@ SCHEDULING = (
     ),
     Advice(
         r"volume node affinity conflict|no available volume zone|non-existent pv",
-        "A volume of {template} belongs to another node or zone than the nodes that suit the pod: choose "
+        "A volume in {template} is tied to a node or zone that does not suit the pod: choose "
         "nodes where the volume is, or use another volume.",
     ),
     Advice(
         r"were unschedulable|taint \{node\.kubernetes\.io/",
-        "The nodes don't take pods at the moment (`kubectl get nodes`): ask the cluster's administrator, or "
+        "The nodes aren't accepting pods now (`kubectl get nodes`): ask the cluster's administrator, or "
         "choose other nodes in {template}.",
     ),
 )
@@ -241,7 +241,7 @@ VOLUMES = (
 REFUSALS = (
     Advice(
         r'failed calling webhook "(?P<name>[^"]+)"',
-        "The admission webhook {name} does not work: ask the cluster's administrator. The pod is created "
+        "The admission webhook {name} is failing: ask the cluster's administrator. The pod is created "
         "once it answers.",
     ),
     Advice(
@@ -250,7 +250,7 @@ REFUSALS = (
     ),
     Advice(
         r"internal error|did not complete within|deadline exceeded|etcdserver",
-        "Kubernetes tries again; ask the cluster's administrator if it continues.",
+        "Kubernetes will retry; ask the cluster's administrator if this persists.",
     ),
 )
 """About Jobs and pods that are not created."""

@@ -174,7 +174,7 @@ def never_starts(evidence: Evidence) -> str | None:
         found.status.get("containerID") and found.status.get("state") == {"waiting": {}}
         for found in containers(pod)
     ):
-        return f"its node {pod['spec'].get('nodeName')} went down while it started its pod"
+        return f"its node {pod['spec'].get('nodeName')} went down while starting its pod"
     return None
 
 

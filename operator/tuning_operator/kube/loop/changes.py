@@ -83,4 +83,4 @@ def _failures_logged() -> Iterator[None]:
     try:
         yield
     except (RunsUnavailable, StudyServerUnavailable) as error:
-        log.warning("Deleted namespaces are looked for later: %s", error)
+        log.warning("Can't look for deleted namespaces yet: %s", error)

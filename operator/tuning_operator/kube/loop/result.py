@@ -62,13 +62,13 @@ def failure_of(error: Expected) -> Failure | None:
             return Failure(
                 category="StudyServerUnavailable",
                 message=f"The study server is unavailable: {error}.",
-                remedy="Running trials continue, nothing is lost. If it lasts, check the pods of the study "
+                remedy="Running trials continue; nothing is lost. If this lasts, check the pods of the study "
                 "server and of its database.",
             )
         case KubeError(is_refusal=True):
             return Failure(
                 category="KubernetesRefused",
-                message=f"Kubernetes refuses a request of the operator: {error}",
+                message=f"Kubernetes rejected a request by the operator: {error}",
                 remedy="Check the operator's permissions (the chart's RBAC), and the cluster's admission "
                 "policies and webhooks.",
             )

@@ -70,7 +70,7 @@ class KubeApi(Resources, Protocol):
         """
 
     async def create(self, body: Json) -> Json | None:
-        """Create an object and return it; None if one of this name exists already."""
+        """Create an object and return it; None if one of this name already exists."""
 
     async def replace(self, body: Json) -> Json:
         """Write an object and return it; rejected (409) if it changed since `body` was read."""

@@ -124,7 +124,7 @@ class KubernetesApi:
                 raise KubeError(0, "InvalidReply", f"the API server's watch is not valid: {error}") from error
 
     async def create(self, body: Json) -> Json | None:
-        """Create an object and return it; None if one of this name exists already."""
+        """Create an object and return it; None if one of this name already exists."""
         try:
             kind = body["kind"]
             return await self._request("create", kind, _path(kind, body["metadata"]["namespace"]), body=body)

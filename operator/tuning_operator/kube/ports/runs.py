@@ -1,4 +1,4 @@
-"""Where work runs, as the operator needs it: Jobs of a cluster, or processes of this machine."""
+"""Where work runs, as the operator needs it: Jobs of a cluster, or processes on this machine."""
 
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol

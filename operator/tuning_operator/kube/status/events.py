@@ -87,7 +87,7 @@ def _lost_trials(old: TuningStudyStatus, new: TuningStudyStatus, _: StudySummary
     if after.total < before.total:
         message = (
             f"The record has lost {count(before.total - after.total, 'trial')}: the database was restored "
-            "from a backup, or replaced. Trials that ran are stopped, and as many are started again, with "
+            "from a backup, or replaced. Those still running are stopped; as many new trials start, with "
             "other parameters."
         )
         yield Event("TrialsLost", message, key=f"{before.total}/{after.total}", warning=True)

@@ -140,7 +140,7 @@ def _shape_problem(value: Any, field: str, family: str) -> list[Problem]:
     )
     if good:
         return []
-    message = f"a {word} is written as {{name: ..., args: {{...}}}}, by the name of its class in Optuna"
+    message = f"a {word} is written as {{name: ..., args: {{...}}}}, with its Optuna class name"
     return [Problem(field=field, message=message)]
 
 

@@ -78,7 +78,7 @@ def _reference_point_problems(sampler: Component, objectives: int) -> Iterator[P
     if (points := math.comb(objectives + divisions - 1, objectives - 1)) > LARGEST_REFERENCE:
         message = (
             f"{objectives} objectives and dividing_parameter {divisions} make {points:,} reference points, "
-            f"and the limit is {LARGEST_REFERENCE:,}: make it smaller"
+            f"and the limit is {LARGEST_REFERENCE:,}: lower dividing_parameter"
         )
         yield Problem(field=f"{sampler.field}.args.dividing_parameter", message=message)
 

@@ -45,7 +45,7 @@ class OptunaPruning:
 
     def reason(self, trial: FrozenTrial) -> str:
         """Return which pruner decided, on what report, and by which threshold."""
-        return f"{type(self._pruner).__name__} decided so at {last_report(trial)}{self._threshold(trial)}."
+        return f"{type(self._pruner).__name__} pruned it at {last_report(trial)}{self._threshold(trial)}."
 
     def _threshold(self, trial: FrozenTrial) -> str:
         if isinstance(self._pruner, ThresholdPruner):

@@ -253,7 +253,7 @@ class Committer:
             except Exception as error:
                 self._began = None
                 if _is_away(error):
-                    log.warning("The database is away, writes wait: %s", error)
+                    log.warning("The database is unavailable, writes wait: %s", error)
                     losses += 1
                     self._fenced_connection.drop(losses)
                 elif is_transient(error) and len(changes) == 1 and failures < _PATIENCE:
@@ -297,7 +297,7 @@ class Committer:
             self._begin(connection, self._acknowledged, [])
             studies = self._ledger.restore(connection, unsettled)
         self._fenced_connection.last_committed = self._acknowledged
-        log.error("The database has the %d studies that are in memory again", studies)
+        log.error("The %d studies in memory are in the database again", studies)
 
     def _execute(self, connection: Connection, number: int, changes: Sequence[Change]) -> Done:
         ids = sorted({change.trial_id for change in changes if isinstance(change, TrialChange)})

@@ -185,7 +185,7 @@ class Library:
                         record.set_attr(kind, key, value)
 
     def _read(self, work: Callable[[Connection], _T], *, one_statement: bool = False) -> _T:
-        """Do work that reads as of one moment; it is repeated while the database is away.
+        """Do work that reads as of one moment; it is repeated while the database is unavailable.
 
         That of `one_statement` needs no transaction, whose beginning and end are two round trips.
 
@@ -202,7 +202,7 @@ class Library:
             result: _T = attempts(self._read_once, work, one_statement)
         except DBAPIError as error:
             if is_away(error):
-                raise StorageUnavailable(f"The database is away: {error}") from error
+                raise StorageUnavailable(f"The database is unavailable: {error}") from error
             raise
         return result
 

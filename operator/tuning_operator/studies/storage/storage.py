@@ -106,7 +106,7 @@ class PostgresStorage(BaseStorage):
         if not self._committer.ready.is_set():
             self._start()
         if not self._committer.ready.wait(timeout):
-            raise StorageUnavailable("Another process is the writer, or the database is away.")
+            raise StorageUnavailable("Another process is the writer, or the database is unavailable.")
         self._committer.check()
 
     def _start(self) -> None:

@@ -70,7 +70,7 @@ class StudyEngine:
     Sampling has threads of its own. A sampler's `after_trial` belongs to ending a trial, so it runs in the
     threads of results; however long it takes, other studies have threads left, since each uses only one.
 
-    Every method may raise StudyError, and TimeoutError when the database is away.
+    Every method may raise StudyError, and TimeoutError when the database is unavailable.
     """
 
     def __init__(self, key: StudyKey, study: ServedStudy, context: Context) -> None:

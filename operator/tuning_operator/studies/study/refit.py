@@ -47,7 +47,7 @@ UNKNOWN = Failure(category="Unknown", message="The final training failed; no rea
 class Refit:
     """A study's final training. Methods run on the event loop.
 
-    Every method may raise StudyError, and TimeoutError when the database is away.
+    Every method may raise StudyError, and TimeoutError when the database is unavailable.
     """
 
     def __init__(self, key: StudyKey, study: ServedStudy, context: Context) -> None:

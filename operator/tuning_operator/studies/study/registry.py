@@ -160,7 +160,7 @@ class Registry:
             async with self._lock(key):
                 await self._context.settle()
                 if key in await in_thread(self._records, self._deleted_before, before):
-                    log.info("The record of %s has been kept for its time and is deleted", key)
+                    log.info("Deleting the record of %s: its retention period has ended", key)
                     await self._end(await self._find(key), delete=True)
 
     def _deleted_before(self, time: datetime) -> list[StudyKey]:

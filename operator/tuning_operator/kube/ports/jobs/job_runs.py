@@ -173,6 +173,6 @@ class JobRuns:
         there = await self._kube.get("Job", key.namespace, name)
         if there is None or belongs_to(there, study.metadata["uid"]) or is_of_a_study(there):
             return  # of a deleted study of this name: garbage collection takes it away
-        message = f"Job {name} exists already and does not belong to this study."
+        message = f"Job {name} already exists and does not belong to this study."
         remedy = f"Delete it (`kubectl delete job {name}`), or give the study another name."
         raise RunRefused(work, Failure(category="NameTaken", message=message, remedy=remedy))
