@@ -31,7 +31,7 @@ from tuning_operator.kube.ports.study_server import HttpStudyServer
 from tuning_operator.kube.ports.study_servers import StudyServers
 from tuning_operator.kube.settings import OperatorSettings
 from tuning_operator.protocol import StudyKey
-from tuning_operator.resource.trainer_archive import trainer_archive
+from tuning_operator.trainer_archive import trainer_archive
 
 log = logging.getLogger(__name__)
 

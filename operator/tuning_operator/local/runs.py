@@ -31,7 +31,7 @@ from tuning_operator.protocol import Failure, Problem, StudyKey
 from tuning_operator.resource import names
 from tuning_operator.resource.duration import seconds
 from tuning_operator.resource.study import TuningStudy
-from tuning_operator.resource.trainer_archive import trainer_archive
+from tuning_operator.trainer_archive import trainer_archive
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-from tuning_operator.resource.trainer_archive import trainer_archive
+from tuning_operator.trainer_archive import trainer_archive
 
 BARE = (os.environ.get("TUNING_TEST_PYTHON", sys.executable), "-S", "-I")
 """A Python without any package: as in an image that has nothing of ours. TUNING_TEST_PYTHON names another."""

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import tuning_trainer
-from tuning_operator.resource import trainer_archive as module
-from tuning_operator.resource.trainer_archive import trainer_archive
+from tuning_operator import trainer_archive as module
+from tuning_operator.trainer_archive import trainer_archive
 
 from tests.unit.trainer.pod import BARE, Pod
 

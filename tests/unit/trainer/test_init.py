@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from tuning_operator.resource.trainer_archive import trainer_archive
+from tuning_operator.trainer_archive import trainer_archive
 
 from tests.unit.trainer.pod import BARE, FULL
 

@@ -11,7 +11,7 @@ from tuning_operator.cli import PluginError
 from tuning_operator.cli.scripts.manifest import ScriptStudy
 from tuning_operator.protocol import Failure
 from tuning_operator.resource.study import Model
-from tuning_operator.resource.trainer_archive import trainer_archive
+from tuning_operator.trainer_archive import trainer_archive
 
 STDERR = 2
 """The file descriptor; standard output is reserved for the output of the command."""
