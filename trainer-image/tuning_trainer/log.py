@@ -1,4 +1,4 @@
-"""Messages to users: lines in the pod's log, and warnings that point at the user's own code."""
+"""Messages from the pod: lines in its log, its termination message, and warnings at the user's own code."""
 
 from __future__ import annotations
 
@@ -37,6 +37,16 @@ def pass_on(output: bytes, sink: IO[bytes]) -> None:
     with contextlib.suppress(OSError):
         sink.write(output)
         sink.flush()
+
+
+def write_termination_message(path: str, content: bytes) -> None:
+    """Write to where the kubelet reads how the container ended; outside a pod there is no such file."""
+    target = Path(path)
+    try:
+        if target.exists():
+            target.write_bytes(content)
+    except OSError as error:  # the result must be reported all the same
+        log(f"cannot write the termination message: {error}")
 
 
 def log_prefix(trial: int) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tuning_trainer import TrialPruned
-from tuning_trainer.failure import Failure, failure_of
+from tuning_trainer.exceptions import failure_of
+from tuning_trainer.failure import Failure
 from tuning_trainer.wire.codec import number_to_wire
 
 BAD_VALUE = "BadValue"

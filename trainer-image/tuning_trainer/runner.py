@@ -9,19 +9,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import (
-    Failure,
-    result_message,
-    termination_message,
-    write_termination_message,
-)
-from tuning_trainer.log import log, write
+from tuning_trainer.failure import Failure, result_message, termination_message
+from tuning_trainer.log import log, write, write_termination_message
 from tuning_trainer.optuna_api.trial import PATIENCE, Trial
 from tuning_trainer.outcome import Outcome, outcome_of_exception
 from tuning_trainer.stopping import EXIT_CODE, Stopped, Stopping, TimeLimit
 from tuning_trainer.wire.client import Client, Refused, Unreachable
+from tuning_trainer.wire.codec import WARNING
 from tuning_trainer.wire.outbox import UNACCEPTABLE, Outbox, SilentOutbox
-from tuning_trainer.workspace import WARNING, lost_files
+from tuning_trainer.workspace import lost_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,6 @@ from tuning_trainer.log import log
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-WARNING = "trainer_warning"
-"""The user attribute in which the record of a trial, or of the refit, has a warning of the runtime's."""
 MOST_FILES = 1000
 """How many files of a folder are looked at."""
 

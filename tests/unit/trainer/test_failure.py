@@ -8,15 +8,15 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from tuning_trainer.exceptions import failure_of
 from tuning_trainer.failure import (
     LOCAL,
     TERMINATION_LIMIT,
     Failure,
-    failure_of,
     result_message,
     termination_message,
-    write_termination_message,
 )
+from tuning_trainer.log import write_termination_message
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tuning_trainer.failure import Failure, TrialFailure, advice
+from tuning_trainer.exceptions import advice
+from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.log import log
 from tuning_trainer.metrics.reader import MetricReader, quoted, shown
 from tuning_trainer.metrics.steps import Progress
@@ -42,8 +43,7 @@ def run_command(arguments: list[str], settings: Settings, trial: Trial, metrics:
     wanted = settings.config.get("metrics") or {}
     with tempfile.TemporaryDirectory(prefix="tuning-", dir=temporary_folder()) as folder:
         file = Path(wanted.get("file") or Path(folder) / "metrics.jsonl")
-        source = Path(settings.source) if settings.source else None
-        command = fill_in(arguments, trial.params, source)
+        command = [_in_source(argument, settings.source) for argument in fill_in(arguments, trial.params)]
         reader, follower = MetricReader(metrics, wanted.get("pattern")), _Follower(file)
         program = _start(command, _environment(trial, Path(folder), file))
         watch = _Watch(program, trial, metrics, reader, follower)
@@ -59,6 +59,14 @@ def run_command(arguments: list[str], settings: Settings, trial: Trial, metrics:
         for key, value in _attributes(Path(folder) / RESULT).items():
             trial.set_user_attr(key, value)
         return outcome
+
+
+def _in_source(argument: str, source: str | None) -> str:
+    """Let `python train.py` find a train.py of trial.source, whatever the working directory."""
+    if source is None or not argument or argument.startswith(("/", "-")):
+        return argument
+    file = Path(source) / argument
+    return str(file) if file.is_file() else argument
 
 
 def _attributes(file: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tuning_trainer.failure import Failure, TrialFailure, failure_of, is_argument_error
+from tuning_trainer.exceptions import failure_of, is_argument_error
+from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.log import calling_frame
 from tuning_trainer.modes.init_document import Made, study_document
 from tuning_trainer.modes.lookahead import check_only_call

@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from tuning_trainer.failure import Failure, TrialFailure, failure_of
+from tuning_trainer.exceptions import failure_of
+from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import STUDY_ARGUMENTS, Inside
 from tuning_trainer.outcome import Outcome, is_pruned

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuning_trainer.failure import Failure, TrialFailure
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 PREFIX = "TUNING_PARAM_"
 """A parameter `lr` becomes TUNING_PARAM_LR. Plain names would be dangerous: one could be `path`."""
@@ -38,14 +35,13 @@ def variables(parameters: dict[str, Any]) -> dict[str, str]:
     return {variable: as_text(parameters[name]) for variable, name in names.items()}
 
 
-def fill_in(arguments: list[str], parameters: dict[str, Any], source: Path | None) -> list[str]:
-    """Return the arguments with `{{name}}` replaced, and names of files in trial.source as full paths.
+def fill_in(arguments: list[str], parameters: dict[str, Any]) -> list[str]:
+    """Return the arguments with `{{name}}` replaced.
 
     Raises:
         TrialFailure: an argument refers to a parameter that the trial does not have.
     """
-    filled = [PLACEHOLDER.sub(lambda found: _value(found[1], parameters), argument) for argument in arguments]
-    return [_in_source(argument, source) for argument in filled]
+    return [PLACEHOLDER.sub(lambda found: _value(found[1], parameters), argument) for argument in arguments]
 
 
 def _value(name: str, parameters: dict[str, Any]) -> str:
@@ -58,11 +54,3 @@ def _value(name: str, parameters: dict[str, Any]) -> str:
         "variable or the parameters file instead."
     )
     raise TrialFailure(Failure("Parameters", message, remedy))
-
-
-def _in_source(argument: str, source: Path | None) -> str:
-    """Let `python train.py` find a train.py of trial.source, whatever the working directory."""
-    if source is None or not argument or argument.startswith(("/", "-")):
-        return argument
-    file = source / argument
-    return str(file) if file.is_file() else argument

@@ -8,7 +8,8 @@ import inspect
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import Failure, TrialFailure, failure_of
+from tuning_trainer.exceptions import failure_of
+from tuning_trainer.failure import Failure, TrialFailure
 from tuning_trainer.log import log
 from tuning_trainer.modes.figures import Figures
 from tuning_trainer.modes.lookahead import WAY_OUT

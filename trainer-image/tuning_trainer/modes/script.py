@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import CAUGHT, Failure, TrialFailure, format_traceback
+from tuning_trainer.exceptions import format_traceback
+from tuning_trainer.failure import CAUGHT, Failure, TrialFailure
 from tuning_trainer.log import calling_frame, log, write
 from tuning_trainer.modes.lookahead import check_only_call
 from tuning_trainer.modes.manifest_check import (

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from tuning_trainer.failure import format_traceback
+from tuning_trainer.exceptions import format_traceback
 from tuning_trainer.log import log, write
 from tuning_trainer.optuna_api.bridge import IGNORED
 from tuning_trainer.optuna_api.finished import ended_trial

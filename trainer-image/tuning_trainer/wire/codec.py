@@ -1,4 +1,4 @@
-"""What the trainer and the study server agree on: a header, and strings for NaN and infinities in JSON."""
+"""What operator, study server and trainer agree on: names, and strings for NaN and infinities in JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 
 TRIAL_STARTED = "Tuning-Trial-Started"
 """The header with which a pod says which trial of its number it runs: the one that started then."""
+
+WARNING = "trainer_warning"
+"""The user attribute in which the record of a trial, or of the refit, has a warning of the runtime's."""
 
 _BY_NAME = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 

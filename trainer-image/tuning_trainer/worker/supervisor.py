@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tuning_trainer.failure import Failure, advice, termination_message, write_termination_message
-from tuning_trainer.log import log, log_end, log_prefix, pass_on
+from tuning_trainer.exceptions import advice
+from tuning_trainer.failure import Failure, termination_message
+from tuning_trainer.log import log, log_end, log_prefix, pass_on, write_termination_message
 from tuning_trainer.optuna_api.trial import PATIENCE
 from tuning_trainer.stopping import EXIT_CODE
 from tuning_trainer.temporary import new_folder, temporary_folder

@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Iterator
-from pathlib import PurePosixPath
 
 from tuning_trainer.failure import TrialFailure
 from tuning_trainer.metrics.reader import MetricReader
@@ -128,7 +127,7 @@ def _metrics(spec: TuningStudySpec) -> Iterator[Problem]:
 def _metrics_file(spec: TuningStudySpec) -> Iterator[Problem]:
     """Yield the problem of trials of a pod that would read each other's metrics."""
     file = spec.trial.metrics.file if spec.trial.metrics else None
-    if file and PurePosixPath(file).is_absolute() and min(spec.parallelism, spec.trial.trials_per_pod) > 1:
+    if file and file.startswith("/") and min(spec.parallelism, spec.trial.trials_per_pod) > 1:
         message = (
             f"Trials that share a pod would use the same file, {file}, and read each other's metrics: use a "
             "relative path, remove this field and have the program write to the file that the variable "

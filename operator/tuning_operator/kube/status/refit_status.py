@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from tuning_trainer.workspace import WARNING
+from tuning_trainer.wire.codec import WARNING
 
 from tuning_operator.kube.plan.actions import Plan
 from tuning_operator.kube.plan.observation import Observation, Run
