@@ -12,6 +12,7 @@ from optuna.trial import TrialState
 from tuning_operator.protocol import StudyDefinition
 from tuning_operator.resource.study import PRUNERS, SAMPLERS
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, problems_of, to_optuna
+from tuning_operator.studies.study.records import proposed
 
 X = {"name": "x", "type": "float", "low": 0, "high": 1, "step": 0.25}
 Y = {"name": "y", "type": "int", "low": 1, "high": 4}
@@ -338,7 +339,7 @@ def test_a_restarted_server_goes_on_and_repeats_nothing(parts: dict[str, Any]) -
         study = new_study(parts)
         for _ in range(3):
             run(study, parts, 2)
-            study.sampler = build_sampler(parts, study.trials)
+            study.sampler = build_sampler(parts, proposed(study.trials))
         run(study, parts, 2)
         return [trial.params["free"] for trial in study.trials]
 
@@ -351,7 +352,7 @@ def test_enqueued_trials_leave_a_study_fresh() -> None:
     parts = definition(searchSpace=[FREE], **sampler("RandomSampler", seed=7))
     study = new_study(parts)
     study.enqueue_trial({"free": 0.5})
-    study.sampler = build_sampler(parts, study.trials)
+    study.sampler = build_sampler(parts, proposed(study.trials))
     run(study, parts, 3)
     plain = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=7))
     plain.enqueue_trial({"free": 0.5})
@@ -366,7 +367,7 @@ def test_each_combination_is_tried_once_across_restarts(name: str) -> None:
     for _ in range(8):
         with suppress(RuntimeError):  # after the last one: `stop` outside of `optimize`
             run(study, parts, 1)
-        study.sampler = build_sampler(parts, study.trials)
+        study.sampler = build_sampler(parts, proposed(study.trials))
     tried = [tuple(sorted(trial.params.items())) for trial in study.trials]
     assert len(set(tried)) == len(tried) == 8
 

@@ -1,7 +1,7 @@
 """A study's definition as Optuna's sampler and pruner; mistakes are reported before any trial starts."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,6 @@ import optuna
 from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import Problem, StudyDefinition
 from tuning_operator.resource import space
@@ -22,7 +21,6 @@ from tuning_operator.studies.definition.components import (
     missing_packages,
 )
 from tuning_operator.studies.definition.sampler_space import completed, sampler_problems
-from tuning_operator.studies.study.records import is_copied
 
 KEEP_THEIR_SEED = ("BruteForceSampler", "GridSampler", "QMCSampler")
 """Samplers that read from the record what was tried: their seed is the order, or the sequence."""
@@ -50,18 +48,16 @@ def manifest_problems(definition: StudyDefinition) -> list[Problem]:
     return found
 
 
-def build_sampler(definition: StudyDefinition, trials: Sequence[FrozenTrial] = ()) -> BaseSampler:
+def build_sampler(definition: StudyDefinition, proposed: int = 0) -> BaseSampler:
     """Return the sampler of a good definition (`problems_of` finds nothing).
 
     Args:
         definition: the study's.
-        trials: the study's so far. Once it has trials of its own, a seed is replaced by one derived from it
-            and from how much has been proposed: the sampler of a restarted server would otherwise repeat its
-            suggestions. The same trials lead to the same sampler.
+        proposed: how much has been proposed to the study's trials so far. If anything has, a seed is replaced
+            by one derived from it and from this number: the sampler of a restarted server would otherwise
+            repeat its suggestions. The same trials lead to the same sampler.
     """
     sampler = completed(_sampler_of(definition), definition)
-    mine = (trial for trial in trials if trial.state != TrialState.WAITING and not is_copied(trial))
-    proposed = sum(1 + len(trial.params) for trial in mine)
     built: BaseSampler = build(_reseeded(sampler, proposed) if proposed else sampler)
     return built
 

@@ -47,6 +47,7 @@ from tuning_operator.studies.study.optuna_study import (
 from tuning_operator.studies.study.records import (
     PRUNE_REQUESTED,
     json_pieces,
+    proposed,
     record_of,
     utc,
     view_of,
@@ -108,7 +109,8 @@ class StudyEngine:
             new_sampler = not same_sampler(definition, self.definition)
             new_pruner = definition.pruner != self.definition.pruner
             if new_sampler:
-                self.study.sampler = build_sampler(definition, self.study.get_trials(deepcopy=False))
+                trials = self.study.get_trials(deepcopy=False)
+                self.study.sampler = build_sampler(definition, proposed(trials))
             if new_pruner:
                 self.study.pruner = build_pruner(definition)
             if new_sampler or new_pruner:

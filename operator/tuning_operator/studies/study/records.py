@@ -50,6 +50,12 @@ def is_copied(trial: FrozenTrial) -> bool:
     return COPIED_FROM in trial.system_attrs
 
 
+def proposed(trials: Sequence[FrozenTrial]) -> int:
+    """Return how much has been proposed in a study: trials of its own and their parameters."""
+    own = (trial for trial in trials if trial.state != TrialState.WAITING and not is_copied(trial))
+    return sum(1 + len(trial.params) for trial in own)
+
+
 def bounded(failure: Failure) -> Failure:
     """Return a failure with its texts shortened: it is part of replies that are sent often."""
     traceback = failure.traceback

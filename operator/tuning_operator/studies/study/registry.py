@@ -36,7 +36,7 @@ from tuning_operator.studies.study.context import Context, freeze_heap, in_threa
 from tuning_operator.studies.study.earlier import CONTINUED, WAYS_OUT, EarlierRecord, earlier_record
 from tuning_operator.studies.study.engine import StudyEngine
 from tuning_operator.studies.study.optuna_study import METRIC_NAMES, ServedStudy
-from tuning_operator.studies.study.records import DEFINITION, definition_in, utc
+from tuning_operator.studies.study.records import DEFINITION, definition_in, proposed, utc
 from tuning_operator.studies.study.refit import REFIT, STUDY_DELETED, record_in
 from tuning_operator.studies.study.warm_start import Source, copy_trials, find_source, is_done
 
@@ -338,7 +338,7 @@ class Registry:
         definition = definition_in(storage.get_study_system_attrs(study_id))
         if definition is None:
             raise unknown_study(*key)
-        sampler = build_sampler(definition, storage.get_all_trials(study_id, deepcopy=False))
+        sampler = build_sampler(definition, proposed(storage.get_all_trials(study_id, deepcopy=False)))
         return ServedStudy(name, storage, sampler, build_pruner(definition), definition)
 
     async def _drop_idle(self) -> None:
