@@ -12,7 +12,6 @@ from collections.abc import Callable
 import typer
 
 from tuning_operator.cli import PluginError
-from tuning_operator.cli.cluster.records import records
 from tuning_operator.cli.commands.best import best
 from tuning_operator.cli.commands.change import extend, resume, retry, stop, suspend
 from tuning_operator.cli.commands.cluster import apply, dashboard, doctor
@@ -21,6 +20,7 @@ from tuning_operator.cli.commands.init import init
 from tuning_operator.cli.commands.logs import logs
 from tuning_operator.cli.commands.options import on_studies
 from tuning_operator.cli.commands.plot import plot
+from tuning_operator.cli.commands.records import records
 from tuning_operator.cli.commands.trials import list_studies, trial, trials
 from tuning_operator.cli.commands.validate import validate
 from tuning_operator.cli.commands.watch import watch

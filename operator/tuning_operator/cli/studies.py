@@ -25,6 +25,11 @@ def subject(run: Run) -> str:
     return "The refit" if run == "refit" else f"Trial {run}"
 
 
+def metrics_of(study: Resource) -> list[str]:
+    """Return the objectives' names."""
+    return [objective["metric"] for objective in study["spec"]["objectives"]]
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the user looks for studies; the defaults are those of kubectl."""

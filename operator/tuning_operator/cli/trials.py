@@ -8,8 +8,7 @@ from typing import Any
 from tuning_trainer.wire.codec import from_wire
 
 from tuning_operator.cli import PluginError
-from tuning_operator.cli.studies import Run
-from tuning_operator.cli.text.status_text import metrics_of
+from tuning_operator.cli.studies import Run, metrics_of
 from tuning_operator.protocol import FAILURE, PRUNE_REASON, Failure, FinishedStudy, FinishedTrial
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"} | {

@@ -8,7 +8,7 @@ import typer
 
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.commands.options import Study, print_data
-from tuning_operator.cli.studies import Resource, Studies
+from tuning_operator.cli.studies import Resource, Studies, metrics_of
 from tuning_operator.cli.text import status_text
 
 
@@ -66,7 +66,7 @@ def best(
     elif isinstance(trials, list):
         raise PluginError(
             f"-o {output} shows the parameters of one trial, and the study has a Pareto front: choose the "
-            f"trial with --metric {' or --metric '.join(status_text.metrics_of(found))}"
+            f"trial with --metric {' or --metric '.join(metrics_of(found))}"
         )
     else:
         typer.echo(_as_arguments(trials["parameters"], output))

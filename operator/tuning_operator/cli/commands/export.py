@@ -14,8 +14,7 @@ from tuning_operator.cli.commands.options import Study
 from tuning_operator.cli.commands.plot import ALL, require_plot_libraries
 from tuning_operator.cli.commands.plot import Format as PlotFormat
 from tuning_operator.cli.commands.trials import NULL, table_rows, write_csv
-from tuning_operator.cli.studies import Resource, Studies
-from tuning_operator.cli.text import status_text
+from tuning_operator.cli.studies import Resource, Studies, metrics_of
 from tuning_operator.cli.text.values import shown
 from tuning_operator.resource import names
 from tuning_operator.resource.text import installation
@@ -158,7 +157,7 @@ def _write(record: "FinishedStudy", study: Resource, file: Path, chosen: Format)
     from tuning_operator.cli.trials import trials_of
 
     if chosen in (Format.csv, Format.parquet):
-        trials, metrics = trials_of(study, record), status_text.metrics_of(study)
+        trials, metrics = trials_of(study, record), metrics_of(study)
         if chosen is Format.parquet:
             _write_parquet(trials, metrics, file)
             return
@@ -167,7 +166,7 @@ def _write(record: "FinishedStudy", study: Resource, file: Path, chosen: Format)
         return
     from tuning_operator.cli.plots.optuna_file import save_study
 
-    save_study(record, _name(study), status_text.metrics_of(study), file, journal=chosen is Format.journal)
+    save_study(record, _name(study), metrics_of(study), file, journal=chosen is Format.journal)
 
 
 def _write_parquet(trials: "Sequence[Trial]", metrics: list[str], file: Path) -> None:

@@ -12,8 +12,7 @@ import typer
 
 from tuning_operator.cli import PluginError
 from tuning_operator.cli.commands.options import Study
-from tuning_operator.cli.studies import Resource, Studies
-from tuning_operator.cli.text.status_text import metrics_of
+from tuning_operator.cli.studies import Resource, Studies, metrics_of
 from tuning_operator.resource.text import installation
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import typer
 
 from tuning_operator.cli import NotFoundError, NotPermittedError, PluginError
 from tuning_operator.cli.commands.options import Everywhere, Study, TrialNumber, print_data
-from tuning_operator.cli.studies import Resource, Run, Studies
+from tuning_operator.cli.studies import Resource, Run, Studies, metrics_of
 from tuning_operator.cli.text import status_text
 from tuning_operator.cli.text.values import NOTHING, age, moment, pairs, shown, span
 
@@ -152,10 +152,10 @@ def trials(
     if output in (TrialsOutput.json, TrialsOutput.yaml):
         print_data([trial.as_data() for trial in chosen], output)
     elif output is TrialsOutput.csv:
-        write_csv(chosen, status_text.metrics_of(found))
+        write_csv(chosen, metrics_of(found))
     elif chosen:
         place = studies.place_of_runs
-        _print_trials(chosen, status_text.metrics_of(found), place, wide=output is TrialsOutput.wide)
+        _print_trials(chosen, metrics_of(found), place, wide=output is TrialsOutput.wide)
     else:
         which = f"{' or '.join(state)} " if state else ""
         typer.echo(f"No {which}trials.\n{status_text.headline(found)}", err=True)

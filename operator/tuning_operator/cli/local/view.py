@@ -10,7 +10,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from tuning_operator.cli.text.status_text import best_of, headline, metrics_of
+from tuning_operator.cli.studies import metrics_of
+from tuning_operator.cli.text.status_text import best_of, headline
 
 if TYPE_CHECKING:
     from tuning_operator.local.progress import RunningTrial

@@ -10,6 +10,7 @@ from plotly.offline import get_plotlyjs
 
 from tuning_operator.cli.plots.html import figure_of
 from tuning_operator.cli.plots.kinds import Missing, drawings, failed
+from tuning_operator.cli.studies import metrics_of
 from tuning_operator.cli.text import status_text
 from tuning_operator.cli.text.values import shown, span
 from tuning_operator.cli.text.yaml_text import yaml_of
@@ -81,7 +82,7 @@ def _plots(study: Mapping[str, Any], record: FinishedStudy, plots: Sequence[str]
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for drawing in drawings(record, study["metadata"]["name"], status_text.metrics_of(study), plots):
+        for drawing in drawings(record, study["metadata"]["name"], metrics_of(study), plots):
             if isinstance(drawing, Missing):
                 continue
             try:
@@ -97,7 +98,7 @@ def _plots(study: Mapping[str, Any], record: FinishedStudy, plots: Sequence[str]
 def _table(study: Mapping[str, Any], trials: Sequence[Trial]) -> Iterator[str]:
     best = status_text.best_of(study) or []
     winners = {trial["number"] for trial in (best if isinstance(best, list) else [best])}
-    metrics = status_text.metrics_of(study)
+    metrics = metrics_of(study)
     names = list(dict.fromkeys(name for trial in trials for name in trial.record.parameters))
     yield "<div class=wide><table>"
     yield _row("th", ["trial", "state", *metrics, *names, "duration", "last step", "reason"])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from tuning_operator.cli.studies import Resource
+from tuning_operator.cli.studies import Resource, metrics_of
 from tuning_operator.resource import names
 from tuning_operator.resource.text import sentence
 
@@ -25,11 +25,6 @@ def front_size(study: Resource) -> int:
     """Return how many trials the Pareto front has; the status lists some of them."""
     size = (study.get("status", {}).get("bestValue") or "").removeprefix("front of ")
     return int(size) if size.isdecimal() else 0
-
-
-def metrics_of(study: Resource) -> list[str]:
-    """Return the objectives' names."""
-    return [objective["metric"] for objective in study["spec"]["objectives"]]
 
 
 def _trial(trial: Resource, metrics: list[str], study: Resource) -> dict[str, Any]:
