@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from kubernetes.aio import client, config
 from tuning_operator.kube.jobs.runtime import Runtime
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.plan.work import Work
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.kubernetes import KubernetesApi
-from tuning_operator.kube.probes import Metrics
 from tuning_operator.resource import names
 from tuning_operator.resource.study import TuningStudy
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from kubernetes.aio import client, config
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.kubernetes import KubernetesApi
-from tuning_operator.kube.probes import Metrics
 from tuning_operator.resource import names
 
 from tests.unit.kube.contract import KubeApiContract

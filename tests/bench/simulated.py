@@ -20,9 +20,9 @@ import aiohttp
 import psutil
 from kubernetes.aio import client, config
 from prometheus_client.parser import text_string_to_metric_families
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.kubernetes import KubernetesApi
-from tuning_operator.kube.probes import Metrics
 from tuning_operator.resource import names
 from tuning_operator.studies.auth.tokens import mint_pod
 

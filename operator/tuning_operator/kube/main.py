@@ -16,6 +16,7 @@ from tuning_operator.kube.loop.changes import follow_changes, follow_namespaces,
 from tuning_operator.kube.loop.handlers import register
 from tuning_operator.kube.loop.informer import kopf_settings
 from tuning_operator.kube.loop.leader import Election, LeadershipLost
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.loop.server_pod import replace_lost_server
 from tuning_operator.kube.loop.worker import until_first_ends, work
@@ -63,7 +64,7 @@ async def operate(settings: OperatorSettings) -> None:
     ]
     server = StudyServers(servers)
     queue = WorkQueue[StudyKey]()
-    metrics = probes.Metrics(lambda: len(queue))
+    metrics = Metrics(lambda: len(queue))
     kube = await connect(metrics.requests)
     trainer_archive()  # made here, so that the first study doesn't wait for it
     registry = kopf.OperatorRegistry()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tuning_operator.kube.loop.changes import follow_changes
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.loop.reconciler import Reconciler
 from tuning_operator.kube.loop.result import Result
 from tuning_operator.kube.loop.worker import until_first_ends, work
@@ -19,7 +20,6 @@ from tuning_operator.kube.plan.validation import check
 from tuning_operator.kube.ports.act import Actor
 from tuning_operator.kube.ports.observe import Observer
 from tuning_operator.kube.ports.study_server import HttpStudyServer
-from tuning_operator.kube.probes import Metrics
 from tuning_operator.kube.status.conditions import find
 from tuning_operator.local import LocalError, postgres
 from tuning_operator.local.gpus import Gpus

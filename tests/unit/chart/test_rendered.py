@@ -17,7 +17,7 @@ import yaml
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.x509 import load_pem_x509_certificate
 from sqlalchemy import make_url
-from tuning_operator.kube.probes import Metrics as OperatorMetrics
+from tuning_operator.kube.loop.metrics import Metrics as OperatorMetrics
 from tuning_operator.kube.settings import OperatorSettings
 from tuning_operator.resource import crdgen, names
 from tuning_operator.studies.metrics import Metrics as StudyMetrics

@@ -12,9 +12,9 @@ import certifi
 import pytest
 from aiohttp import web
 from kubernetes.aio import client, config
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
-from tuning_operator.kube.probes import Metrics
 
 from tests.unit.kube.contract import event, job
 from tests.unit.kube.http_stub import FAULTS, HttpStub, disconnects, hangs, running

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import ClientSession
 from tuning_operator.kube import main, probes
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.main import runtime, wait_for_studies
-from tuning_operator.kube.probes import Metrics
 from tuning_operator.kube.settings import OperatorSettings
 
 from tests.support.loopback import needs_ipv6

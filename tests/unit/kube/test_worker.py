@@ -8,11 +8,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.loop.result import Result
 from tuning_operator.kube.loop.worker import work
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.kube_api import KubeError
-from tuning_operator.kube.probes import Metrics
 from tuning_operator.protocol import StudyKey
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
+from tuning_operator.kube.loop.metrics import Metrics
 from tuning_operator.kube.loop.result import ActionsFailed, Result
 from tuning_operator.kube.loop.workqueue import WorkQueue
 from tuning_operator.kube.ports.runs import RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServerUnavailable
-from tuning_operator.kube.probes import Metrics
 from tuning_operator.protocol import StudyKey
 
 log = logging.getLogger(__name__)
