@@ -12,13 +12,10 @@ from tuning_operator.studies.storage.base import MemoryStore
 
 from tests.support.http_trial import run_study
 from tests.support.study_server import SECRET, RunningServer, running_server
+from tests.unit.cli.cluster import HOST, Cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from tests.unit.cli.conftest import Cluster
-
-HOST = "studies.tuning-system.svc"
 
 DEFINITION: dict[str, Any] = {
     "objectives": [{"metric": "loss", "direction": "minimize"}],

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cli.conftest import Cluster, Ran
+from tests.unit.cli.cluster import Cluster
+from tests.unit.cli.conftest import Ran
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ import pytest
 from tuning_operator.cli.cluster import kubectl
 from tuning_operator.resource.crdgen import crd
 
-from tests.unit.cli.conftest import Cluster, Ran
+from tests.unit.cli.cluster import Cluster
+from tests.unit.cli.conftest import Ran
 from tests.unit.cli.test_validate import STUDY
 
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from tests.unit.cli.conftest import Cluster
+    from tests.unit.cli.cluster import Cluster
 
 ROOT = Path(__file__).parents[3]
 KREW = ROOT / "kubectl-tuning" / "krew"

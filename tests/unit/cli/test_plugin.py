@@ -18,7 +18,8 @@ from tuning_operator.cli import plugin, tuning
 from typer.testing import CliRunner
 
 from tests.unit.cli import records
-from tests.unit.cli.conftest import HOST, TOKEN, Cluster, Ran, StudyServer, study_server
+from tests.unit.cli.cluster import HOST, TOKEN, Cluster, StudyServer, study_server
+from tests.unit.cli.conftest import Ran
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ import pytest
 from tests.unit.cli.conftest import Ran
 
 if TYPE_CHECKING:
-    from tests.unit.cli.conftest import Cluster
+    from tests.unit.cli.cluster import Cluster
 
 
 @pytest.mark.parametrize("deleted", [True, False])

@@ -28,7 +28,8 @@ from tuning_operator.cli.trials import Trial
 from tuning_operator.protocol import FinishedStudy, FinishedTrial
 from tuning_trainer.log import log_end
 
-from tests.unit.cli.conftest import Cluster, Ran
+from tests.unit.cli.cluster import Cluster
+from tests.unit.cli.conftest import Ran
 from tests.unit.cli.served import pod
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from tuning_operator.cli.text.curve import curve
 from tuning_operator.cli.trials import Trial
 from tuning_operator.protocol import FinishedTrial
 
-from tests.unit.cli.conftest import Cluster, Ran
+from tests.unit.cli.cluster import Cluster
+from tests.unit.cli.conftest import Ran
 
 if TYPE_CHECKING:
     from tests.support.study_server import RunningServer

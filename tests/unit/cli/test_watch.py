@@ -14,13 +14,14 @@ from tuning_operator.cli.progress import Progress
 from tuning_operator.cli.text.live import view
 from tuning_operator.protocol import FinishedStudy
 
-from tests.unit.cli.conftest import Cluster, Ran
+from tests.unit.cli.cluster import Cluster
+from tests.unit.cli.conftest import Ran
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.support.study_server import RunningServer
-    from tests.unit.cli.conftest import StudyServer
+    from tests.unit.cli.cluster import StudyServer
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 GPUS = {"resources": {"limits": {"nvidia.com/gpu": 2, "memory": "1Gi"}}}
