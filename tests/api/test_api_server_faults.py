@@ -29,7 +29,7 @@ from tests.api.operator_kit import (
     phase,
     running_system,
 )
-from tests.faults.soak import Trainers, audit
+from tests.api.trainers import Trainers, audit
 from tests.support.postgres import EmbeddedPostgres
 
 TRIALS = 6
