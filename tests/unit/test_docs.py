@@ -52,14 +52,21 @@ def test_modules_to_read_exist(page: str) -> None:
     assert all((KUBE / module).exists() for module in modules)
 
 
-def test_layout_lists_all_folders() -> None:
+def test_layout_lists_all_folders_of_code() -> None:
     layout = (ROOT / "docs" / "architecture.md").read_text().partition("## Layout")[2].split("```")[1]
-    described = set(re.findall(r"^ *([\w/-]+)/ ", layout, re.MULTILINE))
-    for folder in (
-        KUBE,
-        KUBE.parent / "studies",
-        KUBE.parent / "cli",
-        ROOT / "trainer-image" / "tuning_trainer",
-    ):
-        packages = {path.parent.name for path in folder.glob("*/__init__.py")}
-        assert packages <= described, packages - described
+    described, above = set(), [""]
+    for indent, name in re.findall(r"^( *)([\w/-]+/|[\w/-]+\.py) ", layout, re.MULTILINE):
+        above[len(indent) // 2 :] = [name]
+        described.add("".join(above).removesuffix("/").replace("operator/", "operator/tuning_operator/", 1))
+    missing = {path for path in described if not (ROOT / path).exists()}
+    assert not missing
+    modules = [
+        path for folder in ("operator", "trainer-image", "dev") for path in (ROOT / folder).rglob("*.py")
+    ]
+    folders = {str(module.relative_to(ROOT).parent) for module in modules}
+    folders |= {
+        str(path.relative_to(ROOT)) for path in (ROOT / "tests").iterdir() if any(path.glob("**/*.py"))
+    }
+    folders |= {f"dev/{module.name}" for module in (ROOT / "dev").glob("[a-z]*.py")}
+    undescribed = folders - described - {"operator/tuning_operator", "dev"}
+    assert not undescribed
