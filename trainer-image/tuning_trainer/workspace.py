@@ -97,7 +97,7 @@ def lost_files(attributes: Mapping[str, Any], storage: Mapping[str, Any], since:
 
 def _is_new(path: str, since: float) -> bool:
     """Return whether a file, or one in a folder, exists and was written after a time."""
-    if Path(path) == Path():  # an empty text, which is no path
+    if Path(path) == Path():  # an empty text, which is not a path
         return False
     try:
         files = itertools.islice(Path(path).rglob("*"), MOST_FILES)

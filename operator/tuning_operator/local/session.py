@@ -186,7 +186,7 @@ async def _wait(event: asyncio.Event) -> None:
 
 
 class _Passes:
-    """The reconciler, and a look after each pass."""
+    """A reconciler that calls a function after each pass."""
 
     def __init__(self, key: StudyKey, reconciler: Reconciler, after: Callable[[], None]) -> None:
         self._key, self._reconciler, self._after = key, reconciler, after

@@ -48,11 +48,11 @@ class _Shape(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel)
 
 
-class _Named(_Shape):
+class _WithName(_Shape):
     name: str
 
 
-class _Key(_Named):
+class _Key(_WithName):
     key: str
 
 
@@ -72,17 +72,17 @@ class _ValueFrom(_Shape):
     resource_field_ref: _ResourceFieldRef | None = None
 
 
-class _Variable(_Named):
+class _Variable(_WithName):
     value_from: _ValueFrom = _ValueFrom()
 
 
 class _Variables(_Shape):
     prefix: str = ""
-    config_map_ref: _Named | None = None
-    secret_ref: _Named | None = None
+    config_map_ref: _WithName | None = None
+    secret_ref: _WithName | None = None
 
 
-class _Mount(_Named):
+class _Mount(_WithName):
     mount_path: str
     sub_path: str = ""
 
@@ -92,11 +92,11 @@ class _Item(_Shape):
     path: str
 
 
-class _ConfigMap(_Named):
+class _ConfigMap(_WithName):
     items: list[_Item] = []
 
 
-class _Volume(_Named):
+class _Volume(_WithName):
     config_map: _ConfigMap | None = None
 
 
@@ -109,7 +109,7 @@ class _SecurityContext(_Shape):
     capabilities: dict[str, Any] = {}
 
 
-class _Container(_Named):
+class _Container(_WithName):
     env: list[_Variable] = []
     env_from: list[_Variables] = []
     working_dir: str = ""

@@ -68,7 +68,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
     "resources as a list": (template(resources=["1 GPU"]), f"{TRAINER}.resources"),
     "limits as a list": (template(resources={"limits": [GPU]}), f"{TRAINER}.resources.limits"),
     "GPUs as text": (template(resources={"limits": {GPU: "one"}}), f"{TRAINER}.resources.limits.{GPU}"),
-    "GPUs that are no number": (
+    "GPUs that are not a number": (
         template(resources={"limits": {GPU: "nan"}}), f"{TRAINER}.resources.limits.{GPU}"
     ),
     "endless GPUs": (template(resources={"limits": {GPU: "inf"}}), f"{TRAINER}.resources.limits.{GPU}"),

@@ -195,7 +195,7 @@ class Side:
         else:
             self.study.tell(trial.number, state=state)
         self.note(self.study._storage.get_trial(self.trials[number]))
-        self.note(self.study._storage.get_trial(self.trials[number]))  # twice is no error
+        self.note(self.study._storage.get_trial(self.trials[number]))  # twice is allowed
 
     def _add(self, event: Added) -> None:
         value = 1.0 if event.state == TrialState.COMPLETE else None

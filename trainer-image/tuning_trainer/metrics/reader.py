@@ -62,7 +62,7 @@ _CUT_AFTER = re.compile(r"[0-9]|[.,_'][0-9]|[eE][-+]?[0-9]")
 
 
 class Found(NamedTuple):
-    """What stands beside a metric's name."""
+    """What was found beside a metric's name."""
 
     value: Union[float, Unreadable]  # noqa: UP007  Python 3.9 evaluates it
     weakness: int = 0

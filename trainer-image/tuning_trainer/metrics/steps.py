@@ -101,7 +101,7 @@ class Progress:
         return released
 
     def rest(self) -> list[tuple[int, float]]:
-        """Return the last value, for the record of a program that has ended; an only one is no progress."""
+        """Return the last value, for the record of a program that has ended, unless it is the only one."""
         return self._release() if self._goes_on else []
 
     def _release(self) -> list[tuple[int, float]]:

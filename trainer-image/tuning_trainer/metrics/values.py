@@ -13,7 +13,7 @@ class Unreadable(NamedTuple):
 
 
 Value = Union[float, Unreadable, None]
-"""What stands at a place in a text; None where it does not even look like a number."""
+"""What was found at a position of a text; None where nothing looks like a number."""
 
 _TYPOGRAPHY = {
     **dict.fromkeys((0x2212, 0x2013, 0x2014), "-"),  # minus sign, dashes
@@ -89,7 +89,7 @@ def read_value(text: str) -> Value:
 
 
 def value_at(text: str, start: int) -> Value:
-    """Return the number that stands at a place of a text with plain signs."""
+    """Return the number at a position of a text with plain signs."""
     at, closing = _open(text, start)
     number = _NUMBER.match(text, at)
     if number is None:

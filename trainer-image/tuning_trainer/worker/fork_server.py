@@ -213,7 +213,7 @@ def _forget_exit_functions() -> None:
 
 
 def _exit_code(end: SystemExit) -> int:
-    """Return the exit code for an exception as Python does: it prints one that is no number."""
+    """Return the exit code for an exception as Python does: it prints one that is not a number."""
     if end.code is None or isinstance(end.code, int):
         return end.code or 0
     sys.stderr.write(f"{end.code}\n")

@@ -23,10 +23,10 @@ def adopt(wanted: bool = True) -> None:
         ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, int(wanted), 0, 0, 0)
 
 
-def end(spared: int | None) -> None:
+def end(except_for: int | None) -> None:
     """End the children of this process but one, and their descendants."""
     for child in memory.children(os.getpid()):
-        if child == spared:
+        if child == except_for:
             continue
         for pid in memory.tree(child):
             with contextlib.suppress(OSError):

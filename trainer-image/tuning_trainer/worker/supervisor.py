@@ -294,7 +294,7 @@ class Supervisor:
     def _end(self, trial: _Trial, status: int) -> None:
         assert trial.pid is not None  # noqa: S101  it has run
         _kill_session(trial.pid)
-        orphans.end(spared=self._fork_server and self._fork_server[0])
+        orphans.end(except_for=self._fork_server and self._fork_server[0])
         self._report_end(trial, status)
         self._forget(trial)
 

@@ -24,7 +24,7 @@ GAP = 3
 
 
 def console() -> Console:
-    """Return a console for standard output: the terminal wraps long lines, and `:100:` is no emoji."""
+    """Return a console for standard output: the terminal wraps long lines, and `:100:` stays as it is."""
     return Console(highlight=False, soft_wrap=True, emoji=False)
 
 

@@ -140,7 +140,7 @@ def _deadline(evidence: Evidence) -> Diagnosis | None:
 
 
 def _never_started(evidence: Evidence, pod: Json, own: Container) -> Diagnosis:
-    """The time before the trainer starts is no part of the trial's timeout, but it is limited, too."""
+    """The time before the trainer starts does not count towards the trial's timeout, but is limited, too."""
     init = next((c for c in containers(pod) if c.init and not c.succeeded), None)
     waited = f"{init.described} to end" if init else f"{own.described} to start"
     logs = f" See {logs_command(evidence, init.name)}." if init else ""
@@ -164,7 +164,7 @@ def _exited_in_time(evidence: Evidence) -> bool:
 
 
 def _lost(evidence: Evidence) -> Diagnosis | None:
-    """Starting it again was of no use, or it would not have ended."""
+    """Starting it again did not help, or it would not have ended."""
     text = why_lost(evidence)
     if text is None:
         return None

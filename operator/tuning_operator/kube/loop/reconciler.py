@@ -76,7 +76,7 @@ class Reconciler:
         if self._installation and (result := await self._claim(body, status, self._installation)):
             return result
         try:
-            spec, unknown = read_spec(body["spec"], begun=status.start_time is not None)
+            spec, unknown = read_spec(body["spec"], started=status.start_time is not None)
         except SpecUnreadable as error:
             await self._refuse(body, status, error.problems)
             return Result("waiting")

@@ -62,7 +62,7 @@ def refit_steps(study: TuningStudy, seen: Observation, wanted: Refit | None, now
 
 
 def _continue(study: TuningStudy, seen: Observation, record: RefitRecord, now: datetime) -> Iterator[Step]:
-    """Look after a refit that has begun, also while its study has been resumed."""
+    """Decide on a refit that has started, even if its study has been resumed since."""
     begun, spec = Refit(record.trial, record.digest), study.spec.refit
     run = seen.runs.get(begun)
     if run is None and seen.refit_run:

@@ -1,4 +1,4 @@
-"""Reads a study's record and runs afresh in every pass. A read that fails ends the pass."""
+"""Reads a study's record and runs, in every pass again. A read that fails ends the pass."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

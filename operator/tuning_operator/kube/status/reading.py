@@ -36,17 +36,17 @@ class SpecUnreadable(Exception):  # noqa: N818
         self.problems = problems
 
 
-def read_spec(spec: Mapping[str, Any], *, begun: bool) -> tuple[TuningStudySpec, tuple[str, ...]]:
-    """Return the spec, and its fields that the operator doesn't know: a study that has begun goes on without.
+def read_spec(spec: Mapping[str, Any], *, started: bool) -> tuple[TuningStudySpec, tuple[str, ...]]:
+    """Return the spec, and the fields that the operator doesn't know: a study that has started ignores them.
 
     Raises:
-        SpecUnreadable: anything else is wrong, or the study has not begun.
+        SpecUnreadable: anything else is wrong, or the study has not started.
     """
     try:
         return TuningStudySpec.model_validate(spec), ()
     except ValidationError as error:
         unknown = _unknown_fields(error)
-        if not unknown or not begun:
+        if not unknown or not started:
             raise SpecUnreadable(_problems(error)) from error
         return TuningStudySpec.model_validate(spec, extra="ignore"), unknown
 

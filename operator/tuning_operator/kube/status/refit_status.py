@@ -19,7 +19,7 @@ from tuning_operator.resource.text import sentence, shorten
 
 ATTRIBUTES = 20
 ATTRIBUTE_LIMIT = 500
-"""Characters of JSON: a status is no place for a training history."""
+"""Characters of JSON: a training history does not belong in a status."""
 
 MORE_TRIALS = {
     "MaxTrialsReached": "For more trials, raise maxTrials.",

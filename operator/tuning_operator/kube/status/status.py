@@ -269,7 +269,7 @@ def _counts(study: TuningStudy, summary: StudySummary, seen: Observation) -> Tri
 
 
 def _best(trial: TrialRecord | None) -> BestTrial | None:
-    """JSON has no infinity, and a trial whose value is infinite is of no use to anyone."""
+    """JSON has no infinity, and nobody needs the parameters of a trial whose value is infinite."""
     if trial is None or not trial.values or not all(math.isfinite(value) for value in trial.values):
         return None
     parameters = {name: _scalar(value) for name, value in trial.parameters.items()}

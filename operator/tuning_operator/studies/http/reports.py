@@ -32,8 +32,8 @@ async def report(service: Served, key: Study, number: int, request: ReportReques
 class FastReports:
     """Reads and checks a report itself: FastAPI takes 0.25 ms for that, this 0.02 ms.
 
-    Any other request is passed on to the application. This stands outside of it, since its own layers,
-    for telemetry, limits and errors, cost a report 0.03 ms.
+    Any other request is passed on to the application. This is outside of it, since its own layers, for
+    telemetry, limits and errors, cost a report 0.03 ms.
     """
 
     def __init__(self, app: ASGIApp, service: Service) -> None:

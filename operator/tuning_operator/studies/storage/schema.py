@@ -160,7 +160,7 @@ _SPECIAL = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan
 
 
 def loaded_value(value: float | None, kind: str) -> float:
-    """Return the number that a row of either table of values stands for."""
+    """Return the number that a row of either table of values holds."""
     return _SPECIAL[kind] if value is None else value
 
 

@@ -129,7 +129,7 @@ class GridProgress:
         self._started: set[int] = set()
 
     def note(self, trial: FrozenTrial) -> None:
-        """Add a trial; adding it again is no error."""
+        """Add a trial; adding it again changes nothing."""
         point = trial.system_attrs.get("grid_id")
         if self._sampler is None or point is None:
             return

@@ -114,7 +114,7 @@ class Mirror:
     def put(self, kind: str, body: Json | None) -> None:
         """Enter an object as a reply to a write shows it, unless the watch has reported that already.
 
-        One that succeeded is dropped, since the watch does not report what becomes of it.
+        One that succeeded is dropped, since the watch does not report its further changes.
         """
         copy = self._copy(kind, body["metadata"]["namespace"]) if body else None
         if body and copy and _version(body) > copy.version:
