@@ -9,7 +9,7 @@ from typing import Any
 from tuning_operator.kube.plan.actions import Action, Ask, Plan, Tell
 from tuning_operator.kube.plan.decide import decide
 from tuning_operator.kube.plan.observation import Diagnosis, Observation, Run
-from tuning_operator.kube.plan.work import Trial, Work
+from tuning_operator.kube.plan.work import Refit, Trial, Work
 from tuning_operator.kube.status.events import Event, new_events
 from tuning_operator.kube.status.status import new_status
 from tuning_operator.protocol import AskRequest, Counts, Failure, StudySummary, TellRequest, TrialRecord
@@ -97,7 +97,7 @@ def ask(parallelism: int, max_trials: int, *leaving: int) -> Ask:
     return Ask(AskRequest(parallelism=parallelism, max_trials=max_trials, leaving=list(leaving)))
 
 
-def tell(work: Work | int, state: str, failure: Failure | None = None) -> Tell:
+def tell(work: Trial | Refit | int, state: str, failure: Failure | None = None) -> Tell:
     request = TellRequest(state=state, failure=failure)  # type: ignore[arg-type]
     return Tell(Trial(work) if isinstance(work, int) else work, request)
 

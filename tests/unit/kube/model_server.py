@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tuning_operator.kube.plan.work import Refit, Trial
 from tuning_operator.kube.ports.study_server import DefinitionRefused, StudyServerUnavailable
 from tuning_operator.protocol import (
     AskRequest,
@@ -71,9 +72,11 @@ class ModelServer:
             started += 1
         return self.summarize(key)
 
-    async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
-        self.end(key, trial, request.state, (request.values or [None])[0], request.failure)
-        return self.trials[key][trial]
+    async def tell(self, key: StudyKey, work: Trial | Refit, request: TellRequest) -> TrialRecord:
+        if isinstance(work, Refit):
+            return self._tell_refit(key, request)
+        self.end(key, work.number, request.state, (request.values or [None])[0], request.failure)
+        return self.trials[key][work.number]
 
     async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
         old = self.refits.get(key)
@@ -85,7 +88,7 @@ class ModelServer:
         self.refits[key] = RefitRecord(trial=request.trial, digest=request.digest, state="RUNNING")
         return self.summarize(key)
 
-    async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
+    def _tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
         failure = request.failure or self.refits[key].failure if request.state == "FAIL" else None
         self._change_refit(key, state=request.state, values=request.values, failure=failure)
         record = self.refits[key]

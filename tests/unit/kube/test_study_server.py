@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trustme
+from tuning_operator.kube.plan.work import Refit, Trial
 from tuning_operator.kube.ports.study_server import DefinitionRefused, HttpStudyServer, StudyServerUnavailable
 from tuning_operator.protocol import (
     AskRequest,
@@ -130,7 +131,7 @@ async def test_ask_and_tell(stub: HttpStub, server: HttpStudyServer) -> None:
     await server.ask(KEY, AskRequest(parallelism=3, max_trials=9))
     stub.reply(200, {"number": 2, "state": "FAIL"})
     failure = Failure(category="OutOfMemory", message="too large")
-    record = await server.tell(KEY, 2, TellRequest(state="FAIL", failure=failure))
+    record = await server.tell(KEY, Trial(2), TellRequest(state="FAIL", failure=failure))
     assert record.state == "FAIL"
     assert stub.asked[0] == ("POST", "/v1/studies/ml/mnist/ask", {"parallelism": 3, "maxTrials": 9})
     assert stub.asked[1][1] == "/v1/studies/ml/mnist/trials/2/result"
@@ -165,7 +166,8 @@ async def test_refit(stub: HttpStub, server: HttpStudyServer) -> None:
     await server.begin_refit(KEY, RefitRequest(trial=7, digest="abc"))
     assert stub.asked.pop() == ("PUT", "/v1/studies/ml/mnist/refit", {"trial": 7, "digest": "abc"})
     stub.reply(200, {"number": 7, "state": "FAIL"})
-    await server.tell_refit(KEY, TellRequest(state="FAIL", failure=Failure(category="Lost", message="gone")))
+    failure = Failure(category="Lost", message="gone")
+    await server.tell(KEY, Refit(7, "abc"), TellRequest(state="FAIL", failure=failure))
     method, path, sent = stub.asked.pop()
     assert (method, path) == ("POST", "/v1/studies/ml/mnist/refit/result")
     assert (sent["state"], sent["failure"]["category"]) == ("FAIL", "Lost")
@@ -180,9 +182,9 @@ CALLS: list[Callable[[HttpStudyServer], Awaitable[Any]]] = [
     lambda server: server.summary(KEY),
     lambda server: server.declare(KEY, DEFINITION),
     lambda server: server.ask(KEY, AskRequest(parallelism=1, max_trials=1)),
-    lambda server: server.tell(KEY, 1, TellRequest(state="FAIL")),
+    lambda server: server.tell(KEY, Trial(1), TellRequest(state="FAIL")),
     lambda server: server.begin_refit(KEY, RefitRequest(trial=1, digest="d")),
-    lambda server: server.tell_refit(KEY, TellRequest(state="FAIL")),
+    lambda server: server.tell(KEY, Refit(1, "d"), TellRequest(state="FAIL")),
     lambda server: server.changes(None, 1),
 ]
 """Every call whose reply has a body."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from optuna.study import StudyDirection
+from tuning_operator.kube.plan.work import Refit, Trial
 from tuning_operator.kube.ports.study_server import HttpStudyServer, StudyServerUnavailable
 from tuning_operator.kube.ports.study_servers import StudyServers
 from tuning_operator.protocol import AskRequest, RefitRequest, StudyDefinition, StudyKey, TellRequest
@@ -203,9 +204,9 @@ async def test_the_operator_finds_each_study(
     assert await operator.start("big", 3) == zero
     assert await operator.start("small", 1) == one
     assert await operator.start("smaller", 1) == one
-    await operator.studies.tell(StudyKey("ml", "small"), 0, TellRequest(state="COMPLETE", values=[1]))
+    await operator.studies.tell(StudyKey("ml", "small"), Trial(0), TellRequest(state="COMPLETE", values=[1]))
     await operator.studies.begin_refit(StudyKey("ml", "small"), RefitRequest(trial=0, digest="d"))
-    await operator.studies.tell_refit(StudyKey("ml", "small"), TellRequest(state="FAIL"))
+    await operator.studies.tell(StudyKey("ml", "small"), Refit(0, "d"), TellRequest(state="FAIL"))
     restarted = Clients(servers, tmp_path / "token")
     assert [await restarted.running(study) for study in ("smaller", "big")] == [1, 3]
     assert restarted.studies.url(StudyKey("ml", "smaller")) == one

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tuning_operator.kube.plan.verdict import Verdict
-from tuning_operator.kube.plan.work import Refit, Work
+from tuning_operator.kube.plan.work import Refit, Trial, Work
 from tuning_operator.protocol import AskRequest, RefitRequest, TellRequest
 
 
@@ -12,7 +12,7 @@ from tuning_operator.protocol import AskRequest, RefitRequest, TellRequest
 class Tell:
     """End a trial or a refit in the record. The first result holds, so this never overwrites one."""
 
-    work: Work
+    work: Trial | Refit
     request: TellRequest
 
 

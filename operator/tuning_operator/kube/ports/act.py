@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tuning_operator.kube.plan.actions import Action, Ask, Begin, Finish, Start, Stop, Tell
-from tuning_operator.kube.plan.work import Trial
 from tuning_operator.kube.ports.runs import RunRefused, Runs, RunsUnavailable
 from tuning_operator.kube.ports.study_server import StudyServer, StudyServerUnavailable
 from tuning_operator.protocol import StudyKey, StudySummary
@@ -59,10 +58,8 @@ class Actor:
 
     async def _do(self, key: StudyKey, study: TuningStudy, action: Action, outcome: Outcome) -> None:
         match action:
-            case Tell(Trial(number), request):
-                await self._server.tell(key, number, request)
-            case Tell(request=request):
-                await self._server.tell_refit(key, request)
+            case Tell(work, request):
+                await self._server.tell(key, work, request)
             case Stop(work):
                 await self._runs.stop(key, work)
             case Finish(work, again):

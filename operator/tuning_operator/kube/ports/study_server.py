@@ -10,6 +10,7 @@ from urllib.parse import quote
 import aiohttp
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tuning_operator.kube.plan.work import Refit, Trial
 from tuning_operator.protocol import (
     AskRequest,
     Changes,
@@ -61,14 +62,11 @@ class StudyServer(Protocol):
     async def ask(self, key: StudyKey, request: AskRequest) -> StudySummary:
         """Start trials until as many run as the request wants."""
 
-    async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
-        """End a trial unless it has already ended; return its record."""
+    async def tell(self, key: StudyKey, work: Trial | Refit, request: TellRequest) -> TrialRecord:
+        """End a trial or the refit unless it has already ended; return its record."""
 
     async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
         """Prepare the record for a refit's result; repeating the request changes nothing."""
-
-    async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
-        """End the refit unless it has already ended; return its record."""
 
     async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
         """Report that the study's resource was deleted, maybe with its namespace."""
@@ -128,17 +126,13 @@ class HttpStudyServer:
         """Start trials until as many run as the request wants."""
         return (await self._send("POST", f"{_path(key)}/ask", request)).read(StudySummary)
 
-    async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
-        """End a trial unless it has already ended; return its record."""
-        return (await self._send("POST", f"{_path(key)}/trials/{trial}/result", request)).read(TrialRecord)
+    async def tell(self, key: StudyKey, work: Trial | Refit, request: TellRequest) -> TrialRecord:
+        """End a trial or the refit unless it has already ended; return its record."""
+        return (await self._send("POST", f"{_path(key)}/{work.path}/result", request)).read(TrialRecord)
 
     async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
         """Prepare the record for a refit's result; repeating the request changes nothing."""
         return (await self._send("PUT", f"{_path(key)}/refit", request)).read(StudySummary)
-
-    async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
-        """End the refit unless it has already ended; return its record."""
-        return (await self._send("POST", f"{_path(key)}/refit/result", request)).read(TrialRecord)
 
     async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
         """Report that the study's resource was deleted, maybe with its namespace."""

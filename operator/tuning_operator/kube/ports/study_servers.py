@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tuning_operator.kube.plan.work import Refit, Trial
 from tuning_operator.kube.ports.study_server import HttpStudyServer, RecordElsewhere, StudyServerUnavailable
 from tuning_operator.protocol import (
     AskRequest,
@@ -57,17 +58,13 @@ class StudyServers:
         """Start trials until as many run as the request wants."""
         return self._seen(key, await self._send(key, lambda server: server.ask(key, request)))
 
-    async def tell(self, key: StudyKey, trial: int, request: TellRequest) -> TrialRecord:
-        """End a trial unless it has already ended; return its record."""
-        return await self._send(key, lambda server: server.tell(key, trial, request))
+    async def tell(self, key: StudyKey, work: Trial | Refit, request: TellRequest) -> TrialRecord:
+        """End a trial or the refit unless it has already ended; return its record."""
+        return await self._send(key, lambda server: server.tell(key, work, request))
 
     async def begin_refit(self, key: StudyKey, request: RefitRequest) -> StudySummary:
         """Prepare the record for a refit's result; repeating the request changes nothing."""
         return self._seen(key, await self._send(key, lambda server: server.begin_refit(key, request)))
-
-    async def tell_refit(self, key: StudyKey, request: TellRequest) -> TrialRecord:
-        """End the refit unless it has already ended; return its record."""
-        return await self._send(key, lambda server: server.tell_refit(key, request))
 
     async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
         """Report that the study's resource was deleted, maybe with its namespace."""
