@@ -1,12 +1,11 @@
 """What a run is for: one trial of a study, its refit, or trials one after another."""
 
-import dataclasses
 import functools
 import hashlib
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar
 
@@ -30,13 +29,12 @@ class Trial:
     """A trial, by its number."""
 
     number: int
-    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Those that it had when it was last looked at; they are shown, and do not distinguish trials."""
-    started: datetime | None = dataclasses.field(default=None, compare=False)
+    started: datetime | None = field(default=None, compare=False)
     """When it started, if that is known."""
 
     noun: ClassVar[str] = "trial"
-    field: ClassVar[str] = "spec.trial"
     role: ClassVar[str] = names.ROLE_TRIAL
 
     @staticmethod
@@ -83,7 +81,6 @@ class Refit:
     digest: str
 
     noun: ClassVar[str] = "refit"
-    field: ClassVar[str] = "spec.refit"
     role: ClassVar[str] = names.ROLE_FINAL
     path: ClassVar[str] = names.REFIT
 
@@ -125,7 +122,6 @@ class Worker:
     slot: int
 
     noun: ClassVar[str] = "trial"
-    field: ClassVar[str] = "spec.trial"
     role: ClassVar[str] = names.ROLE_WORKER
 
     def __str__(self) -> str:
