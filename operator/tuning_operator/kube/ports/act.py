@@ -36,25 +36,32 @@ class Actor:
         """Carry out the actions, first those that free resources; each is tried, whatever the others do.
 
         The next trials are asked for while the last ones are started.
+
+        Raises:
+            ExceptionGroup: errors that no action should fail with, after the other actions.
         """
         outcome = Outcome()
+        unexpected: list[Exception] = []
         limit = asyncio.Semaphore(CONCURRENCY)
+
+        async def attempt(action: Action) -> None:
+            async with limit:
+                try:
+                    await self._do(key, study, action, outcome)
+                except (RunRefused, RunsUnavailable, StudyServerUnavailable) as error:
+                    outcome.errors.append(error)
+                except Exception as error:  # noqa: BLE001
+                    unexpected.append(error)
+
         starts_last = sorted(actions, key=lambda action: isinstance(action, Start))
         for kinds in (Tell, Stop | Finish, Start | Ask | Begin):
             async with asyncio.TaskGroup() as tasks:
                 for action in starts_last:
                     if isinstance(action, kinds):
-                        tasks.create_task(self._try(key, study, action, outcome, limit))
+                        tasks.create_task(attempt(action))
+        if unexpected:
+            raise ExceptionGroup("unexpected errors", unexpected)
         return outcome
-
-    async def _try(
-        self, key: StudyKey, study: TuningStudy, action: Action, outcome: Outcome, limit: asyncio.Semaphore
-    ) -> None:
-        async with limit:
-            try:
-                await self._do(key, study, action, outcome)
-            except (RunRefused, RunsUnavailable, StudyServerUnavailable) as error:
-                outcome.errors.append(error)
 
     async def _do(self, key: StudyKey, study: TuningStudy, action: Action, outcome: Outcome) -> None:
         match action:
