@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
+from tuning_operator.resource.duration import seconds
+from tuning_operator.resource.study import TuningStudy
 
 from tests.unit.kube.faults import KUBE_ERRORS, SERVER_ERRORS, Faults
 from tests.unit.kube.world import KEY
@@ -39,6 +41,10 @@ class History(ABC):
         self.world = world
         self.parallelism = self.most_parallelism = parallelism
         self.max_trials = self.most_trials = max_trials
+
+    @property
+    def study(self) -> TuningStudy:
+        return TuningStudy.model_validate(self.world.kube.study())
 
     async def play(self, events: Iterable[tuple[str, int]], planned: Mapping[int, tuple[str, bool]]) -> None:
         """Let everything happen, with faults; then the study must come to a clean end."""
@@ -95,8 +101,29 @@ class History(ABC):
         """Let an event of this kind of study happen."""
 
     @abstractmethod
+    def check_grace(self) -> None:
+        """No run outlives its work by more than its grace."""
+
+    async def end_what_lingers(self) -> None:
+        """Also while Jobs are refused: what ends a run never waits for what starts one."""
+        grace = seconds(self.study.spec.trial.prune_grace) + 1
+        for _ in range(2):
+            await self.world.settle()
+            self.world.advance(grace)
+        await self.world.settle()
+        self.check_grace()
+
     async def end_well(self) -> None:
-        """From here on no call fails, pods start and complete, and nobody interferes."""
+        """From here on no call fails, and nobody interferes; Jobs are refused for a while longer."""
+        self.world.start_operator()
+        self.world.edit(suspend=False)
+        await self.end_what_lingers()
+        self.world.quota, self.world.denied = None, False
+        await self.complete()
+
+    @abstractmethod
+    async def complete(self) -> None:
+        """Let all pods start and complete."""
 
     async def check_rest(self) -> None:
         """All has ended, and the operator leaves it as it is."""

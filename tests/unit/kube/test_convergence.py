@@ -20,8 +20,7 @@ from tuning_operator.kube.plan.refit import due, is_new
 from tuning_operator.kube.plan.verdict import judge
 from tuning_operator.kube.plan.work import Refit, Trial
 from tuning_operator.resource import names
-from tuning_operator.resource.duration import seconds
-from tuning_operator.resource.study import RefitSpec, TuningStudy
+from tuning_operator.resource.study import RefitSpec
 
 from tests.unit.kube.builders import NOW, decision, diagnosis, study, summary, trial
 from tests.unit.kube.faults import Faults, can_fail
@@ -42,10 +41,6 @@ class RefitHistory(History):
         super().__init__(world, parallelism=parallelism, max_trials=max_trials)
         world.kube.slow.add(REFIT)
         world.server.on_begin = self.check_begin
-
-    @property
-    def study(self) -> TuningStudy:
-        return TuningStudy.model_validate(self.world.kube.study())
 
     def due(self) -> Refit | None:
         record = self.world.server.summarize(KEY)
@@ -88,9 +83,13 @@ class RefitHistory(History):
         assert not self.world.refit_lives(), "pods of the previous refit would report for the wrong one"
 
     def check_grace(self) -> None:
-        """No run outlives its work by more than its grace."""
         running = {trial.number for trial in self.world.server.running(KEY)}
         assert set(self.world.alive()) <= running, "a run whose trial has ended"
+        job, record = self.world.refit, self.world.server.refits.get(KEY)
+        if job and self.world.refit_lives() and "deletionTimestamp" not in job["metadata"]:
+            assert record, "a run of no refit"
+            assert record.state == "RUNNING", "a run whose refit has ended"
+            assert job["metadata"]["labels"][names.LABEL_DIGEST] == record.digest, "a run of an earlier refit"
 
     # --- what happens
 
@@ -153,12 +152,8 @@ class RefitHistory(History):
 
     # --- the end
 
-    async def end_well(self) -> None:
+    async def complete(self) -> None:
         world = self.world
-        world.start_operator()
-        world.edit(suspend=False)
-        await self._end_what_lingers()
-        world.quota, world.denied = None, False
         for _ in range(3 * self.most_trials + 6):
             await world.settle()
             self.check()
@@ -175,15 +170,6 @@ class RefitHistory(History):
         await self.check_rest()
         self._check_trials()
         self._check_the_refit()
-
-    async def _end_what_lingers(self) -> None:
-        """Also while Jobs are refused: what ends a run never waits for what starts one."""
-        grace = seconds(self.study.spec.trial.prune_grace) + 1
-        for _ in range(2):
-            await self.world.settle()
-            self.world.advance(grace)
-        await self.world.settle()
-        self.check_grace()
 
     def _check_trials(self) -> None:
         world = self.world
@@ -224,6 +210,30 @@ def test_any_history_ends_well(
 ) -> None:
     world = World(maxTrials=max_trials, parallelism=2, maxFailedTrials=100, refit={})
     asyncio.run(RefitHistory(world, max_trials=max_trials).play(steps, planned))
+
+
+LINGERING = {
+    "trial": [("tick", 0), ("begins", 0), ("begins", 1), ("reports only", 0)],
+    "refit": [
+        ("tick", 0), ("begins", 0), ("completes", 0), ("begins", 0), ("completes", 0), ("tick", 5),
+        ("refit begins", 0), ("refit reports only", 0), ("tick", 0),
+    ],
+    "refit of a study that continues": [
+        ("tick", 0), ("begins", 0), ("completes", 0), ("begins", 0), ("completes", 0), ("tick", 5),
+        ("refit begins", 0), ("refit reports only", 0), ("more trials", 0), ("tick", 0),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("refusal", [("quota", 2), ("quota", 0), ("admission denies", 0)])
+@pytest.mark.parametrize("what", LINGERING)
+async def test_a_run_that_hangs_is_ended_while_jobs_are_refused(what: str, refusal: tuple[str, int]) -> None:
+    """A quota that the hanging run uses up would otherwise never be free again."""
+    max_trials = 3 if what == "trial" else 2
+    world = World(maxTrials=max_trials, parallelism=2, refit={})
+    history = RefitHistory(world, max_trials=max_trials)
+    *before, last = LINGERING[what]
+    await history.play([*before, refusal, last], {})
 
 
 async def _life_of_trials(faults: Faults) -> None:

@@ -338,11 +338,26 @@ class WorkersHistory(History):
             case "is deleted":
                 world.kube.remove("Job", "ml", f"mnist-w{slot}")
 
-    async def end_well(self) -> None:
+    def check_grace(self) -> None:
+        """No worker stays that has no trial, is not needed for one, or would run it with an earlier program.
+
+        A trial that is to be pruned has ended, so that its worker is free.
+        """
+        running = self.world.server.running(KEY)
+        assert not any(trial.prune_requested for trial in running)
+        held = {trial.worker for trial in running}
+        idle = {
+            slot: made
+            for slot, made in self.workers.items()
+            if slot not in held and "deletionTimestamp" not in made["metadata"]
+        }
+        assert len(idle) <= sum(trial.worker is None for trial in running), "a worker that no trial needs"
+        for slot, made in idle.items():
+            current = job(self.study, Worker(slot), RUNTIME)["spec"]["template"]
+            assert made["spec"]["template"] == current, "a worker with an earlier program"
+
+    async def complete(self) -> None:
         world = self.world
-        world.start_operator()
-        world.edit(suspend=False)
-        world.quota, world.denied = None, False
         for _ in range(4 * self.most_trials + 8):
             await world.settle()
             self.check()

@@ -92,7 +92,9 @@ class World:
         name = created["metadata"]["name"]
         if self.denied:
             raise KubeError(403, "Forbidden", f'admission webhook "policy" denied the request: {name}')
-        if self.quota is not None and len(self.alive()) + self.refit_lives() >= self.quota:
+        jobs = (o for (kind, _, _), o in self.kube.objects.items() if kind == "Job")
+        unfinished = [job for job in jobs if not job.get("status", {}).get("conditions")]
+        if self.quota is not None and len(unfinished) >= self.quota:
             raise KubeError(403, "Forbidden", f'jobs.batch "{name}" is forbidden: exceeded quota: jobs')
 
     # --- pods and their Jobs
