@@ -12,10 +12,13 @@ from tuning_operator.kube.jobs.runtime import trainer_name
 from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.jobs.study_objects import MAX_SELECTED
+from tuning_operator.kube.ports.kube_api import KubeError
+from tuning_operator.kube.ports.runs import RunRefused
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.times import rfc3339
 
+from tests.support.memory import mentions
 from tests.unit.kube.builders import NOW, ago, body, job, pod, study, terminated, waiting
 from tests.unit.kube.fake_kube import FakeKube, Json
 from tests.unit.kube.faults import Faults
@@ -387,6 +390,30 @@ async def test_no_study_waits_for_the_requests_of_another_namespace(
         await runs.start(study(), Trial(0))
         assert set(await runs.list_runs(study(), {Trial(0)})) == {Trial(0)}
     start.cancel()
+
+
+async def test_nothing_is_remembered_of_a_namespace_whose_studies_are_gone() -> None:
+    """Some teams create a namespace for each experiment."""
+    kube = FakeKube()
+    runs = JobRuns(kube, lambda _: RUNTIME, lambda: NOW)
+    key = StudyKey("experiment-1", "mnist")
+    given = study().model_copy(update={"metadata": {**study().metadata, "namespace": key.namespace}})
+    assert await runs.check(given) == ()
+    await runs.start(given, Trial(0))
+    kube.admit = exceed_quota
+    with pytest.raises(RunRefused):
+        await runs.start(given, Trial(1))
+    await runs.list_runs(given, {Trial(0)})
+    assert mentions(runs, key.namespace)
+    kube.remove("Job", key.namespace, "mnist-0")
+    await runs.stop(key, Trial(0))  # as the watch would, it drops what is gone
+    runs.forget(key)
+    assert not mentions(runs, key.namespace)
+
+
+def exceed_quota(made: Json) -> None:
+    if made["kind"] == "Job":
+        raise KubeError(403, "Forbidden", "exceeded quota: q, requested: count/jobs.batch=1, limited: 1")
 
 
 async def test_pods_meet_the_standard_that_their_namespace_enforces() -> None:

@@ -17,6 +17,7 @@ from tuning_operator.kube.status.conditions import find
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 
+from tests.support.memory import mentions
 from tests.unit.kube.builders import NOW, ask, body, decision, running_status, seen, study, summary
 from tests.unit.kube.fake_kube import FakeKube
 from tests.unit.kube.world import RUNTIME, World
@@ -119,6 +120,8 @@ async def test_a_study_that_is_gone_takes_nothing() -> None:
     namespace.limit.forget(StudyKey("ml", "study-0"))
     await namespace.pass_("study-1")
     assert namespace.running["study-1"] == 8
+    namespace.limit.forget(StudyKey("ml", "study-1"))
+    assert not mentions(namespace.limit, "ml"), "an empty namespace takes no memory"
 
 
 @pytest.mark.parametrize(

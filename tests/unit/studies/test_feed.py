@@ -8,7 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tuning_operator.protocol import StudyKey
+from tuning_operator.studies.study import feed as module
 from tuning_operator.studies.study.feed import ChangeFeed
+
+from tests.support.memory import mentions
 
 A, B, C = StudyKey("ml", "a"), StudyKey("ml", "b"), StudyKey("other", "c")
 LONG = 30.0
@@ -55,6 +58,24 @@ async def test_the_same_cursor_gets_the_same_again(feed: ChangeFeed) -> None:
     cursor = await cursor_of(feed)
     feed.mark(B)
     assert await feed.after(cursor, LONG) == await feed.after(cursor, LONG)
+
+
+async def test_studies_that_changed_long_ago_are_dropped(
+    feed: ChangeFeed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that runs for months sees many; a cursor from before such a change is no longer known."""
+    monkeypatch.setattr(module, "MOST_STUDIES", 2)
+    before = await cursor_of(feed)
+    feed.mark(B)
+    after_b = await cursor_of(feed)
+    for _ in range(3):
+        for key in (StudyKey("ml", "d"), StudyKey("ml", "e")):
+            feed.mark(key)
+    assert not mentions(feed, "b")
+    assert (await feed.after(before, LONG)).studies == [A, C], "all that may need attention"
+    changes = await feed.after(after_b, LONG)
+    assert changes.studies == [StudyKey("ml", "d"), StudyKey("ml", "e")]
+    assert (await feed.after(changes.cursor, 0)).studies == []
 
 
 async def test_all_who_wait_wake_up(feed: ChangeFeed) -> None:

@@ -70,7 +70,10 @@ class NamespaceLimit:
 
     def forget(self, key: StudyKey) -> None:
         """Drop the claim of a study that is gone."""
-        self._claims.get(key.namespace, {}).pop(key.name, None)
+        claims = self._claims.get(key.namespace, {})
+        claims.pop(key.name, None)
+        if not claims:
+            self._claims.pop(key.namespace, None)
 
 
 def share(limit: int, name: str, claims: Mapping[str, Claim]) -> int:

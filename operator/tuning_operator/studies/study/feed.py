@@ -7,6 +7,9 @@ from collections.abc import Awaitable, Callable
 
 from tuning_operator.protocol import Changes, StudyKey
 
+MOST_STUDIES = 10_000
+"""The studies whose last change is remembered."""
+
 
 class Waiters:
     """Requests that wait until something happens, or the server is stopping."""
@@ -42,7 +45,8 @@ class ChangeFeed(Waiters):
     """Changes of studies, in order; a study that changed often counts once, at its last change.
 
     A cursor is `EPOCH.SEQUENCE`. The epoch is new with each start of the server. The reply to a cursor of
-    another epoch is every study that may need attention.
+    another epoch, or from before changes that are no longer remembered, is every study that may need
+    attention.
 
     Args:
         unsettled: the studies that may need attention whatever has changed.
@@ -54,12 +58,16 @@ class ChangeFeed(Waiters):
         self._epoch = secrets.token_hex(4)
         self._sequence = 0
         self._last: OrderedDict[StudyKey, int] = OrderedDict()
+        self._dropped = 0
+        """The latest change that is no longer remembered."""
 
     def mark(self, key: StudyKey) -> None:
         """Add a change, which is durable, and wake the waiting requests."""
         self._sequence += 1
         self._last[key] = self._sequence
         self._last.move_to_end(key)
+        if len(self._last) > MOST_STUDIES:
+            _, self._dropped = self._last.popitem(last=False)
         self.wake()
 
     async def after(self, cursor: str | None, seconds: float) -> Changes:
@@ -74,7 +82,8 @@ class ChangeFeed(Waiters):
 
     def _since(self, cursor: str | None) -> int | None:
         epoch, _, sequence = (cursor or "").partition(".")
-        return int(sequence) if epoch == self._epoch and sequence.isdecimal() else None
+        known = epoch == self._epoch and sequence.isdecimal() and int(sequence) >= self._dropped
+        return int(sequence) if known else None
 
     def _changed(self, since: int) -> list[StudyKey]:
         found: list[StudyKey] = []

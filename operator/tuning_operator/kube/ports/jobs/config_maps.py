@@ -71,9 +71,13 @@ class ConfigMaps:
         self._ca.pop(key.namespace, None)
 
     def forget(self, key: StudyKey) -> None:
-        """Drop what is remembered of a study that is gone."""
-        self._trainers.pop(key, None)
+        """Drop what is remembered of a study that is gone, and of its namespace, in case it was the last one.
+
+        If it was not, the next start there provides the CA once more.
+        """
+        self.are_missing(key)
         self._providing.pop(key, None)
+        self._providing.pop(key.namespace, None)
 
 
 @contextmanager

@@ -74,6 +74,7 @@ class JobRuns:
         self._config_maps.forget(key)
         self._waiting_pods.forget(key)
         self._examiner.forget(key)
+        self._namespaces.forget(key.namespace)
 
     async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
         """Return what is wrong with the templates: contradictions, invalid values, and unknown fields.

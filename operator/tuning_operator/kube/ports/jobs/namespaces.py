@@ -58,6 +58,11 @@ class Namespaces:
                 self._made_room[namespace] = self._clock(), deleted
         return deleted
 
+    def forget(self, namespace: str) -> None:
+        """Drop what is remembered of a namespace: it is found out again if other studies are there."""
+        for remembered in (self._restricted, self._reading, self._making_room, self._made_room):
+            remembered.pop(namespace, None)
+
     async def _delete_finished(self, namespace: str) -> bool:
         """Delete finished Jobs of any study, whose record stays; return whether any is going away.
 
