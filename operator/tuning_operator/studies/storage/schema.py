@@ -28,9 +28,6 @@ from sqlalchemy import (
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.functions import Function
 
-IntermediateType = models.TrialIntermediateValueModel.TrialIntermediateValueType
-ValueType = models.TrialValueModel.TrialValueType
-
 
 def _table(model: Any) -> Table:
     return cast("Table", model.__table__)
@@ -156,7 +153,12 @@ def stored_intermediate(value: float) -> tuple[float | None, str]:
     return number, kind.name
 
 
-_SPECIAL = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
+_SPECIAL = {
+    kind.name: models.TrialIntermediateValueModel.stored_repr_to_intermediate_value(None, kind)
+    for kind in models.TrialIntermediateValueModel.TrialIntermediateValueType
+    if kind.name != "FINITE"
+}
+"""The values whose rows have no number, by the type that they have; only reports can be NaN."""
 
 
 def loaded_value(value: float | None, kind: str) -> float:
