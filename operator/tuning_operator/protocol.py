@@ -44,6 +44,11 @@ class StudyKey(NamedTuple):
     def __str__(self) -> str:
         return f"{self.namespace}/{self.name}"
 
+    @classmethod
+    def parse(cls, text: str) -> "StudyKey":
+        """Return the key with this text."""
+        return cls(*text.split("/", 1))
+
 
 Number = Annotated[float, PlainSerializer(to_wire, when_used="json")]
 

@@ -249,7 +249,7 @@ async def test_trials_asked_for_at_once_are_those_of_ask(servers: Servers, sampl
         sampler={"name": name, "args": args},
         pruner={"name": pruner, "args": pruner_args},
     )
-    engine = await declared(servers.start(), wanted, StudyKey(*STUDY.split("/")))
+    engine = await declared(servers.start(), wanted, StudyKey.parse(STUDY))
     for _ in range(4):
         for number in (await ask(engine, 12))[::2]:
             await engine.tell(number, complete(loss((await engine.record(number)).parameters)))

@@ -110,7 +110,7 @@ class Registry:
             await in_thread(self._records, _enqueue, engine.study, definition)
             await engine.pick_up()
         if source:
-            await self._release_source(StudyKey(*source.name.split("/", 1)), source)
+            await self._release_source(StudyKey.parse(source.name), source)
         return await engine.summary()
 
     async def forget(self, key: StudyKey, *, namespace_deleted: bool = False) -> None:
@@ -151,7 +151,7 @@ class Registry:
             definition = definition_in(study.system_attrs)
             deleted = study.system_attrs.get(DELETED_AT) and not _is_of_former_namespace(study)
             if definition and definition.namespace_uid and deleted:
-                found.append((StudyKey(*study.study_name.split("/", 1)), definition.namespace_uid))
+                found.append((StudyKey.parse(study.study_name), definition.namespace_uid))
         return found
 
     async def expire(self, before: datetime) -> None:
@@ -165,7 +165,7 @@ class Registry:
 
     def _deleted_before(self, time: datetime) -> list[StudyKey]:
         return [
-            StudyKey(*study.study_name.split("/", 1))
+            StudyKey.parse(study.study_name)
             for study in self._own()
             if (moment := study.system_attrs.get(DELETED_AT)) and datetime.fromisoformat(moment) < time
         ]
@@ -209,7 +209,7 @@ class Registry:
         operator was running.
         """
         found = await in_thread(self._records, self._unsettled)
-        return [StudyKey(*name.split("/", 1)) for name in found if "/" in name]
+        return [StudyKey.parse(name) for name in found if "/" in name]
 
     def _unsettled(self) -> list[str]:
         running, in_progress, others = set(self._store.running()), list[str](), list[str]()
