@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from tuning_operator.protocol import Changes, Problem, StudyKey
+from tuning_operator.protocol import Changes, Problem
 from tuning_operator.studies.auth.tokens import Verifier
 from tuning_operator.studies.errors import Unavailable
 from tuning_operator.studies.metrics import Metrics, StudyCounts
@@ -22,8 +22,10 @@ class Service:
 
     def __init__(self, store: Store, verifier: Verifier) -> None:
         self.verifier = verifier
-        self.feed = ChangeFeed(self._unsettled)
-        self.metrics = Metrics(self._counts, store)
+        self.feed = ChangeFeed(lambda: self._studies.unsettled())
+        self.metrics = Metrics(
+            lambda: [StudyCounts(engine.key, engine.counts) for engine in self._studies], store
+        )
         self.pace = Pace(self.metrics)
         self._store = store
         self._threads = Threads()
@@ -80,12 +82,6 @@ class Service:
         self._open.clear()
         await asyncio.to_thread(self._threads.close)
         await self._store.close()
-
-    async def _unsettled(self) -> list[StudyKey]:
-        return await self._studies.unsettled()
-
-    def _counts(self) -> list[StudyCounts]:
-        return [StudyCounts(engine.key, engine.counts) for engine in self._studies]
 
     def _check_ready(self) -> None:
         if not self._open.is_set():

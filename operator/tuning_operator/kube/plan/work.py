@@ -254,6 +254,7 @@ def program(study: TuningStudy, work: Work) -> Program:
     template = (own and own.template) or trial.template
     runs_own = own and (own.objective or own.script or own.command)
     arguments = _arguments(own if own and runs_own else trial)
+    gpus = 1 if trial.gpus is None and not trial.template else trial.gpus
     return Program(
         arguments=arguments,
         study=None if runs_own else trial.study,
@@ -269,7 +270,7 @@ def program(study: TuningStudy, work: Work) -> Program:
             timeout="spec.refit.timeout" if own else Fields.timeout,
         ),
         settings=_settings(study.spec, work, arguments[0]),
-        gpus=None if own and own.template else _gpus(trial),
+        gpus=None if own and own.template else gpus,
         side_by_side=trial.trials_per_pod if isinstance(work, Worker) else 1,
     )
 
@@ -288,10 +289,6 @@ def _settings(spec: TuningStudySpec, work: Work, mode: str) -> dict[str, Any]:
     if mode == "command" or isinstance(work, Worker):  # elsewhere, only the operator stops a trial
         settings["pruneGraceSeconds"] = seconds(spec.trial.prune_grace)
     return settings
-
-
-def _gpus(trial: TrialSpec) -> int | None:
-    return trial.gpus if trial.gpus is not None or trial.template else 1
 
 
 def _arguments(spec: TrialSpec | RefitSpec) -> list[str]:
