@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 MESSAGE_LIMIT = 1000  # characters
 TRACEBACK_LIMIT = 32_000  # characters; the last ones are kept
@@ -11,6 +14,8 @@ LOCAL = "TUNING_LOCAL_RUN"
 """The environment variable that `tuning run` marks its processes with."""
 CAUGHT = "Caught"
 """The category of a failure that the script expects: an exception in the argument `catch` of optimize."""
+BAD_VALUE = "BadValue"
+"""The category of a failure without an exception: the objective returned something that isn't its value."""
 WIDEST = 6  # bytes that one character takes in JSON, at most
 TERMINATION_LIMIT = 4096  # bytes of a termination message that the kubelet keeps
 
@@ -59,6 +64,13 @@ class TrialFailure(Exception):  # noqa: N818
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+def remedy_of_bad_value(metrics: Sequence[str]) -> str:
+    """Return how to fix a BAD_VALUE."""
+    many = f"{', '.join(metrics)} as numbers in this order"
+    wanted = f"{metrics[0]} as a number" if len(metrics) == 1 else many
+    return f"Return {wanted} (spec.objectives), or prune the trial. NaN is not a valid value."
 
 
 def termination_message(failure: Failure) -> bytes:

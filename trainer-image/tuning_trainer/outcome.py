@@ -9,11 +9,8 @@ from typing import Any, NamedTuple
 
 from tuning_trainer import TrialPruned
 from tuning_trainer.exceptions import failure_of
-from tuning_trainer.failure import Failure
+from tuning_trainer.failure import BAD_VALUE, Failure, remedy_of_bad_value
 from tuning_trainer.wire.codec import number_to_wire
-
-BAD_VALUE = "BadValue"
-"""The category of a failure without an exception: the objective returned something that isn't its value."""
 
 
 class Outcome(NamedTuple):
@@ -93,6 +90,4 @@ def _problem(value: Any) -> str | None:
 
 
 def _invalid(message: str, metrics: list[str]) -> Outcome:
-    wanted = f"{metrics[0]} as a float" if len(metrics) == 1 else f"{', '.join(metrics)} as a tuple of floats"
-    remedy = f"Return {wanted} (spec.objectives), or raise optuna.TrialPruned. NaN is not a valid value."
-    return Outcome("FAIL", failure=Failure(BAD_VALUE, message, remedy))
+    return Outcome("FAIL", failure=Failure(BAD_VALUE, message, remedy_of_bad_value(metrics)))

@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from tuning_trainer.exceptions import format_traceback
-from tuning_trainer.failure import CAUGHT, Failure, TrialFailure
+from tuning_trainer.failure import BAD_VALUE, CAUGHT, Failure, TrialFailure
 from tuning_trainer.log import calling_frame, log, write
 from tuning_trainer.modes.lookahead import check_only_call
 from tuning_trainer.modes.manifest_check import (
@@ -34,7 +34,7 @@ from tuning_trainer.optuna_api import hook
 from tuning_trainer.optuna_api.bridge import Inside
 from tuning_trainer.optuna_api.callbacks import chosen, run_callbacks
 from tuning_trainer.optuna_api.choice import Choice, is_skipped, refuse_ask
-from tuning_trainer.outcome import BAD_VALUE, Outcome, exceptions, outcome_of_exception, outcome_of_value
+from tuning_trainer.outcome import Outcome, exceptions, outcome_of_exception, outcome_of_value
 from tuning_trainer.runner import TrialOver
 from tuning_trainer.stopping import Stopped
 from tuning_trainer.wire.client import Refused

@@ -16,6 +16,7 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, BruteForceSampler, PartialFixedSampler
 from optuna.study._tell import _check_values_are_feasible
 from optuna.trial import FrozenTrial, TrialState
+from tuning_trainer.failure import BAD_VALUE, remedy_of_bad_value
 from tuning_trainer.wire.codec import number_from_wire
 
 from tuning_operator.protocol import (
@@ -74,10 +75,8 @@ def _complete(values: list[Any] | None, study: optuna.Study, metrics: Sequence[s
         message = _check_values_are_feasible(study, [_as_optuna_checks(number) for number in numbers])
         if message is None:
             return Result(TrialState.COMPLETE, [float(number) for number in numbers])
-    several = f"{', '.join(metrics)} as a list of numbers in this order"
-    wanted = f"{metrics[0]} as a number" if len(metrics) == 1 else several
-    remedy = f"Return {wanted} (spec.objectives). NaN is not a valid value."
-    return Result(TrialState.FAIL, failure=Failure(category="BadValue", message=str(message), remedy=remedy))
+    remedy = remedy_of_bad_value(metrics)
+    return Result(TrialState.FAIL, failure=Failure(category=BAD_VALUE, message=str(message), remedy=remedy))
 
 
 class _NotANumber:
