@@ -30,7 +30,7 @@ from tuning_operator.protocol import (
     WorkRequest,
 )
 from tuning_operator.studies.definition.samplers import build_pruner, build_sampler, same_sampler
-from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study, unknown_trial
+from tuning_operator.studies.errors import Conflict, NotFound, Refused, unknown_study
 from tuning_operator.studies.pruning import Pruning, make_pruning
 from tuning_operator.studies.pruning.base import OptunaPruning
 from tuning_operator.studies.storage.base import StorageUnavailable, Writes
@@ -234,18 +234,20 @@ class StudyEngine:
 
     async def record(self, number: int) -> TrialRecord:
         """Return a trial."""
-        return await self._read(lambda: record_of(self._trial(number)))
+        return await self._read(lambda: record_of(self.study.find_trial(number)))
 
     async def view(self, number: int) -> TrialView:
         """Return a trial as its pod sees it."""
-        return await self._read(lambda: view_of(checks.started(self._trial(number)), self.definition))
+        return await self._read(
+            lambda: view_of(checks.started(self.study.find_trial(number)), self.definition)
+        )
 
     def check_same(self, number: int, started: datetime) -> None:
         """Check that the trial of a number is the one that started then. Raises Conflict, NotFound.
 
         Another one has started in its place if the database was restored to a state before it, or is new.
         """
-        if started != utc(self._trial(number).datetime_start):
+        if started != utc(self.study.find_trial(number).datetime_start):
             message = (
                 f"the database has lost trial {number} of this pod, and another trial of this number has "
                 "started since: the database was restored from a backup, or replaced"
@@ -265,7 +267,9 @@ class StudyEngine:
         checks.check_enumerable(self.study.sampler, request.name, distribution)
         failure: Failure | None = None
         async with self._lock:
-            checks.check_suggestible(checks.started(self._trial(number)), request.name, self.definition)
+            checks.check_suggestible(
+                checks.started(self.study.find_trial(number)), request.name, self.definition
+            )
             try:
                 value, writes = await self._write(
                     self._threads.sampling, self._tuner.suggest, number, request.name, distribution
@@ -283,7 +287,7 @@ class StudyEngine:
 
     async def report(self, number: int, values: Sequence[tuple[int, float]]) -> bool:
         """Keep intermediate values, the first of each step; return whether the trial should stop."""
-        trial = checks.started(self._trial(number))
+        trial = checks.started(self.study.find_trial(number))
         checks.check_reportable(self.definition, values)
         if trial.state.is_finished():
             await self._settle()
@@ -303,7 +307,7 @@ class StudyEngine:
 
     async def set_attributes(self, number: int, request: AttributesRequest) -> TrialRecord:
         """Set user attributes, and constraints that are not set yet; a finished trial stays as it is."""
-        trial = checks.started(self._trial(number))
+        trial = checks.started(self.study.find_trial(number))
         storage, trial_id = self.study.storage, id_of(trial)
         known = storage.get_study_user_attrs(self.study.study_id)
         checks.check_attributes(request, trial.user_attrs, known)
@@ -407,7 +411,7 @@ class StudyEngine:
 
     async def _end(self, number: int, result: checks.Result) -> TrialRecord:
         async with self._lock:
-            ended = checks.started(self._trial(number)).state.is_finished()
+            ended = checks.started(self.study.find_trial(number)).state.is_finished()
             if not ended:
                 _, writes = await self._write(self._threads.results, self._tuner.end, number, result)
                 self._note(self.study.frozen(number))
@@ -470,12 +474,6 @@ class StudyEngine:
             grid.note(trial)
         self._board, self._grid, self._pruning = board, grid, make_pruning(self.study.pruner, self.study)
         self._conflicts = conflicts
-
-    def _trial(self, number: int) -> FrozenTrial:
-        try:
-            return self.study.frozen(number)
-        except KeyError:
-            raise unknown_trial(number, self.study.study_name) from None
 
     async def _write(
         self, pool: Executor, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs

@@ -24,6 +24,7 @@ from tuning_operator.protocol import Failure, StudyDefinition
 from tuning_operator.resource import space
 from tuning_operator.studies.definition.samplers import to_optuna
 from tuning_operator.studies.definition.tpe import forget_finished
+from tuning_operator.studies.errors import unknown_trial
 from tuning_operator.studies.storage.base import Fenced, Store
 from tuning_operator.studies.study.checks import Result
 from tuning_operator.studies.study.records import FAIL_REASON, bounded, failure_attrs
@@ -107,6 +108,13 @@ class ServedStudy(optuna.Study):
     def frozen(self, number: int) -> FrozenTrial:
         """Return a trial as it is now. Raises KeyError."""
         return self._storage.get_trial(self.trial_id(number))
+
+    def find_trial(self, number: int) -> FrozenTrial:
+        """Return a trial as it is now, for a request that names it. Raises NotFound."""
+        try:
+            return self.frozen(number)
+        except KeyError:
+            raise unknown_trial(number, self.study_name) from None
 
     @property
     def _tried(self) -> str:

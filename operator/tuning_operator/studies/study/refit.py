@@ -22,7 +22,7 @@ from tuning_operator.protocol import (
     TrialRecord,
     TrialView,
 )
-from tuning_operator.studies.errors import NotFound, Refused, unknown_study, unknown_trial
+from tuning_operator.studies.errors import NotFound, Refused, unknown_study
 from tuning_operator.studies.study import checks
 from tuning_operator.studies.study.context import Context
 from tuning_operator.studies.study.optuna_study import ServedStudy
@@ -68,7 +68,7 @@ class Refit:
         if record is not None and (record.trial, record.digest) == (request.trial, request.digest):
             await self._context.settle()
             return
-        trial = self._trial(request.trial)
+        trial = self._study.find_trial(request.trial)
         if trial.state != TrialState.COMPLETE:
             message = f"trial {trial.number} is {trial.state.name} and has no value: choose a COMPLETE trial"
             raise checks.refused("trial", message)
@@ -80,7 +80,7 @@ class Refit:
     async def view(self, definition: StudyDefinition) -> TrialView:
         """Return the trial as the refit's pod sees it: as it was before it ran."""
         record = self._started()
-        trial = self._trial(record.trial)
+        trial = self._study.find_trial(record.trial)
         view = view_of(trial, definition)
         user_attrs = {**trial.user_attrs, **record.user_attrs}
         found = {
@@ -95,7 +95,7 @@ class Refit:
     def suggest(self, request: SuggestRequest) -> Any:
         """Return the trial's value of a parameter."""
         distribution = checks.distribution_of(request)
-        trial = self._trial(self._started().trial)
+        trial = self._study.find_trial(self._started().trial)
         if request.name not in trial.params:
             known = ", ".join(trial.params) or "none"
             message = (
@@ -130,7 +130,7 @@ class Refit:
             await self._keep(record)
         else:
             await self._context.settle()
-        return _as_trial(record, self._trial(record.trial))
+        return _as_trial(record, self._study.find_trial(record.trial))
 
     async def tell(self, request: TellRequest, definition: StudyDefinition, *, by_pod: bool) -> TrialRecord:
         """End it or, with a pod's FAIL, one attempt, which leaves the state RUNNING. The first result stays.
@@ -143,7 +143,7 @@ class Refit:
             with suppress(Refused):
                 await self.set_attributes(request.attributes)
         before = self._started()  # in the meantime, it may have ended, and another one may have started
-        trial = self._trial(before.trial)
+        trial = self._study.find_trial(before.trial)
         if before.state != "RUNNING" or (before.trial, before.digest) != (asked.trial, asked.digest):
             await self._context.settle()
             return _as_trial(before, trial)
@@ -175,12 +175,6 @@ class Refit:
             )
             raise NotFound(Problem(field="refit", message=message))
         return record
-
-    def _trial(self, number: int) -> FrozenTrial:
-        try:
-            return self._study.frozen(number)
-        except KeyError:
-            raise unknown_trial(number, self._study.study_name) from None
 
     def _ended(self, record: RefitRecord, request: TellRequest, metrics: list[str]) -> RefitRecord:
         """Return the record after a result.

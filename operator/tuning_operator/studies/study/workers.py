@@ -6,7 +6,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from tuning_operator.protocol import StudyDefinition, WorkReply, WorkRequest
 from tuning_operator.resource import names
-from tuning_operator.studies.errors import unknown_trial
 from tuning_operator.studies.study.feed import Waiters
 from tuning_operator.studies.study.optuna_study import ServedStudy, id_of
 from tuning_operator.studies.study.records import PODS, failure_of, pods_of, view_of
@@ -72,10 +71,7 @@ class Workers(Waiters):
     def check(self, request: WorkRequest) -> None:
         """Check that the trials of a request exist. Raises NotFound."""
         for number in request.running:
-            try:
-                self._study.frozen(number)
-            except KeyError:
-                raise unknown_trial(number, self._study.study_name) from None
+            self._study.find_trial(number)
 
     def _is_stopped(self, number: int) -> bool:
         """Return whether the operator has ended a trial: it gives a reason, and a pod that is pruned none."""
