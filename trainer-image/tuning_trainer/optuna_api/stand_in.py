@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import tuning_trainer
 from tuning_trainer.optuna_api import distributions
-from tuning_trainer.optuna_api.study import StudyDirection
+from tuning_trainer.optuna_api.study import StudyDirection, only_direction
 from tuning_trainer.optuna_api.trial import Trial
 
 if TYPE_CHECKING:
@@ -94,12 +94,7 @@ class Study:
     @property
     def direction(self) -> StudyDirection:
         """The direction of the only objective."""
-        if len(self.directions) > 1:
-            raise RuntimeError(
-                "A single direction cannot be retrieved from a multi-objective study. Consider using "
-                "Study.directions to retrieve a list containing all directions."
-            )
-        return self.directions[0]
+        return only_direction(self.directions)
 
     @property
     def best_trial(self) -> FrozenTrial:

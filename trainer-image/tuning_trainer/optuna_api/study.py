@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import enum
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from tuning_trainer.log import log
 from tuning_trainer.optuna_api.bridge import IGNORED
@@ -16,12 +16,25 @@ if TYPE_CHECKING:
     from tuning_trainer.optuna_api.trial_storage import TrialStorage
 
 
+D = TypeVar("D")
+
+
 class StudyDirection(enum.IntEnum):
     """Optuna's StudyDirection, for images without Optuna."""
 
     NOT_SET = 0
     MINIMIZE = 1
     MAXIMIZE = 2
+
+
+def only_direction(directions: Sequence[D]) -> D:
+    """Return the direction of the only objective; raise Optuna's error if there are several."""
+    if len(directions) > 1:
+        raise RuntimeError(
+            "A single direction cannot be retrieved from a multi-objective study. Consider using "
+            "Study.directions to retrieve a list containing all directions."
+        )
+    return directions[0]
 
 
 class TrialStudy:
@@ -56,12 +69,7 @@ class TrialStudy:
     @property
     def direction(self) -> Any:
         """The direction of the only objective."""
-        if len(self._directions) > 1:
-            raise RuntimeError(
-                "A single direction cannot be retrieved from a multi-objective study. Consider using "
-                "Study.directions to retrieve a list containing all directions."
-            )
-        return self.directions[0]
+        return only_direction(self.directions)
 
     def describe(self, name: str, user_attrs: dict[str, Any]) -> None:
         """Take over the name and the attributes of the script's study, and send what is new to the record."""
