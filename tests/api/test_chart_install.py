@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from dev.cluster import programs
 from dev.cluster.run import wait
 from tests.api.api import SETUP_MAY_BUILD, Api
-from tests.unit.chart.helm import Chart, RefusedError, shaken_hands
+from tests.unit.chart.helm import Chart, RefusedError, our_chart, shaken_hands
 
 ROOT = Path(__file__).parents[2]
 CLAIM = "data-tuning-operator-postgres-0"
@@ -67,7 +66,7 @@ class Release:
 
 @pytest.fixture
 def release(api: Api) -> Iterator[Release]:
-    chart = Chart(programs.helm(), ROOT / "charts" / "tuning-operator")
+    chart = our_chart()
     release = Release(api, chart, f"release-{uuid.uuid4().hex[:8]}")
     api.expect("create", "namespace", release.namespace)
     yield release

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dev.cluster import programs
 from dev.cluster.run import wait
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.unit.chart.helm import EVERYTHING, VALUE_SETS, Chart
+from tests.unit.chart.helm import chart as chart
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = "tuning-system"
@@ -19,11 +19,6 @@ NAMESPACES = [SYSTEM, *EVERYTHING["watchNamespaces"]]
 RESTRICTED = {"pod-security.kubernetes.io/warn": "restricted"}
 
 pytestmark = SETUP_MAY_BUILD
-
-
-@pytest.fixture(scope="module")
-def chart() -> Chart:
-    return Chart(programs.helm(), ROOT / "charts" / "tuning-operator")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,6 @@ from tuning_operator.protocol import FinishedStudy, FinishedTrial
 from tuning_operator.resource import names
 from tuning_operator.studies.auth.tokens import mint_operator, mint_pod
 
-from dev.cluster import programs
 from tests.api.api import SETUP_MAY_BUILD, Api
 from tests.api.operator_kit import (
     GPU,
@@ -46,9 +45,8 @@ from tests.api.operator_kit import (
     running_system,
 )
 from tests.support.postgres import EmbeddedPostgres
-from tests.unit.chart.helm import Chart
+from tests.unit.chart.helm import our_chart
 
-ROOT = Path(__file__).parents[2]
 SYSTEM = "tuning-system"
 ACCOUNT = "tuning-operator"
 
@@ -63,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def operator_kubeconfig(api: Api, folder: Path) -> Path:
     """The operator has the rights that the chart gives it, and no others."""
-    chart = Chart(programs.helm(), ROOT / "charts" / "tuning-operator")
+    chart = our_chart()
     kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
     rights = [
         found

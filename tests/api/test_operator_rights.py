@@ -15,13 +15,11 @@ from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.kubernetes import KubernetesApi
 from tuning_operator.resource import names
 
-from dev.cluster import programs
 from tests.api.api import NAMESPACE, SETUP_MAY_BUILD, Api
 from tests.api.manifest import GOOD
-from tests.unit.chart.helm import Chart
+from tests.unit.chart.helm import our_chart
 from tests.unit.kube.contract import event, job
 
-ROOT = Path(__file__).parents[2]
 STUDY = "rights"
 CA = "study-server-ca.tuning-system.tuning-operator"
 LEASE = "tuning-operator"
@@ -129,9 +127,7 @@ def split(rules: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def rights() -> dict[tuple[str, str], dict[str, Any]]:
-    rendered = Chart(programs.helm(), ROOT / "charts" / "tuning-operator").render(
-        {"operator": {"replicas": 2}}
-    )
+    rendered = our_chart().render({"operator": {"replicas": 2}})
     roles = [*rendered.kind("ClusterRole"), *rendered.kind("Role")]
     ours = [r for r in roles if r["metadata"]["labels"]["app.kubernetes.io/component"] == "operator"]
     return split([rule for role in ours for rule in role["rules"]])

@@ -130,6 +130,13 @@ def study_server() -> Iterator[RunningServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[RunningServer]:
+    """Run one for all tests of a module."""
+    with running_server() as server:
+        yield server
+
+
 def _settings() -> StudySettings:
     return StudySettings(
         database_url=SecretStr("memory:"), token_secret=SecretStr(SECRET), shutdown_seconds=5

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+
+from dev.cluster import programs
+
+ROOT = Path(__file__).parents[3]
 
 Json = dict[str, Any]
 
@@ -195,3 +200,14 @@ def shaken_hands(authority: str, certificate: Path, host: str) -> None:
             unfinished.pop(0)
         except ssl.SSLWantReadError:
             unfinished.reverse()
+
+
+def our_chart() -> Chart:
+    """Return the chart of this repository."""
+    return Chart(programs.helm(), ROOT / "charts" / "tuning-operator")
+
+
+@pytest.fixture(scope="session")
+def chart() -> Chart:
+    """The chart of this repository."""
+    return our_chart()

@@ -7,6 +7,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from aiohttp import web
 
 if TYPE_CHECKING:
@@ -53,6 +54,13 @@ async def running(
         yield stub
     finally:
         await runner.cleanup()
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[HttpStub]:
+    """A server that runs."""
+    async with running(HttpStub()) as stub:
+        yield stub
 
 
 async def disconnects(request: web.Request) -> web.StreamResponse:

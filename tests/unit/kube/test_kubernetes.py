@@ -17,19 +17,14 @@ from tuning_operator.kube.ports.kube_api import KubeError
 from tuning_operator.kube.ports.kubernetes import KubernetesApi, connect
 
 from tests.unit.kube.contract import event, job
-from tests.unit.kube.http_stub import FAULTS, HttpStub, disconnects, hangs, running
+from tests.unit.kube.http_stub import FAULTS, HttpStub, disconnects, hangs
+from tests.unit.kube.http_stub import stub as stub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
 ABOUT = {"kind": "Job", "name": "mnist-0", "namespace": "ml"}
-
-
-@pytest.fixture
-async def stub() -> AsyncIterator[HttpStub]:
-    async with running(HttpStub()) as stub:
-        yield stub
 
 
 @pytest.fixture

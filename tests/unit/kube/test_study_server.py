@@ -23,6 +23,7 @@ from tuning_operator.protocol import (
 from tuning_operator.resource.study import Objective
 
 from tests.unit.kube.http_stub import FAULTS, HttpStub, hangs, running
+from tests.unit.kube.http_stub import stub as stub
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,12 +31,6 @@ if TYPE_CHECKING:
 
 KEY = StudyKey("ml", "mnist")
 DEFINITION = StudyDefinition(objectives=[Objective(metric="loss", direction="minimize")])
-
-
-@pytest.fixture
-async def stub() -> AsyncIterator[HttpStub]:
-    async with running(HttpStub()) as stub:
-        yield stub
 
 
 @pytest.fixture

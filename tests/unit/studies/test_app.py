@@ -12,7 +12,8 @@ from tuning_operator.protocol import Changes, StudySummary, TrialRecord, TrialVi
 from tuning_operator.studies.auth.tokens import mint_operator, mint_pod, mint_reader
 from tuning_operator.studies.http.replies import error_reply
 
-from tests.support.study_server import NO_TLS, SECRET, RunningServer, running_server
+from tests.support.study_server import NO_TLS, SECRET, RunningServer
+from tests.support.study_server import server as server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,12 +28,6 @@ DEFINITION = {
 }
 ASK = {"parallelism": 2, "maxTrials": 10}
 FLOAT = {"name": "FloatDistribution", "attributes": {"low": 0, "high": 1, "log": False, "step": None}}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server() as server:
-        yield server
 
 
 @pytest.fixture

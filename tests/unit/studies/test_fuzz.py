@@ -21,7 +21,8 @@ from tuning_operator.studies.http.replies import ErrorReply
 from tuning_operator.studies.service import Service
 from tuning_operator.studies.storage.base import MemoryStore
 
-from tests.support.study_server import SECRET, RunningServer, running_server
+from tests.support.study_server import SECRET, RunningServer
+from tests.support.study_server import server as server
 
 STUDY = "/v1/studies/ml/mnist"
 DEFINITION = {"objectives": [{"metric": "acc", "direction": "maximize"}]}
@@ -42,12 +43,6 @@ BODIES = {
     "trials": {"running": [], "timeout": 0},
 }
 """Valid bodies by the last part of the operation's path below the study."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server() as server:
-        yield server
 
 
 @dataclass

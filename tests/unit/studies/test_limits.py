@@ -7,24 +7,18 @@ import json
 import select
 import socket
 import tracemalloc
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 from tuning_operator.studies.http import gate
 
-from tests.support.study_server import NO_TLS, RunningServer, running_server
+from tests.support.study_server import NO_TLS, RunningServer
+from tests.support.study_server import server as server
 
 STUDY = "/v1/studies/ml/mnist"
 X = {"name": "x", "type": "float", "low": 0, "high": 1}
 DEFINITION = {"objectives": [{"metric": "acc", "direction": "maximize"}], "searchSpace": [X]}
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server() as server:
-        yield server
 
 
 def pod_of(server: RunningServer, name: str, definition: dict[str, Any] | None = None) -> httpx.Client:

@@ -12,9 +12,10 @@ import pytest
 from tuning_operator.studies.storage.store import PostgresStore
 
 from tests.support.study_server import NO_TLS, RunningServer, running_server
+from tests.support.study_server import study_server as study_server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 STUDY = "/v1/studies/ml/mnist"
 TRIAL = f"{STUDY}/trials/0"
@@ -32,12 +33,6 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     "/attributes": ("POST", {"userAttrs": {"a": 1}}),
     "/result": ("POST", {"state": "COMPLETE", "values": [0.9]}),
 }
-
-
-@pytest.fixture
-def server() -> Iterator[RunningServer]:
-    with running_server() as server:
-        yield server
 
 
 def begin(server: RunningServer) -> dict[str, Any]:
@@ -59,25 +54,25 @@ def sent(
     )
 
 
-def test_a_pod_of_a_lost_trial_changes_nothing(server: RunningServer) -> None:
-    lost = begin(server)["trial"]["started"]
-    server.operator().delete(STUDY).raise_for_status()
-    there = begin(server)
+def test_a_pod_of_a_lost_trial_changes_nothing(study_server: RunningServer) -> None:
+    lost = begin(study_server)["trial"]["started"]
+    study_server.operator().delete(STUDY).raise_for_status()
+    there = begin(study_server)
     for path, (method, body) in REQUESTS.items():
-        reply = sent(server, method, path, body, lost)
+        reply = sent(study_server, method, path, body, lost)
         assert reply.status_code == 409, path
         assert "the database has lost trial 0 of this pod" in reply.json()["detail"]
-    assert sent(server, "GET", "").json() == there
+    assert sent(study_server, "GET", "").json() == there
     for path, (method, body) in REQUESTS.items():
-        reply = sent(server, method, path, body, there["trial"]["started"])
+        reply = sent(study_server, method, path, body, there["trial"]["started"])
         assert reply.status_code == 200, reply.text
 
 
 @pytest.mark.parametrize("path", REQUESTS)
-def test_a_time_that_is_none(server: RunningServer, path: str) -> None:
-    begin(server)
+def test_a_time_that_is_none(study_server: RunningServer, path: str) -> None:
+    begin(study_server)
     method, body = REQUESTS[path]
-    reply = sent(server, method, path, body, "yesterday")
+    reply = sent(study_server, method, path, body, "yesterday")
     assert reply.status_code == 422
     assert STARTED.lower() in reply.json()["problems"][0]["field"].lower()
 

@@ -17,6 +17,7 @@ from tuning_operator.studies.study.refit import ATTRIBUTES_BYTES, REFIT
 from tests.support.http_trial import HttpTrial, run_study
 from tests.support.studies import HeldStore, Servers, ask, complete, declared, threads  # noqa: F401
 from tests.support.study_server import RunningServer, running_server
+from tests.support.study_server import server as server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,12 +40,6 @@ def objective(trial: Any) -> float:
     trial.set_user_attr("epochs", 3)
     trial.report(x, 0)
     return x * x
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RunningServer]:
-    with running_server() as server:
-        yield server
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Samplers as the server uses them: through restarts and changes of the definition."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import optuna
@@ -12,6 +11,8 @@ from tuning_operator.studies.study.context import Context, Threads
 from tuning_operator.studies.study.engine import StudyEngine
 from tuning_operator.studies.study.feed import ChangeFeed
 from tuning_operator.studies.study.registry import Registry
+
+from tests.support.studies import threads as threads
 
 KEY = StudyKey("ml", "mnist")
 X = {"name": "x", "type": "float", "low": 0, "high": 1}
@@ -52,13 +53,6 @@ class Server:
             values = [float(running[0].parameters.get("x", 0.0))]
             await engine.tell(running[0].number, TellRequest(state="COMPLETE", values=values))
         return engine
-
-
-@pytest.fixture
-def threads() -> Iterator[Threads]:
-    threads = Threads()
-    yield threads
-    threads.close()
 
 
 @pytest.mark.parametrize("name", ["RandomSampler", "TPESampler"])
