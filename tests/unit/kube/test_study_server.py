@@ -149,6 +149,17 @@ async def test_forget(stub: HttpStub, server: HttpStudyServer, status: int) -> N
     assert stub.asked == [("DELETE", "/v1/studies/ml/mnist", None)]
 
 
+async def test_the_summary_of_a_study_that_is_gone_is_not_kept(
+    stub: HttpStub, server: HttpStudyServer
+) -> None:
+    stub.reply(200, SUMMARY)
+    first = await server.summary(KEY)
+    stub.reply(204, "")
+    await server.forget(KEY)
+    stub.reply(200, SUMMARY)
+    assert await server.summary(KEY) is not first
+
+
 async def test_changes(stub: HttpStub, server: HttpStudyServer) -> None:
     stub.reply(200, {"cursor": "7", "studies": [["ml", "mnist"]]})
     changes = await server.changes("5", 25)
