@@ -13,7 +13,7 @@ from tuning_operator.kube.plan.work import Trial, Work, Worker
 from tuning_operator.kube.ports.jobs.job_runs import JobRuns
 from tuning_operator.kube.ports.jobs.study_objects import MAX_SELECTED
 from tuning_operator.kube.ports.kube_api import KubeError
-from tuning_operator.kube.ports.runs import RunRefused
+from tuning_operator.kube.ports.runs import RunRefused, key_of
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.times import rfc3339
@@ -409,6 +409,21 @@ async def test_nothing_is_remembered_of_a_namespace_whose_studies_are_gone() -> 
     await runs.stop(key, Trial(0))  # as the watch would, it drops what is gone
     runs.forget(key)
     assert not mentions(runs, key.namespace)
+
+
+async def test_a_study_that_is_gone_costs_the_others_of_its_namespace_no_requests() -> None:
+    """A study that another installation serves is dropped at each of its changes."""
+    faults = Faults()
+    runs = JobRuns(faults.around(FakeKube()), lambda _: RUNTIME, lambda: NOW)
+    one, other = study(), study()
+    other.metadata["name"] = "other"
+    for given in (one, other):
+        await runs.start(given, Trial(0))
+        await runs.list_runs(given, {Trial(0)})
+    runs.forget(key_of(one))
+    faults.calls.clear()
+    await runs.start(other, Trial(1))
+    assert faults.calls == ["create"], "of the Job: the CA and the Namespace are known"
 
 
 def exceed_quota(made: Json) -> None:

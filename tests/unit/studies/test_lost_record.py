@@ -5,7 +5,7 @@ Other trials get their numbers; nothing that the pods still send may become part
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import httpx
 import pytest
@@ -13,9 +13,6 @@ from tuning_operator.studies.storage.store import PostgresStore
 
 from tests.support.study_server import NO_TLS, RunningServer, running_server
 from tests.support.study_server import study_server as study_server
-
-if TYPE_CHECKING:
-    pass
 
 STUDY = "/v1/studies/ml/mnist"
 TRIAL = f"{STUDY}/trials/0"

@@ -141,9 +141,13 @@ def test_objects_in_arguments_and_an_assignment(folder: Path) -> None:
         ),
         (
             "study = optuna.create_study()\nstudy.add_trial(optuna.trial.create_trial(value=1.0))",
-            "add_trial is ignored",
+            "1 trial from add_trial left out",
         ),
-        ("study = optuna.create_study()\nstudy.enqueue_trial({'x': None})", "omits x"),
+        (
+            "study = optuna.create_study()\nstudy.add_trials([optuna.trial.create_trial(value=1.0)] * 2)",
+            "2 trials from add_trial left out",
+        ),
+        ("study = optuna.create_study()\nstudy.enqueue_trial({'x': None})", "omits x: only numbers"),
     ],
 )
 def test_what_a_manifest_cannot_express_is_noted(folder: Path, code: str, note: str) -> None:

@@ -136,8 +136,8 @@ def _further_notes(
         yield "the script uses ask and tell: each pod runs the first trial that the script asks for"
     finished = sum(trial.state.name != "WAITING" for trial in study.trials)
     if finished:
-        calls = "add_trial is" if finished == 1 else f"{finished} calls of add_trial are"
-        yield f"{calls} ignored: spec.warmStart continues from another study's trials"
+        trials = "1 trial" if finished == 1 else f"{finished} trials"
+        yield f"{trials} from add_trial left out: spec.warmStart continues from another study's trials"
     if made.has_storage:
         yield "the script's storage is ignored: the study server keeps the study"
     for callback in arguments.get("callbacks") or ():

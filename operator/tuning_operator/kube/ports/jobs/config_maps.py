@@ -71,13 +71,14 @@ class ConfigMaps:
         self._ca.pop(key.namespace, None)
 
     def forget(self, key: StudyKey) -> None:
-        """Drop what is remembered of a study that is gone, and of its namespace, in case it was the last one.
-
-        If it was not, the next start there provides the CA once more.
-        """
-        self.are_missing(key)
+        """Drop what is remembered of a study that is gone."""
+        self._trainers.pop(key, None)
         self._providing.pop(key, None)
-        self._providing.pop(key.namespace, None)
+
+    def forget_namespace(self, namespace: str) -> None:
+        """Drop what is remembered of a namespace without studies."""
+        self._ca.pop(namespace, None)
+        self._providing.pop(namespace, None)
 
 
 @contextmanager

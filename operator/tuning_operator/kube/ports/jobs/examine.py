@@ -85,6 +85,10 @@ class Examiner:
         self._shown_before.pop(key, None)
         self._examined_before.pop(key, None)
 
+    def has_studies_in(self, namespace: str) -> bool:
+        """Return whether runs of a study of this namespace were listed that is not gone."""
+        return any(key.namespace == namespace for key in self._shown_before)
+
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:
         """Return the runs of the unfinished work, and those of other work that have not succeeded."""
         key, now = key_of(study), self._clock()

@@ -70,11 +70,13 @@ class JobRuns:
         await self._mirror.follow(changed)
 
     def forget(self, key: StudyKey) -> None:
-        """Drop what is remembered of a study that is gone."""
+        """Drop what is remembered of a study that is gone, and of its namespace if no other one is there."""
         self._config_maps.forget(key)
         self._waiting_pods.forget(key)
         self._examiner.forget(key)
-        self._namespaces.forget(key.namespace)
+        if not self._examiner.has_studies_in(key.namespace):
+            self._config_maps.forget_namespace(key.namespace)
+            self._namespaces.forget(key.namespace)
 
     async def check(self, study: TuningStudy) -> tuple[Problem, ...]:
         """Return what is wrong with the templates: contradictions, invalid values, and unknown fields.
@@ -92,9 +94,8 @@ class JobRuns:
                 await self._kube.dry_run(job(study, work, runtime))
             except KubeError as error:
                 if error.status in (400, 422):
-                    problems += template_problems(
-                        error.message, fields_of(study, work).template, nearest_field
-                    )
+                    field = fields_of(study, work).template
+                    problems += template_problems(error.message, field, nearest_field)
                 elif error.status != 409 and not error.is_refusal:
                     raise
         if not problems:
@@ -125,9 +126,8 @@ class JobRuns:
             if not error.is_refusal:
                 raise
             if JOB_QUOTA.search(error.message) and await self._namespaces.make_room(namespace):
-                raise RunsUnavailable(
-                    f"Finished Jobs were deleted to make room in a quota: {error}"
-                ) from error
+                message = f"Finished Jobs were deleted to make room in a quota: {error}"
+                raise RunsUnavailable(message) from error
             raise RunRefused(work, why_refused(error.message, study, work)) from error
 
     async def stop(self, key: StudyKey, work: Work) -> None:

@@ -59,7 +59,7 @@ class Namespaces:
         return deleted
 
     def forget(self, namespace: str) -> None:
-        """Drop what is remembered of a namespace: it is found out again if other studies are there."""
+        """Drop what is remembered of a namespace without studies."""
         for remembered in (self._restricted, self._reading, self._making_room, self._made_room):
             remembered.pop(namespace, None)
 
