@@ -54,8 +54,13 @@ def pod_of(server: RunningServer, folder: Path, number: int = 0) -> Pod:
     return pod
 
 
+def view(server: RunningServer, number: int = 0) -> dict[str, Any]:
+    """Return a trial as its pod sees it."""
+    return server.pod("ml", "mnist", number).get(server.trial_url("ml", "mnist", number)).json()
+
+
 def record(server: RunningServer, number: int = 0) -> dict[str, Any]:
-    return server.pod("ml", "mnist", number).get(server.trial_url("ml", "mnist", number)).json()["trial"]
+    return view(server, number)["trial"]
 
 
 def test_a_study_is_exactly_that_of_study_optimize(
@@ -113,10 +118,10 @@ def test_a_server_that_restarts_in_the_middle_loses_nothing(tmp_path: Path) -> N
         port = int(server.url.rpartition(":")[2])
     with running_server(store, port) as server:
         assert process.wait(240) == 0, process.communicate()
-        view = server.pod("ml", "mnist", 0).get(server.trial_url("ml", "mnist", 0)).json()
-    assert view["trial"]["state"] == "COMPLETE"
-    assert view["trial"]["values"] == [view["trial"]["parameters"]["x"]]
-    assert len(view["reported"]) == 40
+        seen = view(server)
+    assert seen["trial"]["state"] == "COMPLETE"
+    assert seen["trial"]["values"] == [seen["trial"]["parameters"]["x"]]
+    assert len(seen["reported"]) == 40
 
 
 def test_values_that_json_lacks(study_server: RunningServer, tmp_path: Path) -> None:  # noqa: F811
@@ -138,10 +143,10 @@ def test_values_that_json_lacks(study_server: RunningServer, tmp_path: Path) -> 
     """)
     ended = pod.run(python=BARE)
     assert ended.code == 0, ended
-    view = study_server.pod("ml", "mnist", 0).get(study_server.trial_url("ml", "mnist", 0)).json()
-    assert view["trial"]["values"] == ["Infinity"]
-    assert view["reported"] == {"0": "NaN", "1": "-Infinity"}
-    assert view["constraints"] == {"c": "Infinity"}
+    seen = view(study_server)
+    assert seen["trial"]["values"] == ["Infinity"]
+    assert seen["reported"] == {"0": "NaN", "1": "-Infinity"}
+    assert seen["constraints"] == {"c": "Infinity"}
 
 
 def test_a_trial_that_the_operator_has_ended_stops(
@@ -253,10 +258,10 @@ def test_text_that_is_not_valid_unicode_is_in_the_record(
             raise ValueError(f"can't decode {name}")
     """)
     assert pod.run(python=BARE).code == 1
-    view = study_server.pod("ml", "mnist", 0).get(study_server.trial_url("ml", "mnist", 0)).json()
-    assert view["trial"]["failure"]["category"] == "Exception"
-    assert view["trial"]["failure"]["message"] == "ValueError: can't decode caf?.png"
-    assert view["userAttrs"]["worst"] == "caf?.png"
+    seen = view(study_server)
+    assert seen["trial"]["failure"]["category"] == "Exception"
+    assert seen["trial"]["failure"]["message"] == "ValueError: can't decode caf?.png"
+    assert seen["userAttrs"]["worst"] == "caf?.png"
     assert pod.termination()["category"] == "Exception"
 
 
@@ -322,10 +327,10 @@ def test_what_the_server_cannot_keep_holds_nothing_up(
     """)
     ended = pod.run(python=BARE)
     assert ended.code == 0, ended
-    view = study_server.pod("ml", "mnist", 0).get(study_server.trial_url("ml", "mnist", 0)).json()
-    assert view["trial"]["state"] == "COMPLETE"
-    assert view["reported"] == dict.fromkeys("012345", 0.5)
-    assert view["userAttrs"] == {"after": 1}
+    seen = view(study_server)
+    assert seen["trial"]["state"] == "COMPLETE"
+    assert seen["reported"] == dict.fromkeys("012345", 0.5)
+    assert seen["userAttrs"] == {"after": 1}
     for line in (
         "rejected the value of step 2147483648, which is lost: values: The step 2147483648 is too large",
         "rejected the value of step 1099511627776, which is lost",

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from tuning_operator.kube.jobs.ended import undelivered_result, why_ended
 from tuning_operator.kube.jobs.evidence import (
     Evidence,
+    Json,
     exited_at,
     is_ending,
     job_state,
@@ -20,8 +20,6 @@ from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Program
 from tuning_operator.resource import names
 from tuning_operator.resource.times import parse_time
-
-Json = dict[str, Any]
 
 DIAGNOSIS_DELAY = timedelta(seconds=3)
 """A Job is not diagnosed before this age; nor are Events read of a pod that has just completed a step."""

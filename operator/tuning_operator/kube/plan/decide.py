@@ -31,7 +31,7 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
     verdict = judge(study, summary, gpu_seconds(study, seen, now), now)
     workers = plan_workers(study, seen, verdict, parallelism, now) if seen.per_worker else WorkerPlan()
     context = Context(study, seen, summary, verdict, parallelism, workers, now)
-    refit = due(study, summary, context.verdict)
+    refit = due(study, summary, verdict)
     found = waiting(seen, now)
     steps = [
         *trial_steps(context),
@@ -47,8 +47,8 @@ def decide(study: TuningStudy, seen: Observation, now: datetime) -> Plan:
         steps += workers.steps
     actions = tuple(step for step in steps if not isinstance(step, Wait))
     wake = min((step.until for step in steps if isinstance(step, Wait)), default=None)
-    allowed = parallelism if study.spec.min_parallelism is not None and not context.verdict else None
-    return Plan(actions, context.verdict, refit, found.blocked, found.queued, wake, allowed)
+    allowed = parallelism if study.spec.min_parallelism is not None and not verdict else None
+    return Plan(actions, verdict, refit, found.blocked, found.queued, wake, allowed)
 
 
 def _concerns_the_run_of_a_trial(step: Step) -> bool:

@@ -1,4 +1,4 @@
-"""The rules of each running trial: what its run, its pruner, its user and the end of the study come to."""
+"""The rules for a running trial: how its run, its pruner, its user and the end of its study affect it."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

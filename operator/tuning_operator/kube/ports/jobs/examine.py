@@ -3,14 +3,9 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from tuning_operator.kube.jobs.evidence import (
-    Evidence,
-    diagnosis,
-    have_ended,
-    is_unscheduled,
-)
+from tuning_operator.kube.jobs.evidence import Evidence, diagnosis, have_ended, is_unscheduled
 from tuning_operator.kube.jobs.lost import (
     MOST_RESTARTS,
     Rejections,
@@ -28,12 +23,11 @@ from tuning_operator.kube.plan.observation import Run
 from tuning_operator.kube.plan.work import Program, Refit, Trial, Work, Worker, program
 from tuning_operator.kube.ports.jobs.config_maps import ConfigMaps, starts_report_refusals
 from tuning_operator.kube.ports.jobs.study_objects import StudyObjects
+from tuning_operator.kube.ports.kube_api import Json
 from tuning_operator.kube.ports.runs import key_of
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource.study import TuningStudy
 from tuning_operator.resource.times import parse_time
-
-Json = dict[str, Any]
 
 GONE_DELAY = timedelta(seconds=1)
 """When to look whether a Job that succeeded, which is not watched, has been deleted."""
@@ -86,7 +80,7 @@ class Examiner:
         self._examined_before.pop(key, None)
 
     def has_studies_in(self, namespace: str) -> bool:
-        """Return whether runs of a study of this namespace were listed that is not gone."""
+        """Return whether any study of this namespace is remembered."""
         return any(key.namespace == namespace for key in self._shown_before)
 
     async def list_runs(self, study: TuningStudy, unfinished: Collection[Work]) -> Mapping[Work, Run]:

@@ -18,11 +18,9 @@ from tuning_operator.kube.jobs.starting import in_need_of_events
 from tuning_operator.kube.plan.work import Fields, Program, Refit, Trial, Work, work_of, work_of_job
 from tuning_operator.kube.ports.jobs.capacity import Nodes
 from tuning_operator.kube.ports.jobs.mirror import NOT_SUCCEEDED, Mirror
-from tuning_operator.kube.ports.kube_api import KubeApi
+from tuning_operator.kube.ports.kube_api import Json, KubeApi
 from tuning_operator.protocol import StudyKey
 from tuning_operator.resource import names
-
-Json = dict[str, Any]
 
 EVENTS_TTL = timedelta(seconds=5)
 """How long a list of Events is used, at least."""
